@@ -1,0 +1,21 @@
+//! Floor 0: what every other crate of Troupe stands on, and nothing of Troupe below it.
+//!
+//! # Layout
+//! - [`id`], [`error`]: the names of things, and errors whose public text and inner detail are apart
+//! - [`config`], [`clock`], [`backoff`], [`shutdown`]: settings, time passed in, retry spacing, ending
+//! - [`wire`]: every message that crosses a process border, grouped by conversation
+//! - [`transport`]: `Link`, the contract for moving frames and tensors: in-process, QUIC, faulty
+//! - [`discovery`]: `Registry`, the contract for finding each other: embedded, etcd
+//! - [`actor`]: refs that look the same here and there
+//! - [`spec`]: what users declare (`LLMInferenceService`)
+//! - [`model`]: what a model is without its weights: config, tokenizer, chat template
+//! - [`prefix`]: the chained block hash shared by leaders and gateways
+//! - [`telemetry`]: logs, traces, metric names
+//!
+//! What is deliberately absent: any knowledge of HTTP, of devices, and of who plays which role.
+
+pub mod discovery;
+pub mod error;
+pub mod id;
+pub mod transport;
+pub mod wire;

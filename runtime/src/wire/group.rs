@@ -1,0 +1,151 @@
+//! One member's life in its group, between the worker side and the leader.
+//!
+//! ```text
+//! member                                leader
+//!   Hello(group, epoch, member, addr) -->
+//!                                     <-- Form(layout, addresses)     when all have said hello
+//!   Loaded(ranks, bytes, blocks)      -->
+//!                                     <-- Start(blocks)               when all have loaded
+//!                                     <-- Step(plan) ...
+//!   Progress(step) / Result(result)   -->
+//!   Failed(cause)                     -->                              the group is over
+//!                                     <-- Stop                         an orderly end
+//! ```
+//! The leader's own ranks (it is member 0) speak the same words over an in-process link.
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use super::{
+    Message, bounded,
+    step::{StepPlan, StepResult},
+};
+use crate::id::{Coordinate, Epoch, GroupId, StepId};
+
+/// Most members of a group.
+pub const MAX_MEMBERS: usize = 4096;
+/// Most ranks of a member.
+pub const MAX_RANKS: usize = 1024;
+
+/// Member to leader.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub enum MemberUp {
+    /// Opens the conversation; exactly once, first.
+    Hello(Hello),
+    /// Every rank of this member holds its weights.
+    Loaded(Vec<RankReport>),
+    /// A rank has finished its part of a step: liveness is progress.
+    Progress(Progress),
+    /// The step's result; from tensor rank 0 of the last stage only.
+    Result(StepResult),
+    /// This member cannot go on. What it was and where, for people.
+    Failed(String),
+}
+
+/// Leader to member.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub enum MemberDown {
+    /// Who is where. The member connects to its neighbours and loads its weights.
+    Form(Formation),
+    /// All have loaded: this many KV blocks in every pool, one count per KV group.
+    Start {
+        /// Blocks per KV group: the least that any rank has room for.
+        blocks: Vec<u32>,
+    },
+    /// Run this.
+    Step(StepPlan),
+    /// End in order.
+    Stop,
+}
+
+/// A member introduces itself.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Its group.
+    pub group: GroupId,
+    /// The incarnation that it was started for.
+    pub epoch: Epoch,
+    /// Its index; the leader is 0.
+    pub member: u32,
+    /// Where its peers reach it, as [`crate::transport::PeerAddr`] writes it.
+    pub address: String,
+}
+
+/// Who is where in a group.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Formation {
+    /// The incarnation.
+    pub epoch: Epoch,
+    /// In member order.
+    pub members: Vec<FormationMember>,
+}
+
+/// One member's place.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct FormationMember {
+    /// Where its peers reach it.
+    pub address: String,
+    /// The ranks that it hosts, one device each.
+    pub ranks: Vec<Coordinate>,
+}
+
+/// What a rank holds once loaded.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct RankReport {
+    /// Which rank.
+    pub rank: Coordinate,
+    /// Bytes of weights that are its share of something divided over ranks or stages.
+    pub weight_bytes_sharded: u64,
+    /// Bytes of weights that other ranks of its stage hold too.
+    pub weight_bytes_replicated: u64,
+    /// The names of those.
+    pub replicated: Vec<String>,
+    /// KV blocks that its memory has room for, one count per KV group.
+    pub blocks: Vec<u32>,
+    /// Backend and kernel path, for the execution fingerprint.
+    pub kernel_path: String,
+}
+
+/// A rank has finished its part of a step.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Which rank.
+    pub rank: Coordinate,
+    /// Which step.
+    pub step: StepId,
+    /// How long it computed, in microseconds.
+    pub compute_us: u64,
+}
+
+// === impl Message ===
+
+impl Message for MemberUp {
+    const NAME: &'static str = "MemberUp";
+
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Loaded(ranks) => bounded("ranks", ranks, MAX_RANKS),
+            Self::Result(result) => {
+                bounded("outcomes", &result.outcomes, super::step::MAX_SEQUENCES)
+            }
+            Self::Hello(_) | Self::Progress(_) | Self::Failed(_) => Ok(()),
+        }
+    }
+}
+
+impl Message for MemberDown {
+    const NAME: &'static str = "MemberDown";
+
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Form(formation) => {
+                bounded("members", &formation.members, MAX_MEMBERS)?;
+                for member in &formation.members {
+                    bounded("ranks", &member.ranks, MAX_RANKS)?;
+                }
+                Ok(())
+            }
+            Self::Step(plan) => plan.check(),
+            Self::Start { .. } | Self::Stop => Ok(()),
+        }
+    }
+}

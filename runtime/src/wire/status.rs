@@ -1,0 +1,125 @@
+//! What an endpoint is ([`EndpointInfo`], [`Fingerprint`]) and how busy it is ([`Load`]).
+//!
+//! A gateway opens one such conversation per endpoint and keeps it; the leader answers
+//! [`StatusUp::Watch`] with its [`EndpointInfo`] and then pushes [`Load`] at change.
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use super::Message;
+use crate::id::{Digest, EndpointId};
+
+/// Gateway to leader.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatusUp {
+    /// Tell me now, and then whenever it changes.
+    Watch,
+}
+
+/// Leader to gateway.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub enum StatusDown {
+    /// First, once.
+    Info(Box<EndpointInfo>),
+    /// Whenever it changes, at most every 50 ms.
+    Load(Load),
+}
+
+/// What an endpoint is, for as long as its epoch lasts.
+#[derive(
+    Archive, Serialize, Deserialize, serde::Serialize, serde::Deserialize, Clone, Debug, PartialEq, Eq,
+)]
+pub struct EndpointInfo {
+    /// Its name.
+    pub endpoint: EndpointId,
+    /// What it may be asked to do.
+    pub role: Role,
+    /// Names that requests may use for its model.
+    pub model_names: Vec<String>,
+    /// Most tokens of prompt and output together.
+    pub max_model_len: u32,
+    /// Tokens per KV block.
+    pub block_size: u32,
+    /// KV blocks in all.
+    pub num_blocks: u32,
+    /// What decides whether another endpoint would produce the same tokens.
+    pub fingerprint: Fingerprint,
+}
+
+/// What an endpoint may be asked to do.
+#[derive(
+    Archive, Serialize, Deserialize, serde::Serialize, serde::Deserialize, Clone, Copy, Debug,
+    PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Prefill and decode.
+    Unified,
+    /// Prefill only.
+    Prefill,
+    /// Decode only.
+    Decode,
+}
+
+/// A stream is continued elsewhere only on an equal model digest; an equal fingerprint guarantees
+/// the same tokens.
+#[derive(
+    Archive, Serialize, Deserialize, serde::Serialize, serde::Deserialize, Clone, Debug, PartialEq, Eq,
+)]
+pub struct Fingerprint {
+    /// Config and weights.
+    pub model: Digest,
+    /// The tokenizer's file.
+    pub tokenizer: Digest,
+    /// LoRA adapter, if the endpoint has one fixed.
+    pub adapter: Option<Digest>,
+    /// Arithmetic type of the weights.
+    pub dtype: String,
+    /// Quantisation of the weights, `none` if they have none.
+    pub quantization: String,
+    /// Type of the KV cache.
+    pub kv_dtype: String,
+    /// Ranks that a product is summed over.
+    pub tensor_parallel: u32,
+    /// Backend and kernel path.
+    pub kernel_path: String,
+    /// Whether a row's bits depend only on the row.
+    pub batch_invariant: bool,
+}
+
+/// How busy an endpoint is.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq)]
+pub struct Load {
+    /// Sequences in steps.
+    pub running: u32,
+    /// Sequences waiting for room.
+    pub waiting: u32,
+    /// KV blocks in use.
+    pub blocks_used: u32,
+    /// KV blocks in all.
+    pub blocks_total: u32,
+    /// Steps completed since the epoch began.
+    pub steps: u64,
+    /// Tokens computed since the epoch began.
+    pub tokens: u64,
+}
+
+// === impl Message ===
+
+impl Message for StatusUp {
+    const NAME: &'static str = "StatusUp";
+
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl Message for StatusDown {
+    const NAME: &'static str = "StatusDown";
+
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Info(info) if info.block_size == 0 => Err("block_size is 0".into()),
+            Self::Info(_) | Self::Load(_) => Ok(()),
+        }
+    }
+}
