@@ -1,9 +1,8 @@
 """Everything the demo model knows, as plain tables.
 
-This file is data only: no questions, no sentences, no code that runs. `corpus.py` turns each row
-into questions and answers; `talk.txt` holds the
-free-form ones. To teach the model something new, add a row here and run
-`make_demo_model.py` again.
+This file is data only: no questions, no sentences, no code that runs. `questions.py` turns each row
+into questions and answers; `talk.txt` holds the free-form ones. To teach the model something new,
+add a row here and run `make_demo_model.py` again.
 
 Rows are separated by `;` and fields by `:` so that the tables stay short enough to read.
 """
@@ -26,10 +25,12 @@ CAPITALS = {
         Afghanistan:Kabul; Armenia:Yerevan; Azerbaijan:Baku; Bahrain:Manama; Bangladesh:Dhaka;
         Bhutan:Thimphu; Brunei:Bandar Seri Begawan; Cambodia:Phnom Penh; China:Beijing;
         East Timor:Dili; Georgia:Tbilisi; India:New Delhi; Indonesia:Jakarta; Iran:Tehran;
-        Iraq:Baghdad; Israel:Jerusalem; Japan:Tokyo; Jordan:Amman; Kazakhstan:Astana; Kuwait:Kuwait City;
+        Iraq:Baghdad; Israel:Jerusalem; Japan:Tokyo; Jordan:Amman; Kazakhstan:Astana;
+        Kuwait:Kuwait City;
         Kyrgyzstan:Bishkek; Laos:Vientiane; Lebanon:Beirut; Malaysia:Kuala Lumpur;
         the Maldives:Male; Mongolia:Ulaanbaatar; Myanmar:Naypyidaw; Nepal:Kathmandu;
-        North Korea:Pyongyang; Oman:Muscat; Pakistan:Islamabad; Palestine:Ramallah; the Philippines:Manila;
+        North Korea:Pyongyang; Oman:Muscat; Pakistan:Islamabad; Palestine:Ramallah; the
+        Philippines:Manila;
         Qatar:Doha; Saudi Arabia:Riyadh; Singapore:Singapore; South Korea:Seoul;
         Sri Lanka:Sri Jayawardenepura Kotte; Syria:Damascus;
         Taiwan:Taipei; Tajikistan:Dushanbe; Thailand:Bangkok; Turkey:Ankara;
@@ -45,16 +46,19 @@ CAPITALS = {
         Guinea:Conakry; Guinea-Bissau:Bissau; Ivory Coast:Yamoussoukro; Kenya:Nairobi;
         Lesotho:Maseru; Liberia:Monrovia; Libya:Tripoli; Madagascar:Antananarivo; Malawi:Lilongwe;
         Mali:Bamako; Mauritania:Nouakchott; Mauritius:Port Louis; Morocco:Rabat;
-        Mozambique:Maputo; Namibia:Windhoek; Niger:Niamey; Nigeria:Abuja; Rwanda:Kigali; Sao Tome and Principe:Sao Tome;
+        Mozambique:Maputo; Namibia:Windhoek; Niger:Niamey; Nigeria:Abuja; Rwanda:Kigali;
+        Sao Tome and Principe:Sao Tome;
         Senegal:Dakar; the Seychelles:Victoria; Sierra Leone:Freetown; Somalia:Mogadishu;
         South Africa:Pretoria; South Sudan:Juba; Sudan:Khartoum; Tanzania:Dodoma; Togo:Lome;
         Tunisia:Tunis; Uganda:Kampala; Zambia:Lusaka; Zimbabwe:Harare""",
     "North America": """
-        Antigua and Barbuda:Saint John's; the Bahamas:Nassau; Barbados:Bridgetown; Belize:Belmopan; Canada:Ottawa;
+        Antigua and Barbuda:Saint John's; the Bahamas:Nassau; Barbados:Bridgetown;
+        Belize:Belmopan; Canada:Ottawa;
         Costa Rica:San Jose; Cuba:Havana; Dominica:Roseau; the Dominican Republic:Santo Domingo;
         El Salvador:San Salvador; Grenada:Saint George's; Guatemala:Guatemala City;
         Haiti:Port-au-Prince; Honduras:Tegucigalpa; Jamaica:Kingston; Mexico:Mexico City;
-        Nicaragua:Managua; Panama:Panama City; Saint Kitts and Nevis:Basseterre; Saint Lucia:Castries;
+        Nicaragua:Managua; Panama:Panama City; Saint Kitts and Nevis:Basseterre; Saint
+        Lucia:Castries;
         Saint Vincent and the Grenadines:Kingstown; Trinidad and Tobago:Port of Spain;
         the United States:Washington, D.C.""",
     "South America": """
@@ -105,7 +109,8 @@ COLOURS = """
 
 OPPOSITES = """
     hot:cold; big:small; fast:slow; up:down; left:right; day:night; black:white; happy:sad;
-    good:bad; young:old; rich:poor; hard:soft; high:low; long:short; wet:dry; clean:dirty; full:empty;
+    good:bad; young:old; rich:poor; hard:soft; high:low; long:short; wet:dry; clean:dirty;
+    full:empty;
     open:closed; early:late; light:dark; strong:weak; thick:thin; heavy:light; near:far;
     inside:outside; love:hate; win:lose; buy:sell; push:pull; start:stop; begin:end; give:take;
     true:false; yes:no; always:never; everything:nothing; first:last; front:back; top:bottom;
@@ -162,7 +167,9 @@ MONTHS = (
 )
 MONTH_DAYS = [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
 PLANETS = "Mercury Venus Earth Mars Jupiter Saturn Uranus Neptune".split()
-ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
+ORDINALS = (
+    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
+)
 
 # English word : language : translation.
 TRANSLATIONS = """

@@ -133,8 +133,13 @@ pub struct HiddenStates {
 pub struct Logits {
     /// The step that made them; sampling from another step's logits is refused.
     pub step: StepId,
-    /// Rows, each the whole vocabulary wide, f32. Empty on ranks that do not sample.
-    pub rows: Vec<Vec<f32>>,
+    /// How many rows: the sum over the batch of what [`LogitRows`] asks for.
+    pub rows: usize,
+    /// Elements per row: the whole vocabulary, without padding.
+    pub columns: usize,
+    /// Row-major on the host (CPU device), empty on ranks that do not sample. A device with its own
+    /// memory adds its own way of holding them here.
+    pub(crate) values: Vec<f32>,
 }
 
 /// What sampling one sequence needs beside its logits: the mirror's view of it.

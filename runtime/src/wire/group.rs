@@ -46,11 +46,9 @@ pub enum MemberUp {
 pub enum MemberDown {
     /// Who is where. The member connects to its neighbours and loads its weights.
     Form(Formation),
-    /// All have loaded: this many KV blocks in every pool, one count per KV group.
-    Start {
-        /// Blocks per KV group: the least that any rank has room for.
-        blocks: Vec<u32>,
-    },
+    /// All have loaded: allocate this many KV blocks, one count per KV group (the least that any
+    /// rank has room for).
+    Start(Vec<u32>),
     /// Run this.
     Step(StepPlan),
     /// End in order.
@@ -145,7 +143,7 @@ impl Message for MemberDown {
                 Ok(())
             }
             Self::Step(plan) => plan.check(),
-            Self::Start { .. } | Self::Stop => Ok(()),
+            Self::Start(_) | Self::Stop => Ok(()),
         }
     }
 }

@@ -137,20 +137,24 @@ pub struct SequenceResult {
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub enum Outcome {
     /// Sampled tokens: one, or several when drafts were accepted.
-    Tokens {
-        /// The tokens, in order.
-        tokens: Vec<u32>,
-        /// One per token if asked for, else empty.
-        logprobs: Vec<TokenLogprobs>,
-        /// Those of the prompt positions in this chunk, if asked for.
-        prompt_logprobs: Vec<TokenLogprobs>,
-    },
+    Tokens(SampledTokens),
     /// A pooled vector.
     Embedding(Vec<f32>),
     /// Only the prompt's log-probabilities: the chunk ended inside the prompt.
     PromptLogprobs(Vec<TokenLogprobs>),
     /// This sequence alone cannot go on (its logits were not finite, its grammar broke).
     Failed(String),
+}
+
+/// What sampling gave for one sequence.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+pub struct SampledTokens {
+    /// The tokens, in order.
+    pub tokens: Vec<u32>,
+    /// One per token if asked for, else empty.
+    pub logprobs: Vec<TokenLogprobs>,
+    /// Those of the prompt positions in this chunk, if asked for.
+    pub prompt_logprobs: Vec<TokenLogprobs>,
 }
 
 impl StepPlan {

@@ -1,0 +1,5 @@
+//! Everything this crate tests through its public face, in one binary so that it links once.
+
+#[allow(dead_code)]
+#[path = "../../../tests/support/golden.rs"]
+mod golden;
