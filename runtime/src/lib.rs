@@ -17,5 +17,6 @@
 pub mod discovery;
 pub mod error;
 pub mod id;
+pub mod spec;
 pub mod transport;
 pub mod wire;

@@ -6,6 +6,9 @@
 //! its writes do not grow with requests. Values are JSON with an `apiVersion`; keys are made in
 //! `keys` and nowhere else, and each has one writer.
 
+pub mod directory;
+pub mod keys;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;

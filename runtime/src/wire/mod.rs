@@ -6,6 +6,7 @@
 //! | [`group`] | one member's life: [`group::MemberUp`] / [`group::MemberDown`] | worker, at the leader |
 //! | [`step`] | what a step does: carried inside [`group`] | |
 //! | [`status`] | what an endpoint is and how busy it is | gateway, at the leader |
+//! | [`member`] | a member process and its node, over pipes | node |
 //! | [`kv`] | tensors: activations, collectives, KV blocks (raw bytes behind a small header) | whoever sends |
 //!
 //! Messages are rkyv archives. A received frame is copied once into an aligned buffer, validated
@@ -16,6 +17,7 @@
 pub mod generate;
 pub mod group;
 pub mod kv;
+pub mod member;
 pub mod status;
 pub mod step;
 

@@ -1,0 +1,68 @@
+//! A node and the member process that it started, over the child's standard input and output.
+//!
+//! Frames are a little-endian u32 length and an encoded message. The child's standard error is its
+//! log. When its input ends, the node is gone and the child exits: a member never outlives its node.
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use super::Message;
+use crate::id::{Epoch, GroupId};
+
+/// Node to member.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub enum NodeToMember {
+    /// Who you are; exactly once, first.
+    Launch(Box<MemberLaunch>),
+    /// Where the leader listens.
+    Leader(String),
+    /// Tell the other members and end in order.
+    Stop,
+}
+
+/// Member to node.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub enum MemberToNode {
+    /// It listens here.
+    Listening(String),
+    /// The leader's group serves: the endpoint's record, as stored (JSON).
+    Ready(Vec<u8>),
+    /// It ends itself for this reason.
+    Failed(String),
+}
+
+/// Everything that a member process has to know.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct MemberLaunch {
+    /// Its group.
+    pub group: GroupId,
+    /// Its incarnation.
+    pub epoch: Epoch,
+    /// Its index; the leader is 0.
+    pub member: u32,
+    /// The group's record, as stored (JSON).
+    pub record: Vec<u8>,
+    /// Address to bind, port 0.
+    pub bind: String,
+    /// The node's data directory, which holds its certificate.
+    pub data_dir: String,
+    /// Name of the cluster.
+    pub cluster: String,
+}
+
+// === impl Message ===
+
+impl Message for NodeToMember {
+    const NAME: &'static str = "NodeToMember";
+
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl Message for MemberToNode {
+    const NAME: &'static str = "MemberToNode";
+
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
