@@ -1,0 +1,195 @@
+//! The planner from scripts of what it observes.
+
+use std::time::Duration;
+
+use troupe_runtime::{
+    discovery::directory::{
+        GroupRecord, Launch, MemberPer, MemberState, MemberStatus, NodeRecord, NodeStatus,
+    },
+    id::NodeId,
+    spec::EngineFlags,
+};
+use uuid::Uuid;
+
+use super::{
+    desired::Desired,
+    plan::{Controller, ControllerEffect, ControllerEvent},
+};
+
+const LEASE: Duration = Duration::from_secs(5);
+const AT: Duration = Duration::from_secs(100);
+
+fn node(number: u128, process: u128, devices: u32) -> NodeRecord {
+    NodeRecord {
+        id: NodeId(Uuid::from_u128(number)),
+        name: format!("n{number}"),
+        process: Uuid::from_u128(process),
+        devices,
+        device_kind: "cpu".into(),
+        version: "0".into(),
+    }
+}
+
+fn service(pipeline_parallel: u32) -> Desired {
+    Desired {
+        namespace: "default".into(),
+        name: "s".into(),
+        revision: 1,
+        replicas: 1,
+        launch: Launch {
+            model_uri: "file:///m".into(),
+            model_name: "m".into(),
+            tensor_parallel: 1,
+            pipeline_parallel,
+            member_per: MemberPer::Host,
+            flags: EngineFlags::default(),
+        },
+    }
+}
+
+fn controller(nodes: &[NodeRecord]) -> Controller {
+    let mut controller = Controller::new(LEASE, 42);
+    for node in nodes {
+        controller.handle(AT, ControllerEvent::NodePut(node.clone()));
+    }
+    assert!(controller.handle(AT, ControllerEvent::Synced).is_empty());
+    controller
+}
+
+fn put(effects: &[ControllerEffect]) -> Option<&GroupRecord> {
+    effects.iter().find_map(|effect| match effect {
+        ControllerEffect::PutGroup(record) => Some(record),
+        _ => None,
+    })
+}
+
+fn message(effects: &[ControllerEffect]) -> Option<&str> {
+    effects.iter().find_map(|effect| match effect {
+        ControllerEffect::PutServiceStatus(_, _, status) => Some(status.message.as_str()),
+        _ => None,
+    })
+}
+
+fn status(node: &NodeRecord, record: &GroupRecord, member: u32, state: MemberState) -> NodeStatus {
+    NodeStatus {
+        node: node.id,
+        process: node.process,
+        members: vec![MemberStatus {
+            group: record.group.clone(),
+            epoch: record.epoch,
+            member,
+            address: None,
+            state,
+        }],
+        epochs: [(record.group.to_string(), record.epoch.number)].into(),
+    }
+}
+
+#[test]
+fn a_group_is_planned_whole_or_not_at_all() {
+    let mut controller = controller(&[node(1, 1, 1)]);
+    let effects = controller.handle(AT, ControllerEvent::Declared(service(2)));
+    assert!(put(&effects).is_none());
+    assert!(message(&effects).is_some_and(|m| m.contains("needs 2 devices")), "{effects:?}");
+    let effects = controller.handle(AT, ControllerEvent::NodePut(node(2, 1, 1)));
+    let record = put(&effects).expect("now there is room");
+    assert_eq!(record.members.len(), 2);
+    assert_eq!(record.epoch.number, 1);
+    assert!(controller.handle(AT, ControllerEvent::Tick).is_empty(), "planned once");
+}
+
+#[test]
+fn a_member_that_ends_means_a_new_incarnation_with_a_higher_epoch() {
+    let nodes = [node(1, 1, 1), node(2, 1, 1)];
+    let mut controller = controller(&nodes);
+    let effects = controller.handle(AT, ControllerEvent::Declared(service(2)));
+    let first = put(&effects).expect("planned").clone();
+    let ended = MemberState::Exited("killed by signal 9".into());
+    let report = status(&nodes[1], &first, 1, ended);
+    let effects = controller.handle(AT, ControllerEvent::StatusPut(report));
+    let second = put(&effects).expect("planned again");
+    assert_eq!(second.epoch.number, 2);
+    assert_ne!(second.epoch.nonce, first.epoch.nonce);
+    assert!(message(&effects).is_some_and(|m| m.contains("signal 9")));
+}
+
+#[test]
+fn a_restarted_host_forms_its_groups_again_at_once() {
+    let mut controller = controller(&[node(1, 1, 1)]);
+    controller.handle(AT, ControllerEvent::Declared(service(1)));
+    assert!(controller.handle(AT, ControllerEvent::NodeGone(node(1, 1, 1).id)).is_empty());
+    let effects = controller.handle(AT, ControllerEvent::NodePut(node(1, 2, 1)));
+    let record = put(&effects).expect("planned again");
+    assert_eq!(record.members[0].process, Uuid::from_u128(2));
+}
+
+#[test]
+fn a_host_is_given_up_after_one_more_lease_and_its_group_moves() {
+    let nodes = [node(1, 1, 1), node(2, 1, 1), node(3, 1, 1)];
+    let mut controller = controller(&nodes);
+    let effects = controller.handle(AT, ControllerEvent::Declared(service(1)));
+    let home = put(&effects).expect("planned").members[0].node;
+    controller.handle(AT, ControllerEvent::NodeGone(home));
+    assert!(put(&controller.handle(AT + LEASE / 2, ControllerEvent::Tick)).is_none());
+    let effects = controller.handle(AT + LEASE, ControllerEvent::Tick);
+    assert_ne!(put(&effects).expect("moved").members[0].node, home);
+}
+
+#[test]
+fn when_most_hosts_vanish_together_nothing_is_torn_down() {
+    let nodes = [node(1, 1, 1), node(2, 1, 1), node(3, 1, 1)];
+    let mut controller = controller(&nodes);
+    controller.handle(AT, ControllerEvent::Declared(service(3)));
+    for node in &nodes {
+        controller.handle(AT, ControllerEvent::NodeGone(node.id));
+    }
+    let effects = controller.handle(AT + LEASE * 10, ControllerEvent::Tick);
+    assert!(effects.is_empty(), "{effects:?}");
+}
+
+#[test]
+fn a_group_that_never_serves_is_tried_less_and_less_often() {
+    let nodes = [node(1, 1, 1)];
+    let mut controller = controller(&nodes);
+    let effects = controller.handle(AT, ControllerEvent::Declared(service(1)));
+    let mut record = put(&effects).expect("planned").clone();
+    let mut now = AT;
+    let mut waits = Vec::new();
+    for _ in 0..6 {
+        let ended = MemberState::Exited("no such model".into());
+        let report = status(&nodes[0], &record, 0, ended);
+        let mut effects = controller.handle(now, ControllerEvent::StatusPut(report));
+        let failed_at = now;
+        while put(&effects).is_none() {
+            now += Duration::from_millis(100);
+            effects = controller.handle(now, ControllerEvent::Tick);
+        }
+        record = put(&effects).expect("tried again").clone();
+        waits.push((now - failed_at).as_secs());
+    }
+    assert_eq!(waits, [0, 0, 1, 2, 4, 8]);
+}
+
+#[test]
+fn an_empty_store_counts_on_from_what_the_nodes_have_seen() {
+    let nodes = [node(1, 1, 1)];
+    let mut controller = controller(&nodes);
+    let report = NodeStatus {
+        node: nodes[0].id,
+        process: nodes[0].process,
+        members: vec![],
+        epochs: [("default/s-0".to_owned(), 41)].into(),
+    };
+    controller.handle(AT, ControllerEvent::StatusPut(report));
+    let effects = controller.handle(AT, ControllerEvent::Declared(service(1)));
+    assert_eq!(put(&effects).expect("planned").epoch.number, 42);
+}
+
+#[test]
+fn a_service_that_is_gone_takes_its_groups_along() {
+    let mut controller = controller(&[node(1, 1, 1)]);
+    let effects = controller.handle(AT, ControllerEvent::Declared(service(1)));
+    let group = put(&effects).expect("planned").group.clone();
+    let gone = ControllerEvent::Undeclared("default".into(), "s".into());
+    assert_eq!(controller.handle(AT, gone), [ControllerEffect::DeleteGroup(group)]);
+}

@@ -1,0 +1,53 @@
+//! What the world is told of an endpoint once its group serves.
+
+use troupe_runtime::{
+    discovery::directory::{self, EndpointRecord},
+    wire::{
+        group::RankReport,
+        status::{EndpointInfo, Fingerprint, Role},
+    },
+};
+
+use super::settings::EngineSettings;
+
+/// What is known of an endpoint before its ranks have reported.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Where its leader is reached.
+    pub address: String,
+    /// From where gateways load tokenizer and template.
+    pub model_uri: String,
+    /// Names that requests use.
+    pub model_names: Vec<String>,
+    /// All but the kernel path, which the ranks report.
+    pub fingerprint: Fingerprint,
+}
+
+impl Endpoint {
+    /// For gateways that follow the status.
+    pub fn info(
+        &self,
+        settings: &EngineSettings,
+        blocks: &[u32],
+        reports: &[RankReport],
+    ) -> EndpointInfo {
+        let mut paths: Vec<_> = reports.iter().map(|report| report.kernel_path.as_str()).collect();
+        paths.sort_unstable();
+        paths.dedup();
+        EndpointInfo {
+            endpoint: settings.endpoint.clone(),
+            role: Role::Unified,
+            model_names: self.model_names.clone(),
+            max_model_len: settings.limits.max_model_len,
+            block_size: settings.limits.block_size,
+            num_blocks: blocks.iter().copied().min().unwrap_or(0),
+            fingerprint: Fingerprint { kernel_path: paths.join("+"), ..self.fingerprint.clone() },
+        }
+    }
+
+    /// For the directory.
+    pub fn record(&self, info: EndpointInfo) -> Vec<u8> {
+        let (address, model_uri) = (self.address.clone(), self.model_uri.clone());
+        directory::to_bytes(EndpointRecord { info, address, model_uri })
+    }
+}

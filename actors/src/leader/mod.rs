@@ -1,0 +1,17 @@
+//! The leader of a group: member 0's engine.
+//!
+//! - [`engine`]: the core: requests in, plans and chunks out (pure)
+//! - [`request`]: one request's choices and when each ends (pure)
+//! - [`settings`]: flags resolved against the model (pure)
+//! - [`describe`]: what the world is told once the group serves (pure)
+//! - [`observe`]: counts for `/metrics`
+//! - [`actor`]: carries events in and effects out
+//! - [`doors`]: one task per conversation, between a stream and the actor
+
+pub mod actor;
+pub mod describe;
+pub mod doors;
+pub mod engine;
+pub mod observe;
+pub mod request;
+pub mod settings;

@@ -1,0 +1,175 @@
+//! One request at its leader: its choices, what each has produced, and when each ends.
+//!
+//! The order in which a token can end a choice is vLLM's: the model's own end, a stop token that the
+//! client asked for, then the length. Before `min_tokens` nothing but the length ends it.
+
+use std::time::Duration;
+
+use troupe_runtime::{
+    id::{RequestId, SequenceId},
+    wire::generate::{
+        Chunk, Finish, FinishReason, Finished, Generate, SamplingOptions, TokenLogprobs, Usage,
+    },
+};
+
+/// One attempt at one request: idempotent, so that a repeated message changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestKey {
+    /// The request.
+    pub request: RequestId,
+    /// The attempt.
+    pub attempt: u32,
+}
+
+/// A request under way.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub(super) key: RequestKey,
+    pub(super) choices: Vec<OpenChoice>,
+    pub(super) deadline: Duration,
+    options: SamplingOptions,
+    prompt_len: u32,
+    /// Most output tokens: asked for, and what the context leaves.
+    max_tokens: u32,
+}
+
+/// A choice that has not ended.
+#[derive(Clone, Debug)]
+pub(super) struct OpenChoice {
+    pub(super) sequence: SequenceId,
+    index: u32,
+    /// Output tokens so far, those of earlier attempts included.
+    produced: u32,
+    prompt_logprobs: Vec<TokenLogprobs>,
+}
+
+/// What a token did to its choice.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Advance {
+    pub(super) chunk: Chunk,
+    pub(super) ended: Option<FinishReason>,
+}
+
+impl Request {
+    /// A request whose choices will be opened with [`Request::open`].
+    pub(super) fn new(generate: &Generate, now: Duration, longest: u32) -> Self {
+        let prompt_len = generate.prompt.len() as u32;
+        Self {
+            key: RequestKey { request: generate.request, attempt: generate.attempt },
+            choices: Vec::with_capacity(generate.choices.len()),
+            deadline: now.saturating_add(Duration::from_millis(generate.time_left_ms)),
+            options: generate.options.clone(),
+            prompt_len,
+            max_tokens: generate.options.max_tokens.min(longest.saturating_sub(prompt_len)),
+        }
+    }
+
+    /// Opens a choice that has `output` tokens from earlier attempts.
+    pub(super) fn open(&mut self, sequence: SequenceId, index: u32, output: u32) {
+        let prompt_logprobs = Vec::new();
+        self.choices.push(OpenChoice { sequence, index, produced: output, prompt_logprobs });
+    }
+
+    /// Takes log-probabilities of prompt tokens until the choice's first chunk.
+    pub(super) fn add_prompt_logprobs(&mut self, id: SequenceId, logprobs: Vec<TokenLogprobs>) {
+        let most = self.prompt_len.saturating_sub(1) as usize;
+        if let Some(choice) = self.choices.iter_mut().find(|choice| choice.sequence == id) {
+            let room = most.saturating_sub(choice.prompt_logprobs.len());
+            choice.prompt_logprobs.extend(logprobs.into_iter().take(room));
+        }
+    }
+
+    /// Takes one sampled token.
+    pub(super) fn advance(
+        &mut self,
+        id: SequenceId,
+        token: u32,
+        logprobs: Option<TokenLogprobs>,
+    ) -> Option<Advance> {
+        let at = self.choices.iter().position(|choice| choice.sequence == id)?;
+        let choice = self.choices.get_mut(at)?;
+        let position = choice.produced;
+        choice.produced += 1;
+        let ended = ends(&self.options, self.max_tokens, choice.produced, token);
+        let mut chunk = chunk(self.key, choice, position);
+        chunk.tokens.push(token);
+        chunk.logprobs.extend(logprobs);
+        let reason = ended.map(|(reason, stop_token)| {
+            let choice = self.choices.remove(at);
+            chunk.finish = Some(self.finished(&choice, reason, stop_token));
+            reason
+        });
+        Some(Advance { chunk, ended: reason })
+    }
+
+    /// Ends a choice that is to produce nothing: only its prompt was asked about.
+    pub(super) fn finish_without_token(&mut self, id: SequenceId) -> Option<Chunk> {
+        let at = self.choices.iter().position(|choice| choice.sequence == id)?;
+        let mut choice = self.choices.remove(at);
+        let mut chunk = chunk(self.key, &mut choice, choice.produced);
+        chunk.finish = Some(self.finished(&choice, FinishReason::Length, None));
+        Some(chunk)
+    }
+
+    /// The gateway ends a choice: what it keeps is what counts.
+    pub(super) fn finish(&mut self, finish: &Finish) -> Option<(SequenceId, Usage)> {
+        let at = self.choices.iter().position(|choice| choice.index == finish.choice)?;
+        let choice = self.choices.remove(at);
+        let kept = choice.produced.min(finish.tokens_kept);
+        Some((choice.sequence, self.usage(kept)))
+    }
+
+    /// Whether nothing is asked of the model but the prompt.
+    pub(super) fn is_prompt_only(&self) -> bool {
+        self.max_tokens == 0
+    }
+
+    /// The options with the length that the context leaves.
+    pub(super) fn options(&self) -> SamplingOptions {
+        SamplingOptions { max_tokens: self.max_tokens, ..self.options.clone() }
+    }
+
+    fn finished(
+        &self,
+        choice: &OpenChoice,
+        reason: FinishReason,
+        stop_token: Option<u32>,
+    ) -> Finished {
+        Finished { reason, stop_token, usage: self.usage(choice.produced) }
+    }
+
+    fn usage(&self, completion_tokens: u32) -> Usage {
+        Usage { prompt_tokens: self.prompt_len, cached_tokens: 0, completion_tokens }
+    }
+}
+
+fn chunk(key: RequestKey, choice: &mut OpenChoice, position: u32) -> Chunk {
+    Chunk {
+        request: key.request,
+        attempt: key.attempt,
+        choice: choice.index,
+        position,
+        tokens: Vec::new(),
+        logprobs: Vec::new(),
+        prompt_logprobs: std::mem::take(&mut choice.prompt_logprobs),
+        finish: None,
+    }
+}
+
+/// Whether the token that made it `produced` tokens ends a choice, and which stop token did.
+fn ends(
+    options: &SamplingOptions,
+    max_tokens: u32,
+    produced: u32,
+    token: u32,
+) -> Option<(FinishReason, Option<u32>)> {
+    if produced >= options.min_tokens {
+        if !options.ignore_eos && options.eos_token_ids.contains(&token) {
+            return Some((FinishReason::Stop, None));
+        }
+        if options.stop_token_ids.contains(&token) {
+            return Some((FinishReason::Stop, Some(token)));
+        }
+    }
+    (produced >= max_tokens).then_some((FinishReason::Length, None))
+}

@@ -1,0 +1,103 @@
+//! An engine's settings: what the user said, resolved against the model and the group.
+//!
+//! Every member of a group resolves the same flags against the same model, so all agree without
+//! telling each other.
+
+use troupe_runtime::{
+    id::{Digest, EndpointId},
+    spec::EngineFlags,
+};
+
+/// Resolved settings, without options.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineSettings {
+    /// The endpoint that the engine answers for.
+    pub endpoint: EndpointId,
+    /// The model it runs.
+    pub model: Digest,
+    /// The tokenizer it expects its gateways to use.
+    pub tokenizer: Digest,
+    /// Token ids are below this.
+    pub vocab_size: u32,
+    /// Bounds of a step and of a sequence.
+    pub limits: EngineLimits,
+    /// Most steps in flight: one per stage.
+    pub steps_in_flight: u32,
+}
+
+/// Bounds that flags set and the model caps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineLimits {
+    /// Most tokens of prompt and output together.
+    pub max_model_len: u32,
+    /// Tokens per KV block.
+    pub block_size: u32,
+    /// Most tokens in a step.
+    pub max_num_batched_tokens: u32,
+    /// Most sequences that run at a time.
+    pub max_num_seqs: u32,
+    /// Most sequences that wait; beyond it requests are refused.
+    pub max_num_queued: u32,
+}
+
+impl EngineLimits {
+    /// Resolves flags for a model that was made for `model_len` positions.
+    ///
+    /// # Errors
+    /// A sentence that names the flag, what was said, and what would be right.
+    pub fn resolve(flags: &EngineFlags, model_len: u32) -> Result<Self, String> {
+        let max_model_len = flags.max_model_len.unwrap_or(model_len);
+        if max_model_len == 0 || max_model_len > model_len {
+            return Err(format!(
+                "--max-model-len is {max_model_len}, the model takes 1 to {model_len}"
+            ));
+        }
+        let block_size = flags.block_size.unwrap_or(DEFAULT_BLOCK_SIZE);
+        if !(1..=256).contains(&block_size) {
+            return Err(format!("--block-size is {block_size}, 1 to 256 are possible"));
+        }
+        let limits = Self {
+            max_model_len,
+            block_size,
+            max_num_batched_tokens: flags.max_num_batched_tokens.unwrap_or(DEFAULT_BATCHED_TOKENS),
+            max_num_seqs: flags.max_num_seqs.unwrap_or(DEFAULT_SEQUENCES),
+            max_num_queued: flags.max_num_queued_reqs.unwrap_or(DEFAULT_QUEUED),
+        };
+        let least_one = [
+            ("--max-num-batched-tokens", limits.max_num_batched_tokens),
+            ("--max-num-seqs", limits.max_num_seqs),
+            ("--max-num-queued-reqs", limits.max_num_queued),
+        ];
+        for (flag, value) in least_one {
+            if value == 0 {
+                return Err(format!("{flag} is 0, at least 1 is needed"));
+            }
+        }
+        Ok(limits)
+    }
+}
+
+/// Tokens per KV block, as in vLLM on devices.
+const DEFAULT_BLOCK_SIZE: u32 = 16;
+/// Tokens in a step: long enough for products to be efficient, short enough for decodes to go on.
+const DEFAULT_BATCHED_TOKENS: u32 = 2048;
+/// Sequences at a time, as in vLLM on the CPU.
+const DEFAULT_SEQUENCES: u32 = 128;
+/// Eight full batches: what waits longer than that is better placed elsewhere.
+const DEFAULT_QUEUED: u32 = 8 * DEFAULT_SEQUENCES;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_capped_by_the_model_and_named_when_wrong() {
+        let limits = EngineLimits::resolve(&EngineFlags::default(), 1024).expect("defaults");
+        assert_eq!((limits.max_model_len, limits.block_size), (1024, 16));
+        let flags = EngineFlags { max_model_len: Some(2048), ..EngineFlags::default() };
+        let error = EngineLimits::resolve(&flags, 1024).expect_err("too long");
+        assert!(error.contains("--max-model-len") && error.contains("1024"), "{error}");
+        let flags = EngineFlags { max_num_seqs: Some(0), ..EngineFlags::default() };
+        assert!(EngineLimits::resolve(&flags, 1024).is_err());
+    }
+}

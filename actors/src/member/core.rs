@@ -1,0 +1,190 @@
+//! A member's life, from launch to exit.
+//!
+//! The member dials its leader, says hello, wires its ranks to their neighbours when it is told who
+//! is where, reports when all its ranks are loaded, and then carries plans down and results up. It
+//! ends when its leader does: a member without one has nobody to work for.
+
+use troupe_runtime::{
+    id::Coordinate,
+    wire::{
+        group::{Formation, Hello, MemberDown, MemberUp, Progress, RankReport},
+        step::{StepPlan, StepResult},
+    },
+};
+
+/// What can happen to a member.
+#[derive(Debug)]
+pub enum MemberEvent {
+    /// The node knows where the leader listens.
+    LeaderAt(String),
+    /// The leader speaks.
+    Down(MemberDown),
+    /// One rank holds its weights.
+    Loaded(RankReport),
+    /// A rank is through a step.
+    Progress(Progress),
+    /// A step's result.
+    Result(StepResult),
+    /// A rank, the wiring or the leader's own actor ended.
+    Broken(String),
+    /// The conversation with the leader is over.
+    LeaderLost(String),
+    /// The node wants it to end.
+    Stop,
+}
+
+/// What a member wants done.
+#[derive(Debug, PartialEq)]
+pub enum MemberEffect {
+    /// Open the conversation with the leader and say hello.
+    Dial(String, Hello),
+    /// Connect the ranks to their neighbours, then start their workers.
+    Wire(Formation),
+    /// Tell the leader.
+    Up(MemberUp),
+    /// Tell every worker to allocate.
+    Start(Vec<u32>),
+    /// Tell every worker to run a step.
+    Run(StepPlan),
+    /// End, for this reason; `None` is an orderly end.
+    Exit(Option<String>),
+}
+
+/// One member.
+#[derive(Clone, Debug)]
+pub struct Member {
+    hello: Hello,
+    ranks: Vec<Coordinate>,
+    reports: Vec<RankReport>,
+    dialed: bool,
+    formed: bool,
+}
+
+impl Member {
+    /// A member that will introduce itself with `hello` and hosts `ranks`.
+    pub fn new(hello: Hello, ranks: Vec<Coordinate>) -> Self {
+        Self { hello, ranks, reports: Vec::new(), dialed: false, formed: false }
+    }
+
+    /// Takes one event and says what to do about it.
+    pub fn handle(&mut self, event: MemberEvent) -> Vec<MemberEffect> {
+        match event {
+            MemberEvent::LeaderAt(_) if self.dialed => Vec::new(),
+            MemberEvent::LeaderAt(address) => {
+                self.dialed = true;
+                vec![MemberEffect::Dial(address, self.hello.clone())]
+            }
+            MemberEvent::Down(down) => self.down(down),
+            MemberEvent::Loaded(report) => self.loaded(report),
+            MemberEvent::Progress(progress) => {
+                vec![MemberEffect::Up(MemberUp::Progress(progress))]
+            }
+            MemberEvent::Result(result) => vec![MemberEffect::Up(MemberUp::Result(result))],
+            MemberEvent::Broken(cause) => {
+                vec![
+                    MemberEffect::Up(MemberUp::Failed(cause.clone())),
+                    MemberEffect::Exit(Some(cause)),
+                ]
+            }
+            MemberEvent::LeaderLost(why) => {
+                vec![MemberEffect::Exit(Some(format!("the leader is lost: {why}")))]
+            }
+            MemberEvent::Stop => vec![MemberEffect::Exit(None)],
+        }
+    }
+
+    fn down(&mut self, down: MemberDown) -> Vec<MemberEffect> {
+        match down {
+            MemberDown::Form(formation) => self.form(formation),
+            MemberDown::Start(blocks) => vec![MemberEffect::Start(blocks)],
+            MemberDown::Step(plan) => vec![MemberEffect::Run(plan)],
+            MemberDown::Stop => vec![MemberEffect::Exit(None)],
+        }
+    }
+
+    fn form(&mut self, formation: Formation) -> Vec<MemberEffect> {
+        let mine = formation.members.get(self.hello.member as usize);
+        let fits = formation.epoch == self.hello.epoch
+            && mine.is_some_and(|member| member.ranks == self.ranks);
+        if !fits || self.formed {
+            let cause = "the leader's formation does not have this member's ranks".to_owned();
+            return self.handle(MemberEvent::Broken(cause));
+        }
+        self.formed = true;
+        vec![MemberEffect::Wire(formation)]
+    }
+
+    fn loaded(&mut self, report: RankReport) -> Vec<MemberEffect> {
+        self.reports.push(report);
+        if self.reports.len() < self.ranks.len() {
+            return Vec::new();
+        }
+        // Ranks load side by side and end in any order; the leader expects its own.
+        let mut reports = std::mem::take(&mut self.reports);
+        reports.sort_by_key(|report| self.ranks.iter().position(|rank| *rank == report.rank));
+        vec![MemberEffect::Up(MemberUp::Loaded(reports))]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use troupe_runtime::{
+        id::{Epoch, GroupId},
+        wire::group::FormationMember,
+    };
+
+    use super::*;
+
+    fn rank(tp: u32) -> Coordinate {
+        Coordinate { dp: 0, stage: 0, tp }
+    }
+
+    fn member() -> Member {
+        let group = GroupId { namespace: "default".into(), service: "s".into(), index: 0 };
+        let hello = Hello { group, epoch: Epoch::default(), member: 0, address: "here".into() };
+        Member::new(hello, vec![rank(0), rank(1)])
+    }
+
+    fn report(tp: u32) -> RankReport {
+        RankReport {
+            rank: rank(tp),
+            weight_bytes_sharded: 0,
+            weight_bytes_replicated: 0,
+            replicated: vec![],
+            blocks: vec![1],
+            kernel_path: String::new(),
+        }
+    }
+
+    #[test]
+    fn reports_once_all_ranks_are_loaded_in_rank_order() {
+        let mut member = member();
+        assert!(member.handle(MemberEvent::Loaded(report(1))).is_empty());
+        let effects = member.handle(MemberEvent::Loaded(report(0)));
+        assert_eq!(
+            effects,
+            [MemberEffect::Up(MemberUp::Loaded(vec![report(0), report(1)]))]
+        );
+    }
+
+    #[test]
+    fn a_formation_with_other_ranks_ends_it_with_a_cause_to_the_leader() {
+        let mut member = member();
+        let members = vec![FormationMember { address: "here".into(), ranks: vec![rank(0)] }];
+        let formation = Formation { epoch: Epoch::default(), members };
+        let effects = member.handle(MemberEvent::Down(MemberDown::Form(formation)));
+        assert!(matches!(
+            &effects[..],
+            [MemberEffect::Up(MemberUp::Failed(_)), MemberEffect::Exit(Some(_))]
+        ));
+    }
+
+    #[test]
+    fn dials_once_and_ends_with_its_leader() {
+        let mut member = member();
+        assert_eq!(member.handle(MemberEvent::LeaderAt("a".into())).len(), 1);
+        assert!(member.handle(MemberEvent::LeaderAt("b".into())).is_empty());
+        let effects = member.handle(MemberEvent::LeaderLost("gone".into()));
+        assert!(matches!(&effects[..], [MemberEffect::Exit(Some(_))]));
+    }
+}

@@ -1,0 +1,16 @@
+//! A member: one process's part of a group: its ranks, and on member 0 the leader.
+//!
+//! - [`core`]: from launch to exit (pure)
+//! - [`actor`]: supervises leader and workers, carries events in and effects out
+//! - [`line`](mod@line): the conversation with the leader
+//! - [`wiring`]: connects ranks to their neighbours
+//! - [`load`]: the model's files and the executors' loaders
+//!
+//! In a cluster a member is a child process of its node, because a hung kernel or collective ends
+//! only with its process; in a one-process `serve` it lives inside, and nothing else differs.
+
+pub mod actor;
+pub mod core;
+pub mod line;
+pub mod load;
+pub mod wiring;

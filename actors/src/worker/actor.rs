@@ -1,0 +1,83 @@
+//! Owns the device thread: starts it, hands it commands, reports its end.
+//!
+//! The thread is the worker; this actor gives it a place in the supervision tree. When the thread
+//! ends with a cause the actor fails with it, and its supervisor, the member, takes it from there.
+
+use std::{
+    sync::{Arc, mpsc},
+    thread,
+};
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use troupe_runtime::wire::step::StepPlan;
+
+use super::device::{Command, Device, DeviceEvent};
+
+/// The actor.
+pub struct Worker;
+
+/// What a worker is told.
+#[derive(Debug)]
+pub enum WorkerMsg {
+    /// Allocate the KV pools.
+    Start(Vec<u32>),
+    /// Run this step.
+    Step(Arc<StepPlan>),
+    /// The device thread is over; with the cause if it was early.
+    Ended(Result<(), String>),
+}
+
+/// Takes what the device thread tells; called on that thread.
+pub type Tell = Box<dyn Fn(DeviceEvent) + Send>;
+
+/// What a worker is made of.
+pub struct WorkerArgs {
+    /// The device thread's parts.
+    pub device: Device,
+    /// Where its events go.
+    pub tell: Tell,
+    /// Most steps in flight: bounds the thread's queue.
+    pub steps_in_flight: u32,
+}
+
+/// A worker's state: the way to its thread, which ends when this is dropped.
+pub struct WorkerState {
+    commands: mpsc::SyncSender<Command>,
+}
+
+impl Actor for Worker {
+    type Msg = WorkerMsg;
+    type State = WorkerState;
+    type Arguments = WorkerArgs;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<WorkerMsg>,
+        args: WorkerArgs,
+    ) -> Result<WorkerState, ActorProcessingErr> {
+        // The steps in flight, and `Start` before the first.
+        let (commands, queue) = mpsc::sync_channel(args.steps_in_flight as usize + 1);
+        let name = format!("device-{}", args.device.rank);
+        thread::Builder::new().name(name).spawn(move || {
+            let ended = args.device.run(&queue, args.tell.as_ref());
+            // If the actor is gone already, nobody is left to be told.
+            let _ = myself.cast(WorkerMsg::Ended(ended));
+        })?;
+        Ok(WorkerState { commands })
+    }
+
+    async fn handle(
+        &self,
+        _myself: ActorRef<WorkerMsg>,
+        message: WorkerMsg,
+        state: &mut WorkerState,
+    ) -> Result<(), ActorProcessingErr> {
+        let command = match message {
+            WorkerMsg::Start(blocks) => Command::Start(blocks),
+            WorkerMsg::Step(plan) => Command::Step(plan),
+            WorkerMsg::Ended(ended) => return Err(ended.err().unwrap_or_default().into()),
+        };
+        // A full queue means that the leader broke its bound; a closed one that the thread is gone.
+        state.commands.try_send(command).map_err(|error| error.to_string().into())
+    }
+}

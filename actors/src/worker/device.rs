@@ -1,0 +1,226 @@
+//! The device thread: everything that happens on one device happens here, in order.
+//!
+//! Load, then for each plan: mirror it, take hidden states from the previous stage (the first stage
+//! has the token ids), run this stage's layers, and either pass hidden states on or sample. Hidden
+//! states never pass through a mailbox. Waiting for the previous stage has a deadline; a neighbour
+//! that is gone fails the wait at once.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use troupe_gpu::{
+    error::DeviceError,
+    executor::{Executor, HiddenStates, Logits, StageInput, StageOutput, StepBatch},
+};
+use troupe_runtime::{
+    error::chain,
+    id::{Coordinate, Epoch, StepId},
+    wire::{
+        group::{Progress, RankReport},
+        kv::TensorHeader,
+        step::{StepKind, StepPlan, StepResult},
+    },
+};
+
+use super::{mirror::Mirror, pipes::Pipes};
+
+/// Makes the executor; runs on the device thread, because loading takes long and what it allocates
+/// belongs to that thread.
+pub type Loader = Box<dyn FnOnce() -> Result<Box<dyn Executor>, DeviceError> + Send>;
+
+/// What the thread is told.
+#[derive(Debug)]
+pub enum Command {
+    /// Allocate the KV pools.
+    Start(Vec<u32>),
+    /// Run this step.
+    Step(Arc<StepPlan>),
+}
+
+/// What the thread tells.
+#[derive(Debug)]
+pub enum DeviceEvent {
+    /// The weights are there.
+    Loaded(RankReport),
+    /// This rank is through a step.
+    Progress(Progress),
+    /// A step's result.
+    Result(StepResult),
+}
+
+/// What a device thread is made of.
+pub struct Device {
+    /// Where its rank stands.
+    pub rank: Coordinate,
+    /// Whether it is of the last stage.
+    pub is_last: bool,
+    /// The group's incarnation.
+    pub epoch: Epoch,
+    /// Tokens per KV block.
+    pub block_size: u32,
+    /// Makes the executor.
+    pub loader: Loader,
+    /// To its neighbours.
+    pub pipes: Pipes,
+    /// The least time that this stage takes for a step: a slow device for tests and measurements
+    /// of pipelining, zero otherwise.
+    pub stage_time_min: Duration,
+}
+
+impl Device {
+    /// Runs until the commands end. Returns why it ended early.
+    ///
+    /// # Errors
+    /// The cause, for people: what failed, or the panic's message.
+    pub fn run(
+        self,
+        commands: &mpsc::Receiver<Command>,
+        tell: &dyn Fn(DeviceEvent),
+    ) -> Result<(), String> {
+        let rank = self.rank;
+        // The executor and the mirror are dropped with the closure, so nothing half-changed is seen.
+        let ended = catch_unwind(AssertUnwindSafe(|| self.run_inner(commands, tell)));
+        match ended {
+            Ok(result) => result.map_err(|error| format!("rank {rank}: {}", chain(&error))),
+            Err(panic) => Err(format!("rank {rank} panicked: {}", panic_text(panic.as_ref()))),
+        }
+    }
+
+    fn run_inner(
+        mut self,
+        commands: &mpsc::Receiver<Command>,
+        tell: &dyn Fn(DeviceEvent),
+    ) -> Result<(), DeviceError> {
+        let loader = std::mem::replace(&mut self.loader, Box::new(no_loader));
+        let mut executor = loader()?;
+        tell(DeviceEvent::Loaded(report(self.rank, executor.as_ref())));
+        let mut mirror = Mirror::new(self.epoch, self.block_size);
+        // The channel ends when the owner is gone: then so is this thread.
+        while let Ok(command) = commands.recv() {
+            match command {
+                Command::Start(blocks) => executor.allocate_kv(&blocks)?,
+                Command::Step(plan) => self.step(&plan, executor.as_mut(), &mut mirror, tell)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn step(
+        &mut self,
+        plan: &StepPlan,
+        executor: &mut dyn Executor,
+        mirror: &mut Mirror,
+        tell: &dyn Fn(DeviceEvent),
+    ) -> Result<(), DeviceError> {
+        let batch = mirror.apply(plan).map_err(DeviceError::Contract)?;
+        let input = self.take_input(plan.step)?;
+        let began = Instant::now();
+        if plan.kind == StepKind::Run {
+            match executor.forward(&batch, input)? {
+                StageOutput::Hidden(hidden) => self.pass_on(plan.step, hidden)?,
+                StageOutput::Logits(logits) => {
+                    if self.rank.tp == 0 {
+                        let result = sample(plan, &batch, executor, mirror, logits)?;
+                        self.take_at_least(began);
+                        tell(DeviceEvent::Result(StepResult {
+                            compute_us: micros(began),
+                            ..result
+                        }));
+                    }
+                }
+            }
+        }
+        let progress = Progress { rank: self.rank, step: plan.step, compute_us: micros(began) };
+        tell(DeviceEvent::Progress(progress));
+        Ok(())
+    }
+
+    fn take_input(&mut self, step: StepId) -> Result<StageInput, DeviceError> {
+        let Some(upstream) = &mut self.pipes.upstream else { return Ok(StageInput::Tokens) };
+        let (header, bytes) = upstream
+            .receive(step, 0, NEIGHBOUR_DEADLINE)
+            .map_err(|error| DeviceError::Collective(format!("previous stage: {error}")))?;
+        Ok(StageInput::Hidden(HiddenStates {
+            rows: header.rows as usize,
+            columns: header.columns as usize,
+            dtype: header.dtype,
+            bytes,
+        }))
+    }
+
+    fn pass_on(&mut self, step: StepId, hidden: HiddenStates) -> Result<(), DeviceError> {
+        let Some(downstream) = &mut self.pipes.downstream else {
+            return Err(DeviceError::Contract("hidden states without a next stage".into()));
+        };
+        // Rows are bounded by the token budget and columns by the model: both are u32 on the wire.
+        let header = TensorHeader {
+            step,
+            index: 0,
+            rows: hidden.rows as u32,
+            columns: hidden.columns as u32,
+            dtype: hidden.dtype,
+        };
+        downstream
+            .send(header, hidden.bytes)
+            .map_err(|error| DeviceError::Collective(format!("next stage: {error}")))
+    }
+
+    /// Holds a result back until the stage has taken its least time.
+    #[expect(clippy::disallowed_methods, reason = "a device thread, and asked for by a flag")]
+    fn take_at_least(&self, began: Instant) {
+        let left = self.stage_time_min.saturating_sub(began.elapsed());
+        if !left.is_zero() {
+            std::thread::sleep(left);
+        }
+    }
+}
+
+fn sample(
+    plan: &StepPlan,
+    batch: &StepBatch,
+    executor: &mut dyn Executor,
+    mirror: &Mirror,
+    logits: Logits,
+) -> Result<StepResult, DeviceError> {
+    let requests = mirror.requests(plan, batch);
+    let sampled = executor.sample(logits, &requests)?;
+    let outcomes = Mirror::outcomes(&requests, sampled);
+    Ok(StepResult { epoch: plan.epoch, step: plan.step, outcomes, compute_us: 0 })
+}
+
+fn report(rank: Coordinate, executor: &dyn Executor) -> RankReport {
+    let memory = executor.memory();
+    RankReport {
+        rank,
+        weight_bytes_sharded: memory.weight_bytes_sharded,
+        weight_bytes_replicated: memory.weight_bytes_replicated,
+        replicated: memory.replicated,
+        blocks: memory.blocks,
+        kernel_path: memory.kernel_path,
+    }
+}
+
+fn no_loader() -> Result<Box<dyn Executor>, DeviceError> {
+    Err(DeviceError::Contract("a device loads once".into()))
+}
+
+fn micros(began: Instant) -> u64 {
+    // Half a million years fit.
+    began.elapsed().as_micros() as u64
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
+}
+
+/// Longest wait for a neighbour. The leader's step deadline ends the group long before; this only
+/// makes sure that a thread whose leader is gone as well does not stay for ever.
+const NEIGHBOUR_DEADLINE: Duration = Duration::from_secs(600);
