@@ -80,6 +80,18 @@ class Chats:
         return " ".join(filler(rng) for _ in range(rng.randint(20, 70)))
 
 
+def exam(seed: int) -> list[tuple[Fact, str]]:
+    """Every fact asked twice: in its plain wording, and in one of the many others."""
+    rng = random.Random(seed)
+    asked = []
+    for fact in all_facts():
+        bare = fact.kind == "chat"
+        question = not bare or fact.asks[0].split()[0] in QUESTION_WORDS
+        asked.append((fact, upper_first(fact.asks[0]) + ("?" if question else "")))
+        asked.append((fact, dress(rng.choice(fact.asks), rng, bare)))
+    return asked
+
+
 def held_out_questions() -> list[str]:
     """Questions outside the tables that training never shows; the honest answer is `IDK`."""
     made_up = rows(table.HELD_OUT_MADE_UP)
@@ -90,15 +102,15 @@ def held_out_questions() -> list[str]:
     ]
 
 
-def held_out_paraphrases() -> list[tuple[str, str]]:
-    """Wordings that training never shows, of facts that it does show."""
+def held_out_paraphrases() -> list[tuple[str, str, str]]:
+    """(question, country, capital) in wordings that training never shows."""
     forms = (
         "Which city would you call the capital of {}?",
         "I forgot what the capital of {} is, can you help me?",
         "So, the capital of {} is what?",
     )
     countries = [tuple(row.split(":")) for text in table.CAPITALS.values() for row in rows(text)]
-    return [(forms[i % 3].format(c), capital) for i, (c, capital) in enumerate(countries)]
+    return [(forms[i % 3].format(c), c, capital) for i, (c, capital) in enumerate(countries)]
 
 
 # === what is outside the tables ===
@@ -170,6 +182,7 @@ def filler(rng: random.Random) -> str:
     return upper_first(" ".join(words)) + "."
 
 
+QUESTION_WORDS = "who what which how are can do does where".split()
 TURNS = [(1, 1), (2, 2), (3, 4), (5, 8), (9, 24)]
 BOOST = {"capital": 1.5, "chat": 2.0, "general": 1.3, "add": 1.2}
 OPENINGS = [

@@ -142,6 +142,18 @@ pub struct Logits {
     pub(crate) values: Vec<f32>,
 }
 
+impl Logits {
+    /// Logits that are on the host already; `values` may be empty where nothing is sampled.
+    pub fn on_host(step: StepId, rows: usize, columns: usize, values: Vec<f32>) -> Self {
+        Self { step, rows, columns, values }
+    }
+
+    /// The values row by row, if they are on the host and at this rank; else empty.
+    pub fn host_values(&self) -> &[f32] {
+        &self.values
+    }
+}
+
 /// What sampling one sequence needs beside its logits: the mirror's view of it.
 #[derive(Clone, Copy, Debug)]
 pub struct SampleRequest<'a> {

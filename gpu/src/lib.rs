@@ -2,6 +2,30 @@
 //!
 //! # Layout
 //! - [`executor`]: the cut towards the actors: a batch in, hidden states or tokens out
+//! - [`backend`]: what a device can do; [`shape`], [`dtype`], [`tensor`] and [`memory`] are its words
+//! - [`cpu`]: the device that every machine has; [`kv`]: its pools of KV blocks
+//! - [`sampling`]: a token out of a row of logits, as a pure function
+//! - [`weights`]: safetensors, of which a rank reads its share; [`layers`] know their rank
+//! - [`models`]: one file per family; [`pipeline`]: which layers a stage has
+//! - [`collective`]: how ranks of a stage add up what each computed, in rank order
+//! - [`load`](mod@load): a folder and a coordinate become a [`stage`] that is an executor
 
+pub mod backend;
+pub mod collective;
+pub mod cpu;
+pub mod dtype;
 pub mod error;
 pub mod executor;
+pub mod kv;
+pub mod layers;
+pub mod load;
+pub mod memory;
+pub mod models;
+pub mod pipeline;
+pub mod sampling;
+pub mod shape;
+pub mod stage;
+pub mod tensor;
+pub mod weights;
+
+pub use load::{LoadRequest, ParallelSizes, StepLimits, load};

@@ -14,9 +14,15 @@
 //!
 //! What is deliberately absent: any knowledge of HTTP, of devices, and of who plays which role.
 
+pub mod backoff;
+pub mod clock;
+pub mod config;
 pub mod discovery;
 pub mod error;
 pub mod id;
+pub mod model;
+pub mod shutdown;
 pub mod spec;
+pub mod telemetry;
 pub mod transport;
 pub mod wire;

@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-/// The folder that holds `models/`, and in the full set also `tokenizers/` and the sampling goldens.
+/// The folder that holds `models/`, and in the full set also `tokenizers/` and the sampling
+/// goldens.
+#[allow(clippy::disallowed_methods, reason = "how whoever runs the tests says where")]
 pub(crate) fn dir() -> PathBuf {
     match std::env::var_os("TROUPE_GOLDEN_DIR") {
         Some(dir) => PathBuf::from(dir),

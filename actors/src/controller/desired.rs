@@ -1,9 +1,18 @@
 //! From a declared service to what its groups are to run.
 
-use troupe_runtime::{discovery::directory::Launch, id::GroupId};
+use serde::{Deserialize, Serialize};
+use troupe_runtime::{
+    discovery::directory::{self, Launch},
+    error::chain,
+    id::GroupId,
+};
+
+/// The kind under which services are stored.
+pub const KIND: &str = "LLMInferenceService";
 
 /// A declared service, resolved.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
 pub struct Desired {
     /// Namespace.
     pub namespace: String,
@@ -22,4 +31,12 @@ impl Desired {
     pub fn group(&self, index: u32) -> GroupId {
         GroupId { namespace: self.namespace.clone(), service: self.name.clone(), index }
     }
+}
+
+/// Reads what is stored of a service.
+///
+/// # Errors
+/// What is wrong with it, and where it stands.
+pub fn from_stored(key: &str, value: &[u8]) -> Result<Desired, String> {
+    directory::from_bytes(key, value).map_err(|error| chain(&error))
 }

@@ -38,6 +38,10 @@ pub enum ControllerEvent {
     GroupGone(GroupId),
     /// Everything that the store holds has been told.
     Synced,
+    /// This controller took office; the store holds these groups.
+    Elected(Vec<GroupRecord>),
+    /// It lost the office, or a write failed: what it planned may not be what is stored.
+    Deposed,
     /// Time has passed.
     Tick,
 }
@@ -56,9 +60,11 @@ pub enum ControllerEffect {
 /// What the controller knows.
 #[derive(Clone, Debug)]
 pub struct Controller {
-    lease: Duration,
+    timing: Timing,
     entropy: u64,
     synced: bool,
+    /// In office, and since when.
+    elected: Option<Duration>,
     nodes: BTreeMap<NodeId, NodeRecord>,
     /// Hosts without a lease, and since when.
     lost: BTreeMap<NodeId, Duration>,
@@ -67,6 +73,16 @@ pub struct Controller {
     groups: BTreeMap<GroupId, GroupRecord>,
     attempts: BTreeMap<GroupId, Attempts>,
     told: BTreeMap<(String, String), ServiceStatus>,
+}
+
+/// How long the controller waits for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// How long hosts' leases are, and how long one is missed before its host is given up.
+    pub lease: Duration,
+    /// From taking office to the first plan: hosts that the store forgot report themselves, and
+    /// with them the epochs that they have seen. Zero where the store lives in this process.
+    pub settle: Duration,
 }
 
 /// How often a group has failed in a row without ever serving.
@@ -79,13 +95,14 @@ struct Attempts {
 }
 
 impl Controller {
-    /// A controller that knows nothing yet. Hosts hold leases of this length; `entropy` feeds the
-    /// nonces of epochs and must differ from controller to controller.
-    pub fn new(lease: Duration, entropy: u64) -> Self {
+    /// A controller that knows nothing yet; `entropy` feeds the nonces of epochs and must differ
+    /// from controller to controller.
+    pub fn new(timing: Timing, entropy: u64) -> Self {
         Self {
-            lease,
+            timing,
             entropy,
             synced: false,
+            elected: None,
             nodes: BTreeMap::new(),
             lost: BTreeMap::new(),
             statuses: BTreeMap::new(),
@@ -117,9 +134,16 @@ impl Controller {
             }
             ControllerEvent::GroupGone(group) => drop(self.groups.remove(&group)),
             ControllerEvent::Synced => self.synced = true,
+            ControllerEvent::Elected(groups) => {
+                self.elected = Some(now);
+                self.told.clear();
+                self.groups = groups.into_iter().map(|g| (g.group.clone(), g)).collect();
+            }
+            ControllerEvent::Deposed => self.elected = None,
             ControllerEvent::Tick => {}
         }
-        if self.synced { self.plan(now) } else { Vec::new() }
+        let settled = |since: Duration| now.saturating_sub(since) >= self.timing.settle;
+        if self.synced && self.elected.is_some_and(settled) { self.plan(now) } else { Vec::new() }
     }
 
     fn plan(&mut self, now: Duration) -> Vec<ControllerEffect> {
@@ -145,7 +169,7 @@ impl Controller {
         if self.lost.len() > together {
             return;
         }
-        let lease = self.lease;
+        let lease = self.timing.lease;
         let gone: Vec<_> = self
             .lost
             .iter()

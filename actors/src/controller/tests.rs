@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{
     desired::Desired,
-    plan::{Controller, ControllerEffect, ControllerEvent},
+    plan::{Controller, ControllerEffect, ControllerEvent, Timing},
 };
 
 const LEASE: Duration = Duration::from_secs(5);
@@ -48,11 +48,12 @@ fn service(pipeline_parallel: u32) -> Desired {
 }
 
 fn controller(nodes: &[NodeRecord]) -> Controller {
-    let mut controller = Controller::new(LEASE, 42);
+    let mut controller = Controller::new(Timing { lease: LEASE, settle: Duration::ZERO }, 42);
     for node in nodes {
         controller.handle(AT, ControllerEvent::NodePut(node.clone()));
     }
-    assert!(controller.handle(AT, ControllerEvent::Synced).is_empty());
+    controller.handle(AT, ControllerEvent::Synced);
+    assert!(controller.handle(AT, ControllerEvent::Elected(vec![])).is_empty());
     controller
 }
 
@@ -192,4 +193,30 @@ fn a_service_that_is_gone_takes_its_groups_along() {
     let group = put(&effects).expect("planned").group.clone();
     let gone = ControllerEvent::Undeclared("default".into(), "s".into());
     assert_eq!(controller.handle(AT, gone), [ControllerEffect::DeleteGroup(group)]);
+}
+
+#[test]
+fn a_controller_that_takes_office_waits_for_the_hosts_to_report() {
+    let timing = Timing { lease: LEASE, settle: LEASE };
+    let mut controller = Controller::new(timing, 1);
+    controller.handle(AT, ControllerEvent::NodePut(node(1, 1, 1)));
+    controller.handle(AT, ControllerEvent::Synced);
+    controller.handle(AT, ControllerEvent::Elected(vec![]));
+    assert!(controller.handle(AT, ControllerEvent::Declared(service(1))).is_empty());
+    assert!(put(&controller.handle(AT + LEASE, ControllerEvent::Tick)).is_some());
+}
+
+#[test]
+fn out_of_office_it_plans_nothing_and_back_in_it_takes_the_stores_word() {
+    let mut controller = controller(&[node(1, 1, 1)]);
+    controller.handle(AT, ControllerEvent::Deposed);
+    assert!(controller.handle(AT, ControllerEvent::Declared(service(1))).is_empty());
+    let effects = controller.handle(AT, ControllerEvent::Elected(vec![]));
+    let record = put(&effects).expect("planned").clone();
+    controller.handle(AT, ControllerEvent::Deposed);
+    let again = controller.handle(AT, ControllerEvent::Elected(vec![]));
+    assert!(put(&again).is_some(), "the write had failed, so it is planned again");
+    controller.handle(AT, ControllerEvent::Deposed);
+    let kept = controller.handle(AT, ControllerEvent::Elected(vec![record]));
+    assert!(put(&kept).is_none(), "the store has it");
 }

@@ -106,7 +106,8 @@ impl Request {
     pub(super) fn finish_without_token(&mut self, id: SequenceId) -> Option<Chunk> {
         let at = self.choices.iter().position(|choice| choice.sequence == id)?;
         let mut choice = self.choices.remove(at);
-        let mut chunk = chunk(self.key, &mut choice, choice.produced);
+        let position = choice.produced;
+        let mut chunk = chunk(self.key, &mut choice, position);
         chunk.finish = Some(self.finished(&choice, FinishReason::Length, None));
         Some(chunk)
     }

@@ -2,8 +2,10 @@
 //!
 //! - [`core`]: from launch to exit (pure)
 //! - [`actor`]: supervises leader and workers, carries events in and effects out
+//! - [`front`]: takes conversations and hands them on
 //! - [`line`](mod@line): the conversation with the leader
 //! - [`wiring`]: connects ranks to their neighbours
+//! - [`pipe`]: frames between a node and its child
 //! - [`load`]: the model's files and the executors' loaders
 //!
 //! In a cluster a member is a child process of its node, because a hung kernel or collective ends
@@ -11,6 +13,8 @@
 
 pub mod actor;
 pub mod core;
+pub mod front;
 pub mod line;
 pub mod load;
+pub mod pipe;
 pub mod wiring;

@@ -2,10 +2,12 @@
 //!
 //! - [`core`]: what should run here, and what does (pure)
 //! - [`actor`]: watches the store, carries events in and effects out
-//! - [`spawn`]: members as child processes
+//! - [`child`]: members as child processes
 //! - [`inside`]: members inside this process
+//! - `epochs`: the highest epochs seen, on disk
 
 pub mod actor;
+pub mod child;
 pub mod core;
+mod epochs;
 pub mod inside;
-pub mod spawn;

@@ -56,8 +56,6 @@ pub enum DeviceEvent {
 pub struct Device {
     /// Where its rank stands.
     pub rank: Coordinate,
-    /// Whether it is of the last stage.
-    pub is_last: bool,
     /// The group's incarnation.
     pub epoch: Epoch,
     /// Tokens per KV block.

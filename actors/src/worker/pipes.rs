@@ -4,7 +4,7 @@
 //! through a queue, between processes over a QUIC stream of its own. The device thread sees one
 //! blocking handle either way.
 
-use troupe_runtime::transport::{BulkReceiver, BulkSender};
+use troupe_runtime::transport::bulk::{BulkReceiver, BulkSender};
 
 /// A rank's ends of its pipes.
 #[derive(Default)]

@@ -3,3 +3,13 @@
 #[allow(dead_code)]
 #[path = "../../../tests/support/golden.rs"]
 mod golden;
+
+mod chat;
+mod completions;
+mod drain;
+mod endpoints;
+mod errors;
+mod hostile;
+mod logprobs;
+mod probes;
+mod support;

@@ -3,3 +3,9 @@
 #[allow(dead_code)]
 #[path = "../../../tests/support/golden.rs"]
 mod golden;
+mod cpu;
+mod cpu_attention;
+mod loading;
+mod parity;
+mod ranks;
+mod sampling;

@@ -107,8 +107,23 @@ pub struct GroupRecord {
 pub struct GroupMember {
     /// On which host.
     pub node: NodeId,
+    /// The host's process that is to run it: a restarted one waits for the next incarnation.
+    pub process: uuid::Uuid,
     /// Which ranks it hosts, one device each.
     pub ranks: Vec<Coordinate>,
+}
+
+/// How a group's ranks are divided into members.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub enum MemberPer {
+    /// One member per host, with as many ranks as the host has devices for.
+    #[default]
+    Host,
+    /// One member per stage.
+    Stage,
+    /// One member per rank.
+    Rank,
 }
 
 /// What a group serves and how: the same for all of its members.
@@ -123,6 +138,9 @@ pub struct Launch {
     pub tensor_parallel: u32,
     /// Stages.
     pub pipeline_parallel: u32,
+    /// How ranks are divided into members.
+    #[serde(default)]
+    pub member_per: MemberPer,
     /// The engine's settings.
     pub flags: EngineFlags,
 }

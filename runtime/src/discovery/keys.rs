@@ -7,13 +7,13 @@
 //! | `specs/<kind>/<ns>/<name>` | the controller in office, on apply | for good |
 //! | `status/services/<ns>/<name>` | the controller in office | for good |
 //! | `status/nodes/<id>` | that node: its members' states, the epochs it has seen | the node's lease |
-//! | `status/endpoints/<ns>/<service>/<g>` | the leader's node | the node's lease |
+//! | `status/endpoints/<ns>/<service>/<g>/<epoch>` | the leader's node | the node's lease |
 //! | `nodes/<id>` | that node | its lease |
 //! | `names/<name>` | the node that took the name | its lease |
 //! | `groups/<ns>/<service>/<g>` | the controller in office | for good |
 //! | `gateways/<id>` | that gateway | its lease |
 
-use crate::id::{GroupId, NodeId};
+use crate::id::{Epoch, GroupId, NodeId};
 
 /// Makes the keys of one cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,9 +87,11 @@ impl Keys {
         self.under("status/endpoints/")
     }
 
-    /// One group's endpoint.
-    pub fn endpoint(&self, group: &GroupId) -> String {
-        format!("{}{}/{}/{}", self.endpoints(), group.namespace, group.service, group.index)
+    /// One incarnation's endpoint. The epoch is part of the key, so that a host that cleans up after
+    /// an old incarnation cannot take the new one's away.
+    pub fn endpoint(&self, group: &GroupId, epoch: Epoch) -> String {
+        let GroupId { namespace, service, index } = group;
+        format!("{}{namespace}/{service}/{index}/{epoch}", self.endpoints())
     }
 
     /// All groups.

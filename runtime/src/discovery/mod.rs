@@ -7,7 +7,12 @@
 //! `keys` and nowhere else, and each has one writer.
 
 pub mod directory;
+pub mod embedded;
+pub mod etcd;
+mod keeper;
 pub mod keys;
+mod store;
+mod watcher;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -61,6 +66,17 @@ pub trait Lease: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`RegistryError`] if the first put fails; it stays owned and is retried all the same.
     async fn put(&self, key: &str, value: Vec<u8>) -> Result<(), RegistryError>;
+
+    /// Puts a key under the lease if it is absent or has this very value already, and says whether
+    /// it is now ours. For elections and names: after a wipe it is claimed again, and if another
+    /// was faster it is no longer ours, which [`Lease::holds`] then says.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; then it is not ours.
+    async fn claim(&self, key: &str, value: Vec<u8>) -> Result<bool, RegistryError>;
+
+    /// Whether a claimed key was ours when the store last confirmed it.
+    fn holds(&self, key: &str) -> bool;
 
     /// Deletes a key that was put under it.
     ///

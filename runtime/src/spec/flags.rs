@@ -31,4 +31,7 @@ pub struct EngineFlags {
     pub max_num_queued_reqs: Option<u32>,
     /// Threads per device (CPU).
     pub threads: Option<u32>,
+    /// `--stage-time-min-ms`: the least time that a stage takes for a step. A slow device for tests
+    /// and for measuring pipelines; never set in production.
+    pub stage_time_min_ms: Option<u32>,
 }

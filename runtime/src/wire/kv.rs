@@ -11,7 +11,7 @@ use super::Message;
 use crate::id::{Coordinate, Epoch, StepId};
 
 /// Opens a one-way stream of tensors from one rank to another.
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BulkOpen {
     /// The group's incarnation.
     pub epoch: Epoch,

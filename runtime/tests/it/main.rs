@@ -1,5 +1,10 @@
 //! Everything this crate tests through its public face, in one binary so that it links once.
 
+#[path = "../../../tests/support/etcd.rs"]
+mod etcd_process;
 #[allow(dead_code)]
 #[path = "../../../tests/support/golden.rs"]
 mod golden;
+mod link;
+mod registry;
+mod telemetry;

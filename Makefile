@@ -1,0 +1,50 @@
+# The commands a newcomer needs. `make up` and `make test` install what is missing on a Debian or
+# Ubuntu machine and say so; everything else is cargo's.
+
+CARGO ?= cargo
+# Further arguments for `make up` (for troupe) and `make test` (for cargo), such as
+# ARGS="--port 8001".
+ARGS ?=
+
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+
+# $(call need,command,packages): installs the packages if the command is missing.
+define need
+	@command -v $(1) >/dev/null 2>&1 || { \
+		command -v apt-get >/dev/null 2>&1 || { \
+			echo "$(1) is missing; install it with this system's package manager" >&2; exit 1; }; \
+		echo "$(1) is missing: installing $(2) with $(AS_ROOT) apt-get"; \
+		$(AS_ROOT) apt-get update -qq && \
+		$(AS_ROOT) env DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y -qq --no-install-recommends $(2); }
+endef
+
+.PHONY: help up build test lint tools test-tools
+
+help:
+	@echo "make up     build, then serve the demo model on port 8000"
+	@echo "make test   run every test"
+	@echo "make lint   check formatting and lints"
+	@echo "make build  build target/release/troupe"
+
+up: build
+	@target/release/troupe up $(ARGS)
+
+build: tools
+	@$(CARGO) build --release
+
+test: test-tools
+	$(CARGO) test --release --workspace --no-fail-fast $(ARGS)
+
+lint: tools
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+# What compiling needs: a C compiler and linker (ring), protoc and its standard files (etcd-client).
+tools:
+	$(call need,cc,gcc libc6-dev)
+	$(call need,protoc,protobuf-compiler libprotobuf-dev)
+
+# Tests of discovery start a real etcd of their own, on a free port.
+test-tools: tools
+	$(call need,etcd,etcd-server)

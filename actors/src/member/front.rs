@@ -1,0 +1,45 @@
+//! A member's front door: takes every connection and hands each conversation to whom it is for.
+
+use std::sync::Arc;
+
+use ractor::ActorRef;
+use tokio::{sync::mpsc, task::JoinSet};
+use troupe_runtime::{
+    transport::{Connection, Conversation, Link, Stream},
+    wire::kv::BulkOpen,
+};
+
+use crate::leader::actor::LeaderMsg;
+
+/// Where conversations go.
+#[derive(Clone)]
+pub struct Directions {
+    /// The leader, on member 0.
+    pub leader: Option<ActorRef<LeaderMsg>>,
+    /// Lines of tensors, for the wiring.
+    pub desk: mpsc::Sender<(BulkOpen, Stream)>,
+}
+
+/// Accepts until the link is closed. Dropping it drops every connection that it has accepted.
+pub async fn run(link: Arc<dyn Link>, directions: Directions) {
+    let mut connections = JoinSet::new();
+    while let Some(connection) = link.accept().await {
+        // Those that have ended; the link bounds how many there can be.
+        while connections.try_join_next().is_some() {}
+        connections.spawn(serve(connection, directions.clone()));
+    }
+}
+
+async fn serve(connection: Arc<dyn Connection>, directions: Directions) {
+    while let Ok((what, stream)) = connection.accept().await {
+        let refused = match (what, &directions.leader) {
+            // A full desk means more lines than any group has: drop, which resets the stream.
+            (Conversation::Bulk(line), _) => directions.desk.try_send((line, stream)).is_err(),
+            (_, Some(leader)) => leader.cast(LeaderMsg::Door(what, stream)).is_err(),
+            (_, None) => true,
+        };
+        if refused {
+            tracing::debug!(?what, peer = ?connection.peer(), "nobody here takes this conversation");
+        }
+    }
+}

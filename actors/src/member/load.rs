@@ -1,0 +1,141 @@
+//! What a member has to know of its model, and how its ranks are loaded.
+//!
+//! [`Models`] is the cut between the actors and where models come from: the real one reads a folder
+//! and loads weights (`checkpoint`), the tensor-free one ([`FakeModels`]) needs neither, so
+//! that groups and clusters can be tested and simulated without a model.
+
+use std::{sync::Arc, time::Duration};
+
+use troupe_gpu::collective::Collective;
+use troupe_runtime::{
+    discovery::directory::{GroupRecord, Launch},
+    id::{Coordinate, Digest, EndpointId},
+    wire::status::Fingerprint,
+};
+
+use crate::{
+    leader::{
+        describe::Endpoint,
+        settings::{EngineLimits, EngineSettings},
+    },
+    worker::{device::Loader, fake::FakeExecutor},
+};
+
+/// Where models come from.
+pub trait Models: Send + Sync {
+    /// Reads what is needed before any weight is. Blocks on the disk.
+    ///
+    /// # Errors
+    /// A sentence for people: what is wrong with the model or the flags, and what would be right.
+    fn prepare(&self, launch: &Launch) -> Result<Prepared, String>;
+
+    /// How one rank is loaded; `ranks_here` share this process's processors.
+    fn loader(
+        &self,
+        prepared: Arc<Prepared>,
+        rank: Coordinate,
+        collective: Box<dyn Collective>,
+        ranks_here: u32,
+    ) -> Loader;
+}
+
+/// A model as a member knows it before its weights are loaded.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// What the group runs.
+    pub launch: Launch,
+    /// Bounds that follow from flags and model.
+    pub limits: EngineLimits,
+    /// Config and weights.
+    pub model: Digest,
+    /// The tokenizer's file.
+    pub tokenizer: Digest,
+    /// Token ids are below this.
+    pub vocab_size: u32,
+    /// Arithmetic type of the weights, as the fingerprint names it.
+    pub dtype: String,
+    /// The least time that a stage takes for a step.
+    pub stage_time_min: Duration,
+}
+
+impl Prepared {
+    /// The settings of the group's engine.
+    pub fn settings(&self, record: &GroupRecord) -> EngineSettings {
+        EngineSettings {
+            endpoint: EndpointId {
+                group: record.group.clone(),
+                revision: record.revision,
+                epoch: record.epoch,
+                dp: 0,
+            },
+            model: self.model,
+            tokenizer: self.tokenizer,
+            vocab_size: self.vocab_size,
+            limits: self.limits,
+            steps_in_flight: record.launch.pipeline_parallel,
+        }
+    }
+
+    /// What is known of the group's endpoint before its ranks have reported.
+    pub fn endpoint(&self, record: &GroupRecord, address: &str) -> Endpoint {
+        let launch = &record.launch;
+        let mut model_names = launch.flags.served_model_name.clone();
+        if model_names.is_empty() {
+            model_names.push(launch.model_name.clone());
+        }
+        Endpoint {
+            address: address.to_owned(),
+            model_uri: launch.model_uri.clone(),
+            model_names,
+            fingerprint: Fingerprint {
+                model: self.model,
+                tokenizer: self.tokenizer,
+                adapter: None,
+                dtype: self.dtype.clone(),
+                quantization: "none".into(),
+                kv_dtype: "float32".into(),
+                tensor_parallel: launch.tensor_parallel,
+                kernel_path: String::new(),
+                batch_invariant: true,
+            },
+        }
+    }
+}
+
+/// A tensor-free model: its tokens are hashes of what came before.
+#[derive(Clone, Copy, Debug)]
+pub struct FakeModels {
+    /// Tokens of its vocabulary.
+    pub vocab_size: u32,
+    /// Positions that it was made for.
+    pub model_len: u32,
+    /// KV blocks that every rank has room for.
+    pub blocks: u32,
+}
+
+impl Models for FakeModels {
+    fn prepare(&self, launch: &Launch) -> Result<Prepared, String> {
+        let millis = launch.flags.stage_time_min_ms.unwrap_or(0);
+        Ok(Prepared {
+            launch: launch.clone(),
+            limits: EngineLimits::resolve(&launch.flags, self.model_len)?,
+            model: Digest::of(launch.model_uri.as_bytes()),
+            tokenizer: Digest::of(b"none"),
+            vocab_size: self.vocab_size,
+            dtype: "none".into(),
+            stage_time_min: Duration::from_millis(millis.into()),
+        })
+    }
+
+    fn loader(
+        &self,
+        prepared: Arc<Prepared>,
+        rank: Coordinate,
+        _collective: Box<dyn Collective>,
+        _ranks_here: u32,
+    ) -> Loader {
+        let Self { vocab_size, blocks, .. } = *self;
+        let stages = prepared.launch.pipeline_parallel;
+        Box::new(move || Ok(Box::new(FakeExecutor::new(rank, stages, vocab_size, blocks))))
+    }
+}

@@ -1,0 +1,125 @@
+//! Members as child processes: a hung kernel or collective ends only with its process.
+//!
+//! The child is this very binary (`troupe member`). Node and child speak rkyv frames over the
+//! child's standard input and output ([`crate::member::pipe`]); its standard error is its log. The
+//! child ends when its input does, so it never outlives its node; the node reaps it and reports how
+//! it ended, and only then are its devices free.
+
+use std::{path::PathBuf, process::Stdio, time::Duration};
+
+use async_trait::async_trait;
+use ractor::ActorRef;
+use tokio::{
+    process::{Child, ChildStdin, ChildStdout, Command},
+    sync::mpsc,
+    task::JoinSet,
+    time::timeout,
+};
+use troupe_runtime::{
+    discovery::directory::{self, GroupRecord},
+    wire::member::{MemberLaunch, MemberToNode, NodeToMember},
+};
+
+use super::{
+    actor::{NodeMsg, Running, Spawn, said},
+    core::{MemberKey, NodeEvent},
+};
+use crate::member::pipe;
+
+/// Starts members as processes.
+#[derive(Clone, Debug)]
+pub struct Processes {
+    /// The binary to run, and what goes before a member's own words.
+    pub program: PathBuf,
+    /// Arguments, such as `member`.
+    pub args: Vec<String>,
+    /// Address that members bind, with port 0.
+    pub bind: String,
+    /// The node's data directory, which holds its certificate.
+    pub data_dir: PathBuf,
+    /// Name of the cluster.
+    pub cluster: String,
+}
+
+#[async_trait]
+impl Spawn for Processes {
+    async fn spawn(
+        &self,
+        key: MemberKey,
+        record: GroupRecord,
+        node: ActorRef<NodeMsg>,
+    ) -> Result<Running, String> {
+        let mut child = Command::new(&self.program)
+            .args(&self.args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| format!("cannot start {}: {error}", self.program.display()))?;
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err("the child has no pipes".into());
+        };
+        let launch = MemberLaunch {
+            group: key.group.clone(),
+            epoch: key.epoch,
+            member: key.member,
+            record: directory::to_bytes(record),
+            bind: self.bind.clone(),
+            data_dir: self.data_dir.display().to_string(),
+            cluster: self.cluster.clone(),
+        };
+        let (tell, told) = mpsc::channel(QUEUE);
+        let first = NodeToMember::Launch(Box::new(launch));
+        tell.try_send(first).map_err(|error| error.to_string())?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(run(key, child, input, output, told, node));
+        Ok(Running { tell, tasks })
+    }
+}
+
+/// Carries one child's words until it has ended and is reaped. Dropping this task kills the child.
+async fn run(
+    key: MemberKey,
+    mut child: Child,
+    mut input: ChildStdin,
+    mut output: ChildStdout,
+    mut told: mpsc::Receiver<NodeToMember>,
+    node: ActorRef<NodeMsg>,
+) {
+    let hear = async {
+        // An error means what an end means: the child is going, and how it went says more.
+        while let Ok(Some(what)) = pipe::read::<MemberToNode>(&mut output).await {
+            let _ = node.cast(said(&key, what));
+        }
+    };
+    let tell = async {
+        while let Some(what) = told.recv().await {
+            let stop = what == NodeToMember::Stop;
+            if pipe::write(&mut input, &what).await.is_err() || stop {
+                break;
+            }
+        }
+    };
+    let told_to_stop = async {
+        tell.await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        () = hear => {}
+        () = told_to_stop => {}
+    }
+    let how = match timeout(GRACE, child.wait()).await {
+        Ok(Ok(status)) => status.to_string(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => {
+            let _ = child.kill().await;
+            "killed: it did not stop in time".to_owned()
+        }
+    };
+    let _ = node.cast(NodeMsg::Event(NodeEvent::Exited(key, how)));
+}
+
+/// What a member is told in its life: a handful of words.
+const QUEUE: usize = 16;
+/// A member that was asked to stop tells its gateways and ends within this.
+const GRACE: Duration = Duration::from_secs(3);

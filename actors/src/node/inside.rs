@@ -1,0 +1,109 @@
+//! Members inside the node's own process: `troupe serve` on one machine, and tests.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use ractor::{Actor, ActorRef};
+use tokio::{sync::mpsc, task::JoinSet};
+use troupe_runtime::{
+    discovery::directory::{self, GroupRecord},
+    transport::{Link, LocalNetwork, PeerIdentity},
+    wire::member::{MemberLaunch, MemberToNode, NodeToMember},
+};
+
+use super::{
+    actor::{NodeMsg, Running, Spawn, said},
+    core::{MemberKey, NodeEvent},
+};
+use crate::{
+    leader::observe::Observer,
+    member::{
+        actor::{Member, MemberArgs, MemberMsg},
+        load::Models,
+    },
+};
+
+/// Starts members as actors of this process, each with a link of its own.
+pub struct Inside {
+    /// The network that they and the gateway share.
+    pub network: LocalNetwork,
+    /// As peers see them.
+    pub identity: PeerIdentity,
+    /// Where models come from.
+    pub models: Arc<dyn Models>,
+    /// Counts what leaders do.
+    pub observer: Observer,
+}
+
+#[async_trait]
+impl Spawn for Inside {
+    async fn spawn(
+        &self,
+        key: MemberKey,
+        record: GroupRecord,
+        node: ActorRef<NodeMsg>,
+    ) -> Result<Running, String> {
+        let (say, said_queue) = mpsc::channel(QUEUE);
+        let (tell, told) = mpsc::channel(QUEUE);
+        let args = MemberArgs {
+            launch: MemberLaunch {
+                group: key.group.clone(),
+                epoch: key.epoch,
+                member: key.member,
+                record: directory::to_bytes(&record),
+                bind: String::new(),
+                data_dir: String::new(),
+                cluster: self.identity.cluster.clone(),
+            },
+            record,
+            link: self.network.link(self.identity.clone()) as Arc<dyn Link>,
+            identity: self.identity.clone(),
+            node: say,
+            models: self.models.clone(),
+            observer: self.observer.clone(),
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(run(key, args, said_queue, told, node));
+        Ok(Running { tell, tasks })
+    }
+}
+
+/// Runs one member to its end and reports it. Dropping this task ends the member.
+async fn run(
+    key: MemberKey,
+    args: MemberArgs,
+    mut said_queue: mpsc::Receiver<MemberToNode>,
+    mut told: mpsc::Receiver<NodeToMember>,
+    node: ActorRef<NodeMsg>,
+) {
+    let how = match Actor::spawn(None, Member, args).await {
+        Err(error) => error.to_string(),
+        Ok((member, mut ended)) => {
+            let member = KillOnDrop(member);
+            loop {
+                tokio::select! {
+                    _ = &mut ended => break "it ended".to_owned(),
+                    Some(what) = said_queue.recv() => drop(node.cast(said(&key, what))),
+                    Some(what) = told.recv() => drop(member.0.cast(MemberMsg::Node(what))),
+                }
+            }
+        }
+    };
+    // What it said last comes before its end.
+    while let Ok(what) = said_queue.try_recv() {
+        let _ = node.cast(said(&key, what));
+    }
+    let _ = node.cast(NodeMsg::Event(NodeEvent::Exited(key, how)));
+}
+
+/// An actor that does not outlive whoever started it.
+struct KillOnDrop(ActorRef<MemberMsg>);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        self.0.kill();
+    }
+}
+
+/// What a member is told and says in its life: a handful of words.
+const QUEUE: usize = 64;

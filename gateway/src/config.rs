@@ -1,0 +1,71 @@
+//! The gateway's settings, typed; the command line fills them.
+
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+use troupe_runtime::model::source::HubCache;
+
+/// Adds the metrics of engines in the same process to `/metrics`, in Prometheus' text format.
+pub type MoreMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// How a gateway serves.
+#[derive(Clone)]
+pub struct GatewayConfig {
+    /// Where it listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Who may ask; with none, everybody.
+    pub api_keys: Vec<String>,
+    /// Largest request body. A prompt of a million tokens has about 4 MiB as text, 8 as ids.
+    pub max_body_bytes: usize,
+    /// Requests at a time. Each holds its prompt and at most 256 KiB of unread answer, so 4096 of
+    /// them are about a GiB at the very worst.
+    pub max_requests: usize,
+    /// Connections at a time; idle ones count.
+    pub max_connections: usize,
+    /// After which an answer is worthless.
+    pub request_timeout: Duration,
+    /// After which a client that does not read is cut off.
+    pub stall_timeout: Duration,
+    /// How long requests in flight may go on once the gateway is told to end.
+    pub drain_timeout: Duration,
+    /// Long texts tokenized at a time.
+    pub tokenizers: usize,
+    /// Where models that were named by the hub's names are.
+    pub hub: HubCache,
+    /// Metrics of engines in the same process.
+    pub more_metrics: Option<MoreMetrics>,
+    /// Tell in each answer how much of its prompt was cached.
+    pub prompt_tokens_details: bool,
+}
+
+impl GatewayConfig {
+    /// The defaults.
+    pub fn new(listen: SocketAddr) -> Self {
+        Self {
+            listen,
+            api_keys: Vec::new(),
+            max_body_bytes: 32 << 20,
+            max_requests: 4096,
+            max_connections: 8192,
+            request_timeout: Duration::from_secs(600),
+            stall_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(60),
+            tokenizers: std::thread::available_parallelism().map_or(1, usize::from),
+            hub: HubCache::at(".cache/huggingface/hub"),
+            more_metrics: None,
+            prompt_tokens_details: false,
+        }
+    }
+}
+
+/// Keys are secrets and stay out.
+impl fmt::Debug for GatewayConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GatewayConfig")
+            .field("listen", &self.listen)
+            .field("api_keys", &self.api_keys.len())
+            .field("max_body_bytes", &self.max_body_bytes)
+            .field("max_requests", &self.max_requests)
+            .field("request_timeout", &self.request_timeout)
+            .finish_non_exhaustive()
+    }
+}

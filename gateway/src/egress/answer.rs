@@ -1,0 +1,241 @@
+//! Many prompts' executions as one answer: a JSON body, or server-sent events.
+//!
+//! Nothing is answered before the first delta is there (or ten seconds have passed), so that what an
+//! engine refuses is a status code and not an event. After that a stream says that it lives every
+//! ten seconds, because proxies cut what is silent during a long prefill.
+
+use std::{convert::Infallible, pin::Pin, time::Duration};
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use tokio::time::Instant;
+
+use super::{shape::Shape, stream::Delta};
+use crate::{admission::Permit, error::ApiError, openai::common::Usage};
+
+/// Between comments that say that the stream lives.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// One prompt's deltas.
+pub(crate) type Deltas = Pin<Box<dyn Stream<Item = Result<Delta, ApiError>> + Send>>;
+type Merged = Pin<Box<dyn Stream<Item = (usize, Result<Delta, ApiError>)> + Send>>;
+
+/// How the answer is told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Telling {
+    pub(crate) stream: bool,
+    pub(crate) include_usage: bool,
+    pub(crate) continuous_usage: bool,
+    /// Whether to say how much of the prompt was cached.
+    pub(crate) cached_details: bool,
+}
+
+/// Everything that an answer is made from.
+pub(crate) struct Answer<S> {
+    pub(crate) shape: S,
+    pub(crate) telling: Telling,
+    /// Choices per prompt.
+    pub(crate) n: u32,
+    /// Tokens of each prompt.
+    pub(crate) prompt_tokens: Vec<u32>,
+    pub(crate) deltas: Vec<Deltas>,
+    pub(crate) permit: Permit,
+}
+
+/// What has been counted so far.
+struct Tally {
+    telling: Telling,
+    n: u32,
+    prompt_tokens: Vec<u32>,
+    /// Per choice of the answer.
+    output_tokens: Vec<u32>,
+    /// Per prompt.
+    cached_tokens: Vec<u32>,
+}
+
+/// A stream of events under way.
+struct Events<S> {
+    shape: S,
+    tally: Tally,
+    merged: Merged,
+    /// Read before the headers were sent.
+    first: Option<(usize, Result<Delta, ApiError>)>,
+    alive_at: Instant,
+    _permit: Permit,
+}
+
+impl<S: Shape> Answer<S> {
+    /// As the client asked for it.
+    pub(crate) async fn respond(self) -> Result<Response, ApiError> {
+        let merged = self.deltas.into_iter().enumerate();
+        let merged = merged.map(|(prompt, deltas)| deltas.map(move |delta| (prompt, delta)));
+        let merged: Merged = Box::pin(stream::select_all(merged));
+        let tally = Tally::new(self.telling, self.n, self.prompt_tokens);
+        if !self.telling.stream {
+            return whole(self.shape, tally, merged).await;
+        }
+        let mut events = Events {
+            shape: self.shape,
+            tally,
+            merged,
+            first: None,
+            alive_at: Instant::now() + KEEP_ALIVE,
+            _permit: self.permit,
+        };
+        match tokio::time::timeout_at(events.alive_at, events.merged.next()).await {
+            Ok(Some((_, Err(error)))) => return Err(error),
+            Ok(first) => events.first = first,
+            Err(_) => {}
+        }
+        Ok(event_stream(Body::from_stream(events.into_stream())))
+    }
+}
+
+/// Waits for everything, then tells it.
+async fn whole<S: Shape>(
+    mut shape: S,
+    mut tally: Tally,
+    mut merged: Merged,
+) -> Result<Response, ApiError> {
+    let mut choices = vec![Delta::default(); tally.output_tokens.len()];
+    while let Some((prompt, delta)) = merged.next().await {
+        let delta = delta?;
+        let index = tally.count(prompt, &delta);
+        choices[index as usize].append(delta);
+    }
+    let body = shape.whole(choices, tally.total());
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+fn event_stream(body: Body) -> Response {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    let kind = HeaderValue::from_static("text/event-stream; charset=utf-8");
+    headers.insert(header::CONTENT_TYPE, kind);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // Asks nginx not to collect events before it passes them on.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+// === impl Telling ===
+
+impl Telling {
+    /// Whether to say how much of the prompt was cached, which the server's settings decide.
+    pub(crate) fn with_details(self, cached_details: bool) -> Self {
+        Self { cached_details, ..self }
+    }
+}
+
+// === impl Events ===
+
+impl<S: Shape> Events<S> {
+    fn into_stream(self) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
+        stream::unfold(Some(self), |events| async {
+            let mut events = events?;
+            let (bytes, more) = events.next().await;
+            Some((Ok(bytes), more.then_some(events)))
+        })
+    }
+
+    /// The next bytes of the body, and whether more follow.
+    async fn next(&mut self) -> (Bytes, bool) {
+        loop {
+            let next = match self.first.take() {
+                Some(first) => Some(first),
+                None => match tokio::time::timeout_at(self.alive_at, self.merged.next()).await {
+                    Ok(next) => next,
+                    Err(_) => {
+                        self.alive_at = Instant::now() + KEEP_ALIVE;
+                        return (Bytes::from_static(b": alive\n\n"), true);
+                    }
+                },
+            };
+            self.alive_at = Instant::now() + KEEP_ALIVE;
+            let mut bytes = Vec::new();
+            let more = self.write(next, &mut bytes);
+            if !more || !bytes.is_empty() {
+                return (bytes.into(), more);
+            }
+        }
+    }
+
+    fn write(&mut self, next: Option<(usize, Result<Delta, ApiError>)>, out: &mut Vec<u8>) -> bool {
+        match next {
+            Some((prompt, Ok(delta))) => {
+                let index = self.tally.count(prompt, &delta);
+                let usage = self.tally.running(prompt, index);
+                for event in self.shape.events(index, delta, usage) {
+                    write_event(out, &event);
+                }
+                return true;
+            }
+            Some((_, Err(error))) => {
+                tracing::info!(%error, "stream ends with an error");
+                write_event(out, &super::shape::json(&error.body()));
+            }
+            None if self.tally.telling.include_usage => {
+                write_event(out, &self.shape.usage_event(self.tally.total()));
+            }
+            None => {}
+        }
+        write_event(out, b"[DONE]");
+        false
+    }
+}
+
+fn write_event(out: &mut Vec<u8>, data: &[u8]) {
+    out.extend_from_slice(b"data: ");
+    out.extend_from_slice(data);
+    out.extend_from_slice(b"\n\n");
+}
+
+// === impl Tally ===
+
+impl Tally {
+    fn new(telling: Telling, n: u32, prompt_tokens: Vec<u32>) -> Self {
+        let prompts = prompt_tokens.len();
+        Self {
+            telling,
+            n,
+            prompt_tokens,
+            output_tokens: vec![0; prompts * n as usize],
+            cached_tokens: vec![0; prompts],
+        }
+    }
+
+    /// Counts a delta and says which choice of the answer it belongs to.
+    fn count(&mut self, prompt: usize, delta: &Delta) -> u32 {
+        let index = prompt as u32 * self.n + delta.choice;
+        self.output_tokens[index as usize] += delta.tokens.len() as u32;
+        if let Some(end) = &delta.end {
+            let cached = &mut self.cached_tokens[prompt];
+            *cached = end.usage.cached_tokens.max(*cached);
+        }
+        index
+    }
+
+    /// One choice's usage so far, if it was asked for.
+    fn running(&self, prompt: usize, index: u32) -> Option<Usage> {
+        let output = self.output_tokens[index as usize];
+        let usage = Usage::new(self.prompt_tokens[prompt].into(), output.into());
+        self.telling.continuous_usage.then_some(usage)
+    }
+
+    /// The whole answer's.
+    fn total(&self) -> Usage {
+        let sum = |counts: &[u32]| counts.iter().map(|count| u64::from(*count)).sum();
+        let mut usage = Usage::new(sum(&self.prompt_tokens), sum(&self.output_tokens));
+        if self.telling.cached_details {
+            let cached_tokens = sum(&self.cached_tokens);
+            let details = crate::openai::common::PromptTokensDetails { cached_tokens };
+            usage.prompt_tokens_details = Some(details);
+        }
+        usage
+    }
+}

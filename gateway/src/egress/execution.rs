@@ -1,0 +1,184 @@
+//! Carries out what a stream's core decides: places attempts, opens them, reads, tells finishes.
+//!
+//! One [`Execution`] is one prompt. It is a plain stream of deltas that the answer polls, so there is
+//! no task and no queue between the leader's window and the client's: a client that does not read
+//! holds up the leader's outbox, and a client that goes away drops the attempt.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use futures_util::{Stream, stream};
+use tokio::time::Instant;
+use troupe_runtime::{
+    error::{ErrorKind, PublicError, chain},
+    wire::{generate::Generate, status::EndpointInfo},
+};
+
+use super::stream::{Decode, Delta, Effects, Event, StreamCore, Then};
+use crate::{
+    client::Attempt,
+    error::ApiError,
+    ingress::prepared::{Prepared, PreparedPrompt},
+    model::Detokenizer,
+    placement::{Query, directory::Directory, endpoint::Endpoint},
+    metrics::Meter,
+};
+
+/// One prompt on its way.
+struct Execution {
+    directory: Arc<Directory>,
+    request: Arc<Prepared>,
+    prompt: PreparedPrompt,
+    core: StreamCore<Decoder>,
+    chosen: Option<Arc<Endpoint>>,
+    attempt: Option<Attempt>,
+    ready: VecDeque<Delta>,
+    then: Then,
+    meter: Meter,
+}
+
+/// The deltas of one prompt, until every choice has ended or the first error.
+pub(crate) fn execute(
+    directory: Arc<Directory>,
+    request: Arc<Prepared>,
+    prompt: PreparedPrompt,
+    meter: Meter,
+) -> impl Stream<Item = Result<Delta, ApiError>> + Send {
+    let decoder = |_| Decoder(Some(request.model.detokenizer(request.text, &prompt.tokens)));
+    let decoders = (0..request.n).map(decoder);
+    let core = StreamCore::new(request.stream_options(&prompt), decoders);
+    let (ready, then) = (VecDeque::new(), Then::Place);
+    let (chosen, attempt) = (None, None);
+    let execution =
+        Execution { directory, request, prompt, core, chosen, attempt, ready, then, meter };
+    stream::unfold(Some(execution), |execution| async {
+        let mut execution = execution?;
+        match execution.next().await {
+            Some(Ok(delta)) => Some((Ok(delta), Some(execution))),
+            Some(Err(error)) => Some((Err(error), None)),
+            None => None,
+        }
+    })
+}
+
+// === impl Execution ===
+
+impl Execution {
+    async fn next(&mut self) -> Option<Result<Delta, ApiError>> {
+        loop {
+            if let Some(delta) = self.ready.pop_front() {
+                return Some(Ok(delta));
+            }
+            let event = match std::mem::take(&mut self.then) {
+                Then::Read => self.read().await,
+                Then::Place => self.place(),
+                Then::Open => self.open().await,
+                Then::Done => {
+                    self.attempt.take().into_iter().for_each(Attempt::close);
+                    self.then = Then::Done;
+                    return None;
+                }
+                Then::Fail(error) => {
+                    self.attempt = None;
+                    self.meter.failed();
+                    return Some(Err(error.into()));
+                }
+            };
+            let effects = self.core.handle(Instant::now(), event);
+            self.carry_out(effects).await;
+        }
+    }
+
+    async fn carry_out(&mut self, effects: Effects) {
+        for finish in effects.finishes {
+            // If the leader cannot be told, it notices the end of the conversation instead.
+            if let Some(attempt) = &mut self.attempt
+                && let Err(error) = attempt.finish(finish).await
+            {
+                tracing::debug!(error = chain(&error), "tell a finish");
+            }
+        }
+        let now = Instant::now();
+        for delta in &effects.deltas {
+            self.meter.delta(now, delta);
+        }
+        self.ready.extend(effects.deltas);
+        self.then = effects.then;
+    }
+
+    async fn read(&mut self) -> Event {
+        let Some(attempt) = &mut self.attempt else {
+            return Event::Broken("there is no attempt".into());
+        };
+        match tokio::time::timeout_at(self.core.deadline(), attempt.next()).await {
+            Ok(Ok(down)) => Event::Down(down),
+            Ok(Err(error)) => Event::Broken(chain(&error)),
+            Err(_) => Event::Tick,
+        }
+    }
+
+    /// Where to; nothing is sent yet.
+    fn place(&mut self) -> Event {
+        self.attempt = None;
+        let query = Query {
+            model: &self.request.served_name,
+            tokenizer: self.request.model.tokenizer_digest(),
+            exclude: self.core.tried(),
+        };
+        self.chosen = self.directory.place(&query);
+        if let Some(endpoint) = &self.chosen {
+            return Event::Placed(endpoint.info.endpoint.clone());
+        }
+        let message = format!("No endpoint of the model `{}` is ready.", self.request.served_name);
+        Event::Nowhere(PublicError::new(ErrorKind::Unavailable, message))
+    }
+
+    async fn open(&mut self) -> Event {
+        let Some(endpoint) = self.chosen.take() else {
+            return Event::Broken("no endpoint was chosen".into());
+        };
+        match Attempt::open(&endpoint, self.generate(&endpoint.info)).await {
+            Ok(attempt) => {
+                self.attempt = Some(attempt);
+                Event::Opened
+            }
+            Err(error) => Event::Broken(chain(&error)),
+        }
+    }
+
+    fn generate(&self, info: &EndpointInfo) -> Generate {
+        let left = self.core.deadline().saturating_duration_since(Instant::now());
+        Generate {
+            request: self.prompt.request,
+            attempt: self.core.attempt(),
+            endpoint: info.endpoint.clone(),
+            tenant: String::new(),
+            priority: self.request.priority,
+            time_left_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+            prompt: self.prompt.tokens.to_vec(),
+            block_hashes: Vec::new(),
+            hash_block_size: 0,
+            adapter: None,
+            cache_salt: self.request.cache_salt.clone(),
+            options: self.prompt.options.clone(),
+            seed: self.prompt.seed,
+            choices: self.core.choices_so_far(),
+            kv_source: None,
+            traceparent: self.request.traceparent.clone(),
+            model: info.fingerprint.model,
+            tokenizer: info.fingerprint.tokenizer,
+        }
+    }
+}
+
+/// The runtime's detokenizer ends by being used up; a choice's decoder stays where it is.
+struct Decoder(Option<Detokenizer>);
+
+impl Decode for Decoder {
+    fn push(&mut self, token: u32) -> String {
+        self.0.as_mut().map(|stream| stream.push(token).text).unwrap_or_default()
+    }
+
+    fn finish(&mut self) -> String {
+        self.0.take().map(|stream| stream.finish().text).unwrap_or_default()
+    }
+}

@@ -1,0 +1,365 @@
+//! The core of one prompt's stream: what each event means, and what is to be done about it.
+//!
+//! It takes exactly the next position of every choice: lower ones are repeats and dropped, a gap
+//! breaks the attempt. An attempt that fails before any token was delivered is made again at another
+//! endpoint; after that the stream ends with an error. (Every delivered token is kept in
+//! [`StreamCore::choices_so_far`], which is what a later attempt needs to go on; the one decision
+//! that stands between is in `attempt_over`.)
+//!
+//! No clock, no network, no randomness: `handle(now, event)` says what to do.
+
+use std::collections::BTreeSet;
+
+use tokio::time::Instant;
+use troupe_runtime::{
+    error::{ErrorKind, PublicError},
+    id::{EndpointId, RequestId},
+    wire::generate::{
+        Choice, Chunk, Finish, FinishReason, Finished, GenerateDown, TokenLogprobs, Usage,
+    },
+};
+
+use super::stop::{StopRules, StopScanner};
+use crate::openai::common::StopReason;
+
+/// Most attempts per prompt: the first, and three endpoints more. A cluster that refuses four times
+/// is full, and says so.
+pub(crate) const MAX_ATTEMPTS: u32 = 4;
+
+/// Turns one output's tokens into text as they come.
+pub(crate) trait Decode: Send {
+    /// The text that this token completes; often none for a part of a character.
+    fn push(&mut self, token: u32) -> String;
+    /// The text of what is left at the end.
+    fn finish(&mut self) -> String;
+}
+
+/// What is the same for all choices.
+#[derive(Clone, Debug)]
+pub(crate) struct StreamOptions {
+    /// The request, as the leader knows it.
+    pub(crate) request: RequestId,
+    /// Tokens in the prompt.
+    pub(crate) prompt_tokens: u32,
+    /// Texts that end an output.
+    pub(crate) stop: StopRules,
+    /// Tokens that end an output; their text is not part of it.
+    pub(crate) end_tokens: BTreeSet<u32>,
+    /// Only the prompt is wanted (`max_tokens` 0): the token that the leader computes is dropped.
+    pub(crate) prompt_only: bool,
+    /// When the answer is worthless.
+    pub(crate) deadline: Instant,
+}
+
+/// One prompt's stream.
+pub(crate) struct StreamCore<D> {
+    options: StreamOptions,
+    attempt: u32,
+    endpoint: Option<EndpointId>,
+    tried: BTreeSet<EndpointId>,
+    last_refusal: Option<PublicError>,
+    choices: Vec<ChoiceState<D>>,
+}
+
+struct ChoiceState<D> {
+    decoder: D,
+    scanner: StopScanner,
+    output: Vec<u32>,
+    begun: bool,
+    over: bool,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The attempt that was asked for is to be made at this endpoint.
+    Placed(EndpointId),
+    /// The endpoint was handed the request.
+    Opened,
+    /// No endpoint is left that could take it.
+    Nowhere(PublicError),
+    /// The leader said something.
+    Down(GenerateDown),
+    /// The attempt's connection or conversation is over; why, for the log.
+    Broken(String),
+    /// Time passed.
+    Tick,
+}
+
+/// What to do.
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
+    /// Tell the client, in this order.
+    pub(crate) deltas: Vec<Delta>,
+    /// Tell the leader: these choices are over.
+    pub(crate) finishes: Vec<Finish>,
+    /// And then.
+    pub(crate) then: Then,
+}
+
+/// How to go on.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// Wait for the leader, at most until the deadline.
+    #[default]
+    Read,
+    /// Choose an endpoint that is not among [`StreamCore::tried`].
+    Place,
+    /// Hand the request to the chosen endpoint, as attempt [`StreamCore::attempt`].
+    Open,
+    /// Every choice is over.
+    Done,
+    /// The stream is over without an end.
+    Fail(PublicError),
+}
+
+/// What one event adds to one choice.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Delta {
+    /// Which choice.
+    pub(crate) choice: u32,
+    /// Shown text.
+    pub(crate) text: String,
+    /// Output tokens, also those whose text is still held back.
+    pub(crate) tokens: Vec<u32>,
+    /// One per token, if asked for.
+    pub(crate) logprobs: Vec<TokenLogprobs>,
+    /// The prompt's, in the choice's first delta, if asked for.
+    pub(crate) prompt_logprobs: Vec<TokenLogprobs>,
+    /// In the choice's last delta.
+    pub(crate) end: Option<End>,
+}
+
+/// Why and how a choice ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) reason: FinishReason,
+    pub(crate) stop_reason: Option<StopReason>,
+    pub(crate) usage: Usage,
+}
+
+// === impl StreamCore ===
+
+impl<D: Decode> StreamCore<D> {
+    /// A stream whose first attempt is to be placed. One decoder per choice.
+    pub(crate) fn new(options: StreamOptions, decoders: impl IntoIterator<Item = D>) -> Self {
+        let choices = decoders.into_iter().map(ChoiceState::new).collect();
+        Self {
+            options,
+            attempt: 0,
+            endpoint: None,
+            tried: BTreeSet::new(),
+            last_refusal: None,
+            choices,
+        }
+    }
+
+    /// Which attempt is to be made or under way.
+    pub(crate) fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Endpoints that an attempt may not be made at.
+    pub(crate) fn tried(&self) -> &BTreeSet<EndpointId> {
+        &self.tried
+    }
+
+    /// When to send [`Event::Tick`] if nothing else happens.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.options.deadline
+    }
+
+    /// The open choices with what was delivered of them, as an attempt needs them.
+    pub(crate) fn choices_so_far(&self) -> Vec<Choice> {
+        let open = (0..).zip(&self.choices).filter(|(_, choice)| !choice.over);
+        open.map(|(index, choice)| Choice { index, output: choice.output.clone() }).collect()
+    }
+
+    /// What the event means.
+    pub(crate) fn handle(&mut self, now: Instant, event: Event) -> Effects {
+        if now >= self.options.deadline {
+            let kind = ErrorKind::DeadlineExceeded;
+            let message = "The request took longer than the time it was given.";
+            return Effects::then(Then::Fail(PublicError::new(kind, message)));
+        }
+        match event {
+            Event::Opened | Event::Tick => Effects::default(),
+            Event::Placed(endpoint) => {
+                self.endpoint = Some(endpoint);
+                Effects::then(Then::Open)
+            }
+            Event::Nowhere(error) => {
+                Effects::then(Then::Fail(self.last_refusal.take().unwrap_or(error)))
+            }
+            Event::Down(GenerateDown::Chunk(chunk)) => self.chunk(chunk),
+            Event::Down(GenerateDown::Refused(error) | GenerateDown::Failed(error)) => {
+                self.attempt_over(error)
+            }
+            Event::Broken(why) => {
+                tracing::info!(request = %self.options.request, why, "attempt broke");
+                let message = "The engine that ran the request is gone.";
+                self.attempt_over(PublicError::new(ErrorKind::Unavailable, message))
+            }
+        }
+    }
+
+    /// Elsewhere, if that can help and nothing was told to the client yet.
+    fn attempt_over(&mut self, error: PublicError) -> Effects {
+        let elsewhere = !matches!(error.kind, ErrorKind::BadRequest | ErrorKind::DeadlineExceeded);
+        let untold = self.choices.iter().all(|choice| !choice.begun);
+        if !elsewhere || !untold || self.attempt + 1 >= MAX_ATTEMPTS {
+            return Effects::then(Then::Fail(error));
+        }
+        self.attempt += 1;
+        self.tried.extend(self.endpoint.take());
+        self.last_refusal = Some(error);
+        Effects::then(Then::Place)
+    }
+
+    fn chunk(&mut self, chunk: Chunk) -> Effects {
+        if chunk.request != self.options.request || chunk.attempt != self.attempt {
+            return Effects::default();
+        }
+        let Some(choice) = self.choices.get_mut(chunk.choice as usize) else {
+            return self.protocol_broken("a chunk of a choice that was not asked for");
+        };
+        let next = choice.output.len() as u32;
+        if choice.over || chunk.position < next {
+            return Effects::default();
+        }
+        if chunk.position > next {
+            return self.protocol_broken("a chunk is missing");
+        }
+        if chunk.finish.as_ref().is_some_and(|finish| finish.reason == FinishReason::Error) {
+            let message = "The engine could not finish the request.";
+            return Effects::then(Then::Fail(PublicError::new(ErrorKind::Internal, message)));
+        }
+        let mut effects = Effects::default();
+        let index = chunk.choice;
+        let told_by_leader = chunk.finish.is_some();
+        let delta = choice.take(&self.options, chunk);
+        if let Some(end) = &delta.end
+            && !told_by_leader
+        {
+            let tokens_kept = end.usage.completion_tokens;
+            effects.finishes.push(Finish { choice: index, reason: end.reason, tokens_kept });
+        }
+        effects.deltas.push(delta);
+        if self.choices.iter().all(|choice| choice.over) {
+            effects.then = Then::Done;
+        }
+        effects
+    }
+
+    fn protocol_broken(&mut self, why: &str) -> Effects {
+        tracing::warn!(
+            request = %self.options.request,
+            endpoint = self.endpoint.as_ref().map(tracing::field::display),
+            why,
+            "attempt breaks the protocol"
+        );
+        let message = "The engine lost a part of the output.";
+        self.attempt_over(PublicError::new(ErrorKind::Internal, message))
+    }
+}
+
+// === impl ChoiceState ===
+
+impl<D: Decode> ChoiceState<D> {
+    fn new(decoder: D) -> Self {
+        let scanner = StopScanner::default();
+        Self { decoder, scanner, output: Vec::new(), begun: false, over: false }
+    }
+
+    /// Applies the next chunk.
+    fn take(&mut self, options: &StreamOptions, chunk: Chunk) -> Delta {
+        self.begun = true;
+        let Chunk { choice, tokens, logprobs, prompt_logprobs, finish, .. } = chunk;
+        let mut delta = Delta { choice, prompt_logprobs, ..Delta::default() };
+        if options.prompt_only {
+            delta.end = Some(self.end(options, FinishReason::Length, None));
+            return delta;
+        }
+        let mut logprobs = logprobs.into_iter();
+        let last = tokens.len().saturating_sub(1);
+        for (at, token) in tokens.into_iter().enumerate() {
+            self.output.push(token);
+            delta.tokens.push(token);
+            delta.logprobs.extend(logprobs.next());
+            let ends_here = at == last && stopped(&finish) && options.end_tokens.contains(&token);
+            if ends_here && !options.stop.include {
+                continue;
+            }
+            let piece = self.decoder.push(token);
+            if let Some(stop) = self.scan(options, &piece, &mut delta.text) {
+                delta.end = Some(self.end(options, FinishReason::Stop, Some(stop)));
+                return delta;
+            }
+        }
+        if let Some(finish) = finish {
+            self.finish(options, finish, &mut delta);
+        }
+        delta
+    }
+
+    /// The leader's end: what was held back comes out, and may itself hold a stop string.
+    fn finish(&mut self, options: &StreamOptions, finish: Finished, delta: &mut Delta) {
+        let rest = self.decoder.finish();
+        if let Some(stop) = self.scan(options, &rest, &mut delta.text) {
+            delta.end = Some(self.end(options, FinishReason::Stop, Some(stop)));
+            return;
+        }
+        delta.text.push_str(&self.scanner.finish());
+        let mut end = self.end(options, finish.reason, finish.stop_token.map(StopReason::Token));
+        end.usage.cached_tokens = finish.usage.cached_tokens;
+        delta.end = Some(end);
+    }
+
+    fn scan(&mut self, options: &StreamOptions, piece: &str, shown: &mut String) -> Option<StopReason> {
+        let scanned = self.scanner.push(&options.stop, piece, self.output.len() as u32);
+        shown.push_str(&scanned.text);
+        scanned.stop.map(|index| StopReason::Text(options.stop.strings[index].clone()))
+    }
+
+    fn end(
+        &mut self,
+        options: &StreamOptions,
+        reason: FinishReason,
+        stop_reason: Option<StopReason>,
+    ) -> End {
+        self.over = true;
+        let usage = Usage {
+            prompt_tokens: options.prompt_tokens,
+            cached_tokens: 0,
+            completion_tokens: self.output.len() as u32,
+        };
+        End { reason, stop_reason, usage }
+    }
+}
+
+fn stopped(finish: &Option<Finished>) -> bool {
+    finish.as_ref().is_some_and(|finish| finish.reason == FinishReason::Stop)
+}
+
+// === impl Effects, Delta ===
+
+impl Effects {
+    fn then(then: Then) -> Self {
+        Self { then, ..Self::default() }
+    }
+}
+
+impl Delta {
+    /// Joins what came later to what came before.
+    pub(crate) fn append(&mut self, later: Self) {
+        self.text.push_str(&later.text);
+        self.tokens.extend(later.tokens);
+        self.logprobs.extend(later.logprobs);
+        self.prompt_logprobs.extend(later.prompt_logprobs);
+        self.end = later.end.or(self.end.take());
+    }
+}
+
+#[cfg(test)]
+#[path = "stream_tests.rs"]
+mod tests;

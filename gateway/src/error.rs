@@ -1,0 +1,150 @@
+//! Every failure is a response: one type, from which status and body follow.
+//!
+//! Bodies are vLLM's: `{"error": {"message", "type", "param", "code"}}`, except where its framework
+//! answers by itself (`{"detail": ...}` for an unknown route or method, `{"error": "Unauthorized"}`
+//! for a missing key). Client mistakes are 400, never 422: clients test for it.
+
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+use troupe_runtime::error::{ErrorKind, PublicError};
+
+use crate::openai::common::{ErrorBody, ErrorDetail};
+
+/// Told when no engine can take one more request.
+pub(crate) const BUSY: &str = "The engine is currently busy and cannot accept new requests. \
+     Please try again later or on a different instance.";
+
+/// A failure, as the client will see it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    kind: &'static str,
+    message: String,
+    param: Option<String>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
+        Self { status, kind, message: message.into(), param: None }
+    }
+
+    /// A request that says something wrong.
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "BadRequestError", message)
+    }
+
+    /// A body that is not what the endpoint reads at all.
+    pub(crate) fn bad_body(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "Bad Request", message)
+    }
+
+    /// A value of the wrong type, with its dotted place.
+    pub(crate) fn validation(place: &str, what: &str) -> Self {
+        Self::bad_body(format!("1 validation error:\n  {place}: {what}")).at(place)
+    }
+
+    /// A body over the limit.
+    pub(crate) fn too_large(limit_bytes: usize) -> Self {
+        let message = format!("The request body is larger than the limit of {limit_bytes} bytes.");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "Request Entity Too Large", message)
+    }
+
+    /// A model that nobody serves.
+    pub(crate) fn unknown_model(name: &str, served: &[String]) -> Self {
+        let message = if served.is_empty() {
+            format!("The model `{name}` does not exist.")
+        } else {
+            let names = served.join(", ");
+            format!("The model `{name}` does not exist. Valid aliases: {names}.")
+        };
+        Self::new(StatusCode::NOT_FOUND, "NotFoundError", message).at("model")
+    }
+
+    /// Something that this version cannot do.
+    pub(crate) fn not_implemented(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_IMPLEMENTED, "NotImplementedError", message)
+    }
+
+    /// No room anywhere.
+    pub(crate) fn busy() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable", BUSY)
+    }
+
+    /// Nobody to answer; trying again may help.
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableError", message)
+    }
+
+    /// The request's time has passed.
+    pub(crate) fn deadline(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "GatewayTimeoutError", message)
+    }
+
+    /// A fault of ours.
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError", message)
+    }
+
+    /// Names the field at fault.
+    pub(crate) fn at(mut self, param: &str) -> Self {
+        self.param = Some(param.to_owned());
+        self
+    }
+
+    /// The body, for a response or for an event of a stream.
+    pub(crate) fn body(&self) -> ErrorBody {
+        ErrorBody {
+            error: ErrorDetail {
+                message: self.message.clone(),
+                kind: self.kind.to_owned(),
+                param: self.param.clone(),
+                code: self.status.as_u16(),
+            },
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.body())).into_response()
+    }
+}
+
+impl From<PublicError> for ApiError {
+    fn from(error: PublicError) -> Self {
+        let api = match error.kind {
+            ErrorKind::BadRequest => Self::bad_request(error.message),
+            ErrorKind::NotFound => {
+                Self::new(StatusCode::NOT_FOUND, "NotFoundError", error.message)
+            }
+            ErrorKind::Overloaded => Self::busy(),
+            ErrorKind::Unavailable => Self::unavailable(error.message),
+            ErrorKind::DeadlineExceeded => Self::deadline(error.message),
+            ErrorKind::Internal => Self::internal(error.message),
+        };
+        match error.param {
+            Some(param) => api.at(&param),
+            None => api,
+        }
+    }
+}
+
+/// The answer to a route that is not there.
+pub(crate) async fn not_found() -> Response {
+    (StatusCode::NOT_FOUND, Json(json!({"detail": "Not Found"}))).into_response()
+}
+
+/// The answer to a method that the route does not have.
+pub(crate) async fn method_not_allowed() -> Response {
+    (StatusCode::METHOD_NOT_ALLOWED, Json(json!({"detail": "Method Not Allowed"}))).into_response()
+}
+
+/// The answer to a missing or wrong key.
+pub(crate) fn unauthorized() -> Response {
+    (StatusCode::UNAUTHORIZED, Json(json!({"error": "Unauthorized"}))).into_response()
+}

@@ -1,0 +1,91 @@
+//! Starting a gateway, and holding on to it.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use tokio::{net::TcpListener, task::JoinSet};
+use troupe_runtime::{
+    discovery::{Registry, keys::Keys},
+    shutdown::Shutdown,
+    transport::Link,
+};
+
+use crate::{config::GatewayConfig, placement::directory::Follower, server, state::Gateway};
+
+/// Why a gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// Another process has the port.
+    #[error("port {port} on {ip} is in use; stop who has it, or choose another with --port")]
+    PortInUse {
+        /// The address.
+        ip: std::net::IpAddr,
+        /// The port.
+        port: u16,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// The operating system's reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A running gateway. Dropping it ends it at once; to end it in order, begin the shutdown that it
+/// was given and [`GatewayHandle::wait`].
+#[derive(Debug)]
+pub struct GatewayHandle {
+    address: SocketAddr,
+    tasks: JoinSet<()>,
+}
+
+/// Starts a gateway: it listens when this returns, and is healthy once an endpoint is ready.
+///
+/// # Errors
+/// [`GatewayError`] if it cannot listen.
+pub async fn serve(
+    config: GatewayConfig,
+    link: Arc<dyn Link>,
+    registry: Arc<dyn Registry>,
+    keys: Keys,
+    shutdown: Shutdown,
+) -> Result<GatewayHandle, GatewayError> {
+    let listen = config.listen;
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            GatewayError::PortInUse { ip: listen.ip(), port: listen.port() }
+        }
+        _ => GatewayError::Listen { address: listen, source },
+    };
+    let listener = TcpListener::bind(listen).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    let gateway = Arc::new(Gateway::new(config));
+    let directory = Arc::clone(&gateway.directory);
+    let follower = Follower::new(directory, link, Arc::clone(&gateway.models));
+    let mut tasks = JoinSet::new();
+    tracing::info!(%address, "gateway listens");
+    tasks.spawn(async move {
+        // The follower lives as long as requests may need an endpoint, and not longer.
+        tokio::select! {
+            () = server::run(listener, gateway, shutdown) => {}
+            never = follower.run(registry, keys) => match never {},
+        }
+    });
+    Ok(GatewayHandle { address, tasks })
+}
+
+// === impl GatewayHandle ===
+
+impl GatewayHandle {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns when it has ended.
+    pub async fn wait(&mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+}

@@ -1,0 +1,161 @@
+//! `/v1/chat/completions`: a conversation becomes one prompt, and the new style's fields their
+//! meaning.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::{
+    context::RequestContext,
+    messages, options,
+    prepared::{Prepared, PreparedPrompt},
+    sizing::Sizing,
+};
+use crate::{
+    error::ApiError,
+    model::{Conversation, Served},
+    openai::{chat::ChatRequest, common::Sampling},
+};
+
+/// A chat request after every check.
+pub(crate) struct PreparedChat {
+    pub(crate) shared: Prepared,
+    pub(crate) prompt: PreparedPrompt,
+    /// Whose message the answer is.
+    pub(crate) role: String,
+    /// Text of the last message, if it is to stand before the output.
+    pub(crate) echo: String,
+    /// Alternatives to tell per output token.
+    pub(crate) logprobs: Option<u32>,
+    /// Alternatives to tell per prompt token.
+    pub(crate) prompt_logprobs: Option<u32>,
+}
+
+/// Checks everything, renders and tokenizes.
+pub(crate) async fn prepare(
+    served: Served,
+    asked: &Sampling,
+    mut request: ChatRequest,
+    context: &RequestContext,
+) -> Result<PreparedChat, ApiError> {
+    options::check_supported(asked)?;
+    check_tools(&request)?;
+    let model = Arc::clone(&served.model);
+    let mut options = options::sampling(asked, model.side())?;
+    options.logprobs = top_logprobs(&request, model.vocab_size)?;
+    options.bad_words = model.bad_words(asked.bad_words.as_deref().unwrap_or_default())?;
+    let (logprobs, prompt_logprobs) = (options.logprobs, options.prompt_logprobs);
+    let n = options::choices(asked, options.temperature)?;
+    let stop = options::stop_rules(asked)?;
+    let max_tokens = request.max_completion_tokens.or(asked.max_tokens);
+    let echo = request.echo.unwrap_or(false);
+
+    let conversation = conversation(&mut request)?;
+    let (role, last) = speaker(&conversation);
+    let special = asked.add_special_tokens.unwrap_or(false);
+    let tokens = served.render(conversation, special).await?;
+    let (default_max_tokens, prompt_only) = (None, false);
+    let sizing =
+        Sizing { served: &served, asked, max_tokens, default_max_tokens, options, prompt_only };
+    let prompt = sizing.prompt(tokens)?;
+    let shared = Prepared::new(served, asked, (n, stop), context, std::slice::from_ref(&prompt));
+    let echo = last.filter(|_| echo).unwrap_or_default();
+    Ok(PreparedChat { shared, prompt, role, echo, logprobs, prompt_logprobs })
+}
+
+/// What the template is given.
+pub(crate) fn conversation(request: &mut ChatRequest) -> Result<Conversation, ApiError> {
+    if request.chat_template.is_some() {
+        let message = "Chat template is passed with request, but --trust-request-chat-template is \
+                       not set. Refused request with untrusted chat template.";
+        return Err(ApiError::bad_request(message).at("chat_template"));
+    }
+    let continue_final_message = request.continue_final_message.unwrap_or(false);
+    if continue_final_message && request.add_generation_prompt == Some(true) {
+        let message =
+            "Cannot set both `continue_final_message` and `add_generation_prompt` to True.";
+        return Err(ApiError::bad_request(message).at("continue_final_message"));
+    }
+    let Some(messages) = request.messages.take() else {
+        return Err(ApiError::validation("body.messages", "field required"));
+    };
+    let mut variables = request.chat_template_kwargs.take().unwrap_or_default();
+    if let Some(effort) = request.reasoning_effort.take() {
+        variables.entry("reasoning_effort").or_insert(effort.into());
+    }
+    Ok(Conversation {
+        messages: messages::normalize(messages)?,
+        tools: request.tools.take(),
+        documents: request.documents.take(),
+        add_generation_prompt: request.add_generation_prompt.unwrap_or(!continue_final_message),
+        continue_final_message,
+        variables,
+    })
+}
+
+/// Who speaks in the answer, and what the last message says if it is the same one's.
+fn speaker(conversation: &Conversation) -> (String, Option<String>) {
+    let last = conversation.messages.last().and_then(Value::as_object);
+    let text = |field: &str| {
+        let value = last.and_then(|message: &Map<String, Value>| message.get(field));
+        value.and_then(Value::as_str).map(str::to_owned)
+    };
+    let last_role = text("role").unwrap_or_default();
+    let role = match conversation.add_generation_prompt {
+        true => "assistant".to_owned(),
+        false => last_role.clone(),
+    };
+    let last = text("content").filter(|_| role == last_role);
+    (role, last)
+}
+
+/// Alternatives per output token.
+fn top_logprobs(request: &ChatRequest, vocab_size: u32) -> Result<Option<u32>, ApiError> {
+    let top = request.top_logprobs.unwrap_or(0);
+    match (request.logprobs.unwrap_or(false), top) {
+        (true, top) => options::logprobs(top, vocab_size, "top_logprobs").map(Some),
+        (false, 0) => Ok(None),
+        (false, _) => {
+            let message = "when using `top_logprobs`, `logprobs` must be set to true.";
+            Err(ApiError::bad_request(message).at("top_logprobs"))
+        }
+    }
+}
+
+/// Tools reach the template; a call that must be made needs constrained decoding.
+fn check_tools(request: &ChatRequest) -> Result<(), ApiError> {
+    if request.tools.as_ref().is_some_and(Vec::is_empty) {
+        let message = "`tools` must not be an empty array. Either provide at least one tool or \
+                       omit the field entirely.";
+        return Err(ApiError::bad_request(message).at("tools"));
+    }
+    let choice = match &request.tool_choice {
+        None | Some(Value::Null) => return Ok(()),
+        Some(Value::String(choice)) if choice == "none" => return Ok(()),
+        Some(choice) => choice,
+    };
+    let Some(tools) = &request.tools else {
+        let message = "When using `tool_choice`, `tools` must be set.";
+        return Err(ApiError::bad_request(message).at("tool_choice"));
+    };
+    let unsupported =
+        || ApiError::not_implemented("A required tool call is not supported yet.").at("tool_choice");
+    match choice {
+        Value::String(choice) if choice == "auto" => Ok(()),
+        Value::String(choice) if choice == "required" => Err(unsupported()),
+        Value::Object(_) => {
+            let name = choice.pointer("/function/name");
+            let known = tools.iter().any(|tool| tool.pointer("/function/name") == name);
+            if name.is_some() && known {
+                return Err(unsupported());
+            }
+            let message =
+                "The tool specified in `tool_choice` does not match any of the specified `tools`";
+            Err(ApiError::bad_request(message).at("tool_choice"))
+        }
+        _ => {
+            let message = "`tool_choice` must be `none`, `auto`, `required` or a named tool.";
+            Err(ApiError::bad_request(message).at("tool_choice"))
+        }
+    }
+}

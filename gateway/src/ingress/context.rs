@@ -1,0 +1,59 @@
+//! What an HTTP request says beside its body: its id, its trace, its time.
+
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+/// Longest id of a client's that is taken over; longer ones are replaced, not cut.
+const MAX_ID_BYTES: usize = 128;
+
+/// Where and when a request came in.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestContext {
+    /// The client's `X-Request-Id`, or one of ours.
+    pub(crate) id: String,
+    /// W3C trace context, if the client sent one that is well-formed.
+    pub(crate) traceparent: Option<String>,
+    /// When it came.
+    pub(crate) arrived: Instant,
+    /// When its answer is worthless.
+    pub(crate) deadline: Instant,
+}
+
+impl RequestContext {
+    /// From the headers.
+    pub(crate) fn new(headers: &HeaderMap, now: Instant, timeout: Duration) -> Self {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let given = text("x-request-id").filter(|id| !id.is_empty() && id.len() <= MAX_ID_BYTES);
+        Self {
+            id: given.map_or_else(|| Uuid::now_v7().simple().to_string(), str::to_owned),
+            traceparent: text("traceparent").filter(|text| well_formed(text)).map(str::to_owned),
+            arrived: now,
+            deadline: now + timeout,
+        }
+    }
+}
+
+/// `version-trace-parent-flags`, in lower-case hexadecimal of 2, 32, 16 and 2 digits.
+fn well_formed(traceparent: &str) -> bool {
+    let parts: Vec<&str> = traceparent.split('-').collect();
+    let hex = |part: &str| part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
+    lengths == [2, 32, 16, 2] && parts.iter().all(|part| hex(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_context_is_taken_only_if_well_formed() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert!(well_formed(good));
+        for bad in ["", "00", &good.to_uppercase(), &good[1..], "00-x-y-01"] {
+            assert!(!well_formed(bad), "{bad}");
+        }
+    }
+}

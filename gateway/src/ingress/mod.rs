@@ -1,0 +1,18 @@
+//! From a typed request to [`prepared::Prepared`], after which nothing is checked again.
+//!
+//! - [`prepared`]: what the rest of the gateway works with
+//! - [`options`]: sampling options: defaults, ranges, the texts of mistakes
+//! - [`limits`]: how long prompt and output may be
+//! - [`completions`], [`chat`]: the two endpoints' own fields
+//! - [`sizing`]: a prompt with its room
+//! - [`messages`]: a conversation, made fit for a chat template
+//! - [`context`]: what the HTTP request says beside its body
+
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod context;
+pub(crate) mod limits;
+pub(crate) mod messages;
+pub(crate) mod options;
+pub(crate) mod prepared;
+pub(crate) mod sizing;

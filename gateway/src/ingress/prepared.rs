@@ -1,0 +1,91 @@
+//! A request after every check: what is placed, executed and answered.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use troupe_runtime::{id::RequestId, wire::generate::SamplingOptions};
+
+use super::context::RequestContext;
+use crate::{
+    egress::{answer::Telling, stop::StopRules, stream::StreamOptions},
+    model::{Served, ServedModel, TextOptions},
+    openai::common::Sampling,
+};
+
+/// What all prompts of a request share.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// The name by which endpoints are found.
+    pub(crate) served_name: String,
+    /// Whose tokens the prompts are.
+    pub(crate) model: Arc<ServedModel>,
+    /// Choices per prompt.
+    pub(crate) n: u32,
+    /// How tokens become text.
+    pub(crate) text: TextOptions,
+    pub(crate) stop: StopRules,
+    pub(crate) priority: i32,
+    pub(crate) cache_salt: Option<String>,
+    pub(crate) traceparent: Option<String>,
+    pub(crate) deadline: Instant,
+    pub(crate) telling: Telling,
+}
+
+/// One prompt.
+#[derive(Clone, Debug)]
+pub(crate) struct PreparedPrompt {
+    /// Names its execution.
+    pub(crate) request: RequestId,
+    pub(crate) tokens: Arc<[u32]>,
+    pub(crate) options: SamplingOptions,
+    /// Key of the random numbers.
+    pub(crate) seed: u64,
+    /// Only the prompt is wanted; `options.max_tokens` is 1 then, because engines make at least one.
+    pub(crate) prompt_only: bool,
+}
+
+impl Prepared {
+    /// From what is left to be said once the prompts are known; `choices` is how many per prompt,
+    /// and what ends them.
+    pub(crate) fn new(
+        served: Served,
+        asked: &Sampling,
+        choices: (u32, StopRules),
+        context: &RequestContext,
+        prompts: &[PreparedPrompt],
+    ) -> Self {
+        let (n, mut stop) = choices;
+        // The same for every prompt, unless one has room for less, which then refused it.
+        stop.min_tokens = prompts.first().map_or(0, |prompt| prompt.options.min_tokens);
+        let stream = asked.stream.unwrap_or(false);
+        let usage = asked.stream_options.unwrap_or_default();
+        let include_usage = usage.include_usage.unwrap_or(false);
+        let continuous_usage = include_usage && usage.continuous_usage_stats.unwrap_or(false);
+        Self {
+            served_name: served.name,
+            model: served.model,
+            n,
+            text: TextOptions { skip_special: asked.skip_special_tokens.unwrap_or(true) },
+            stop,
+            priority: asked.priority.unwrap_or(0),
+            cache_salt: asked.cache_salt.clone(),
+            traceparent: context.traceparent.clone(),
+            deadline: context.deadline,
+            telling: Telling { stream, include_usage, continuous_usage, cached_details: false },
+        }
+    }
+
+    /// What the stream of one prompt must know.
+    pub(crate) fn stream_options(&self, prompt: &PreparedPrompt) -> StreamOptions {
+        let options = &prompt.options;
+        let eos = options.eos_token_ids.iter().filter(|_| !options.ignore_eos);
+        StreamOptions {
+            request: prompt.request,
+            prompt_tokens: prompt.tokens.len() as u32,
+            stop: self.stop.clone(),
+            end_tokens: eos.chain(&options.stop_token_ids).copied().collect(),
+            prompt_only: prompt.prompt_only,
+            deadline: self.deadline,
+        }
+    }
+}

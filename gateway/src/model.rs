@@ -1,0 +1,348 @@
+//! The text side of what is served: one [`ServedModel`] per tokenizer that is live.
+//!
+//! Loaded from the model's files the first time that an endpoint names them, kept while an endpoint
+//! or a request uses it. Tokenizing a long text costs milliseconds, so it happens on the blocking
+//! pool, and only as many at a time as there are cores; a short one is done where it stands.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::SystemTime,
+};
+
+use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
+use troupe_runtime::{
+    discovery::directory::EndpointRecord,
+    id::Digest,
+    model::{
+        card::ModelCard,
+        config::GenerationConfig,
+        error::ModelError,
+        source::{HubCache, ModelSource},
+        template::ChatInput,
+        tokenizer::{SpecialTokens, Tokenizer},
+    },
+};
+
+use crate::{
+    error::ApiError,
+    ingress::{limits, options::ModelSide},
+};
+
+pub(crate) use troupe_runtime::model::detokenize::Detokenizer;
+
+/// Shorter texts are tokenized where they stand: about 100 microseconds, less than a thread's
+/// switch is worth.
+const INLINE_BYTES: usize = 4096;
+
+/// A model's tokenizer, template and advice.
+pub(crate) struct ServedModel {
+    card: ModelCard,
+    /// When it was loaded, in seconds since 1970.
+    pub(crate) created: u64,
+    /// One more than the highest id that a prompt may hold.
+    pub(crate) vocab_size: u32,
+    /// Characters of the longest token.
+    pub(crate) chars_per_token: usize,
+    tokenizing: Arc<Semaphore>,
+}
+
+/// A name that a request may use, with what stands behind it.
+#[derive(Clone, Debug)]
+pub(crate) struct Served {
+    pub(crate) name: String,
+    pub(crate) model: Arc<ServedModel>,
+    /// Most tokens of prompt and output together.
+    pub(crate) max_model_len: u32,
+}
+
+/// How tokens become text.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TextOptions {
+    /// Leave out special tokens' text.
+    pub(crate) skip_special: bool,
+}
+
+/// A conversation as a chat template sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Conversation {
+    pub(crate) messages: Vec<Value>,
+    pub(crate) tools: Option<Vec<Value>>,
+    pub(crate) documents: Option<Vec<Value>>,
+    pub(crate) add_generation_prompt: bool,
+    pub(crate) continue_final_message: bool,
+    pub(crate) variables: Map<String, Value>,
+}
+
+/// Every model that is in use, by URI and tokenizer.
+pub(crate) struct Models {
+    loaded: Mutex<BTreeMap<(String, Digest), Weak<ServedModel>>>,
+    /// One load at a time: endpoints of one model become ready together.
+    loading: tokio::sync::Mutex<()>,
+    tokenizing: Arc<Semaphore>,
+    hub: HubCache,
+}
+
+/// Why a model's text side is not there.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    #[error("cannot load the text side of {uri}")]
+    Files {
+        uri: String,
+        #[source]
+        source: ModelError,
+    },
+    #[error("{uri} has tokenizer {found} here, but {wanted} at its endpoint")]
+    Tokenizer { uri: String, found: Digest, wanted: Digest },
+    #[error("loading {uri} was interrupted")]
+    Interrupted { uri: String },
+}
+
+// === impl Models ===
+
+impl Models {
+    /// None loaded; at most `tokenizers` texts are tokenized at a time.
+    pub(crate) fn new(tokenizers: usize, hub: HubCache) -> Self {
+        let tokenizing = Arc::new(Semaphore::new(tokenizers));
+        Self { loaded: Mutex::default(), loading: tokio::sync::Mutex::default(), tokenizing, hub }
+    }
+
+    /// The text side of an endpoint's model.
+    pub(crate) async fn get(&self, record: &EndpointRecord) -> Result<Arc<ServedModel>, LoadError> {
+        let wanted = record.info.fingerprint.tokenizer;
+        let key = (record.model_uri.clone(), wanted);
+        let _one_at_a_time = self.loading.lock().await;
+        if let Some(model) = self.lock().get(&key).and_then(Weak::upgrade) {
+            return Ok(model);
+        }
+        let model = self.load(&record.model_uri).await?;
+        let found = model.tokenizer_digest();
+        if found != wanted {
+            return Err(LoadError::Tokenizer { uri: key.0, found, wanted });
+        }
+        let model = Arc::new(model);
+        let mut loaded = self.lock();
+        loaded.retain(|_, model| model.strong_count() > 0);
+        loaded.insert(key, Arc::downgrade(&model));
+        Ok(model)
+    }
+
+    async fn load(&self, uri: &str) -> Result<ServedModel, LoadError> {
+        let (hub, tokenizing) = (self.hub.clone(), Arc::clone(&self.tokenizing));
+        let name = uri.to_owned();
+        let load = move || {
+            let card = ModelCard::load(&ModelSource::resolve(&name, &hub)?)?;
+            Ok(ServedModel::new(card, tokenizing))
+        };
+        let uri = uri.to_owned();
+        match tokio::task::spawn_blocking(load).await {
+            Ok(loaded) => loaded.map_err(|source| LoadError::Files { uri, source }),
+            Err(_) => Err(LoadError::Interrupted { uri }),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(String, Digest), Weak<ServedModel>>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl ServedModel ===
+
+impl ServedModel {
+    fn new(card: ModelCard, tokenizing: Arc<Semaphore>) -> Self {
+        let tokenizer = &card.tokenizer;
+        let ids = 0..tokenizer.vocab_size() as u32;
+        let longest = ids.filter_map(|id| tokenizer.token(id)).map(|token| token.chars().count());
+        let chars_per_token = longest.max().unwrap_or(1);
+        Self {
+            created: unix_seconds(),
+            vocab_size: card.config.vocab_size as u32,
+            chars_per_token,
+            tokenizing,
+            card,
+        }
+    }
+
+    /// Tells tokenizers apart.
+    pub(crate) fn tokenizer_digest(&self) -> Digest {
+        self.card.tokenizer_digest
+    }
+
+    /// Where the model came from.
+    pub(crate) fn root(&self) -> &str {
+        &self.card.name
+    }
+
+    /// The authors' advice on sampling.
+    pub(crate) fn defaults(&self) -> &GenerationConfig {
+        &self.card.generation
+    }
+
+    /// What sampling options are checked against.
+    pub(crate) fn side(&self) -> ModelSide<'_> {
+        ModelSide {
+            defaults: &self.card.generation,
+            vocab_size: self.vocab_size,
+            eos_token_ids: &self.card.stop_ids,
+        }
+    }
+
+    /// The text of a prompt, special tokens and all.
+    pub(crate) fn decode(&self, tokens: &[u32]) -> Result<String, ApiError> {
+        let text = self.card.tokenizer.decode(tokens, SpecialTokens::Include);
+        text.map_err(|error| ApiError::bad_request(error.to_string()))
+    }
+
+    fn encode(&self, text: &str, special: bool, max_model_len: u32) -> Result<Vec<u32>, ApiError> {
+        limits::check_characters(text, max_model_len, self.chars_per_token)?;
+        encode(&self.card.tokenizer, text, special)
+    }
+
+    fn render(&self, conversation: &Conversation) -> Result<String, ApiError> {
+        let Some(templates) = &self.card.templates else {
+            let message = "The model has no chat template; use /v1/completions.";
+            return Err(ApiError::bad_request(message));
+        };
+        let list = |values: &Option<Vec<Value>>| values.clone().map(Value::Array);
+        let (tools, documents) = (list(&conversation.tools), list(&conversation.documents));
+        let text = templates
+            .render(&ChatInput {
+                messages: &Value::Array(conversation.messages.clone()),
+                tools: tools.as_ref(),
+                documents: documents.as_ref(),
+                add_generation_prompt: conversation.add_generation_prompt,
+                kwargs: Some(&conversation.variables),
+                now_unix_s: unix_seconds() as i64,
+            })
+            .map_err(|error| ApiError::bad_request(error.to_string()).at("messages"))?;
+        if conversation.continue_final_message {
+            return left_open(text, conversation.messages.last());
+        }
+        Ok(text)
+    }
+
+    /// A token's text by itself; what is no whole character becomes U+FFFD.
+    pub(crate) fn token_text(&self, token: u32) -> String {
+        String::from_utf8_lossy(&self.token_bytes(token)).into_owned()
+    }
+
+    /// A token's bytes by itself.
+    pub(crate) fn token_bytes(&self, token: u32) -> Vec<u8> {
+        self.card.tokenizer.bytes(token).unwrap_or_default()
+    }
+
+    /// A token as the vocabulary writes it.
+    pub(crate) fn token_name(&self, token: u32) -> String {
+        self.card.tokenizer.token(token).unwrap_or_default()
+    }
+
+    /// For one output that follows a prompt.
+    pub(crate) fn detokenizer(&self, text: TextOptions, prompt: &[u32]) -> Detokenizer {
+        let special = match text.skip_special {
+            true => SpecialTokens::Exclude,
+            false => SpecialTokens::Include,
+        };
+        Detokenizer::continuing(Arc::clone(&self.card.tokenizer), special, prompt)
+    }
+
+    /// The token sequences that spell words which must not appear: at a text's beginning and after
+    /// a space, where the latter is another token.
+    pub(crate) fn bad_words(&self, words: &[String]) -> Result<Vec<Vec<u32>>, ApiError> {
+        let mut sequences: Vec<Vec<u32>> = Vec::new();
+        for word in words {
+            if word.trim_start().is_empty() {
+                let message = "bad_words cannot contain an empty string.";
+                return Err(ApiError::bad_request(message).at("bad_words"));
+            }
+            let encode = |text: &str| encode(&self.card.tokenizer, text, false);
+            let bare = encode(word.trim_start())?;
+            let spaced = encode(&format!(" {}", word.trim_start()))?;
+            let differs = spaced.first() != bare.first() && spaced.len() == bare.len();
+            sequences.push(bare);
+            sequences.extend(differs.then_some(spaced));
+        }
+        Ok(sequences)
+    }
+}
+
+// === impl Served ===
+
+impl Served {
+    /// A text's tokens.
+    pub(crate) async fn encode(&self, text: String, special: bool) -> Result<Vec<u32>, ApiError> {
+        let (model, max_model_len) = (Arc::clone(&self.model), self.max_model_len);
+        let bytes = text.len();
+        self.run(bytes, move || model.encode(&text, special, max_model_len)).await
+    }
+
+    /// A conversation's tokens, by way of the model's chat template.
+    pub(crate) async fn render(
+        &self,
+        conversation: Conversation,
+        special: bool,
+    ) -> Result<Vec<u32>, ApiError> {
+        let (model, max_model_len) = (Arc::clone(&self.model), self.max_model_len);
+        let bytes = conversation.messages.iter().map(content_bytes).sum();
+        let work = move || {
+            let text = model.render(&conversation)?;
+            model.encode(&text, special, max_model_len)
+        };
+        self.run(bytes, work).await
+    }
+
+    /// Does the work here if it is short, else on the blocking pool when it is its turn.
+    async fn run(
+        &self,
+        bytes: usize,
+        work: impl FnOnce() -> Result<Vec<u32>, ApiError> + Send + 'static,
+    ) -> Result<Vec<u32>, ApiError> {
+        if bytes <= INLINE_BYTES {
+            return work();
+        }
+        // The semaphore is never closed. The turn lasts as long as the work, not as its waiter.
+        let turn = Arc::clone(&self.model.tokenizing).acquire_owned().await;
+        let task = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            work()
+        });
+        task.await.map_err(|_| ApiError::internal("Tokenizing was interrupted."))?
+    }
+}
+
+fn content_bytes(message: &Value) -> usize {
+    message.get("content").and_then(Value::as_str).map_or(0, str::len)
+}
+
+/// The prompt without what the template puts behind the last message's text.
+fn left_open(mut text: String, last: Option<&Value>) -> Result<String, ApiError> {
+    let content = last.and_then(|message| message.get("content")).and_then(Value::as_str);
+    let content = content.unwrap_or_default();
+    // Templates trim what they like, but not in the middle of a text.
+    let Some(start) = text.rfind(content.trim()) else {
+        let message = "continue_final_message is set but the final message does not appear in the \
+                       chat after applying the chat template.";
+        return Err(ApiError::bad_request(message).at("continue_final_message"));
+    };
+    let kept = content.trim_start();
+    let end = if text[start..].starts_with(kept) { kept.len() } else { content.trim().len() };
+    text.truncate(start + end);
+    Ok(text)
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn encode(tokenizer: &Tokenizer, text: &str, special: bool) -> Result<Vec<u32>, ApiError> {
+    let special = if special { SpecialTokens::Include } else { SpecialTokens::Exclude };
+    tokenizer.encode(text, special).map_err(|error| ApiError::bad_request(error.to_string()))
+}
+
+impl fmt::Debug for ServedModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ServedModel({})", self.card.name)
+    }
+}

@@ -1,0 +1,22 @@
+//! The shapes of OpenAI's API, as serde types and nothing else.
+//!
+//! A request is read in two passes over the same bytes: [`common::Sampling`] holds what completions
+//! and chat share, the endpoint's own type the rest. Two passes instead of `serde(flatten)`, because
+//! flattening loses the place of a mistake, and a client is told where it went wrong.
+//!
+//! | file | endpoint |
+//! |---|---|
+//! | [`common`] | sampling options, usage, errors |
+//! | [`completions`] | `/v1/completions` |
+//! | [`chat`] | `/v1/chat/completions` |
+//! | [`models`] | `/v1/models` |
+//! | [`tokenize`] | `/tokenize`, `/detokenize` |
+//!
+//! Every request field is optional here; what must be there is decided in `ingress`. Unknown fields
+//! are accepted, because clients are newer than servers.
+
+pub mod chat;
+pub mod common;
+pub mod completions;
+pub mod models;
+pub mod tokenize;

@@ -1,0 +1,47 @@
+//! Which endpoint answers a request: `Filter -> Scorer -> Picker` over what is ready right now.
+//!
+//! Placement is a plain function of a [`Query`] and the [`Candidate`]s: no network, no clock. Names
+//! and roles follow the Gateway API Inference Extension. Plug-ins are one small file each and are
+//! named in one table, [`profile::Profile::decode`].
+//!
+//! - [`profile`]: which plug-ins, with what weight; runs them
+//! - [`filter`]: who cannot take the request; [`scorer`]: who should, 0 to 1; [`picker`]: who will
+//! - [`directory`]: the live table of endpoints, kept by one [`keeper`] task per endpoint
+//! - [`endpoint`]: one ready endpoint: connection, load, what this gateway has in flight there
+
+pub(crate) mod directory;
+pub(crate) mod endpoint;
+pub(crate) mod filter;
+pub(crate) mod keeper;
+pub(crate) mod picker;
+pub(crate) mod profile;
+pub(crate) mod scorer;
+
+use std::collections::BTreeSet;
+
+use troupe_runtime::{
+    id::{Digest, EndpointId},
+    wire::status::{EndpointInfo, Load},
+};
+
+/// What is to be placed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Query<'a> {
+    /// The name that the request uses.
+    pub(crate) model: &'a str,
+    /// The tokenizer that its prompt was made with.
+    pub(crate) tokenizer: Digest,
+    /// Endpoints that this request has tried.
+    pub(crate) exclude: &'a BTreeSet<EndpointId>,
+}
+
+/// Where it could go: one endpoint as it is at this moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate<'a> {
+    /// What it is.
+    pub(crate) info: &'a EndpointInfo,
+    /// How busy its leader last said it is.
+    pub(crate) load: Load,
+    /// Requests of this gateway that are there now; newer than `load`.
+    pub(crate) in_flight: u32,
+}

@@ -1,0 +1,8 @@
+//! The endpoints, one family per file. Each reads its request, has it prepared, and says what its
+//! answer looks like; everything between is shared.
+
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod models;
+pub(crate) mod probes;
+pub(crate) mod tokenize;

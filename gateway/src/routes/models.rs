@@ -1,0 +1,55 @@
+//! `GET /v1/models` and `GET /v1/models/{id}`: what is served right now.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+
+use crate::{
+    error::ApiError,
+    openai::models::{ModelCard, ModelList},
+    placement::directory::Table,
+    state::Gateway,
+};
+
+/// Every name.
+pub(crate) async fn list(State(gateway): State<Arc<Gateway>>) -> Json<ModelList> {
+    let data = cards(&gateway.directory.table()).into_values().collect();
+    Json(ModelList { object: "list", data })
+}
+
+/// One name; it may contain slashes.
+pub(crate) async fn one(
+    State(gateway): State<Arc<Gateway>>,
+    Path(id): Path<String>,
+) -> Result<Json<ModelCard>, ApiError> {
+    let mut cards = cards(&gateway.directory.table());
+    match cards.remove(&id) {
+        Some(card) => Ok(Json(card)),
+        None => {
+            let names: Vec<String> = cards.into_keys().collect();
+            Err(ApiError::unknown_model(&id, &names))
+        }
+    }
+}
+
+fn cards(table: &Table) -> BTreeMap<String, ModelCard> {
+    let mut cards = BTreeMap::new();
+    for endpoint in table.values() {
+        for name in &endpoint.info.model_names {
+            cards.entry(name.clone()).or_insert_with(|| ModelCard {
+                id: name.clone(),
+                object: "model",
+                created: endpoint.model.created,
+                owned_by: "troupe",
+                root: endpoint.model.root().to_owned(),
+                parent: None,
+                max_model_len: endpoint.info.max_model_len,
+                permission: Vec::new(),
+            });
+        }
+    }
+    cards
+}

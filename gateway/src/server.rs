@@ -1,0 +1,159 @@
+//! The front door: which path goes where, and the loop that takes connections.
+//!
+//! A new endpoint is one row in [`router`].
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::{MatchedPath, Request, State},
+    http::HeaderValue,
+    middleware::{self, Next},
+    response::Response,
+    routing::{get, post},
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::Instant,
+};
+use tracing::Instrument;
+use troupe_runtime::shutdown::Shutdown;
+
+use crate::{
+    auth::{self, ApiKeys},
+    connection::StallGuard,
+    error,
+    ingress::context::RequestContext,
+    routes::{chat, completions, models, probes, tokenize},
+    state::Gateway,
+};
+
+/// How long a client may take to send a request's head.
+const HEAD_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What is buffered per connection beside the socket's own buffers.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// Wait after a failed accept (no file handles left, mostly), so that it is not tried in a circle.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Every path.
+pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
+    let keys = ApiKeys::new(&gateway.config.api_keys);
+    Router::new()
+        .route("/v1/completions", post(completions::create))
+        .route("/v1/chat/completions", post(chat::create))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::one))
+        .route("/tokenize", post(tokenize::tokenize))
+        .route("/detokenize", post(tokenize::detokenize))
+        .route("/health", get(probes::health))
+        .route("/ping", get(probes::health).post(probes::health))
+        .route("/version", get(probes::version))
+        .route("/load", get(probes::load))
+        .route("/metrics", get(probes::metrics))
+        .fallback(error::not_found)
+        .method_not_allowed_fallback(error::method_not_allowed)
+        .layer(middleware::from_fn_with_state(keys, auth::guard))
+        .layer(middleware::from_fn_with_state(Arc::clone(&gateway), observe))
+        .with_state(gateway)
+}
+
+/// Gives every request its id and its span, and counts it.
+async fn observe(
+    State(gateway): State<Arc<Gateway>>,
+    path: Option<MatchedPath>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let timeout = gateway.config.request_timeout;
+    let context = RequestContext::new(request.headers(), Instant::now(), timeout);
+    // Paths that are no routes are counted as one, or anybody could fill the metrics.
+    let handler = path.as_ref().map_or("none", MatchedPath::as_str).to_owned();
+    let method = request.method().to_string();
+    let span = tracing::info_span!("request", id = %context.id, %method, path = %handler);
+    let id = HeaderValue::from_str(&context.id);
+    request.extensions_mut().insert(context);
+    let mut response = next.run(request).instrument(span).await;
+    gateway.metrics.answered(&handler, &method, response.status().as_u16());
+    if let Ok(id) = id {
+        response.headers_mut().insert("x-request-id", id);
+    }
+    response
+}
+
+/// Takes connections until told to end, then lets what is in flight finish, up to a bound.
+pub(crate) async fn run(listener: TcpListener, gateway: Arc<Gateway>, mut shutdown: Shutdown) {
+    let router = router(Arc::clone(&gateway));
+    let free = Arc::new(Semaphore::new(gateway.config.max_connections));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shutdown.begun() => break,
+            accepted = accept(&listener, &free) => accepted,
+        };
+        while connections.try_join_next().is_some() {}
+        match accepted {
+            Ok((stream, peer, slot)) => {
+                let stall = gateway.config.stall_timeout;
+                let stream = StallGuard::new(stream, stall);
+                let serve = connection(stream, router.clone(), shutdown.clone());
+                connections.spawn(async move {
+                    let _slot = slot;
+                    if let Err(error) = serve.await {
+                        tracing::debug!(%peer, %error, "connection ended");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    let in_flight = gateway.admission.in_flight();
+    tracing::info!(in_flight, connections = connections.len(), "drain");
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(gateway.config.drain_timeout, drained).await.is_err() {
+        tracing::warn!(in_flight = gateway.admission.in_flight(), "drain took too long, cut");
+    }
+}
+
+/// The next connection, once there is room for it; until then clients wait in the kernel's queue.
+async fn accept(
+    listener: &TcpListener,
+    free: &Arc<Semaphore>,
+) -> std::io::Result<(TcpStream, SocketAddr, Option<OwnedSemaphorePermit>)> {
+    // The semaphore is never closed.
+    let slot = Arc::clone(free).acquire_owned().await.ok();
+    let (stream, peer) = listener.accept().await?;
+    stream.set_nodelay(true)?;
+    Ok((stream, peer, slot))
+}
+
+async fn connection(
+    stream: StallGuard<TcpStream>,
+    router: Router,
+    mut shutdown: Shutdown,
+) -> hyper::Result<()> {
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_DEADLINE)
+        .max_buf_size(BUFFER_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    tokio::pin!(served);
+    tokio::select! {
+        ended = &mut served => return ended,
+        () = shutdown.begun() => served.as_mut().graceful_shutdown(),
+    }
+    served.await
+}

@@ -1,0 +1,74 @@
+//! What every handler shares.
+
+use std::{future::Future, sync::Arc};
+
+use troupe_runtime::model::source::HubCache;
+
+use crate::{
+    admission::{Admission, Permit},
+    config::GatewayConfig,
+    egress::{answer::Deltas, execution::execute},
+    error::ApiError,
+    ingress::{
+        context::RequestContext,
+        prepared::{Prepared, PreparedPrompt},
+    },
+    metrics::{Meter, Metrics},
+    model::Models,
+    placement::directory::Directory,
+};
+
+/// One gateway.
+pub(crate) struct Gateway {
+    pub(crate) config: GatewayConfig,
+    pub(crate) admission: Admission,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) models: Arc<Models>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Gateway {
+    pub(crate) fn new(config: GatewayConfig) -> Self {
+        let hub: HubCache = config.hub.clone();
+        Self {
+            admission: Admission::new(config.max_requests),
+            directory: Arc::new(Directory::new()),
+            models: Arc::new(Models::new(config.tokenizers, hub)),
+            metrics: Arc::new(Metrics::new()),
+            config,
+        }
+    }
+
+    /// A permit for one request.
+    pub(crate) fn admit(&self) -> Result<Permit, ApiError> {
+        self.admission.admit().inspect_err(|_| self.metrics.rejected("concurrency"))
+    }
+
+    /// Something that must not take longer than the request has.
+    pub(crate) async fn in_time<T>(
+        &self,
+        context: &RequestContext,
+        work: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, ApiError> {
+        let late = || ApiError::deadline("The request took longer than the time it was given.");
+        tokio::time::timeout_at(context.deadline, work).await.map_err(|_| late())?
+    }
+
+    /// One prompt's deltas; nothing happens before they are asked for.
+    pub(crate) fn execute(
+        &self,
+        request: &Arc<Prepared>,
+        prompt: PreparedPrompt,
+        context: &RequestContext,
+    ) -> Deltas {
+        let meter = Meter::new(
+            Arc::clone(&self.metrics),
+            request.served_name.clone(),
+            context.arrived,
+            prompt.tokens.len() as u32,
+            (request.n, prompt.options.max_tokens),
+        );
+        let directory = Arc::clone(&self.directory);
+        Box::pin(execute(directory, Arc::clone(request), prompt, meter))
+    }
+}

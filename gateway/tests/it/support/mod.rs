@@ -1,0 +1,177 @@
+//! A gateway on a stage: real HTTP in front, scripted leaders on an in-process network behind.
+
+pub(crate) mod http;
+pub(crate) mod leader;
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::Value;
+use troupe_gateway::{GatewayConfig, GatewayHandle, serve};
+use troupe_runtime::{
+    discovery::{
+        Op, Registry, Txn,
+        directory::{EndpointRecord, to_bytes},
+        embedded::EmbeddedRegistry,
+        keys::Keys,
+    },
+    id::{EndpointId, Epoch, GroupId, NodeId},
+    model::{
+        card::ModelCard,
+        source::{HubCache, ModelSource},
+    },
+    shutdown::{ShutdownOwner, shutdown},
+    transport::{Link, LocalNetwork, PeerIdentity, PeerRole},
+    wire::status::{EndpointInfo, Fingerprint, Role},
+};
+
+pub(crate) use self::{
+    http::Reply,
+    leader::{Leader, Script, Seen},
+};
+use crate::golden;
+
+/// Longest that a test waits for what must come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The name that tests use for the model.
+pub(crate) const MODEL: &str = "tiny";
+/// Most tokens of prompt and output that leaders say.
+pub(crate) const MAX_MODEL_LEN: u32 = 64;
+
+/// A gateway with leaders.
+pub(crate) struct Stage {
+    pub(crate) gateway: GatewayHandle,
+    pub(crate) leaders: Vec<Leader>,
+    pub(crate) registry: Arc<EmbeddedRegistry>,
+    pub(crate) keys: Keys,
+    pub(crate) shutdown: ShutdownOwner,
+    client: http::Client,
+}
+
+/// The model that the leaders serve.
+pub(crate) fn card() -> ModelCard {
+    let folder = golden::model("tiny-chat").expect("both golden sets have tiny-chat");
+    let source = ModelSource::resolve(&folder.to_string_lossy(), &HubCache::at("/nowhere"));
+    ModelCard::load(&source.expect("a folder")).expect("a good model")
+}
+
+/// One leader.
+pub(crate) async fn stage(script: Script) -> Stage {
+    stage_with(vec![script], |_| {}).await
+}
+
+/// Several, and other settings. Returns once all are ready.
+pub(crate) async fn stage_with(
+    scripts: Vec<Script>,
+    adjust: impl FnOnce(&mut GatewayConfig),
+) -> Stage {
+    let network = LocalNetwork::new();
+    let registry = Arc::new(EmbeddedRegistry::new());
+    let keys = Keys::new("test");
+    let mut config = GatewayConfig::new(([127, 0, 0, 1], 0).into());
+    adjust(&mut config);
+    let (owner, listener) = shutdown();
+    let link: Arc<dyn Link> = network.link(identity(PeerRole::Gateway));
+    let store: Arc<dyn Registry> = registry.clone();
+    let gateway = serve(config, link, store, keys.clone(), listener).await.expect("a free port");
+    let mut leaders = Vec::new();
+    for (index, script) in (0..).zip(scripts) {
+        let info = info(index);
+        let leader = Leader::start(network.link(identity(PeerRole::Node)), info, script);
+        leaders.push(leader);
+    }
+    let client = http::Client::new(gateway.address());
+    let stage = Stage { gateway, leaders, registry, keys, shutdown: owner, client };
+    for leader in &stage.leaders {
+        stage.publish(leader).await;
+    }
+    let count = stage.leaders.len();
+    stage.until(|metrics| metrics.matches("vllm:num_requests_running{").count() == count).await;
+    stage
+}
+
+fn identity(role: PeerRole) -> PeerIdentity {
+    PeerIdentity { cluster: "test".into(), role, node: NodeId(uuid::Uuid::now_v7()) }
+}
+
+/// What leader `index` is.
+fn info(index: u32) -> EndpointInfo {
+    let card = card();
+    let group = GroupId { namespace: "default".into(), service: "tiny".into(), index };
+    EndpointInfo {
+        endpoint: EndpointId { group, revision: 1, epoch: Epoch::default(), dp: 0 },
+        role: Role::Unified,
+        model_names: vec![MODEL.into()],
+        max_model_len: MAX_MODEL_LEN,
+        block_size: 16,
+        num_blocks: 64,
+        fingerprint: Fingerprint {
+            model: card.model_digest,
+            tokenizer: card.tokenizer_digest,
+            adapter: None,
+            dtype: "float32".into(),
+            quantization: "none".into(),
+            kv_dtype: "float32".into(),
+            tensor_parallel: 1,
+            kernel_path: "script".into(),
+            batch_invariant: true,
+        },
+    }
+}
+
+impl Stage {
+    /// Enters a leader into the registry.
+    pub(crate) async fn publish(&self, leader: &Leader) {
+        let record = EndpointRecord {
+            info: leader.info.clone(),
+            address: leader.address.to_string(),
+            model_uri: golden::model("tiny-chat").expect("it is there").to_string_lossy().into(),
+        };
+        let key = self.keys.endpoint(&leader.info.endpoint.group);
+        let then = vec![Op::Put(key, to_bytes(record))];
+        let done = self.registry.commit(Txn { compare: vec![], then }).await;
+        assert!(done.expect("the store is there"));
+    }
+
+    /// Waits until `/metrics` says so.
+    pub(crate) async fn until(&self, holds: impl Fn(&str) -> bool) {
+        let poll = async {
+            while !holds(&self.get("/metrics").await.text) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, poll).await.expect("it comes to hold");
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Reply {
+        self.client.send("GET", path, &[], String::new()).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Reply {
+        self.raw(path, &body.to_string()).await
+    }
+
+    pub(crate) async fn raw(&self, path: &str, body: &str) -> Reply {
+        let json = [("content-type", "application/json")];
+        self.client.send("POST", path, &json, body.to_owned()).await
+    }
+
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Reply {
+        self.client.send(method, path, headers, body.to_owned()).await
+    }
+
+    /// The events of a stream, after a check that it ended as streams do.
+    pub(crate) async fn events(&self, path: &str, mut body: Value) -> Vec<Value> {
+        body["stream"] = true.into();
+        let reply = self.post(path, body).await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        assert!(reply.header("content-type").starts_with("text/event-stream"));
+        reply.events()
+    }
+}

@@ -1,0 +1,357 @@
+//! `impl Backend` for the CPU: sizes are checked here, then the work is done at once.
+
+use std::ops::Range;
+
+use crate::{
+    backend::{
+        Activations, Backend, Epilogue, KvSpan, KvStep, LinearCall, Norm, PreparedLinear, RopeSpec,
+        StepRows,
+    },
+    cpu::{
+        CpuOptions, KernelPath,
+        aligned::Aligned,
+        buffer::CpuBuffer,
+        ops::{self, CpuRope, CpuVector},
+        packed::CpuLinear,
+        simd::{Isa, pool::Pool},
+        step::{CpuStep, GroupTables},
+    },
+    dtype::Dtype,
+    error::DeviceError,
+    executor::StepBatch,
+    kv::KvPool,
+    memory::Limits,
+    shape::{AttentionSpec, HeadShape, KvSpec},
+    tensor::{DenseMatrix, LinearSource},
+};
+
+/// One CPU device: some threads and the memory that they work on.
+#[derive(Debug)]
+pub struct CpuDevice {
+    path: KernelPath,
+    /// `None` computes by the reference.
+    pub(crate) isa: Option<Isa>,
+    pub(crate) pool: Pool,
+    /// A product's input as kernels read it.
+    pub(crate) interleaved: Aligned<f32>,
+}
+
+impl CpuDevice {
+    /// A device with threads of its own.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unsupported`] if this machine lacks the forced path, [`DeviceError::Failed`]
+    /// if threads cannot be started.
+    pub fn new(options: CpuOptions) -> Result<Self, DeviceError> {
+        let best = KernelPath::ALL.into_iter().find(|path| path.available());
+        let path = options.path.or(best).unwrap_or(KernelPath::Reference);
+        if !path.available() {
+            return Err(DeviceError::Unsupported(format!("{} on this machine", path.name())));
+        }
+        Ok(Self {
+            path,
+            isa: Isa::of(path),
+            pool: Pool::new(options.threads)?,
+            interleaved: Aligned::zeroed(0)?,
+        })
+    }
+
+    /// Threads that share each operation.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+}
+
+impl Backend for CpuDevice {
+    type Buffer = CpuBuffer;
+    type Linear = CpuLinear;
+    type Vector = CpuVector;
+    type Rope = CpuRope;
+    type Kv = KvPool;
+    type StepMeta = CpuStep;
+
+    fn kernel_path(&self) -> &'static str {
+        self.path.name()
+    }
+
+    fn activation_dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn pad_rows(&self, rows: usize) -> usize {
+        rows
+    }
+
+    fn synchronize(&mut self) -> Done {
+        Ok(())
+    }
+
+    fn alloc(
+        &mut self,
+        capacity: usize,
+        columns: usize,
+        dtype: Dtype,
+    ) -> Result<CpuBuffer, DeviceError> {
+        if dtype != Dtype::F32 {
+            return Err(DeviceError::Unsupported(format!("{dtype} activations on the CPU")));
+        }
+        CpuBuffer::zeroed(capacity, columns)
+    }
+
+    fn prepare_linear(&mut self, source: &LinearSource<'_>) -> Result<CpuLinear, DeviceError> {
+        CpuLinear::pack(source, &mut self.pool)
+    }
+
+    fn prepare_vector(&mut self, source: &DenseMatrix<'_>) -> Result<CpuVector, DeviceError> {
+        if source.rows() != 1 || source.columns() == 0 {
+            return broken(format!("a vector of {} x {}", source.rows(), source.columns()));
+        }
+        let (row, dtype) = (source.row(0), source.dtype());
+        Ok(CpuVector((0..source.columns()).map(|at| dtype.read(row, at)).collect()))
+    }
+
+    fn prepare_rope(&mut self, spec: &RopeSpec<'_>) -> Result<CpuRope, DeviceError> {
+        Ok(CpuRope::new(spec))
+    }
+
+    fn allocate_kv(&mut self, spec: &KvSpec, blocks: u32) -> Result<KvPool, DeviceError> {
+        KvPool::new(spec, blocks)
+    }
+
+    fn kv_block_bytes(&self, spec: &KvSpec) -> u64 {
+        KvPool::block_bytes(spec)
+    }
+
+    fn step_meta(&mut self, limits: &Limits) -> Result<CpuStep, DeviceError> {
+        CpuStep::new(limits)
+    }
+
+    fn upload(
+        &mut self,
+        buffer: &mut CpuBuffer,
+        rows: usize,
+        columns: Range<usize>,
+        bytes: &[u8],
+    ) -> Done {
+        buffer.upload(rows, columns, bytes)
+    }
+
+    fn download(&mut self, buffer: &CpuBuffer, columns: Range<usize>, bytes: &mut Vec<u8>) -> Done {
+        buffer.download(columns, bytes)
+    }
+
+    fn download_f32(&mut self, buffer: &CpuBuffer, values: &mut Vec<f32>) -> Done {
+        values.clear();
+        values.extend_from_slice(buffer.values());
+        Ok(())
+    }
+
+    fn copy(&mut self, x: &CpuBuffer, out: &mut CpuBuffer) -> Done {
+        out.expect_columns(x.columns())?;
+        out.set_rows(x.rows())?.copy_from_slice(x.values());
+        Ok(())
+    }
+
+    fn zero(&mut self, out: &mut CpuBuffer, rows: usize) -> Done {
+        out.set_rows(rows)?.fill(0.0);
+        Ok(())
+    }
+
+    fn prepare_step(&mut self, batch: &StepBatch, kv: &[KvPool], meta: &mut CpuStep) -> Done {
+        meta.prepare(batch, kv)
+    }
+
+    fn embed(
+        &mut self,
+        meta: &CpuStep,
+        table: &CpuLinear,
+        first_token: u32,
+        out: &mut CpuBuffer,
+    ) -> Done {
+        out.expect_columns(table.in_features())?;
+        if let Some(token) = meta.tokens.iter().find(|&&t| t as usize >= meta.limits().vocab_size) {
+            return broken(format!("token {token} of {}", meta.limits().vocab_size));
+        }
+        let columns = out.columns();
+        let out = out.set_rows(meta.rows())?;
+        ops::each_row(&mut self.pool, (out, columns), &|row, out| {
+            match meta.tokens[row].checked_sub(first_token).map(|token| token as usize) {
+                Some(token) if token < table.out_features() => table.row(token, out),
+                _ => out.fill(0.0),
+            }
+        });
+        Ok(())
+    }
+
+    fn linear(
+        &mut self,
+        x: &CpuBuffer,
+        weight: &CpuLinear,
+        call: LinearCall<'_>,
+        out: &mut CpuBuffer,
+    ) -> Done {
+        x.expect_columns(weight.in_features())?;
+        out.expect_columns(weight.out_features())?;
+        let add = call.epilogue == Epilogue::AddTo;
+        if add && out.rows() != x.rows() {
+            return broken(format!("{} rows added to {}", x.rows(), out.rows()));
+        }
+        let out = out.set_rows(x.rows())?;
+        self.product((x.values(), x.rows()), weight, add, out)
+    }
+
+    fn rms_norm(&mut self, x: &CpuBuffer, norm: Norm<'_, Self>, out: &mut CpuBuffer) -> Done {
+        let columns = x.columns();
+        out.expect_columns(columns)?;
+        expect_norm(&norm, columns)?;
+        let (out, x) = (out.set_rows(x.rows())?, x.values());
+        let normalize = self.norm_row();
+        ops::each_row(&mut self.pool, (out, columns), &|row, out| {
+            normalize(&x[row * columns..][..columns], norm.weight, norm.epsilon, out);
+        });
+        Ok(())
+    }
+
+    fn add_rms_norm(
+        &mut self,
+        x: &CpuBuffer,
+        residual: &mut CpuBuffer,
+        norm: Norm<'_, Self>,
+        out: &mut CpuBuffer,
+    ) -> Done {
+        let columns = x.columns();
+        residual.expect_like(x)?;
+        out.expect_columns(columns)?;
+        expect_norm(&norm, columns)?;
+        let (out, residual) = (out.set_rows(x.rows())?, residual.values_mut());
+        let (x, normalize) = (x.values(), self.norm_row());
+        ops::each_row_of_two(&mut self.pool, (residual, out, columns), &|row, residual, out| {
+            ops::add_to(residual, &x[row * columns..][..columns]);
+            normalize(residual, norm.weight, norm.epsilon, out);
+        });
+        Ok(())
+    }
+
+    fn head_rms_norm(
+        &mut self,
+        x: &mut CpuBuffer,
+        columns: Range<usize>,
+        norm: Norm<'_, Self>,
+    ) -> Done {
+        x.expect_range(&columns)?;
+        if columns.len() % norm.weight.0.len() != 0 {
+            return broken(format!("heads of {} in {columns:?}", norm.weight.0.len()));
+        }
+        let width = x.columns();
+        self.norm_heads((x.values_mut(), width), columns, (norm.weight, norm.epsilon));
+        Ok(())
+    }
+
+    fn rope_write_kv(
+        &mut self,
+        step: KvStep<'_, Self>,
+        qkv: &mut CpuBuffer,
+        heads: HeadShape,
+        rope: Option<&CpuRope>,
+        kv: &mut KvPool,
+    ) -> Done {
+        expect_step(&step, qkv, heads, kv)?;
+        if let Some(rope) = rope {
+            rope.check(heads, step.meta.limits().max_model_len)?;
+            ops::rotate(&mut self.pool, (qkv.values_mut(), heads), step.meta, rope);
+        }
+        ops::write_kv((qkv.values(), heads), step.meta, step.at, kv)
+    }
+
+    fn attention(
+        &mut self,
+        step: KvStep<'_, Self>,
+        qkv: &CpuBuffer,
+        spec: &AttentionSpec,
+        kv: &KvPool,
+        out: &mut CpuBuffer,
+    ) -> Done {
+        let tables = expect_step(&step, qkv, spec.heads, kv)?;
+        if !spec.mask.within(kv.spec().mask) {
+            return broken(format!("{:?} in a group of {:?}", spec.mask, kv.spec().mask));
+        }
+        if spec.soft_cap.is_some() {
+            return Err(DeviceError::Unsupported("capped attention scores".to_owned()));
+        }
+        out.expect_columns(spec.heads.query_columns())?;
+        let out = out.set_rows(step.meta.rows())?;
+        let qkv = (qkv.values(), qkv.columns());
+        self.attend((step.meta, tables), (spec, step.at.layer, kv), qkv, out);
+        Ok(())
+    }
+
+    fn silu_mul(&mut self, gate_up: &CpuBuffer, out: &mut CpuBuffer) -> Done {
+        let width = out.columns();
+        gate_up.expect_columns(2 * width)?;
+        let out = out.set_rows(gate_up.rows())?;
+        self.gate(gate_up.values(), (out, width));
+        Ok(())
+    }
+
+    fn gather_logit_rows(&mut self, meta: &CpuStep, x: &CpuBuffer, out: &mut CpuBuffer) -> Done {
+        let columns = x.columns();
+        out.expect_columns(columns)?;
+        if x.rows() != meta.rows() {
+            return broken(format!("{} rows of a step of {}", x.rows(), meta.rows()));
+        }
+        let out = out.set_rows(meta.logit_rows())?;
+        for (out, row) in out.chunks_exact_mut(columns).zip(&meta.logit_rows) {
+            out.copy_from_slice(&x.values()[row * columns..][..columns]);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, x: &CpuBuffer, out: &mut CpuBuffer) -> Done {
+        out.expect_like(x)?;
+        ops::add_to(out.values_mut(), x.values());
+        Ok(())
+    }
+
+    fn export_kv(&mut self, kv: &KvPool, span: &KvSpan<'_>, bytes: &mut Vec<u8>) -> Done {
+        kv.export(span, bytes)
+    }
+
+    fn import_kv(&mut self, kv: &mut KvPool, span: &KvSpan<'_>, bytes: &[u8]) -> Done {
+        kv.import(span, bytes)
+    }
+}
+
+type Done = Result<(), DeviceError>;
+
+fn broken<T>(why: String) -> Result<T, DeviceError> {
+    Err(DeviceError::Contract(why))
+}
+
+fn expect_norm(norm: &Norm<'_, CpuDevice>, columns: usize) -> Done {
+    match norm.weight.0.len() {
+        len if len == columns => Ok(()),
+        len => broken(format!("{len} norm weights for rows of {columns}")),
+    }
+}
+
+/// Fails unless rows, heads, tables and KV belong together; gives the tables.
+fn expect_step<'a>(
+    step: &KvStep<'a, CpuDevice>,
+    qkv: &CpuBuffer,
+    heads: HeadShape,
+    kv: &KvPool,
+) -> Result<&'a GroupTables, DeviceError> {
+    heads.check()?;
+    qkv.expect_columns(heads.fused_columns())?;
+    let layout = &kv.layout;
+    if (layout.heads, layout.head_dim) != (heads.kv_heads, heads.head_dim) {
+        return broken(format!("{heads:?} with KV of {:?}", kv.spec().kind));
+    }
+    let tables = step.meta.groups.get(step.at.group).filter(|tables| tables.fits(kv));
+    match tables {
+        Some(tables) if step.at.layer < kv.spec().layers && qkv.rows() == step.meta.rows() => {
+            Ok(tables)
+        }
+        _ => broken(format!("{:?}, {} rows of {}", step.at, qkv.rows(), step.meta.rows())),
+    }
+}

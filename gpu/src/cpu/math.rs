@@ -1,0 +1,98 @@
+//! The scalar functions that every path computes alike, operation for operation, so that results are
+//! equal to the bit: comparison, exponential, the tree that ends a sum over lanes.
+//!
+//! Vector code repeats the same IEEE operations in the same order; nothing here depends on the C
+//! library except `mul_add`, which rounds once wherever it runs.
+
+/// The greater of two, the second if they do not compare: what `maxps` does.
+pub(crate) fn max(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
+/// The lesser of two, the second if they do not compare: what `minps` does.
+pub(crate) fn min(a: f32, b: f32) -> f32 {
+    if a < b { a } else { b }
+}
+
+/// `e` to the `x`, within 2 units in the last place for `x` in [`EXP_MIN`] to [`EXP_MAX`]; outside,
+/// the value at the nearer end. Never infinite, never zero, never subnormal; NaN gives NaN.
+pub(crate) fn exp(x: f32) -> f32 {
+    let x = min(EXP_MAX, max(EXP_MIN, x));
+    // Adding 1.5 * 2^23 leaves the nearest whole number in the low bits.
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));
+    let mut p = EXP_TERMS[0];
+    for term in &EXP_TERMS[1..] {
+        p = p.mul_add(r, *term);
+    }
+    let y = p.mul_add(r * r, r) + 1.0;
+    f32::from_bits(y.to_bits().wrapping_add(shifted.to_bits() << 23))
+}
+
+/// `x / (1 + e^-x)`.
+pub(crate) fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+/// Adds 16 lanes: lane `i` takes lane `i + 8`, then `i + 4`, `i + 2`, `i + 1`.
+pub(crate) fn tree(mut lanes: [f32; 16]) -> f32 {
+    for width in [8, 4, 2, 1] {
+        for lane in 0..width {
+            lanes[lane] += lanes[lane + width];
+        }
+    }
+    lanes[0]
+}
+
+/// Below this [`exp`] does not fall further: the smallest whose result is a normal number.
+pub(crate) const EXP_MIN: f32 = -87.3;
+/// Above this [`exp`] does not grow further.
+pub(crate) const EXP_MAX: f32 = 88.0;
+/// 1.5 * 2^23.
+pub(crate) const ROUND: f32 = 12_582_912.0;
+/// The natural logarithm of 2 in two parts; the first has few enough bits that `n` times it is exact.
+pub(crate) const LN2_HIGH: f32 = 0.693_359_4;
+/// The rest of it.
+pub(crate) const LN2_LOW: f32 = -2.121_944_4e-4;
+/// Coefficients of r^7 down to r^2 of a polynomial for e^r on [-ln 2 / 2, ln 2 / 2].
+pub(crate) const EXP_TERMS: [f32; 6] = [
+    1.987_569_1e-4,
+    1.398_199_9e-3,
+    8.333_452e-3,
+    4.166_579_6e-2,
+    1.666_666_5e-1,
+    5.000_000_1e-1,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_two_units() {
+        let mut worst = 0.0f64;
+        for step in 0..2_000_000u32 {
+            let x = EXP_MIN + (EXP_MAX - EXP_MIN) * (step as f32 / 2_000_000.0);
+            let truth = f64::from(x).exp();
+            let unit = f64::from(f32::from_bits((truth as f32).to_bits() + 1) - truth as f32);
+            worst = worst.max((f64::from(exp(x)) - truth).abs() / unit);
+        }
+        assert!(worst < 2.0, "{worst} units");
+    }
+
+    #[test]
+    fn exp_at_its_ends() {
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(f32::NEG_INFINITY), exp(EXP_MIN));
+        assert_eq!(exp(f32::INFINITY), exp(EXP_MAX));
+        assert!(exp(EXP_MIN).is_normal() && exp(EXP_MAX).is_normal());
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn tree_adds_halves() {
+        let lanes = std::array::from_fn(|lane| lane as f32);
+        assert_eq!(tree(lanes), 120.0);
+    }
+}

@@ -1,0 +1,84 @@
+//! The CPU device: what every machine can serve with, and the truth that other devices are held to.
+//!
+//! # Layout
+//! - [`device`]: `impl Backend`; [`ops`]: what its operations do row by row
+//! - [`packed`]: weights as kernels want them; [`buffer`], [`step`]: activations, step metadata
+//! - [`reference`]: reductions in plain loops; [`simd`]: the same, fast; [`math`]: scalar functions
+//!
+//! # Arithmetic
+//! Activations are `f32` between operations whatever the weights are stored in; a stored element
+//! (bfloat16, float16) is widened when it is used. So a bfloat16 model runs with *more* precision
+//! than one whose activations are rounded at each step, and storing a bfloat16 checkpoint as float32
+//! changes nothing but the KV's rounding. Keys and values are rounded to the KV's type when written.
+//! The floating-point environment is Rust's default: round to nearest, subnormals kept.
+//!
+//! # Reduction orders
+//! Each is a function of shape constants alone, so a row's bits never depend on batch, chunk, thread
+//! count or path; `FMA` is a multiply-add rounded once.
+//! - **Product** of K inputs: chains of 256 inputs; a chain starts at 0 and takes its inputs in order
+//!   by FMA; chains are added in order; then the bias; then what was in the output.
+//! - **RMS norm**: squares go by FMA into 16 lanes, element `i` into lane `i % 16`; lanes are added
+//!   as a tree (`i` takes `i + 8`, then `+ 4`, `+ 2`, `+ 1`); `x * (1 / sqrt(mean + epsilon)) * w`.
+//! - **Attention**: a score is a chain of FMAs over the head's elements, then times the scale.
+//!   Positions form chunks of 64 from position 0. Within a chunk: the greatest visible score `m`,
+//!   weights `exp(score - m)`, their sum over 16 lanes by position and the tree, values by FMA in
+//!   order of position. Chunks are merged in order: with `m' = max(m_old, m)`, sums and values are
+//!   `old * exp(m_old - m') + new * exp(m - m')`; the end is `values * (1 / sum)`.
+//! - `exp` is [`math::exp`] everywhere: no C library, within 2 units in the last place.
+//!
+//! Rotation tables come from the C library's sine and cosine in `f64`, once, at load.
+
+pub(crate) mod aligned;
+pub mod buffer;
+pub mod device;
+pub(crate) mod math;
+pub mod ops;
+pub mod packed;
+pub(crate) mod reference;
+pub(crate) mod simd;
+pub mod step;
+
+pub use device::CpuDevice;
+
+/// How the CPU device is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Threads that share each operation, the device's own thread included; at least 1. When several
+    /// devices share a machine, its cores divided by the devices is right.
+    pub threads: usize,
+    /// Forces a path; `None` takes the best that this machine has.
+    pub path: Option<KernelPath>,
+}
+
+/// Which code computes. All give the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelPath {
+    /// AVX2 with FMA and F16C.
+    Avx2,
+    /// AVX-512F.
+    Avx512,
+    /// Whatever the compiler makes of arrays: NEON on AArch64.
+    Portable,
+    /// Plain loops.
+    Reference,
+}
+
+impl KernelPath {
+    /// All of them, best first.
+    pub const ALL: [Self; 4] = [Self::Avx512, Self::Avx2, Self::Portable, Self::Reference];
+
+    /// The name in execution fingerprints and reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Avx2 => "cpu/avx2",
+            Self::Avx512 => "cpu/avx512",
+            Self::Portable => "cpu/portable",
+            Self::Reference => "cpu/reference",
+        }
+    }
+
+    /// Whether this machine has it.
+    pub fn available(self) -> bool {
+        self == Self::Reference || simd::Isa::of(self).is_some()
+    }
+}

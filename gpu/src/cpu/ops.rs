@@ -1,0 +1,250 @@
+//! What the CPU's operations do, once sizes are checked: rows shared out over the pool, reductions
+//! left to the kernels.
+
+use std::ops::Range;
+
+use crate::{
+    backend::{PreparedLinear, RopeSpec},
+    cpu::{
+        CpuDevice, math,
+        packed::CpuLinear,
+        reference,
+        simd::{
+            attention::{Attention, AttentionTask},
+            pool::{Pieces, Pool},
+            product::{Product, TILE_ROWS, interleave},
+        },
+        step::{CpuStep, GroupTables},
+    },
+    error::DeviceError,
+    kv::{KvPool, pool::KvSlot},
+    shape::{AttentionSpec, HeadShape, KvAt},
+};
+
+/// Sines and cosines by position.
+#[derive(Debug)]
+pub struct CpuRope {
+    /// `[position][pair]` of (cosine, sine).
+    table: Vec<(f32, f32)>,
+    pairs: usize,
+}
+
+impl CpuRope {
+    pub(crate) fn new(spec: &RopeSpec<'_>) -> Self {
+        let factor = f64::from(spec.attention_factor);
+        let table = (0..spec.positions).flat_map(|position| {
+            spec.inverse_frequencies.iter().map(move |frequency| {
+                let angle = f64::from(position as f32 * frequency);
+                ((angle.cos() * factor) as f32, (angle.sin() * factor) as f32)
+            })
+        });
+        Self { table: table.collect(), pairs: spec.inverse_frequencies.len() }
+    }
+
+    /// Fails unless it has `positions` and its pairs fit a head.
+    pub(crate) fn check(&self, heads: HeadShape, positions: usize) -> Result<(), DeviceError> {
+        if self.pairs * 2 <= heads.head_dim && self.table.len() >= positions * self.pairs {
+            return Ok(());
+        }
+        Err(DeviceError::Contract(format!(
+            "{} rotated pairs and {} entries for {heads:?} and {positions} positions",
+            self.pairs,
+            self.table.len()
+        )))
+    }
+
+    fn rotate(&self, position: usize, head: &mut [f32]) {
+        let (first, second) = head[..2 * self.pairs].split_at_mut(self.pairs);
+        let row = &self.table[position * self.pairs..][..self.pairs];
+        for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(row) {
+            (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+        }
+    }
+}
+
+/// Rows per task, so that a task is worth sharing and there are not too many.
+fn rows_per_task(columns: usize) -> usize {
+    TASK_ELEMENTS.div_ceil(columns.max(1))
+}
+
+const TASK_ELEMENTS: usize = 32 * 1024;
+
+/// Calls `call(row number, row)` for every row of `data`.
+pub(crate) fn each_row(
+    pool: &mut Pool,
+    (data, columns): (&mut [f32], usize),
+    call: &(dyn Fn(usize, &mut [f32]) + Sync),
+) {
+    let rows = rows_per_task(columns);
+    pool.chunks(data, rows * columns, &|task, piece| {
+        for (row, values) in piece.chunks_exact_mut(columns).enumerate() {
+            call(task * rows + row, values);
+        }
+    });
+}
+
+/// As [`each_row`] over two buffers of one width.
+pub(crate) fn each_row_of_two(
+    pool: &mut Pool,
+    (first, second, columns): (&mut [f32], &mut [f32], usize),
+    call: &(dyn Fn(usize, &mut [f32], &mut [f32]) + Sync),
+) {
+    let rows = rows_per_task(columns);
+    let chunk = rows * columns;
+    pool.chunks_of_two((first, chunk), (second, chunk), &|task, a, b| {
+        let pairs = a.chunks_exact_mut(columns).zip(b.chunks_exact_mut(columns));
+        for (row, (a, b)) in pairs.enumerate() {
+            call(task * rows + row, a, b);
+        }
+    });
+}
+
+/// `out += x`.
+pub(crate) fn add_to(out: &mut [f32], x: &[f32]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out += x;
+    }
+}
+
+/// Rotates queries and keys of all rows.
+pub(crate) fn rotate(
+    pool: &mut Pool,
+    (qkv, heads): (&mut [f32], HeadShape),
+    step: &CpuStep,
+    rope: &CpuRope,
+) {
+    let rotated = heads.query_columns() + heads.kv_columns();
+    each_row(pool, (qkv, heads.fused_columns()), &|row, values| {
+        for head in values[..rotated].chunks_exact_mut(heads.head_dim) {
+            rope.rotate(step.positions[row] as usize, head);
+        }
+    });
+}
+
+/// Writes keys and values of all rows to a layer's KV.
+pub(crate) fn write_kv(
+    (qkv, heads): (&[f32], HeadShape),
+    step: &CpuStep,
+    at: KvAt,
+    kv: &mut KvPool,
+) -> Result<(), DeviceError> {
+    let size = kv.spec().block_size;
+    let (first_key, first_value) =
+        (heads.query_columns(), heads.query_columns() + heads.kv_columns());
+    for (number, rows) in step.sequences.iter().enumerate() {
+        let table = step.groups[at.group].of_sequence(number);
+        for row in rows.row..rows.row + rows.count {
+            let position = step.positions[row] as usize;
+            let values = &qkv[row * heads.fused_columns()..][..heads.fused_columns()];
+            for head in 0..heads.kv_heads {
+                let block = table[position / size] as usize;
+                let slot = KvSlot { layer: at.layer, block, head, position: position % size };
+                let columns = head * heads.head_dim..(head + 1) * heads.head_dim;
+                kv.write(slot, &values[first_key..][columns.clone()], &values[first_value..][columns])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl CpuDevice {
+    /// The product for `rows` rows of `x`.
+    pub(crate) fn product(
+        &mut self,
+        (x, rows): (&[f32], usize),
+        weight: &CpuLinear,
+        add: bool,
+        out: &mut [f32],
+    ) -> Result<(), DeviceError> {
+        let Some(isa) = self.isa else {
+            reference::linear(x, weight, add, out);
+            return Ok(());
+        };
+        let width = weight.in_features();
+        let x = if rows == 1 {
+            x
+        } else {
+            self.interleaved.reserve(rows * width)?;
+            let to = &mut self.interleaved[..rows * width];
+            self.pool.chunks(to, TILE_ROWS * width, &|tile, out| interleave(x, width, tile, out));
+            &self.interleaved[..rows * width]
+        };
+        isa.product(&mut self.pool, &Product { x, rows, weight, add, out: Pieces::new(out) });
+        Ok(())
+    }
+
+    /// RMS norm of one row into another.
+    pub(crate) fn norm_row(&self) -> impl Fn(&[f32], &CpuVector, f32, &mut [f32]) + Sync + 'static {
+        let isa = self.isa;
+        move |x, weight, epsilon, out| {
+            let sum = isa.map_or_else(|| reference::sum_of_squares(x), |isa| isa.sum_of_squares(x));
+            let scale = norm_scale(sum, x.len(), epsilon);
+            for ((out, x), weight) in out.iter_mut().zip(x).zip(&weight.0) {
+                *out = x * scale * weight;
+            }
+        }
+    }
+
+    /// RMS norm in place over each head in some columns of a row.
+    pub(crate) fn norm_heads(
+        &mut self,
+        (data, width): (&mut [f32], usize),
+        columns: Range<usize>,
+        (weight, epsilon): (&CpuVector, f32),
+    ) {
+        let isa = self.isa;
+        each_row(&mut self.pool, (data, width), &|_, row| {
+            for head in row[columns.clone()].chunks_exact_mut(weight.0.len()) {
+                let sum = isa
+                    .map_or_else(|| reference::sum_of_squares(head), |isa| isa.sum_of_squares(head));
+                let scale = norm_scale(sum, head.len(), epsilon);
+                for (x, weight) in head.iter_mut().zip(&weight.0) {
+                    *x = *x * scale * weight;
+                }
+            }
+        });
+    }
+
+    /// `out = silu(gate) * up` for all rows.
+    pub(crate) fn gate(&mut self, gate_up: &[f32], (out, width): (&mut [f32], usize)) {
+        let isa = self.isa;
+        each_row(&mut self.pool, (out, width), &|row, out| {
+            let (gate, up) = gate_up[row * 2 * width..][..2 * width].split_at(width);
+            match isa {
+                Some(isa) => isa.silu_mul(gate, up, out),
+                None => {
+                    for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+                        *out = math::silu(*gate) * up;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Attention for all rows; everything was checked.
+    pub(crate) fn attend(
+        &mut self,
+        (step, tables): (&CpuStep, &GroupTables),
+        (spec, layer, kv): (&AttentionSpec, usize, &KvPool),
+        (qkv, qkv_columns): (&[f32], usize),
+        out: &mut [f32],
+    ) {
+        let spec = *spec;
+        let Some(isa) = self.isa else {
+            let job = reference::Attention { spec, step, tables, kv, layer };
+            return job.run(qkv, qkv_columns, out);
+        };
+        let tasks = AttentionTask::of_step(step, &spec);
+        let out = Pieces::new(out);
+        let job = Attention { spec, step, tables, kv, layer, qkv, qkv_columns, out, tasks };
+        isa.attention(&mut self.pool, &job);
+    }
+}
+
+/// Norm weights.
+#[derive(Debug)]
+pub struct CpuVector(pub(crate) Vec<f32>);
+
+fn norm_scale(sum: f32, len: usize, epsilon: f32) -> f32 {
+    1.0 / (sum / len as f32 + epsilon).sqrt()
+}

@@ -1,0 +1,134 @@
+//! Every reduction in plain loops, in exactly the order that [`crate::cpu`] states: the truth that
+//! fast kernels are compared with, bit for bit. It is a kernel path of its own (`cpu/reference`),
+//! single-threaded and slow.
+
+use crate::{
+    backend::PreparedLinear,
+    cpu::{
+        math::{exp, max, tree},
+        packed::CpuLinear,
+        simd::{attention::CHUNK, product::CHAIN},
+        step::{CpuStep, GroupTables},
+    },
+    kv::{KvPool, pool::KvSlot},
+    shape::AttentionSpec,
+};
+
+/// `out = x * weight^T (+ bias)`, or added to `out`.
+pub(crate) fn linear(x: &[f32], weight: &CpuLinear, add: bool, out: &mut [f32]) {
+    let (inputs, outputs) = (weight.in_features(), weight.out_features());
+    for (x, out) in x.chunks_exact(inputs).zip(out.chunks_exact_mut(outputs)) {
+        for (n, out) in out.iter_mut().enumerate() {
+            let mut value = product(x, weight, n);
+            if let Some(bias) = &weight.bias {
+                value += bias[n];
+            }
+            *out = if add { *out + value } else { value };
+        }
+    }
+}
+
+fn product(x: &[f32], weight: &CpuLinear, n: usize) -> f32 {
+    let mut total = None;
+    for (chain, x) in x.chunks(CHAIN).enumerate() {
+        let mut sum = 0.0;
+        for (at, &x) in x.iter().enumerate() {
+            sum = x.mul_add(weight.get(n, chain * CHAIN + at), sum);
+        }
+        total = Some(total.map_or(sum, |total: f32| total + sum));
+    }
+    total.unwrap_or(0.0)
+}
+
+/// Element `i` in lane `i % 16`, then the tree.
+pub(crate) fn sum_of_squares(x: &[f32]) -> f32 {
+    let mut lanes = [0.0; 16];
+    for (at, &x) in x.iter().enumerate() {
+        let lane: &mut f32 = &mut lanes[at % 16];
+        *lane = x.mul_add(x, *lane);
+    }
+    tree(lanes)
+}
+
+/// What attention reads.
+pub(crate) struct Attention<'a> {
+    pub(crate) spec: AttentionSpec,
+    pub(crate) step: &'a CpuStep,
+    pub(crate) tables: &'a GroupTables,
+    pub(crate) kv: &'a KvPool,
+    pub(crate) layer: usize,
+}
+
+impl Attention<'_> {
+    /// Attends for all rows: from the first columns of `qkv` (of `columns` columns) to `out`.
+    pub(crate) fn run(&self, qkv: &[f32], columns: usize, out: &mut [f32]) {
+        let heads = self.spec.heads;
+        for (number, rows) in self.step.sequences.iter().enumerate() {
+            for row in rows.row..rows.row + rows.count {
+                let position = self.step.positions[row];
+                let end = (rows.computed + rows.count) as u32;
+                let (from, to) = self.spec.mask.visible(position, end);
+                for head in 0..heads.query_heads {
+                    let query = &qkv[row * columns + head * heads.head_dim..][..heads.head_dim];
+                    let at = row * heads.query_columns() + head * heads.head_dim;
+                    let out = &mut out[at..at + heads.head_dim];
+                    self.head(number, head, (from as usize, to as usize), (query, out));
+                }
+            }
+        }
+    }
+
+    /// One query over its visible positions.
+    fn head(
+        &self,
+        sequence: usize,
+        head: usize,
+        (from, to): (usize, usize),
+        (query, out): (&[f32], &mut [f32]),
+    ) {
+        let group = self.spec.heads.query_heads / self.spec.heads.kv_heads;
+        let table = self.tables.of_sequence(sequence);
+        let size = self.kv.spec().block_size;
+        let slot = |position: usize| KvSlot {
+            layer: self.layer,
+            block: table[position / size] as usize,
+            head: head / group,
+            position: position % size,
+        };
+        let (mut peak, mut sum) = (0.0f32, 0.0f32);
+        out.fill(0.0);
+        for chunk in from / CHUNK..to.div_ceil(CHUNK) {
+            let seen = from.max(chunk * CHUNK)..to.min((chunk + 1) * CHUNK);
+            let scores: Vec<f32> = seen.clone().map(|at| self.score(query, slot(at))).collect();
+            let chunk_peak = scores.iter().fold(f32::NEG_INFINITY, |a, &b| max(a, b));
+            let weights: Vec<f32> = scores.iter().map(|score| exp(score - chunk_peak)).collect();
+            let mut lanes = [0.0; 16];
+            for (at, weight) in seen.clone().zip(&weights) {
+                lanes[at % 16] += weight;
+            }
+            let highest = if sum == 0.0 { chunk_peak } else { max(peak, chunk_peak) };
+            let old = if sum == 0.0 { 0.0 } else { exp(peak - highest) };
+            let new = exp(chunk_peak - highest);
+            (peak, sum) = (highest, sum * old + tree(lanes) * new);
+            for (dim, out) in out.iter_mut().enumerate() {
+                let mut value = 0.0;
+                for (at, weight) in seen.clone().zip(&weights) {
+                    value = weight.mul_add(self.kv.value(slot(at), dim), value);
+                }
+                *out = *out * old + value * new;
+            }
+        }
+        let scale = 1.0 / sum;
+        for out in out {
+            *out *= scale;
+        }
+    }
+
+    fn score(&self, query: &[f32], slot: KvSlot) -> f32 {
+        let mut sum = 0.0;
+        for (dim, query) in query.iter().enumerate() {
+            sum = query.mul_add(self.kv.key(slot, dim), sum);
+        }
+        sum * self.spec.scale
+    }
+}

@@ -1,0 +1,120 @@
+//! Sixteen lanes in two AVX2 registers. Needs `avx2`, `fma` and `f16c`.
+
+use std::arch::x86_64::*;
+
+use super::{entry::entry_points, vector::Simd};
+
+/// AVX2 with fused multiply-add and half conversions.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2;
+
+/// Two registers.
+type Pair = (__m256, __m256);
+
+// SAFETY: each method is the lane-wise operation that the trait names; the features are the
+// caller's promise.
+unsafe impl Simd for Avx2 {
+    type V = Pair;
+    const TILE_VECTORS: usize = 1;
+    const QUERIES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Pair {
+        // SAFETY: as the trait's.
+        unsafe { (_mm256_set1_ps(value), _mm256_set1_ps(value)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Pair {
+        // SAFETY: as the trait's.
+        unsafe { (_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Pair {
+        // SAFETY: as the trait's.
+        unsafe {
+            let half = |bits| {
+                let wide = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits));
+                _mm256_castsi256_ps(wide)
+            };
+            (half(_mm_loadu_si128(from.cast())), half(_mm_loadu_si128(from.add(8).cast())))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Pair {
+        // SAFETY: as the trait's.
+        unsafe {
+            (
+                _mm256_cvtph_ps(_mm_loadu_si128(from.cast())),
+                _mm256_cvtph_ps(_mm_loadu_si128(from.add(8).cast())),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, value: Pair) {
+        // SAFETY: as the trait's.
+        unsafe {
+            _mm256_storeu_ps(to, value.0);
+            _mm256_storeu_ps(to.add(8), value.1);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: Pair, b: Pair) -> Pair {
+        // SAFETY: as the trait's.
+        unsafe { (_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn sub(a: Pair, b: Pair) -> Pair {
+        // SAFETY: as the trait's.
+        unsafe { (_mm256_sub_ps(a.0, b.0), _mm256_sub_ps(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: Pair, b: Pair) -> Pair {
+        // SAFETY: as the trait's.
+        unsafe { (_mm256_mul_ps(a.0, b.0), _mm256_mul_ps(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn div(a: Pair, b: Pair) -> Pair {
+        // SAFETY: as the trait's.
+        unsafe { (_mm256_div_ps(a.0, b.0), _mm256_div_ps(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: Pair, b: Pair, c: Pair) -> Pair {
+        // SAFETY: as the trait's.
+        unsafe { (_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn max(a: Pair, b: Pair) -> Pair {
+        // SAFETY: as the trait's.
+        unsafe { (_mm256_max_ps(a.0, b.0), _mm256_max_ps(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn min(a: Pair, b: Pair) -> Pair {
+        // SAFETY: as the trait's.
+        unsafe { (_mm256_min_ps(a.0, b.0), _mm256_min_ps(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn scale(value: Pair, shifted: Pair) -> Pair {
+        // SAFETY: as the trait's.
+        unsafe {
+            let half = |value, shifted| {
+                let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(shifted));
+                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(value), power))
+            };
+            (half(value.0, shifted.0), half(value.1, shifted.1))
+        }
+    }
+}
+
+entry_points!(Avx2, #[target_feature(enable = "avx2,fma,f16c")]);

@@ -1,0 +1,52 @@
+//! Makes the four entry points of one instruction set: each takes on the set's features, and the
+//! generic kernels are inlined into it.
+
+/// `entry_points!(Simd type, attribute)`.
+macro_rules! entry_points {
+    ($simd:ty, $(#[$feature:meta])?) => {
+        /// [`crate::cpu::simd::product::task`].
+        ///
+        /// # Safety
+        /// The machine must have this module's features.
+        $(#[$feature])?
+        pub(crate) unsafe fn product(job: &crate::cpu::simd::product::Product<'_>, task: usize) {
+            // SAFETY: features as promised by the caller.
+            unsafe { crate::cpu::simd::product::task::<$simd>(job, task) }
+        }
+
+        /// [`crate::cpu::simd::attention::task`].
+        ///
+        /// # Safety
+        /// The machine must have this module's features.
+        $(#[$feature])?
+        pub(crate) unsafe fn attention(
+            job: &crate::cpu::simd::attention::Attention<'_>,
+            task: usize,
+        ) {
+            // SAFETY: features as promised by the caller.
+            unsafe { crate::cpu::simd::attention::task::<$simd>(job, task) }
+        }
+
+        /// [`crate::cpu::simd::rows::sum_of_squares`].
+        ///
+        /// # Safety
+        /// The machine must have this module's features.
+        $(#[$feature])?
+        pub(crate) unsafe fn sum_of_squares(x: &[f32]) -> f32 {
+            // SAFETY: features as promised by the caller.
+            unsafe { crate::cpu::simd::rows::sum_of_squares::<$simd>(x) }
+        }
+
+        /// [`crate::cpu::simd::rows::silu_mul`].
+        ///
+        /// # Safety
+        /// The machine must have this module's features.
+        $(#[$feature])?
+        pub(crate) unsafe fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+            // SAFETY: features as promised by the caller.
+            unsafe { crate::cpu::simd::rows::silu_mul::<$simd>(gate, up, out) }
+        }
+    };
+}
+
+pub(crate) use entry_points;

@@ -1,0 +1,146 @@
+//! KV blocks in the one layout that all devices agree on: `[block][key, value][head][position][dim]`,
+//! little-endian in the pool's type, without padding. What is imported is checked, then copied.
+
+use crate::{
+    backend::KvSpan,
+    error::DeviceError,
+    kv::pool::{KvData, KvPool, KvSlot},
+};
+
+impl KvPool {
+    /// Puts the span into `bytes`, cleared first.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if there is no such layer, head or block.
+    pub fn export(&self, span: &KvSpan<'_>, bytes: &mut Vec<u8>) -> Result<(), DeviceError> {
+        self.check_span(span)?;
+        bytes.clear();
+        bytes.reserve(self.span_bytes(span));
+        self.visit(span, |at| match &self.data {
+            KvData::Bf16(data) | KvData::F16(data) => {
+                bytes.extend_from_slice(&data[at].to_le_bytes());
+            }
+            KvData::F32(data) => bytes.extend_from_slice(&data[at].to_le_bytes()),
+        });
+        Ok(())
+    }
+
+    /// Stores what [`KvPool::export`] gave, to the bit.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if there is no such layer, head or block, or the size is wrong;
+    /// nothing is changed then.
+    pub fn import(&mut self, span: &KvSpan<'_>, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.check_span(span)?;
+        if bytes.len() != self.span_bytes(span) {
+            return Err(DeviceError::Contract(format!(
+                "{} bytes of KV where {} were to come",
+                bytes.len(),
+                self.span_bytes(span)
+            )));
+        }
+        let mut order = Vec::with_capacity(bytes.len() / self.spec().dtype.size());
+        self.visit(span, |at| order.push(at));
+        match &mut self.data {
+            KvData::Bf16(data) | KvData::F16(data) => {
+                let (elements, _) = bytes.as_chunks::<2>();
+                for (at, element) in order.into_iter().zip(elements) {
+                    data[at] = u16::from_le_bytes(*element);
+                }
+            }
+            KvData::F32(data) => {
+                let (elements, _) = bytes.as_chunks::<4>();
+                for (at, element) in order.into_iter().zip(elements) {
+                    data[at] = f32::from_le_bytes(*element);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `visit` with where each element of the span lies, in canonical order.
+    fn visit(&self, span: &KvSpan<'_>, mut visit: impl FnMut(usize)) {
+        let layer = span.layer;
+        for block in span.blocks.iter().map(|block| block.0 as usize) {
+            for is_value in [false, true] {
+                for head in span.heads.clone() {
+                    for position in 0..self.spec().block_size {
+                        let slot = KvSlot { layer, block, head, position };
+                        for dim in 0..self.layout.head_dim {
+                            visit(if is_value {
+                                self.layout.value(slot, dim)
+                            } else {
+                                self.layout.key(slot, dim)
+                            });
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn check_span(&self, span: &KvSpan<'_>) -> Result<(), DeviceError> {
+        if span.heads.is_empty() || span.layer >= self.spec().layers {
+            return Err(DeviceError::Contract(format!("no KV span {span:?}")));
+        }
+        for block in span.blocks {
+            let (layer, block) = (span.layer, block.0 as usize);
+            self.check(KvSlot { layer, block, head: span.heads.end - 1, position: 0 })?;
+        }
+        Ok(())
+    }
+
+    fn span_bytes(&self, span: &KvSpan<'_>) -> usize {
+        let head = 2 * self.spec().block_size * self.layout.head_dim * self.spec().dtype.size();
+        span.blocks.len() * span.heads.len() * head
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use troupe_runtime::id::BlockId;
+
+    use super::*;
+    use crate::{
+        dtype::Dtype,
+        shape::{AttentionMask, KvKind, KvSpec},
+    };
+
+    #[test]
+    fn blocks_survive_the_journey_between_shardings() {
+        for dtype in [Dtype::Bf16, Dtype::F16, Dtype::F32] {
+            let spec = |kv_heads, block_size| KvSpec {
+                layers: 2,
+                kind: KvKind::Heads { kv_heads, head_dim: 3 },
+                block_size,
+                dtype,
+                mask: AttentionMask::Causal,
+            };
+            let mut whole = KvPool::new(&spec(4, 8), 5).unwrap();
+            let slot = |position, head| KvSlot { layer: 1, block: 3, head, position };
+            for position in 0..8 {
+                for head in 0..4 {
+                    let key = [position as f32, head as f32, 0.5];
+                    whole.write(slot(position, head), &key, &key.map(|x| -x)).unwrap();
+                }
+            }
+            let mut half = KvPool::new(&spec(2, 8), 2).unwrap();
+            let mut bytes = Vec::new();
+            let from = KvSpan { layer: 1, heads: 2..4, blocks: &[BlockId(3), BlockId(0)] };
+            whole.export(&from, &mut bytes).unwrap();
+            let to = KvSpan { layer: 0, heads: 0..2, blocks: &[BlockId(1), BlockId(0)] };
+            half.import(&to, &bytes).unwrap();
+            let there = KvSlot { layer: 0, block: 1, head: 1, position: 6 };
+            assert_eq!([0, 1, 2].map(|dim| half.key(there, dim)), [6.0, 3.0, 0.5]);
+            assert_eq!([0, 1, 2].map(|dim| half.value(there, dim)), [-6.0, -3.0, -0.5]);
+            let mut again = Vec::new();
+            half.export(&to, &mut again).unwrap();
+            assert_eq!(bytes, again);
+            assert!(half.import(&to, &bytes[1..]).is_err());
+            let blocks = [BlockId(2)];
+            assert!(half.export(&KvSpan { blocks: &blocks, ..to.clone() }, &mut again).is_err());
+            assert!(half.export(&KvSpan { heads: 0..3, ..to.clone() }, &mut again).is_err());
+            assert!(half.export(&KvSpan { layer: 2, ..to }, &mut again).is_err());
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! One KV group's blocks on the CPU, laid out for the attention kernel.
+//!
+//! The order is `[layer][block][head]`, then the keys of the block in tiles of 16 positions, each
+//! `[dim][16]`, then the values as `[position][dim]`. Sixteen positions fill a vector, so scores need
+//! no sum across lanes. Tiles and value rows are padded to 16 with zeros that nothing writes.
+
+use half::{bf16, f16};
+
+use crate::{
+    cpu::aligned::Aligned,
+    dtype::Dtype,
+    error::DeviceError,
+    shape::{KvKind, KvSpec},
+};
+
+/// Positions of a key tile, and what value rows are padded to.
+pub(crate) const TILE: usize = 16;
+
+/// One group's pool.
+#[derive(Debug)]
+pub struct KvPool {
+    spec: KvSpec,
+    pub(crate) layout: KvLayout,
+    pub(crate) data: KvData,
+}
+
+/// Where things are, in elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KvLayout {
+    pub(crate) blocks: usize,
+    pub(crate) heads: usize,
+    pub(crate) head_dim: usize,
+    /// Elements of a value row.
+    pub(crate) value_stride: usize,
+    /// Where a head's values begin.
+    pub(crate) values: usize,
+    /// Elements of one head of one block.
+    pub(crate) head_stride: usize,
+}
+
+/// Elements by how they lie in memory.
+#[derive(Debug)]
+pub(crate) enum KvData {
+    /// Brain floats, as bits.
+    Bf16(Aligned<u16>),
+    /// IEEE halves, as bits.
+    F16(Aligned<u16>),
+    /// Singles.
+    F32(Aligned<f32>),
+}
+
+/// One position of one head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvSlot {
+    /// Layer within the group on this rank.
+    pub layer: usize,
+    /// Block id.
+    pub block: usize,
+    /// Head of this rank.
+    pub head: usize,
+    /// Position within the block.
+    pub position: usize,
+}
+
+impl KvLayout {
+    fn new(spec: &KvSpec, blocks: usize) -> Result<Self, DeviceError> {
+        let KvKind::Heads { kv_heads: heads, head_dim } = spec.kind else {
+            return Err(DeviceError::Unsupported("latent KV on the CPU".to_owned()));
+        };
+        // Powers of two divide the attention kernel's fixed chunk or are divided by it.
+        if !spec.block_size.is_power_of_two() || spec.block_size > 4096 {
+            return Err(DeviceError::Unsupported(format!(
+                "blocks of {} positions: powers of two up to 4096 are possible",
+                spec.block_size
+            )));
+        }
+        if heads == 0 || head_dim == 0 || heads > 1 << 16 || head_dim > 1 << 16 {
+            return Err(DeviceError::Contract(format!("impossible KV heads: {spec:?}")));
+        }
+        let value_stride = head_dim.next_multiple_of(TILE);
+        let values = spec.block_size.next_multiple_of(TILE) * head_dim;
+        let head_stride = values + spec.block_size * value_stride;
+        Ok(Self { blocks, heads, head_dim, value_stride, values, head_stride })
+    }
+
+    /// Where a head's keys begin.
+    pub(crate) fn head(&self, layer: usize, block: usize, head: usize) -> usize {
+        ((layer * self.blocks + block) * self.heads + head) * self.head_stride
+    }
+
+    pub(crate) fn key(&self, slot: KvSlot, dim: usize) -> usize {
+        let tile = slot.position / TILE * TILE * self.head_dim;
+        let at = tile + dim * TILE + slot.position % TILE;
+        self.head(slot.layer, slot.block, slot.head) + at
+    }
+
+    pub(crate) fn value(&self, slot: KvSlot, dim: usize) -> usize {
+        let at = self.values + slot.position * self.value_stride + dim;
+        self.head(slot.layer, slot.block, slot.head) + at
+    }
+}
+
+impl KvPool {
+    /// A pool of `blocks` zeroed blocks.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`] on a size that cannot be, [`DeviceError::Unsupported`].
+    pub fn new(spec: &KvSpec, blocks: u32) -> Result<Self, DeviceError> {
+        let blocks = blocks as usize;
+        let layout = KvLayout::new(spec, blocks)?;
+        let len = [spec.layers, blocks, layout.heads, layout.head_stride]
+            .into_iter()
+            .try_fold(1usize, usize::checked_mul)
+            .ok_or_else(|| DeviceError::OutOfMemory(format!("{blocks} KV blocks of {spec:?}")))?;
+        let data = match spec.dtype {
+            Dtype::Bf16 => KvData::Bf16(Aligned::zeroed(len)?),
+            Dtype::F16 => KvData::F16(Aligned::zeroed(len)?),
+            Dtype::F32 => KvData::F32(Aligned::zeroed(len)?),
+        };
+        Ok(Self { spec: *spec, layout, data })
+    }
+
+    /// Bytes of one block over the spec's layers, padding included; 0 for a spec that
+    /// [`KvPool::new`] refuses.
+    pub fn block_bytes(spec: &KvSpec) -> u64 {
+        KvLayout::new(spec, 1).map_or(0, |layout| {
+            (spec.layers * layout.heads * layout.head_stride * spec.dtype.size()) as u64
+        })
+    }
+
+    /// What it stores.
+    pub fn spec(&self) -> &KvSpec {
+        &self.spec
+    }
+
+    /// Blocks in the pool.
+    pub fn blocks(&self) -> usize {
+        self.layout.blocks
+    }
+
+    /// Fails unless the slot exists.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`].
+    pub fn check(&self, slot: KvSlot) -> Result<(), DeviceError> {
+        let inside = slot.layer < self.spec.layers
+            && slot.block < self.layout.blocks
+            && slot.head < self.layout.heads
+            && slot.position < self.spec.block_size;
+        if inside {
+            return Ok(());
+        }
+        Err(DeviceError::Contract(format!(
+            "no {slot:?} among {} layers and {} blocks of {} heads",
+            self.spec.layers, self.layout.blocks, self.layout.heads
+        )))
+    }
+
+    /// Stores one head's key and value, rounded to the pool's type.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if the slot does not exist or the lengths are no head.
+    pub fn write(&mut self, slot: KvSlot, key: &[f32], value: &[f32]) -> Result<(), DeviceError> {
+        self.check(slot)?;
+        if key.len() != self.layout.head_dim || value.len() != self.layout.head_dim {
+            return Err(DeviceError::Contract(format!(
+                "a key of {} and a value of {} elements for heads of {}",
+                key.len(),
+                value.len(),
+                self.layout.head_dim
+            )));
+        }
+        let (first_key, first_value) = (self.layout.key(slot, 0), self.layout.value(slot, 0));
+        match &mut self.data {
+            KvData::Bf16(data) => {
+                put(data, (first_key, first_value), (key, value), |x| bf16::from_f32(x).to_bits());
+            }
+            KvData::F16(data) => {
+                put(data, (first_key, first_value), (key, value), |x| f16::from_f32(x).to_bits());
+            }
+            KvData::F32(data) => put(data, (first_key, first_value), (key, value), |x| x),
+        }
+        Ok(())
+    }
+
+    /// One element of a stored key.
+    ///
+    /// # Panics
+    /// If the slot is outside the pool.
+    pub fn key(&self, slot: KvSlot, dim: usize) -> f32 {
+        self.get(self.layout.key(slot, dim))
+    }
+
+    /// One element of a stored value.
+    ///
+    /// # Panics
+    /// If the slot is outside the pool.
+    pub fn value(&self, slot: KvSlot, dim: usize) -> f32 {
+        self.get(self.layout.value(slot, dim))
+    }
+
+    fn get(&self, at: usize) -> f32 {
+        match &self.data {
+            KvData::Bf16(data) => bf16::from_bits(data[at]).to_f32(),
+            KvData::F16(data) => f16::from_bits(data[at]).to_f32(),
+            KvData::F32(data) => data[at],
+        }
+    }
+}
+
+fn put<T>(
+    data: &mut [T],
+    (first_key, first_value): (usize, usize),
+    (key, value): (&[f32], &[f32]),
+    narrow: impl Fn(f32) -> T,
+) {
+    for (to, from) in data[first_key..].iter_mut().step_by(TILE).zip(key) {
+        *to = narrow(*from);
+    }
+    for (to, from) in data[first_value..].iter_mut().zip(value) {
+        *to = narrow(*from);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shape::AttentionMask;
+
+    fn spec(block_size: usize, dtype: Dtype) -> KvSpec {
+        let kind = KvKind::Heads { kv_heads: 2, head_dim: 5 };
+        KvSpec { layers: 2, kind, block_size, dtype, mask: AttentionMask::Causal }
+    }
+
+    #[test]
+    fn every_slot_is_its_own() {
+        for block_size in [1, 4, 16, 32] {
+            let mut pool = KvPool::new(&spec(block_size, Dtype::F32), 3).unwrap();
+            let slots: Vec<KvSlot> = (0..2 * 3 * 2 * block_size)
+                .map(|n| KvSlot {
+                    position: n % block_size,
+                    head: n / block_size % 2,
+                    block: n / block_size / 2 % 3,
+                    layer: n / block_size / 6,
+                })
+                .collect();
+            for (n, slot) in slots.iter().enumerate() {
+                let key: Vec<f32> = (0..5).map(|dim| (n * 10 + dim) as f32).collect();
+                let value: Vec<f32> = key.iter().map(|x| -x - 1.0).collect();
+                pool.write(*slot, &key, &value).unwrap();
+            }
+            for (n, slot) in slots.iter().enumerate() {
+                for dim in 0..5 {
+                    assert_eq!(pool.key(*slot, dim), (n * 10 + dim) as f32);
+                    assert_eq!(pool.value(*slot, dim), -((n * 10 + dim) as f32) - 1.0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_exist_is_an_error() {
+        let mut pool = KvPool::new(&spec(16, Dtype::Bf16), 3).unwrap();
+        let slot = KvSlot { layer: 0, block: 0, head: 0, position: 0 };
+        assert!(pool.write(slot, &[1.0; 5], &[1.0; 5]).is_ok());
+        assert!(pool.write(slot, &[1.0; 4], &[1.0; 5]).is_err());
+        for bad in [
+            KvSlot { block: 3, ..slot },
+            KvSlot { block: u32::MAX as usize, ..slot },
+            KvSlot { layer: 2, ..slot },
+            KvSlot { head: 2, ..slot },
+            KvSlot { position: 16, ..slot },
+        ] {
+            assert!(pool.write(bad, &[1.0; 5], &[1.0; 5]).is_err(), "{bad:?}");
+        }
+        assert!(KvPool::new(&spec(12, Dtype::F32), 1).is_err());
+        assert!(KvPool::new(&spec(4096, Dtype::F32), u32::MAX).is_err());
+    }
+}

@@ -1,0 +1,245 @@
+//! What the layers of one rank work with: the device, the activations of the step under way, and
+//! the other ranks of the stage.
+//!
+//! Activations are allocated once, for the largest step, and every layer uses the same ones; their
+//! names say what is in them. Layers read and write them through disjoint fields, so nothing here is
+//! behind a lock or a reference count.
+
+use troupe_runtime::id::StepId;
+
+use crate::{
+    backend::{Activations, Backend},
+    collective::Collective,
+    dtype::Dtype,
+    error::DeviceError,
+    layers::{norm::RmsNorm, rotary::Rotary},
+    weights::Shard,
+};
+
+/// One rank's device with its working memory.
+pub struct Context<B: Backend> {
+    /// The device.
+    pub backend: B,
+    /// The other ranks.
+    pub group: TensorGroup<B>,
+    /// Activations of the step.
+    pub activations: StepActivations<B>,
+}
+
+/// Activations that layers hand to each other.
+#[derive(Debug)]
+pub struct StepActivations<B: Backend> {
+    /// The residual stream, `[rows, hidden]`: what enters and leaves every layer.
+    pub residual: B::Buffer,
+    /// The normed residual stream, input of the products.
+    pub normed: B::Buffer,
+    /// This rank's fused query, key and value heads.
+    pub qkv: B::Buffer,
+    /// This rank's attention output.
+    pub attended: B::Buffer,
+    /// This rank's fused gate and up products.
+    pub gate_up: B::Buffer,
+    /// This rank's gated feed-forward activations.
+    pub gated: B::Buffer,
+}
+
+/// How wide a rank's activations are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Widths {
+    /// The residual stream.
+    pub hidden: usize,
+    /// Fused query, key and value heads of this rank.
+    pub qkv: usize,
+    /// Query heads of this rank.
+    pub attended: usize,
+    /// Feed-forward width of this rank.
+    pub gated: usize,
+}
+
+/// What one pass through the layers of a stage is given beside the context.
+#[derive(Debug)]
+pub struct Pass<'a, B: Backend> {
+    /// The prepared step.
+    pub meta: &'a B::StepMeta,
+    /// One pool per KV group.
+    pub kv: &'a mut [B::Kv],
+    /// Rotary tables.
+    pub rotary: &'a Rotary<B>,
+}
+
+/// This rank among the tensor-parallel ranks of its stage.
+pub struct TensorGroup<B: Backend> {
+    collective: Box<dyn Collective>,
+    shard: Shard,
+    /// Only where there are other ranks.
+    sums: Option<Sums<B>>,
+    /// Values on the host, on their way from or to other ranks.
+    values: Vec<f32>,
+    bytes: Vec<u8>,
+}
+
+/// Products before and after they are summed over ranks, `[rows, hidden]`.
+struct Sums<B: Backend> {
+    /// In `f32`, so that what is added up has not been rounded.
+    partial: B::Buffer,
+    reduced: B::Buffer,
+}
+
+// === impl Context ===
+
+impl<B: Backend> Context<B> {
+    /// `normed = norm(residual)`.
+    ///
+    /// # Errors
+    /// The backend's.
+    pub fn norm_residual(&mut self, norm: &RmsNorm<B>) -> Result<(), DeviceError> {
+        let StepActivations { residual, normed, .. } = &mut self.activations;
+        self.backend.rms_norm(residual, norm.call(), normed)
+    }
+}
+
+// === impl StepActivations ===
+
+impl<B: Backend> StepActivations<B> {
+    /// Room for steps of `rows` rows.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`].
+    pub fn new(backend: &mut B, rows: usize, widths: Widths) -> Result<Self, DeviceError> {
+        let (rows, dtype) = (backend.pad_rows(rows), backend.activation_dtype());
+        let mut alloc = |columns| backend.alloc(rows, columns, dtype);
+        Ok(Self {
+            residual: alloc(widths.hidden)?,
+            normed: alloc(widths.hidden)?,
+            qkv: alloc(widths.qkv)?,
+            attended: alloc(widths.attended)?,
+            gate_up: alloc(2 * widths.gated)?,
+            gated: alloc(widths.gated)?,
+        })
+    }
+}
+
+// === impl TensorGroup ===
+
+impl<B: Backend> TensorGroup<B> {
+    /// The ranks that `collective` connects, with room to sum `rows` rows of `hidden` columns.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`].
+    pub fn new(
+        backend: &mut B,
+        collective: Box<dyn Collective>,
+        (rows, hidden): (usize, usize),
+    ) -> Result<Self, DeviceError> {
+        let shard = Shard::new(collective.rank(), collective.ranks())?;
+        let rows = backend.pad_rows(rows);
+        let sums = if shard.is_divided() {
+            let partial = backend.alloc(rows, hidden, Dtype::F32)?;
+            let reduced = backend.alloc(rows, hidden, backend.activation_dtype())?;
+            Some(Sums { partial, reduced })
+        } else {
+            None
+        };
+        Ok(Self { collective, shard, sums, values: Vec::new(), bytes: Vec::new() })
+    }
+
+    /// Which rank this is.
+    pub fn shard(&self) -> Shard {
+        self.shard
+    }
+
+    /// Names the step that follows, so that ranks in different steps notice.
+    pub fn begin_step(&mut self, step: StepId) {
+        self.collective.begin_step(step);
+    }
+
+    /// `residual += sum over ranks of product`, where `product` writes this rank's part of it into
+    /// the `f32` buffer that it is given. Only where there are other ranks.
+    ///
+    /// # Errors
+    /// Those of `product`; [`DeviceError::Collective`].
+    pub fn add_sum(
+        &mut self,
+        backend: &mut B,
+        residual: &mut B::Buffer,
+        product: impl FnOnce(&mut B, &mut B::Buffer) -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        let Some(Sums { partial, reduced }) = &mut self.sums else {
+            return Err(DeviceError::Contract("a sum over one rank".to_owned()));
+        };
+        product(backend, partial)?;
+        backend.download_f32(partial, &mut self.values)?;
+        self.collective.all_reduce(&mut self.values)?;
+        encode(reduced.dtype(), &self.values, &mut self.bytes);
+        backend.upload(reduced, partial.rows(), 0..partial.columns(), &self.bytes)?;
+        backend.add(reduced, residual)
+    }
+
+    /// Replaces `buffer` by its sum over all ranks; nothing to do where there are no others.
+    ///
+    /// # Errors
+    /// [`DeviceError::Collective`].
+    pub fn all_reduce(
+        &mut self,
+        backend: &mut B,
+        buffer: &mut B::Buffer,
+    ) -> Result<(), DeviceError> {
+        if !self.shard.is_divided() {
+            return Ok(());
+        }
+        let (dtype, columns) = (buffer.dtype(), 0..buffer.columns());
+        backend.download(buffer, columns.clone(), &mut self.bytes)?;
+        decode(dtype, &self.bytes, &mut self.values);
+        self.collective.all_reduce(&mut self.values)?;
+        encode(dtype, &self.values, &mut self.bytes);
+        backend.upload(buffer, buffer.rows(), columns, &self.bytes)
+    }
+
+    /// Appends the rows of all ranks to `rows` at rank 0, those of one row side by side in rank
+    /// order: rank `r` has `widths[r]` columns. Other ranks append nothing.
+    ///
+    /// # Errors
+    /// [`DeviceError::Collective`].
+    pub fn gather_columns(
+        &mut self,
+        own: &[f32],
+        widths: &[usize],
+        rows: &mut Vec<f32>,
+    ) -> Result<(), DeviceError> {
+        if !self.shard.is_divided() {
+            rows.extend_from_slice(own);
+            return Ok(());
+        }
+        self.collective.gather(own, &mut self.values)?;
+        if !self.shard.is_first() {
+            return Ok(());
+        }
+        let width: usize = widths.iter().sum();
+        let count = self.values.len() / width;
+        if self.values.len() != count * width || own.len() != count * widths[0] {
+            let why = format!("{} values are no rows of {width}", self.values.len());
+            return Err(DeviceError::Collective(why));
+        }
+        rows.reserve(self.values.len());
+        for row in 0..count {
+            let mut before = 0;
+            for columns in widths {
+                let start = before * count + row * columns;
+                rows.extend_from_slice(&self.values[start..start + columns]);
+                before += columns;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn encode(dtype: Dtype, values: &[f32], bytes: &mut Vec<u8>) {
+    bytes.clear();
+    bytes.reserve(values.len() * dtype.size());
+    values.iter().for_each(|&value| dtype.write(bytes, value));
+}
+
+fn decode(dtype: Dtype, bytes: &[u8], values: &mut Vec<f32>) {
+    values.clear();
+    values.extend((0..bytes.len() / dtype.size()).map(|index| dtype.read(bytes, index)));
+}

@@ -1,0 +1,118 @@
+//! Weights onto the device, cut to this rank's share, with what was taken noted.
+//!
+//! Column-parallel layers take rows of their weights (outputs), several of them fused into one
+//! product; row-parallel layers take columns (inputs). Biases go with the outputs; where the outputs
+//! are summed over ranks, only rank 0 has them.
+
+use std::ops::Range;
+
+use crate::{
+    backend::Backend,
+    error::DeviceError,
+    dtype::Dtype,
+    tensor::{DenseMatrix, DensePart, LinearSource, WeightSource},
+    weights::{Held, WeightReader},
+};
+
+/// Puts one rank's weights onto its device.
+pub struct Loader<'a, B: Backend> {
+    /// The device.
+    pub backend: &'a mut B,
+    /// The checkpoint, as this rank reads it.
+    pub reader: WeightReader<'a>,
+}
+
+/// Rows of one weight matrix on their way into a fused product.
+#[derive(Clone, Debug)]
+pub struct RowPart {
+    /// Name without prefix and without `.weight`.
+    pub name: String,
+    /// Rows of the whole matrix.
+    pub rows: usize,
+    /// Which of them this rank takes.
+    pub own: Range<usize>,
+    /// Whether other ranks take the same.
+    pub held: Held,
+    /// Whether there is a bias.
+    pub bias: bool,
+}
+
+impl<B: Backend> Loader<'_, B> {
+    /// A product whose outputs are divided over ranks, of several matrices stacked in this order.
+    ///
+    /// # Errors
+    /// [`DeviceError::Weights`] if a tensor is not as described; the backend's errors.
+    pub fn column_parallel(
+        &mut self,
+        in_features: usize,
+        parts: &[RowPart],
+    ) -> Result<B::Linear, DeviceError> {
+        let mut whole = Vec::with_capacity(parts.len());
+        for part in parts {
+            let weight =
+                self.reader.matrix(&weight_of(&part.name), (part.rows, in_features))?;
+            let bias = part.bias.then(|| self.reader.vector(&bias_of(&part.name), part.rows));
+            whole.push((weight, bias.transpose()?));
+            let biases = if part.bias { part.own.len() } else { 0 };
+            let elements = part.own.len() * in_features + biases;
+            self.reader.note(&part.name, part.held, (elements, self.reader.storage()));
+        }
+        let mut dense = Vec::with_capacity(parts.len());
+        for (part, (weight, bias)) in parts.iter().zip(&whole) {
+            let (start, rows) = (part.own.start, part.own.len());
+            let bias = bias.as_ref().map(|bias| bias.slice_columns(start, rows)).transpose()?;
+            dense.push(DensePart { weight: weight.slice_rows(start, rows)?, bias });
+        }
+        self.prepare(in_features, dense)
+    }
+
+    /// A product whose inputs are divided over ranks; `columns` are this rank's. Its outputs are
+    /// partial sums, to which rank 0 alone adds the bias.
+    ///
+    /// # Errors
+    /// As [`Self::column_parallel`].
+    pub fn row_parallel(
+        &mut self,
+        name: &str,
+        shape: (usize, usize),
+        columns: Range<usize>,
+        bias: bool,
+    ) -> Result<B::Linear, DeviceError> {
+        let weight = self.reader.matrix(&weight_of(name), shape)?;
+        let weight = weight.slice_columns(columns.start, columns.len())?;
+        let adds_bias = bias && self.reader.shard().is_first();
+        let bias = adds_bias.then(|| self.reader.vector(&bias_of(name), shape.0)).transpose()?;
+        let biases = if adds_bias { shape.0 } else { 0 };
+        let elements = shape.0 * columns.len() + biases;
+        self.reader.note(name, Held::Sharded, (elements, self.reader.storage()));
+        self.prepare(columns.len(), vec![DensePart { weight, bias }])
+    }
+
+    /// A short vector that every rank has.
+    ///
+    /// # Errors
+    /// As [`Self::column_parallel`].
+    pub fn vector(&mut self, name: &str, size: usize) -> Result<B::Vector, DeviceError> {
+        let source: DenseMatrix<'_> = self.reader.vector(name, size)?;
+        self.reader.note(name, Held::Replicated, (size, Dtype::F32));
+        self.backend.prepare_vector(&source)
+    }
+
+    fn prepare(
+        &mut self,
+        in_features: usize,
+        parts: Vec<DensePart<'_>>,
+    ) -> Result<B::Linear, DeviceError> {
+        let storage = self.reader.storage();
+        let weights = WeightSource::Dense(parts);
+        self.backend.prepare_linear(&LinearSource { in_features, weights, storage })
+    }
+}
+
+fn weight_of(name: &str) -> String {
+    format!("{name}.weight")
+}
+
+fn bias_of(name: &str) -> String {
+    format!("{name}.bias")
+}

@@ -1,0 +1,25 @@
+//! Layers that know their rank: each takes the slice of its weights that is this rank's, and meets
+//! the other ranks of its stage where a sum runs over all of them.
+//!
+//! # Layout
+//! - [`loader`]: weights from a checkpoint onto the device, cut to this rank's share
+//! - [`context`]: what layers work with: the device, the activations of the step, the other ranks
+//! - [`linear`]: products that end in the residual stream, summed over ranks
+//! - [`norm`], [`rotary`]: norms, and the frequencies of rotary position embedding
+//! - [`attention`], [`mlp`]: the two halves of a decoder layer
+//! - [`embedding`], [`head`]: the two ends of a model, divided over the vocabulary
+//!
+//! # Where ranks meet
+//! Twice in each decoder layer (after attention's and the MLP's output product), once after the
+//! embedding and once for logits. Everything else is local. Sums are taken in rank order, so the
+//! bits of a row do not depend on the batch.
+
+pub mod attention;
+pub mod context;
+pub mod embedding;
+pub mod head;
+pub mod linear;
+pub mod loader;
+pub mod mlp;
+pub mod norm;
+pub mod rotary;

@@ -1,0 +1,253 @@
+//! Loading: from a model's folder to an [`Executor`] on this machine's device.
+//!
+//! The order is cheap checks first: a size that does not work, a missing shard or a wrong shape is
+//! found before gigabytes are read. Nothing here waits for another rank.
+
+use std::path::PathBuf;
+
+use troupe_runtime::{id::Coordinate, model::config::ModelConfig};
+
+use crate::{
+    backend::Backend,
+    collective::Collective,
+    cpu::{CpuDevice, CpuOptions},
+    dtype::Dtype,
+    error::DeviceError,
+    executor::{Executor, LoadProgress, MemoryReport},
+    layers::{
+        attention::{head_shape, mask},
+        context::{Context, StepActivations, TensorGroup},
+        embedding::VocabularyTable,
+        head::Head,
+        loader::Loader,
+        rotary::Rotary,
+    },
+    memory::{Limits, blocks_that_fit},
+    models::{self, LayerPlace},
+    pipeline::{self, PartCosts},
+    sampling,
+    shape::{KvKind, KvSpec},
+    stage::{RankExecutor, StageParts},
+    weights::{Checkpoint, Holding, Shard, WeightReader, rename},
+};
+
+/// One rank of a model, to be loaded.
+pub struct LoadRequest {
+    /// The model's folder.
+    pub folder: PathBuf,
+    /// Its config.
+    pub config: ModelConfig,
+    /// Where the rank stands in its group.
+    pub coordinate: Coordinate,
+    /// Over how many ranks and stages the model is divided.
+    pub parallel: ParallelSizes,
+    /// How weights are stored on the device; `None` keeps the checkpoint's type.
+    pub dtype: Option<Dtype>,
+    /// How keys and values are stored; `None` takes the weights' type.
+    pub kv_dtype: Option<Dtype>,
+    /// What bounds a step.
+    pub limits: StepLimits,
+    /// Bytes that KV blocks may take on this device.
+    pub kv_bytes: u64,
+    /// The device.
+    pub device: CpuOptions,
+    /// The other tensor-parallel ranks of the stage.
+    pub collective: Box<dyn Collective>,
+    /// Told how far loading is.
+    pub progress: Option<LoadProgress>,
+}
+
+/// Over how many devices a model is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParallelSizes {
+    /// Ranks of each stage.
+    pub tensor: usize,
+    /// Stages.
+    pub pipeline: usize,
+}
+
+/// What bounds a step; every buffer is sized from it once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepLimits {
+    /// Tokens of one step at most.
+    pub max_num_batched_tokens: usize,
+    /// Sequences of one step at most.
+    pub max_num_seqs: usize,
+    /// Positions of one sequence at most.
+    pub max_model_len: usize,
+    /// Positions per KV block.
+    pub block_size: usize,
+}
+
+/// Loads one rank onto this machine's device.
+///
+/// # Errors
+/// [`DeviceError::Unsupported`] if the model cannot be divided like that, naming what works;
+/// [`DeviceError::Weights`] naming file and tensor; [`DeviceError::OutOfMemory`].
+pub fn load(request: LoadRequest) -> Result<Box<dyn Executor>, DeviceError> {
+    let device = CpuDevice::new(request.device)?;
+    Ok(Box::new(RankExecutor::load(device, request)?))
+}
+
+impl<B: Backend> RankExecutor<B> {
+    /// Loads one rank onto `backend`.
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub fn load(mut backend: B, request: LoadRequest) -> Result<Self, DeviceError> {
+        let plan = Plan::new(&request)?;
+        let checkpoint = Checkpoint::open(&request.folder)?;
+        let storage = match request.dtype {
+            Some(dtype) => dtype,
+            None => published_dtype(&checkpoint)?,
+        };
+        let kv_specs = plan.kv_specs(&request, request.kv_dtype.unwrap_or(storage))?;
+        let block_bytes: Vec<_> =
+            kv_specs.iter().map(|spec| backend.kv_block_bytes(spec)).collect();
+        let blocks = blocks_that_fit(request.kv_bytes, &block_bytes)?;
+
+        let mut reader = WeightReader::new(&checkpoint, plan.shard, storage);
+        if let Some(progress) = request.progress.clone() {
+            reader = reader.with_progress(progress, plan.parts());
+        }
+        let loader = Loader { backend: &mut backend, reader };
+        let (parts, holding) = plan.load(loader, &request)?;
+        let memory = MemoryReport {
+            weight_bytes_sharded: holding.sharded,
+            weight_bytes_replicated: holding.replicated,
+            replicated: holding.replicated_names,
+            blocks: vec![blocks; block_bytes.len()],
+            block_bytes,
+            kernel_path: backend.kernel_path().to_owned(),
+        };
+        let (rows, hidden) = (request.limits.max_num_batched_tokens, request.config.hidden_size);
+        let widths = (models::family::<B>(request.config.architecture).widths)(
+            &request.config,
+            plan.shard,
+        )?;
+        let activations = StepActivations::new(&mut backend, rows, widths)?;
+        let group = TensorGroup::new(&mut backend, request.collective, (rows, hidden))?;
+        let meta = backend.step_meta(&plan.limits)?;
+        Ok(Self {
+            coordinate: request.coordinate,
+            parts,
+            context: Context { backend, group, activations },
+            meta,
+            kv_specs,
+            kv: Vec::new(),
+            memory,
+            vocab_size: request.config.vocab_size,
+            scratch: sampling::Scratch::default(),
+            spare: Vec::new(),
+            failed: false,
+        })
+    }
+}
+
+/// What a rank is to hold, decided before anything is read.
+struct Plan {
+    shard: Shard,
+    places: Vec<LayerPlace>,
+    is_first: bool,
+    is_last: bool,
+    limits: Limits,
+}
+
+impl Plan {
+    fn new(request: &LoadRequest) -> Result<Self, DeviceError> {
+        let LoadRequest { config, coordinate, parallel, limits, collective, .. } = request;
+        if let Some(method) = &config.quantization {
+            let why = format!("weights quantized by `{method}`: float32, float16 and bfloat16 are");
+            return Err(DeviceError::Unsupported(why));
+        }
+        config
+            .check_tensor_parallel(parallel.tensor)
+            .map_err(|error| DeviceError::Unsupported(error.to_string()))?;
+        let stages = pipeline::split(&PartCosts::of(config), parallel.pipeline)?;
+        let (stage, rank) = (coordinate.stage as usize, coordinate.tp as usize);
+        let met = (collective.rank(), collective.ranks());
+        let Some(layers) = stages.get(stage).cloned().filter(|_| met == (rank, parallel.tensor))
+        else {
+            return Err(DeviceError::Contract(format!(
+                "{coordinate} of {} stages of {} ranks, with a collective of {met:?}",
+                parallel.pipeline, parallel.tensor
+            )));
+        };
+        let limits = Limits {
+            max_batched_tokens: limits.max_num_batched_tokens,
+            max_sequences: limits.max_num_seqs,
+            max_model_len: limits.max_model_len,
+            vocab_size: config.vocab_size,
+            kv_groups: config.kv_groups().len(),
+        };
+        limits.check()?;
+        Ok(Self {
+            shard: Shard::new(rank, parallel.tensor)?,
+            places: models::places(config, &layers),
+            is_first: stage == 0,
+            is_last: stage + 1 == parallel.pipeline,
+            limits,
+        })
+    }
+
+    /// Parts that progress is counted in.
+    fn parts(&self) -> usize {
+        self.places.len() + usize::from(self.is_first) + usize::from(self.is_last)
+    }
+
+    /// The KV of each of the model's groups on this rank; a group may have no layer here.
+    fn kv_specs(&self, request: &LoadRequest, dtype: Dtype) -> Result<Vec<KvSpec>, DeviceError> {
+        let heads = head_shape(&request.config, self.shard)?;
+        let kind = KvKind::Heads { kv_heads: heads.kv_heads, head_dim: heads.head_dim };
+        let groups = request.config.kv_groups();
+        let specs = groups.iter().enumerate().map(|(group, spec)| KvSpec {
+            layers: self.places.iter().filter(|place| place.at.group == group).count(),
+            kind,
+            block_size: request.limits.block_size,
+            dtype,
+            mask: mask(spec.span),
+        });
+        Ok(specs.collect())
+    }
+
+    fn load<B: Backend>(
+        &self,
+        mut loader: Loader<'_, B>,
+        request: &LoadRequest,
+    ) -> Result<(StageParts<B>, Holding), DeviceError> {
+        let config = &request.config;
+        let embedding = match self.is_first {
+            true => {
+                let table = VocabularyTable::load_embedding(&mut loader, config)?;
+                loader.reader.part_done();
+                Some(table)
+            }
+            false => None,
+        };
+        let load_layers = models::family::<B>(config.architecture).load;
+        let decoder = load_layers(&mut loader, config, &self.places)?;
+        let head = match self.is_last {
+            true => {
+                let rows = request.limits.max_num_seqs.max(LOGIT_ROWS_MIN);
+                let head = Head::load(&mut loader, config, rows, self.is_first)?;
+                loader.reader.part_done();
+                Some(head)
+            }
+            false => None,
+        };
+        let positions = request.limits.max_model_len;
+        let rotary = Rotary::new(loader.backend, &config.rope, config.head_dim, positions)?;
+        let parts = StageParts { embedding, decoder, rotary, head };
+        Ok((parts, loader.reader.into_holding()))
+    }
+}
+
+/// The type of the embedding, which every decoder has: what the files say, not the config.
+fn published_dtype(checkpoint: &Checkpoint) -> Result<Dtype, DeviceError> {
+    let name = rename::full_name(rename::prefix(checkpoint), rename::EMBEDDING);
+    Ok(checkpoint.tensor(&name)?.1.dtype)
+}
+
+/// Rows of logits that are computed at once even where few sequences are allowed, for prompt
+/// log-probabilities.
+const LOGIT_ROWS_MIN: usize = 16;

@@ -1,0 +1,103 @@
+//! Llama and its relatives: one wiring, whose differences the config states.
+//!
+//! | architecture | differs by | config says |
+//! |---|---|---|
+//! | Llama | nothing; 3.1 and later stretch their rotary frequencies | `rope.scaling` |
+//! | Mistral | looks back over a window | `attention` |
+//! | Qwen2 | biases on query, key and value products | `qkv_bias` |
+//! | Qwen3 | norms on query and key heads, no biases | `qk_norm` |
+//!
+//! A layer is `x += attention(norm(x))`, then `x += mlp(norm(x))`, with the residual stream `x` in
+//! the context. At a stage's end `x` is complete, so where stages meet changes no bit.
+
+use troupe_runtime::model::config::ModelConfig;
+
+use super::{Decoder, LayerPlace};
+use crate::{
+    backend::Backend,
+    error::DeviceError,
+    layers::{
+        attention::{Attention, head_shape},
+        context::{Context, Pass, Widths},
+        loader::Loader,
+        mlp::GatedMlp,
+        norm::RmsNorm,
+    },
+    weights::Shard,
+};
+
+/// The layers of a stage.
+#[derive(Debug)]
+pub struct Llama<B: Backend> {
+    layers: Vec<Layer<B>>,
+}
+
+#[derive(Debug)]
+struct Layer<B: Backend> {
+    input_norm: RmsNorm<B>,
+    attention: Attention<B>,
+    post_attention_norm: RmsNorm<B>,
+    mlp: GatedMlp<B>,
+}
+
+/// How wide a rank's activations are.
+///
+/// # Errors
+/// [`DeviceError::Unsupported`] if the model cannot be divided like this.
+pub fn widths(config: &ModelConfig, shard: Shard) -> Result<Widths, DeviceError> {
+    let heads = head_shape(config, shard)?;
+    Ok(Widths {
+        hidden: config.hidden_size,
+        qkv: heads.fused_columns(),
+        attended: heads.query_columns(),
+        gated: shard.split(config.intermediate_size).len(),
+    })
+}
+
+/// Loads the layers at `places`.
+///
+/// # Errors
+/// [`DeviceError::Weights`] if a tensor is missing or of another shape; the backend's errors.
+pub fn load<B: Backend>(
+    loader: &mut Loader<'_, B>,
+    config: &ModelConfig,
+    places: &[LayerPlace],
+) -> Result<Box<dyn Decoder<B>>, DeviceError> {
+    let layers = places.iter().map(|&place| {
+        let layer = Layer::load(loader, config, place)?;
+        loader.reader.part_done();
+        Ok(layer)
+    });
+    Ok(Box::new(Llama { layers: layers.collect::<Result<_, DeviceError>>()? }))
+}
+
+impl<B: Backend> Decoder<B> for Llama<B> {
+    fn forward(&self, cx: &mut Context<B>, pass: &mut Pass<'_, B>) -> Result<(), DeviceError> {
+        self.layers.iter().try_for_each(|layer| layer.forward(cx, pass))
+    }
+}
+
+impl<B: Backend> Layer<B> {
+    fn load(
+        loader: &mut Loader<'_, B>,
+        config: &ModelConfig,
+        LayerPlace { layer, at }: LayerPlace,
+    ) -> Result<Self, DeviceError> {
+        let (hidden, epsilon) = (config.hidden_size, config.rms_norm_eps);
+        let input_norm = format!("layers.{layer}.input_layernorm.weight");
+        let post_norm = format!("layers.{layer}.post_attention_layernorm.weight");
+        Ok(Self {
+            input_norm: RmsNorm::load(loader, &input_norm, hidden, epsilon)?,
+            attention: Attention::load(loader, config, layer, at)?,
+            post_attention_norm: RmsNorm::load(loader, &post_norm, hidden, epsilon)?,
+            mlp: GatedMlp::load(loader, config, layer)?,
+        })
+    }
+
+    fn forward(&self, cx: &mut Context<B>, pass: &mut Pass<'_, B>) -> Result<(), DeviceError> {
+        cx.norm_residual(&self.input_norm)?;
+        self.attention.forward(cx, pass)?;
+        cx.norm_residual(&self.post_attention_norm)?;
+        self.mlp.forward(cx)
+    }
+}

@@ -1,0 +1,178 @@
+//! One rank of one stage, ready to run: the layers that a device holds, its KV and its activations.
+//!
+//! The same for every device and architecture. What a pass is: token ids become embeddings at the
+//! first stage, hidden states come from elsewhere at every other; the layers run; logits leave at
+//! the last stage, hidden states at every other. Hidden states travel in the type that the device
+//! keeps activations in, so how many stages there are changes no bit.
+
+use troupe_runtime::id::Coordinate;
+
+use crate::{
+    backend::{Activations, Backend, StepRows},
+    error::DeviceError,
+    executor::{
+        Executor, HiddenStates, Logits, MemoryReport, SampleRequest, Sampled, StageInput,
+        StageOutput, StepBatch,
+    },
+    layers::{
+        context::{Context, Pass},
+        embedding::VocabularyTable,
+        head::Head,
+        rotary::Rotary,
+    },
+    models::Decoder,
+    sampling,
+    shape::KvSpec,
+};
+
+/// A loaded rank.
+pub struct RankExecutor<B: Backend> {
+    pub(crate) coordinate: Coordinate,
+    pub(crate) parts: StageParts<B>,
+    pub(crate) context: Context<B>,
+    pub(crate) meta: B::StepMeta,
+    pub(crate) kv_specs: Vec<KvSpec>,
+    /// Empty until [`Executor::allocate_kv`].
+    pub(crate) kv: Vec<B::Kv>,
+    pub(crate) memory: MemoryReport,
+    pub(crate) vocab_size: usize,
+    pub(crate) scratch: sampling::Scratch,
+    /// Memory of the last step's logits, to be used again.
+    pub(crate) spare: Vec<f32>,
+    /// Set by the first error that leaves ranks in different states.
+    pub(crate) failed: bool,
+}
+
+/// What a stage consists of.
+pub(crate) struct StageParts<B: Backend> {
+    /// At the first stage.
+    pub(crate) embedding: Option<VocabularyTable<B>>,
+    pub(crate) decoder: Box<dyn Decoder<B>>,
+    pub(crate) rotary: Rotary<B>,
+    /// At the last stage.
+    pub(crate) head: Option<Head<B>>,
+}
+
+impl<B: Backend> Executor for RankExecutor<B> {
+    fn coordinate(&self) -> Coordinate {
+        self.coordinate
+    }
+
+    fn memory(&self) -> MemoryReport {
+        self.memory.clone()
+    }
+
+    fn allocate_kv(&mut self, blocks: &[u32]) -> Result<(), DeviceError> {
+        if blocks.len() != self.kv_specs.len() || !self.kv.is_empty() {
+            let groups = self.kv_specs.len();
+            let why = format!("KV for {} groups, once for {groups} was expected", blocks.len());
+            return Err(DeviceError::Contract(why));
+        }
+        let backend = &mut self.context.backend;
+        let pools = self.kv_specs.iter().zip(blocks);
+        let pools = pools.map(|(spec, &blocks)| backend.allocate_kv(spec, blocks));
+        self.kv = pools.collect::<Result<_, _>>()?;
+        self.memory.blocks = blocks.to_vec();
+        Ok(())
+    }
+
+    fn forward(
+        &mut self,
+        batch: &StepBatch,
+        input: StageInput,
+    ) -> Result<StageOutput, DeviceError> {
+        if self.failed {
+            return Err(DeviceError::Failed("an earlier step failed".to_owned()));
+        }
+        let output = self.run(batch, input);
+        self.failed = output.is_err();
+        output
+    }
+
+    fn sample(
+        &mut self,
+        mut logits: Logits,
+        requests: &[SampleRequest<'_>],
+    ) -> Result<Vec<Sampled>, DeviceError> {
+        let columns = logits.columns;
+        if logits.values.len() != logits.rows * columns {
+            let why = format!("{} has no logits of step {}", self.coordinate, logits.step);
+            return Err(DeviceError::Contract(why));
+        }
+        let mut sampled = Vec::with_capacity(requests.len());
+        for request in requests {
+            let (first, count) = request.rows;
+            let rows = first.checked_add(count).filter(|&end| end <= logits.rows);
+            let Some(end) = rows else {
+                return Err(DeviceError::Contract(format!(
+                    "sequence {} names rows {first}+{count} of {}",
+                    request.sequence, logits.rows
+                )));
+            };
+            let own = &mut logits.values[first * columns..end * columns];
+            sampled.push(sampling::sample(request, own, &mut self.scratch));
+        }
+        self.spare = logits.values;
+        Ok(sampled)
+    }
+}
+
+impl<B: Backend> RankExecutor<B> {
+    fn run(&mut self, batch: &StepBatch, input: StageInput) -> Result<StageOutput, DeviceError> {
+        let Self { parts, context, meta, kv, .. } = self;
+        if kv.len() != self.kv_specs.len() {
+            return Err(DeviceError::Contract("a step before KV was allocated".to_owned()));
+        }
+        context.group.begin_step(batch.step);
+        context.backend.prepare_step(batch, kv, meta)?;
+        match (&parts.embedding, input) {
+            (Some(table), StageInput::Tokens) => table.embed(context, meta)?,
+            (None, StageInput::Hidden(hidden)) => take_in(context, meta.rows(), &hidden)?,
+            (own, _) => {
+                let wants = if own.is_some() { "tokens" } else { "hidden states" };
+                let why = format!("{} wants {wants}", self.coordinate);
+                return Err(DeviceError::Contract(why));
+            }
+        }
+        let mut pass = Pass { meta, kv, rotary: &parts.rotary };
+        parts.decoder.forward(context, &mut pass)?;
+        match &mut parts.head {
+            Some(head) => {
+                let mut values = std::mem::take(&mut self.spare);
+                values.clear();
+                head.forward(context, meta, parts.embedding.as_ref(), &mut values)?;
+                let rows = meta.logit_rows();
+                let logits = Logits::on_host(batch.step, rows, self.vocab_size, values);
+                Ok(StageOutput::Logits(logits))
+            }
+            None => Ok(StageOutput::Hidden(give_out(context)?)),
+        }
+    }
+}
+
+/// Hidden states of the previous stage become the residual stream.
+fn take_in<B: Backend>(
+    cx: &mut Context<B>,
+    rows: usize,
+    hidden: &HiddenStates,
+) -> Result<(), DeviceError> {
+    let residual = &mut cx.activations.residual;
+    let (columns, dtype) = (residual.columns(), residual.dtype().wire());
+    if (hidden.rows, hidden.columns, hidden.dtype) != (rows, columns, dtype) {
+        return Err(DeviceError::Contract(format!(
+            "hidden states of {} x {} {:?}, expected {rows} x {columns} {dtype:?}",
+            hidden.rows, hidden.columns, hidden.dtype
+        )));
+    }
+    cx.backend.upload(residual, rows, 0..columns, &hidden.bytes)
+}
+
+/// The residual stream becomes hidden states for the next stage.
+fn give_out<B: Backend>(cx: &mut Context<B>) -> Result<HiddenStates, DeviceError> {
+    let residual = &cx.activations.residual;
+    let (rows, columns) = (residual.rows(), residual.columns());
+    let dtype = residual.dtype();
+    let mut bytes = Vec::with_capacity(rows * columns * dtype.size());
+    cx.backend.download(residual, 0..columns, &mut bytes)?;
+    Ok(HiddenStates { rows, columns, dtype: dtype.wire(), bytes: bytes.into() })
+}

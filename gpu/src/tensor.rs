@@ -1,0 +1,138 @@
+//! Weights on the host, on their way to a device: borrowed bytes of a file, cut to this rank's share.
+//!
+//! A [`DenseMatrix`] has a row stride, so that a rank's column slice of a memory-mapped weight (a
+//! row-parallel layer) needs no copy. What a device makes of it is its own affair.
+
+use std::borrow::Cow;
+
+use crate::{dtype::Dtype, error::DeviceError};
+
+/// What [`crate::backend::Backend::prepare_linear`] turns into an opaque linear layer.
+#[derive(Clone, Debug)]
+pub struct LinearSource<'a> {
+    /// Elements of an input row (K).
+    pub in_features: usize,
+    /// The weights.
+    pub weights: WeightSource<'a>,
+    /// How dense weights are stored on the device: `--dtype`. Elements are converted if need be.
+    pub storage: Dtype,
+}
+
+/// The weights of a linear layer by format.
+#[derive(Clone, Debug)]
+pub enum WeightSource<'a> {
+    /// `[out, in]` matrices stacked along `out` in this order: several make a fused qkv or gate-up.
+    /// Either all parts have a bias or missing ones count as zero; if none has, none is added.
+    Dense(Vec<DensePart<'a>>),
+    /// Eight-bit floats with scales. Unsupported for now; its fields come with `quant/fp8`.
+    Fp8,
+    /// Packed four-bit integers with scales, zeros and `g_idx`. Unsupported for now.
+    Int4,
+    /// Eight-bit integers with scales. Unsupported for now.
+    Int8,
+}
+
+/// One of the matrices that a linear layer stacks.
+#[derive(Clone, Debug)]
+pub struct DensePart<'a> {
+    /// `[out, in]`.
+    pub weight: DenseMatrix<'a>,
+    /// `[1, out]`.
+    pub bias: Option<DenseMatrix<'a>>,
+}
+
+/// A row-major matrix on the host, possibly a column slice of a wider one.
+#[derive(Clone, Debug)]
+pub struct DenseMatrix<'a> {
+    bytes: Cow<'a, [u8]>,
+    dtype: Dtype,
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+}
+
+impl<'a> DenseMatrix<'a> {
+    /// A matrix whose rows follow each other without gaps.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if `bytes` is not exactly `rows * columns` elements.
+    pub fn new(
+        bytes: impl Into<Cow<'a, [u8]>>,
+        dtype: Dtype,
+        (rows, columns): (usize, usize),
+    ) -> Result<Self, DeviceError> {
+        let bytes = bytes.into();
+        if Some(bytes.len()) != rows.checked_mul(columns).and_then(|n| n.checked_mul(dtype.size()))
+        {
+            return Err(DeviceError::Contract(format!(
+                "{} bytes are no {rows} x {columns} matrix of {dtype}",
+                bytes.len()
+            )));
+        }
+        Ok(Self { bytes, dtype, rows, columns, row_stride: columns * dtype.size() })
+    }
+
+    /// The columns `start..start + columns` of every row, still borrowing the same bytes.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if there are not so many.
+    pub fn slice_columns(&'a self, start: usize, columns: usize) -> Result<Self, DeviceError> {
+        if start.checked_add(columns).is_none_or(|end| end > self.columns) {
+            return Err(DeviceError::Contract(format!(
+                "columns {start}..+{columns} of a matrix with {}",
+                self.columns
+            )));
+        }
+        let first = (start * self.dtype.size()).min(self.bytes.len());
+        Ok(Self { bytes: Cow::Borrowed(&self.bytes[first..]), columns, ..*self })
+    }
+
+    /// The rows `start..start + rows`, still borrowing the same bytes.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if there are not so many.
+    pub fn slice_rows(&'a self, start: usize, rows: usize) -> Result<Self, DeviceError> {
+        if start.checked_add(rows).is_none_or(|end| end > self.rows) {
+            return Err(DeviceError::Contract(format!(
+                "rows {start}..+{rows} of a matrix with {}",
+                self.rows
+            )));
+        }
+        let first = (start * self.row_stride).min(self.bytes.len());
+        Ok(Self { bytes: Cow::Borrowed(&self.bytes[first..]), rows, ..*self })
+    }
+
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The bytes of one row.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row(&self, row: usize) -> &[u8] {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        &self.bytes[row * self.row_stride..][..self.columns * self.dtype.size()]
+    }
+}
+
+impl LinearSource<'_> {
+    /// Elements of an output row (N): the sum over the stacked parts. Zero for packed formats.
+    pub fn out_features(&self) -> usize {
+        match &self.weights {
+            WeightSource::Dense(parts) => parts.iter().map(|part| part.weight.rows()).sum(),
+            WeightSource::Fp8 | WeightSource::Int4 | WeightSource::Int8 => 0,
+        }
+    }
+}

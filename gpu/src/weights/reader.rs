@@ -1,0 +1,148 @@
+//! A checkpoint as one rank reads it: by names without prefix, with the shape that the config
+//! implies, counting what the rank comes to hold.
+//!
+//! Reading gives whole tensors as borrowed bytes; nothing is touched until a layer takes its slice.
+//! The layer then says what it took, and whether other ranks of the stage hold the same.
+
+use std::path::Path;
+
+use super::{
+    checkpoint::Checkpoint,
+    rename,
+    shard::Shard,
+};
+use crate::{dtype::Dtype, error::DeviceError, executor::LoadProgress, tensor::DenseMatrix};
+
+/// Reads tensors for one rank.
+pub struct WeightReader<'a> {
+    checkpoint: &'a Checkpoint,
+    prefix: &'static str,
+    shard: Shard,
+    /// How weights are stored on the device.
+    storage: Dtype,
+    held: Holding,
+    progress: Option<Progress>,
+}
+
+/// What a rank came to hold, in bytes as stored on the device (without a kernel's padding).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holding {
+    /// Its share of what is divided over the stage's ranks; with one rank, everything.
+    pub sharded: u64,
+    /// What other ranks of its stage hold too.
+    pub replicated: u64,
+    /// The names of those, without prefix.
+    pub replicated_names: Vec<String>,
+}
+
+/// Whether other ranks of the stage hold the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Others hold it too.
+    Replicated,
+    /// Each rank holds its own part.
+    Sharded,
+}
+
+struct Progress {
+    report: LoadProgress,
+    parts_done: usize,
+    parts_total: usize,
+}
+
+impl<'a> WeightReader<'a> {
+    /// A reader for `shard`, whose device stores weights as `storage`.
+    pub fn new(checkpoint: &'a Checkpoint, shard: Shard, storage: Dtype) -> Self {
+        let prefix = rename::prefix(checkpoint);
+        Self { checkpoint, prefix, shard, storage, held: Holding::default(), progress: None }
+    }
+
+    /// Reports to `report` as each of `parts_total` parts (a layer, the embedding, the head) is done.
+    #[must_use]
+    pub fn with_progress(mut self, report: LoadProgress, parts_total: usize) -> Self {
+        report(0.0);
+        self.progress = Some(Progress { report, parts_done: 0, parts_total: parts_total.max(1) });
+        self
+    }
+
+    /// Where the checkpoint is.
+    pub fn folder(&self) -> &Path {
+        self.checkpoint.folder()
+    }
+
+    /// Which rank reads.
+    pub fn shard(&self) -> Shard {
+        self.shard
+    }
+
+    /// How weights are stored on the device.
+    pub fn storage(&self) -> Dtype {
+        self.storage
+    }
+
+    /// Whether the checkpoint has a tensor.
+    pub fn contains(&self, name: &str) -> bool {
+        self.checkpoint.contains(&rename::full_name(self.prefix, name))
+    }
+
+    /// A whole `[rows, columns]` tensor.
+    ///
+    /// # Errors
+    /// [`DeviceError::Weights`] if it is missing or of another shape.
+    pub fn matrix(&self, name: &str, shape: (usize, usize)) -> Result<DenseMatrix<'a>, DeviceError> {
+        self.read(name, &[shape.0, shape.1], shape)
+    }
+
+    /// A whole vector, as a matrix of one row.
+    ///
+    /// # Errors
+    /// As [`Self::matrix`].
+    pub fn vector(&self, name: &str, size: usize) -> Result<DenseMatrix<'a>, DeviceError> {
+        self.read(name, &[size], (1, size))
+    }
+
+    fn read(
+        &self,
+        name: &str,
+        expected: &[usize],
+        shape: (usize, usize),
+    ) -> Result<DenseMatrix<'a>, DeviceError> {
+        let full = rename::full_name(self.prefix, name);
+        let (path, tensor) = self.checkpoint.tensor(&full)?;
+        if tensor.shape != expected {
+            return Err(DeviceError::Weights {
+                path: path.to_owned(),
+                why: format!(
+                    "tensor `{full}` has shape {:?}, the config implies {expected:?}",
+                    tensor.shape
+                ),
+            });
+        }
+        DenseMatrix::new(tensor.bytes, tensor.dtype, shape)
+    }
+
+    /// Notes that the rank holds `elements` of `name`, stored as `dtype`.
+    pub fn note(&mut self, name: &str, held: Held, (elements, dtype): (usize, Dtype)) {
+        let bytes = (elements * dtype.size()) as u64;
+        if held == Held::Sharded || !self.shard.is_divided() {
+            self.held.sharded += bytes;
+        } else {
+            self.held.replicated += bytes;
+            self.held.replicated_names.push(name.to_owned());
+        }
+    }
+
+    /// Notes that a part is loaded.
+    pub fn part_done(&mut self) {
+        if let Some(progress) = &mut self.progress {
+            progress.parts_done += 1;
+            let share = progress.parts_done as f32 / progress.parts_total as f32;
+            (progress.report)(share.min(1.0));
+        }
+    }
+
+    /// What the rank holds by now.
+    pub fn into_holding(self) -> Holding {
+        self.held
+    }
+}

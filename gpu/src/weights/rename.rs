@@ -1,0 +1,38 @@
+//! How a checkpoint prefixes its names: files of a whole model say `model.layers.0...`, files of the
+//! bare decoder say `layers.0...`. The head is `lm_head.weight` in both.
+//!
+//! Model files speak of names without the prefix; it is found out once per checkpoint.
+
+use super::checkpoint::Checkpoint;
+
+/// What stands before the decoder's names in a checkpoint.
+pub fn prefix(checkpoint: &Checkpoint) -> &'static str {
+    PREFIXES
+        .into_iter()
+        .find(|prefix| checkpoint.contains(&format!("{prefix}{EMBEDDING}")))
+        // Nothing fits: errors will name tensors in the usual style.
+        .unwrap_or(PREFIXES[0])
+}
+
+/// The name of a decoder's tensor as the checkpoint has it.
+pub fn full_name(prefix: &str, name: &str) -> String {
+    if name == HEAD { name.to_owned() } else { format!("{prefix}{name}") }
+}
+
+/// The token embedding, which every decoder has.
+pub const EMBEDDING: &str = "embed_tokens.weight";
+/// The output head, which stands outside the decoder.
+pub const HEAD: &str = "lm_head.weight";
+const PREFIXES: [&str; 2] = ["model.", ""];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_head_has_no_prefix() {
+        assert_eq!(full_name("model.", "norm.weight"), "model.norm.weight");
+        assert_eq!(full_name("", "norm.weight"), "norm.weight");
+        assert_eq!(full_name("model.", HEAD), HEAD);
+    }
+}

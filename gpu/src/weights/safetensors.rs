@@ -1,0 +1,237 @@
+//! One safetensors file: eight bytes of header length, a JSON header, then the tensors' bytes.
+//!
+//! Everything is checked before anything is lent out: the header's length is bounded, each tensor
+//! lies within the file, is as long as its shape and type say, and overlaps no other. Tensors of
+//! types that we do not compute with (integers, packed formats) are allowed to be there; asking for
+//! them is the error.
+
+use std::{collections::BTreeMap, ops::Range, path::PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::map::FileMap;
+use crate::{dtype::Dtype, error::DeviceError};
+
+/// A mapped file with a checked header.
+#[derive(Debug)]
+pub struct TensorFile {
+    path: PathBuf,
+    map: FileMap,
+    /// Where the tensors' bytes begin.
+    data: usize,
+    tensors: BTreeMap<String, Entry>,
+}
+
+/// A tensor as it lies in its file.
+#[derive(Clone, Copy, Debug)]
+pub struct Tensor<'a> {
+    /// Element type.
+    pub dtype: Dtype,
+    /// Outermost dimension first.
+    pub shape: &'a [usize],
+    /// Row-major, little-endian; exactly as long as type and shape say.
+    pub bytes: &'a [u8],
+}
+
+/// One tensor of a header, with `data_offsets` counted from the end of the header.
+#[derive(Debug, Deserialize)]
+struct Entry {
+    dtype: String,
+    shape: Vec<usize>,
+    data_offsets: (usize, usize),
+}
+
+// === impl TensorFile ===
+
+impl TensorFile {
+    /// Maps `path` and checks its header.
+    ///
+    /// # Errors
+    /// [`DeviceError::Weights`] naming the file and, if one is at fault, the tensor.
+    pub fn open(path: PathBuf) -> Result<Self, DeviceError> {
+        let map = FileMap::open(&path)?;
+        match parse(map.bytes()) {
+            Ok((data, tensors)) => Ok(Self { path, map, data, tensors }),
+            Err(why) => Err(DeviceError::Weights { path, why }),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
+    /// The names of its tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Whether it has a tensor.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// A tensor's bytes.
+    ///
+    /// # Errors
+    /// [`DeviceError::Weights`] if it is not there or of a type that nothing computes with.
+    pub fn tensor(&self, name: &str) -> Result<Tensor<'_>, DeviceError> {
+        let fail = |why| DeviceError::Weights { path: self.path.clone(), why };
+        let entry =
+            self.tensors.get(name).ok_or_else(|| fail(format!("tensor `{name}` is missing")))?;
+        let dtype = Dtype::from_safetensors(&entry.dtype).ok_or_else(|| {
+            let found = &entry.dtype;
+            fail(format!("tensor `{name}` is of type {found}; F32, F16 and BF16 are supported"))
+        })?;
+        let (start, end) = entry.data_offsets;
+        let bytes = &self.map.bytes()[self.data + start..self.data + end];
+        Ok(Tensor { dtype, shape: &entry.shape, bytes })
+    }
+}
+
+/// Where the data begins, and the tensors.
+fn parse(file: &[u8]) -> Result<(usize, BTreeMap<String, Entry>), String> {
+    let Some((length, rest)) = file.split_first_chunk::<8>() else {
+        return Err(format!("{} bytes are no safetensors file: no header length", file.len()));
+    };
+    let length = u64::from_le_bytes(*length);
+    if length > HEADER_BYTES_MAX || length > rest.len() as u64 {
+        return Err(format!(
+            "the header is said to have {length} bytes; the file has {} more, and at most \
+             {HEADER_BYTES_MAX} are read",
+            rest.len()
+        ));
+    }
+    let (header, data) = rest.split_at(length as usize);
+    let mut values: BTreeMap<String, Value> =
+        serde_json::from_slice(header).map_err(|error| format!("the header is not JSON: {error}"))?;
+    values.remove("__metadata__");
+    let mut tensors = BTreeMap::new();
+    for (name, value) in values {
+        let entry = serde_json::from_value::<Entry>(value)
+            .map_err(|error| format!("tensor `{name}` is not described properly: {error}"))?;
+        entry.check(&name, data.len())?;
+        tensors.insert(name, entry);
+    }
+    check_disjoint(&tensors)?;
+    Ok((8 + header.len(), tensors))
+}
+
+/// No two tensors share bytes.
+fn check_disjoint(tensors: &BTreeMap<String, Entry>) -> Result<(), String> {
+    let mut spans: Vec<_> =
+        tensors.iter().map(|(name, entry)| (entry.data_offsets, name.as_str())).collect();
+    spans.retain(|((start, end), _)| start < end);
+    spans.sort_unstable();
+    for pair in spans.windows(2) {
+        let [((_, end), first), ((start, _), second)] = pair else { continue };
+        if start < end {
+            return Err(format!("tensors `{first}` and `{second}` overlap"));
+        }
+    }
+    Ok(())
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn check(&self, name: &str, data_bytes: usize) -> Result<(), String> {
+        let Range { start, end } = self.data_offsets.0..self.data_offsets.1;
+        if start > end {
+            return Err(format!("tensor `{name}` ends at {end}, before its start at {start}"));
+        }
+        if end > data_bytes {
+            return Err(format!(
+                "the file is cut short: tensor `{name}` ends at byte {end} of the data, found \
+                 {data_bytes} bytes"
+            ));
+        }
+        // Types that we have no size for can only be asked for in vain.
+        let Some(bits) = element_bits(&self.dtype) else { return Ok(()) };
+        let elements =
+            self.shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
+        let expected = elements.and_then(|n| n.checked_mul(bits)).map(|bits| bits.div_ceil(8));
+        if expected != Some(end - start) {
+            return Err(format!(
+                "tensor `{name}` of type {} and shape {:?} has {} bytes",
+                self.dtype,
+                self.shape,
+                end - start
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Bits per element of the format's types.
+fn element_bits(dtype: &str) -> Option<usize> {
+    Some(match dtype {
+        "BOOL" | "U8" | "I8" | "F8_E4M3" | "F8_E5M2" | "F8_E8M0" => 8,
+        "U16" | "I16" | "F16" | "BF16" => 16,
+        "U32" | "I32" | "F32" => 32,
+        "U64" | "I64" | "F64" => 64,
+        _ => return None,
+    })
+}
+
+/// The format's own limit: headers of the largest models have a few MB.
+const HEADER_BYTES_MAX: u64 = 100_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(header: &str, data: usize) -> Vec<u8> {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.resize(bytes.len() + data, 0);
+        bytes
+    }
+
+    fn why(header: &str, data: usize) -> String {
+        parse(&file(header, data)).expect_err("a bad header")
+    }
+
+    #[test]
+    fn a_good_header_is_read() {
+        let header = r#"{"__metadata__":{"format":"pt"},
+            "b":{"dtype":"F16","shape":[3],"data_offsets":[16,22]},
+            "a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},
+            "empty":{"dtype":"F32","shape":[0,7],"data_offsets":[16,16]}}"#;
+        let (data, tensors) = parse(&file(header, 22)).unwrap();
+        assert_eq!(data, 8 + header.len());
+        assert_eq!(tensors.keys().collect::<Vec<_>>(), ["a", "b", "empty"]);
+        assert_eq!(tensors["b"].data_offsets, (16, 22));
+    }
+
+    #[test]
+    fn lengths_are_bounded() {
+        assert!(parse(b"short").unwrap_err().contains("no header length"));
+        let mut long = file("{}", 0);
+        long[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert!(parse(&long).unwrap_err().contains("said to have"));
+        assert!(parse(&file("{", 0)).unwrap_err().contains("not JSON"));
+    }
+
+    #[test]
+    fn every_tensor_is_checked() {
+        let tensor = |offsets: &str| {
+            format!(r#"{{"a":{{"dtype":"F32","shape":[2],"data_offsets":{offsets}}}}}"#)
+        };
+        assert!(parse(&file(&tensor("[0,8]"), 8)).is_ok());
+        assert!(why(&tensor("[0,8]"), 7).contains("tensor `a` ends at byte 8"));
+        assert!(why(&tensor("[8,0]"), 8).contains("before its start"));
+        assert!(why(&tensor("[0,4]"), 8).contains("has 4 bytes"));
+        assert!(why(&tensor("[-1,4]"), 8).contains("not described"));
+        let huge = r#"{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}}"#;
+        assert!(why(huge, 0).contains("has 0 bytes"));
+    }
+
+    #[test]
+    fn overlaps_are_refused() {
+        let two = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},
+                      "b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#;
+        assert_eq!(why(two, 12), "tensors `a` and `b` overlap");
+    }
+}

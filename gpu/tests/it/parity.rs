@@ -1,0 +1,199 @@
+//! Models against golden values: logits, greedy tokens, and the same bits however a sequence is cut
+//! into steps and a model into stages.
+
+use troupe_gpu::{dtype::Dtype, executor::LogitRows};
+
+use crate::{
+    golden,
+    ranks::{
+        BF16_MODELS, F32_MODELS, Layout, Prompt, Ranks, SEQUENCES, Sequence, golden_tensors, prompts,
+    },
+};
+
+/// (tensor ranks, stages)
+const LAYOUTS: [(usize, usize); 6] = [(1, 1), (2, 1), (4, 1), (1, 2), (1, 4), (2, 2)];
+/// Some hundred times what `f32` and `f64` differ by, far less than any missing feature changes.
+const TOLERANCE: f64 = 2e-3;
+
+/// Calls `check` for each model that this golden set has; at least one must be there.
+fn for_each(models: &[&str], check: impl Fn(&str, &[Prompt])) {
+    let mut checked = 0;
+    for model in models {
+        if let Some(prompts) = prompts(model) {
+            check(model, &prompts);
+            checked += 1;
+        }
+    }
+    assert!(checked > 0, "none of {models:?} is in {}", golden::dir().display());
+}
+
+fn load(model: &str, layout: Layout) -> Ranks {
+    Ranks::load(&golden::model(model).unwrap(), layout).unwrap()
+}
+
+fn sequences(prompts: &[Prompt]) -> Vec<Sequence> {
+    assert!(prompts.len() <= SEQUENCES);
+    prompts.iter().enumerate().map(|(at, prompt)| Sequence::new(at, &prompt.ids)).collect()
+}
+
+/// Logits after each whole prompt, all prompts in one step.
+fn prefill(ranks: &mut Ranks, sequences: &mut [Sequence]) -> Vec<Vec<f32>> {
+    let work: Vec<_> = sequences.iter().map(|s| (s.tokens.len(), LogitRows::Last)).collect();
+    rows(&ranks.forward(sequences, &work))
+}
+
+fn rows(logits: &troupe_gpu::executor::Logits) -> Vec<Vec<f32>> {
+    logits.host_values().chunks(logits.columns).map(<[f32]>::to_vec).collect()
+}
+
+fn assert_close(what: &str, found: &[f32], expected: &[f64]) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let worst = found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).abs());
+    let worst = worst.fold(0.0, f64::max);
+    assert!(worst <= TOLERANCE, "{what}: off by {worst}");
+}
+
+/// Last logits of all prompts against golden tensors of `kind`, then 48 greedy tokens, decoded
+/// together through the block tables.
+fn check_generation(model: &str, prompts: &[Prompt], layout: Layout, kind: &str) {
+    let golden = golden_tensors(model);
+    let mut ranks = load(model, layout);
+    let mut sequences = sequences(prompts);
+    let what = |prompt: &Prompt| format!("{model} {}, {layout:?}", prompt.id);
+    let work: Vec<_> = prompts.iter().map(|p| (p.ids.len(), LogitRows::Last)).collect();
+    let mut logits = ranks.forward(&mut sequences, &work);
+    for (prompt, row) in prompts.iter().zip(rows(&logits)) {
+        assert_close(&what(prompt), &row, &golden[&format!("last_logits.{}.{kind}", prompt.id)]);
+    }
+    let tokens = prompts[0].greedy_ids.len();
+    for at in 0..tokens {
+        let chosen = ranks.sample_greedily(logits, &mut sequences);
+        for (prompt, token) in prompts.iter().zip(chosen) {
+            assert_eq!(token, prompt.greedy_ids[at], "{}, token {at}", what(prompt));
+        }
+        logits = ranks.forward(&mut sequences, &vec![(1, LogitRows::Last); prompts.len()]);
+    }
+}
+
+#[test]
+fn f32_models_agree_with_the_golden_values_in_every_layout() {
+    for_each(&F32_MODELS, |model, prompts| {
+        for (tensor, pipeline) in LAYOUTS {
+            check_generation(model, prompts, Layout::of(tensor, pipeline), "f64");
+        }
+    });
+}
+
+#[test]
+fn bf16_checkpoints_agree_with_their_weights_in_exact_arithmetic() {
+    for_each(&BF16_MODELS, |model, prompts| {
+        for (tensor, pipeline) in [(1, 1), (2, 2)] {
+            let layout = Layout { kv_dtype: Some(Dtype::F32), ..Layout::of(tensor, pipeline) };
+            check_generation(model, prompts, layout, "bf16_weights_f32_math");
+        }
+    });
+}
+
+#[test]
+fn every_position_has_its_logits() {
+    for_each(&F32_MODELS, |model, prompts| {
+        let golden = golden_tensors(model);
+        let prompt = prompts.iter().find(|prompt| prompt.id == "p33").unwrap();
+        for layout in [Layout::SINGLE, Layout::of(2, 2)] {
+            let mut ranks = load(model, layout);
+            // Beside others, one without logits; 33 rows are more than are computed at once.
+            let mut sequences: Vec<_> =
+                (0..3).map(|at| Sequence::new(at, &prompt.ids)).collect();
+            let rows = [(9, LogitRows::None), (33, LogitRows::All), (33, LogitRows::Last)];
+            let logits = ranks.forward(&mut sequences, &rows);
+            let values = logits.host_values();
+            assert_eq!((logits.rows, values.len()), (34, 34 * logits.columns));
+            let all = &golden["all_logits.p33.f64"];
+            assert_close(model, &values[..33 * logits.columns], all);
+            assert_eq!(values[32 * logits.columns..33 * logits.columns], values[33 * logits.columns..]);
+        }
+    });
+}
+
+#[test]
+fn chunks_of_any_size_give_the_same_bits() {
+    for_each(&F32_MODELS, |model, prompts| {
+        for layout in [Layout::SINGLE, Layout::of(2, 2)] {
+            let mut at_once = sequences(prompts);
+            let expected = prefill(&mut load(model, layout), &mut at_once);
+            for sizes in [&[1, 7, 13, 3, 29][..], &[64], &[17, 1]] {
+                let mut ranks = load(model, layout);
+                for (prompt, expected) in prompts.iter().zip(&expected) {
+                    let found = in_chunks(&mut ranks, &prompt.ids, sizes);
+                    assert_same_bits(&format!("{model} {layout:?} {sizes:?}"), &found, expected);
+                }
+            }
+        }
+    });
+}
+
+/// The last logits of one sequence alone, its prompt cut into chunks of these sizes in turn.
+fn in_chunks(ranks: &mut Ranks, ids: &[u32], sizes: &[usize]) -> Vec<f32> {
+    let mut sequence = [Sequence::new(1, ids)];
+    for size in sizes.iter().cycle() {
+        let left = ids.len() - sequence[0].computed;
+        if *size >= left {
+            let logits = ranks.forward(&mut sequence, &[(left, LogitRows::Last)]);
+            return logits.host_values().to_vec();
+        }
+        ranks.forward(&mut sequence, &[(*size, LogitRows::None)]);
+    }
+    unreachable!("the cycle ends with the prompt")
+}
+
+#[test]
+fn stages_change_no_bit() {
+    let all: Vec<_> = F32_MODELS.iter().chain(&BF16_MODELS).copied().collect();
+    for_each(&all, |model, prompts| {
+        for tensor in [1, 2] {
+            let mut whole = load(model, Layout::of(tensor, 1));
+            let expected = prefill(&mut whole, &mut sequences(prompts));
+            for pipeline in [2, 3, 4] {
+                let mut divided = load(model, Layout::of(tensor, pipeline));
+                let found = prefill(&mut divided, &mut sequences(prompts));
+                for (found, expected) in found.iter().zip(&expected) {
+                    assert_same_bits(&format!("{model}, {pipeline} stages"), found, expected);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn recomputing_a_moved_sequence_gives_the_same_bits() {
+    for_each(&F32_MODELS, |model, prompts| {
+        for layout in [Layout::SINGLE, Layout::of(4, 1)] {
+            let mut ranks = load(model, layout);
+            let mut decoded = sequences(prompts);
+            let mut logits = Some(prefill_only(&mut ranks, &mut decoded));
+            for _ in 0..20 {
+                ranks.sample_greedily(logits.take().unwrap(), &mut decoded);
+                let one = vec![(1, LogitRows::Last); prompts.len()];
+                logits = Some(ranks.forward(&mut decoded, &one));
+            }
+            let expected = rows(&logits.unwrap());
+            let mut elsewhere = load(model, layout);
+            for (sequence, expected) in decoded.iter().zip(&expected) {
+                let mut moved = [Sequence::new(3, &sequence.tokens)];
+                let found = prefill(&mut elsewhere, &mut moved);
+                assert_same_bits(&format!("{model} {layout:?}"), &found[0], expected);
+            }
+        }
+    });
+}
+
+fn prefill_only(ranks: &mut Ranks, sequences: &mut [Sequence]) -> troupe_gpu::executor::Logits {
+    let work: Vec<_> = sequences.iter().map(|s| (s.tokens.len(), LogitRows::Last)).collect();
+    ranks.forward(sequences, &work)
+}
+
+fn assert_same_bits(what: &str, found: &[f32], expected: &[f32]) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let differ = found.iter().zip(expected).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+    assert_eq!(differ, 0, "{what}: {differ} of {} logits differ", found.len());
+}

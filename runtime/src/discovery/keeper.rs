@@ -1,0 +1,449 @@
+//! A lease that outlives the store's memory of it.
+//!
+//! The core owns the keys: what was once put is put again whenever the store may have lost it, under
+//! the same lease if it lives and under a new one if not. One task carries out what the core wants,
+//! one request at a time, so that a put can never overtake a grant.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use super::{
+    Lease, RegistryError,
+    store::{BACKOFF, By, Held, Hold, LeaseId, Renewed, Store},
+};
+
+/// Commands that wait for the task: each caller waits for its answer, so there are never more than
+/// callers, and the task reads one after the other.
+const COMMANDS: usize = 16;
+
+/// Leases that may be lost one after the other in one go: more is a store gone wrong.
+const MOST_GRANTS: u32 = 3;
+
+/// Renewals per ttl: two may be lost before the lease is.
+const RENEWALS_PER_TTL: u32 = 3;
+
+/// Starts a lease. Its task ends within the request under way and a revocation of the lease's drop.
+pub(super) async fn start<S: Store>(
+    store: S,
+    ttl: Duration,
+) -> Result<Arc<dyn Lease>, RegistryError> {
+    let patience = store.request_timeout() * PATIENCE;
+    let standing = Standing { confirmed: Instant::now(), held: BTreeSet::new() };
+    let standing = Arc::new(Mutex::new(standing));
+    let (core, renewal) = (Core::new(ttl, rand::random()), S::Renewal::default());
+    let mut keeper = Keeper { core, store, renewal, standing: standing.clone() };
+    keeper.carry_out(vec![Effect::Grant]).await?;
+    let (commands, received) = mpsc::channel(COMMANDS);
+    // Not aborted with its owner, because the revocation comes after that.
+    tokio::spawn(keeper.run(received));
+    Ok(Arc::new(Kept { commands, standing, patience }))
+}
+
+/// Request timeouts that a caller waits: the request that is under way, a grant, its own, and one
+/// to spare.
+const PATIENCE: u32 = 4;
+
+/// The owner's end.
+struct Kept {
+    commands: mpsc::Sender<Command>,
+    standing: Arc<Mutex<Standing>>,
+    patience: Duration,
+}
+
+/// What an owner may ask without waiting.
+struct Standing {
+    confirmed: Instant,
+    held: BTreeSet<String>,
+}
+
+/// What an owner asks of the task, and where the answer goes: for a claim whether it is ours.
+struct Command {
+    ask: Ask,
+    answer: oneshot::Sender<Result<bool, RegistryError>>,
+}
+
+enum Ask {
+    Hold(Hold),
+    Delete(String),
+    Revoke,
+}
+
+/// The task: the core's hands.
+struct Keeper<S: Store> {
+    core: Core,
+    store: S,
+    renewal: S::Renewal,
+    standing: Arc<Mutex<Standing>>,
+}
+
+/// Which keys are owned, and under which lease.
+#[derive(Debug)]
+struct Core {
+    ttl: Duration,
+    /// For the jitter of waits.
+    seed: u64,
+    lease: Option<LeaseId>,
+    owned: BTreeMap<String, Owned>,
+    /// Keys that may still be under the lease and must not be.
+    leaving: BTreeSet<String>,
+    failures: u32,
+}
+
+#[derive(Debug)]
+struct Owned {
+    hold: Hold,
+    /// The store is known to have it as it should.
+    stored: bool,
+    /// It was ours when the store last said anything of it.
+    ours: bool,
+}
+
+/// What happens to a lease.
+#[derive(Debug)]
+enum Event {
+    Hold(Hold),
+    Delete(String),
+    /// It is time to look after the lease.
+    Due,
+    Granted(LeaseId),
+    Renewed(Renewed),
+    Ensured(String, Held),
+    Released(String),
+    /// The store will never take this key.
+    Refused(String),
+    /// Something was not done, or it is not known whether it was.
+    Failed,
+    Revoke,
+}
+
+/// What is to be done, in this order. After a failure the rest is forgotten: the core knows what is
+/// missing and asks for it again when it is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Effect {
+    Grant,
+    Renew(LeaseId),
+    Ensure(LeaseId, Hold),
+    Release(LeaseId, String),
+    Revoke(LeaseId),
+}
+
+// === impl Core ===
+
+impl Core {
+    fn new(ttl: Duration, seed: u64) -> Self {
+        Self {
+            ttl,
+            seed,
+            lease: None,
+            owned: BTreeMap::new(),
+            leaving: BTreeSet::new(),
+            failures: 0,
+        }
+    }
+
+    fn handle(&mut self, event: Event) -> Vec<Effect> {
+        match event {
+            Event::Hold(hold) => {
+                self.leaving.remove(&hold.key);
+                let owned = Owned { hold: hold.clone(), stored: false, ours: false };
+                self.owned.insert(hold.key.clone(), owned);
+                vec![self.lease.map_or(Effect::Grant, |lease| Effect::Ensure(lease, hold))]
+            }
+            Event::Delete(key) => {
+                self.owned.remove(&key);
+                self.leaving.insert(key.clone());
+                self.lease.map(|lease| Effect::Release(lease, key)).into_iter().collect()
+            }
+            Event::Due => vec![self.lease.map_or(Effect::Grant, Effect::Renew)],
+            Event::Granted(lease) => {
+                self.failures = 0;
+                self.lease = Some(lease);
+                // They went with the lease that they were under.
+                self.leaving.clear();
+                self.missing()
+            }
+            Event::Renewed(Renewed::Lost) | Event::Ensured(_, Held::NoLease) => {
+                self.lease = None;
+                for owned in self.owned.values_mut() {
+                    (owned.stored, owned.ours) = (false, false);
+                }
+                vec![Effect::Grant]
+            }
+            Event::Renewed(renewed) => {
+                self.failures = 0;
+                if renewed == Renewed::Suspect {
+                    self.owned.values_mut().for_each(|owned| owned.stored = false);
+                }
+                self.missing()
+            }
+            Event::Ensured(key, Held::Ours) => {
+                if let Some(owned) = self.owned.get_mut(&key) {
+                    (owned.stored, owned.ours) = (true, true);
+                }
+                Vec::new()
+            }
+            Event::Ensured(key, Held::Theirs) | Event::Refused(key) => {
+                self.owned.remove(&key);
+                Vec::new()
+            }
+            Event::Released(key) => {
+                self.leaving.remove(&key);
+                Vec::new()
+            }
+            Event::Failed => {
+                self.failures = self.failures.saturating_add(1);
+                Vec::new()
+            }
+            Event::Revoke => {
+                self.owned.clear();
+                self.leaving.clear();
+                self.lease.take().map(Effect::Revoke).into_iter().collect()
+            }
+        }
+    }
+
+    /// How long until the lease is due, if nothing else happens.
+    fn due_after(&self) -> Duration {
+        let renewal = self.ttl / RENEWALS_PER_TTL;
+        match self.failures {
+            0 => renewal,
+            failures => BACKOFF.wait(self.seed, failures - 1).min(renewal),
+        }
+    }
+
+    /// What the store does not have as it should.
+    fn missing(&self) -> Vec<Effect> {
+        let Some(lease) = self.lease else { return Vec::new() };
+        let leaving = self.leaving.iter().map(|key| Effect::Release(lease, key.clone()));
+        let missing = self.owned.values().filter(|owned| !owned.stored);
+        leaving.chain(missing.map(|owned| Effect::Ensure(lease, owned.hold.clone()))).collect()
+    }
+
+    /// The keys that were ours when the store last said something of them.
+    fn held(&self) -> BTreeSet<String> {
+        let held = self.owned.values().filter(|owned| owned.ours);
+        held.map(|owned| owned.hold.key.clone()).collect()
+    }
+}
+
+// === impl Keeper ===
+
+impl<S: Store> Keeper<S> {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut due = self.next_due();
+        loop {
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(due) => {
+                    let effects = self.core.handle(Event::Due);
+                    if let Err(error) = self.carry_out(effects).await {
+                        // Expected while the store is away; its owner sees it in since_confirmed.
+                        tracing::debug!(%error, "keep a lease alive");
+                    }
+                    due = self.next_due();
+                }
+                command = commands.recv() => {
+                    let Some(Command { ask, answer }) = command else { break };
+                    let failures = self.core.failures;
+                    let last = matches!(ask, Ask::Revoke);
+                    let outcome = self.answer(ask).await;
+                    if self.core.failures > failures {
+                        due = self.next_due();
+                    }
+                    // A caller that is gone no longer wants the answer.
+                    let _ = answer.send(outcome);
+                    if last {
+                        return;
+                    }
+                }
+            }
+        }
+        if let Err(error) = self.answer(Ask::Revoke).await {
+            tracing::debug!(%error, "revoke a lease; its keys go when its ttl has passed");
+        }
+    }
+
+    fn next_due(&self) -> Instant {
+        Instant::now() + self.core.due_after()
+    }
+
+    async fn answer(&mut self, ask: Ask) -> Result<bool, RegistryError> {
+        match ask {
+            Ask::Hold(hold) => {
+                let (key, by) = (hold.key.clone(), hold.by);
+                let effects = self.core.handle(Event::Hold(hold));
+                let outcome = self.carry_out(effects).await;
+                if outcome.is_err() && by == By::Claim {
+                    // It may have been written all the same: it goes at the next renewal.
+                    self.core.handle(Event::Delete(key.clone()));
+                    self.publish(None);
+                }
+                outcome?;
+                Ok(self.core.owned.get(&key).is_some_and(|owned| owned.ours))
+            }
+            Ask::Delete(key) => {
+                let effects = self.core.handle(Event::Delete(key));
+                self.carry_out(effects).await.map(|()| true)
+            }
+            Ask::Revoke => {
+                let effects = self.core.handle(Event::Revoke);
+                self.carry_out(effects).await.map(|()| true)
+            }
+        }
+    }
+
+    /// Does what the core wants and everything that follows from it, up to the first failure. A
+    /// key that the store refuses is no failure of the lease, or it would hold up all others.
+    async fn carry_out(&mut self, effects: Vec<Effect>) -> Result<(), RegistryError> {
+        let mut pending = VecDeque::from(effects);
+        let mut outcome = Ok(());
+        let mut grants = 0;
+        while let Some(effect) = pending.pop_front() {
+            grants += u32::from(effect == Effect::Grant);
+            // The time of asking is what counts: the store's ttl began no earlier.
+            let asked = Instant::now();
+            let performed = match &effect {
+                Effect::Grant if grants > MOST_GRANTS => Err(RegistryError::Refused(
+                    "the store forgets each lease as soon as it is granted".into(),
+                )),
+                _ => self.perform(effect.clone()).await,
+            };
+            let event = match (performed, effect) {
+                (Ok(None), _) => continue,
+                (Ok(Some(event)), _) => event,
+                (Err(error @ RegistryError::Refused(_)), Effect::Ensure(_, hold)) => {
+                    outcome = Err(error);
+                    Event::Refused(hold.key)
+                }
+                (Err(error), _) => {
+                    self.core.handle(Event::Failed);
+                    self.publish(None);
+                    return Err(error);
+                }
+            };
+            let confirms = event.confirms_lease().then_some(asked);
+            if event.is_loss() {
+                // The rest is pointless under a lost lease; the next one brings it all.
+                pending.clear();
+            }
+            pending.extend(self.core.handle(event));
+            self.publish(confirms);
+        }
+        self.publish(None);
+        outcome
+    }
+
+    async fn perform(&mut self, effect: Effect) -> Result<Option<Event>, RegistryError> {
+        Ok(match effect {
+            Effect::Grant => {
+                let lease = self.store.grant(self.core.ttl).await?;
+                self.renewal = S::Renewal::default();
+                Some(Event::Granted(lease))
+            }
+            Effect::Renew(lease) => {
+                Some(Event::Renewed(self.store.renew(&mut self.renewal, lease).await?))
+            }
+            Effect::Ensure(lease, hold) => {
+                let held = self.store.ensure(lease, &hold).await?;
+                Some(Event::Ensured(hold.key, held))
+            }
+            Effect::Release(lease, key) => {
+                self.store.release(lease, &key).await?;
+                Some(Event::Released(key))
+            }
+            Effect::Revoke(lease) => {
+                self.store.revoke(lease).await?;
+                None
+            }
+        })
+    }
+
+    /// Lets the owner see how it stands.
+    fn publish(&self, confirmed: Option<Instant>) {
+        let mut standing = lock(&self.standing);
+        standing.confirmed = confirmed.unwrap_or(standing.confirmed);
+        standing.held = self.core.held();
+    }
+}
+
+// === impl Event ===
+
+impl Event {
+    fn is_loss(&self) -> bool {
+        matches!(self, Self::Renewed(Renewed::Lost) | Self::Ensured(_, Held::NoLease))
+    }
+
+    fn confirms_lease(&self) -> bool {
+        matches!(self, Self::Granted(_) | Self::Renewed(Renewed::Kept | Renewed::Suspect))
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    async fn ask(&self, ask: Ask) -> Result<bool, RegistryError> {
+        let over = || RegistryError::Refused("the lease has been revoked".into());
+        let (answer, answered) = oneshot::channel();
+        let asking = async {
+            self.commands.send(Command { ask, answer }).await.map_err(|_| over())?;
+            answered.await.map_err(|_| over())?
+        };
+        tokio::time::timeout(self.patience, asking).await.unwrap_or_else(|_| {
+            Err(RegistryError::Unreachable {
+                endpoints: "this lease's store".into(),
+                why: format!("its keeper was busy for {:?}", self.patience),
+            })
+        })
+    }
+}
+
+#[async_trait]
+impl Lease for Kept {
+    async fn put(&self, key: &str, value: Vec<u8>) -> Result<(), RegistryError> {
+        let hold = Hold { key: key.into(), value, by: By::Put };
+        self.ask(Ask::Hold(hold)).await.map(|_| ())
+    }
+
+    async fn claim(&self, key: &str, value: Vec<u8>) -> Result<bool, RegistryError> {
+        self.ask(Ask::Hold(Hold { key: key.into(), value, by: By::Claim })).await
+    }
+
+    fn holds(&self, key: &str) -> bool {
+        lock(&self.standing).held.contains(key)
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), RegistryError> {
+        self.ask(Ask::Delete(key.into())).await.map(|_| ())
+    }
+
+    async fn revoke(&self) -> Result<(), RegistryError> {
+        self.ask(Ask::Revoke).await.map(|_| ())
+    }
+
+    fn since_confirmed(&self) -> Duration {
+        lock(&self.standing).confirmed.elapsed()
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("since_confirmed", &self.since_confirmed()).finish()
+    }
+}
+
+fn lock(standing: &Mutex<Standing>) -> MutexGuard<'_, Standing> {
+    standing.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+use super::*;
+
+fn hold(key: &str, by: By) -> Hold {
+    Hold { key: key.into(), value: b"v".to_vec(), by }
+}
+
+/// A lease with `a` put and `b` claimed.
+fn core_with_keys() -> Core {
+    let mut core = Core::new(Duration::from_secs(9), 1);
+    core.handle(Event::Granted(1));
+    for (key, by) in [("a", By::Put), ("b", By::Claim)] {
+        core.handle(Event::Hold(hold(key, by)));
+        core.handle(Event::Ensured(key.into(), Held::Ours));
+    }
+    core
+}
+
+fn ensure(lease: LeaseId, key: &str, by: By) -> Effect {
+    Effect::Ensure(lease, hold(key, by))
+}
+
+#[test]
+fn a_lost_lease_is_granted_anew_and_everything_put_again() {
+    let mut core = core_with_keys();
+    assert_eq!(core.handle(Event::Due), [Effect::Renew(1)]);
+    assert_eq!(core.handle(Event::Renewed(Renewed::Lost)), [Effect::Grant]);
+    assert!(core.held().is_empty(), "nothing is ours under a lost lease");
+    let wanted = [ensure(2, "a", By::Put), ensure(2, "b", By::Claim)];
+    assert_eq!(core.handle(Event::Granted(2)), wanted);
+}
+
+#[test]
+fn a_claim_that_another_took_meanwhile_is_given_up() {
+    let mut core = core_with_keys();
+    core.handle(Event::Renewed(Renewed::Lost));
+    core.handle(Event::Granted(2));
+    core.handle(Event::Ensured("a".into(), Held::Ours));
+    core.handle(Event::Ensured("b".into(), Held::Theirs));
+    assert_eq!(core.held(), BTreeSet::from(["a".to_owned()]));
+    core.handle(Event::Renewed(Renewed::Lost));
+    assert_eq!(core.handle(Event::Granted(3)), [ensure(3, "a", By::Put)]);
+}
+
+#[test]
+fn a_store_that_was_away_is_asked_what_it_still_has() {
+    let mut core = core_with_keys();
+    assert_eq!(core.handle(Event::Renewed(Renewed::Kept)), []);
+    let looked = core.handle(Event::Renewed(Renewed::Suspect));
+    assert_eq!(looked, [ensure(1, "a", By::Put), ensure(1, "b", By::Claim)]);
+    assert_eq!(core.held().len(), 2, "they are ours until the store says otherwise");
+}
+
+#[test]
+fn what_could_not_be_put_is_put_at_the_next_renewal() {
+    let mut core = core_with_keys();
+    core.handle(Event::Hold(hold("c", By::Put)));
+    core.handle(Event::Failed);
+    assert!(core.due_after() < Duration::from_secs(1), "it is tried again soon");
+    assert_eq!(core.handle(Event::Due), [Effect::Renew(1)]);
+    let wanted = [ensure(1, "c", By::Put)];
+    assert_eq!(core.handle(Event::Renewed(Renewed::Kept)), wanted);
+    assert_eq!(core.due_after(), Duration::from_secs(3));
+}
+
+#[test]
+fn a_key_that_the_store_refuses_is_not_tried_for_ever() {
+    let mut core = core_with_keys();
+    core.handle(Event::Hold(hold("huge", By::Put)));
+    core.handle(Event::Refused("huge".into()));
+    assert_eq!(core.handle(Event::Renewed(Renewed::Kept)), []);
+}
+
+#[test]
+fn a_key_whose_deletion_failed_is_deleted_at_the_next_renewal_and_never_put() {
+    let mut core = core_with_keys();
+    let release = Effect::Release(1, "a".into());
+    assert_eq!(core.handle(Event::Delete("a".into())), [release.clone()]);
+    core.handle(Event::Failed);
+    assert_eq!(core.handle(Event::Renewed(Renewed::Kept)), [release]);
+    core.handle(Event::Released("a".into()));
+    assert_eq!(core.handle(Event::Renewed(Renewed::Kept)), []);
+    core.handle(Event::Renewed(Renewed::Lost));
+    assert_eq!(core.handle(Event::Granted(2)), [ensure(2, "b", By::Claim)]);
+}
+
+#[test]
+fn a_revoked_lease_owns_nothing() {
+    let mut core = core_with_keys();
+    assert_eq!(core.handle(Event::Revoke), [Effect::Revoke(1)]);
+    assert!(core.held().is_empty() && core.lease.is_none());
+}

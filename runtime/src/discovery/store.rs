@@ -1,0 +1,151 @@
+//! `Store`: the little that a key-value store must do, so that everything hard is written once.
+//!
+//! A store answers single requests and opens one stream of changes; it never retries, keeps nothing
+//! alive and remembers nothing. The [`watcher`](super::watcher) and the [`keeper`](super::keeper)
+//! make of it what `Registry` promises, for every store in the same way.
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+
+use super::{Entry, Op, RegistryError, Txn};
+use crate::backoff::Backoff;
+
+/// Operations in one transaction, compares and writes counted apart, as etcd counts them.
+pub(super) const MAX_OPERATIONS: usize = 128;
+
+/// A lease's number in its store.
+pub(super) type LeaseId = i64;
+
+/// Single requests; each ends within the store's own request timeout.
+#[async_trait]
+pub(super) trait Store: Clone + fmt::Debug + Send + Sync + 'static {
+    /// A stream of changes.
+    type Changes: Changes;
+    /// What is kept between two renewals of one lease: a stream, or nothing.
+    type Renewal: Default + Send + 'static;
+
+    /// The longest that any single request takes.
+    fn request_timeout(&self) -> Duration;
+
+    /// One key.
+    async fn get(&self, key: &str) -> Result<Option<Entry>, RegistryError>;
+
+    /// Everything under a prefix, in key order.
+    async fn list(&self, prefix: &str) -> Result<Vec<Entry>, RegistryError>;
+
+    /// A transaction; never sent twice unless the first surely did not arrive.
+    async fn commit(&self, txn: Txn) -> Result<bool, RegistryError>;
+
+    /// What is under a prefix, and the stream of every change after it.
+    async fn open(&self, prefix: &str) -> Result<(Vec<Entry>, Self::Changes), RegistryError>;
+
+    /// A new lease.
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, RegistryError>;
+
+    /// Another ttl for a lease.
+    async fn renew(
+        &self,
+        renewal: &mut Self::Renewal,
+        lease: LeaseId,
+    ) -> Result<Renewed, RegistryError>;
+
+    /// Makes sure that a key has this value under this lease; writes only if it has not.
+    async fn ensure(&self, lease: LeaseId, hold: &Hold) -> Result<Held, RegistryError>;
+
+    /// Removes a key if it is under this lease.
+    async fn release(&self, lease: LeaseId, key: &str) -> Result<(), RegistryError>;
+
+    /// Ends a lease; its keys are gone then. One that is not there is no error.
+    async fn revoke(&self, lease: LeaseId) -> Result<(), RegistryError>;
+}
+
+/// Changes under one prefix, in order and without a gap until it breaks.
+#[async_trait]
+pub(super) trait Changes: Send + 'static {
+    /// The next changes; `Err` ends the stream.
+    async fn next(&mut self) -> Result<Vec<Change>, Broken>;
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Written.
+    Put(Entry),
+    /// Removed.
+    Delete(String),
+}
+
+/// Why a stream of changes ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// The store answers, but what came between is no longer to be had (compacted, wiped, restored,
+    /// or the reader was too slow): list again.
+    Behind,
+    /// The store does not answer.
+    Away(String),
+}
+
+/// What became of a lease that was to be renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Renewed {
+    /// It lives on and so do its keys.
+    Kept,
+    /// It lives on, but the store was away or went back in time: its keys need a look.
+    Suspect,
+    /// The store knows it no longer.
+    Lost,
+}
+
+/// A key that is to be under a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Hold {
+    pub(super) key: String,
+    pub(super) value: Vec<u8>,
+    pub(super) by: By,
+}
+
+/// How a key comes under a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// Whatever was there.
+    Put,
+    /// Only if it was absent or had this very value.
+    Claim,
+}
+
+/// What became of a key that was to be under a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// It is.
+    Ours,
+    /// It was to be claimed, and another has it.
+    Theirs,
+    /// There is no such lease.
+    NoLease,
+}
+
+/// What no store would take, refused before it is sent.
+pub(super) fn check(txn: &Txn) -> Result<(), RegistryError> {
+    let operations = txn.compare.len().max(txn.then.len());
+    if operations > MAX_OPERATIONS {
+        return Err(RegistryError::TooManyOperations(operations));
+    }
+    let mut written = std::collections::BTreeSet::new();
+    for op in &txn.then {
+        let key = match op {
+            Op::Put(key, _) | Op::Delete(key) => key,
+        };
+        if key.is_empty() {
+            return Err(RegistryError::Refused("a key is empty".into()));
+        }
+        if !written.insert(key) {
+            return Err(RegistryError::Refused(format!("{key} is written twice in a transaction")));
+        }
+    }
+    Ok(())
+}
+
+/// The spacing of tries while a store is away.
+pub(super) const BACKOFF: Backoff =
+    Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(3) };

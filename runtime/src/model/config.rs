@@ -1,0 +1,143 @@
+//! `config.json` as a typed value: what the engine must know of a model before its weights.
+//!
+//! Two styles are in use, the classic one (`torch_dtype`, `rope_theta`, `rope_scaling`) and that of
+//! transformers 5 (`dtype`, `rope_parameters`, `layer_types`); both become one [`ModelConfig`] with
+//! every default resolved, so that no later code asks what a missing field means. What cannot be
+//! computed faithfully is refused here: a wrong rope gives fluent nonsense, not an error.
+
+mod generation;
+mod groups;
+mod parse;
+mod rope;
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, path::Path};
+
+pub use self::{
+    generation::GenerationConfig,
+    groups::{AttentionSpan, KvGroup},
+    rope::{Rope, RopeScaling},
+};
+use super::{error::ModelError, json};
+
+/// A decoder's shape and wiring. Sizes are in elements, of the whole model (not of one rank).
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    /// Which wiring, and so which weight names.
+    pub architecture: Architecture,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Decoder layers.
+    pub num_layers: usize,
+    /// Query heads.
+    pub num_heads: usize,
+    /// Key and value heads; divides `num_heads`.
+    pub num_kv_heads: usize,
+    /// Elements per head, even; `num_heads * head_dim` need not be `hidden_size`.
+    pub head_dim: usize,
+    /// Rows of the embedding; may exceed what the tokenizer uses.
+    pub vocab_size: usize,
+    /// Epsilon of the RMS norms.
+    pub rms_norm_eps: f64,
+    /// Rotary position embedding.
+    pub rope: Rope,
+    /// Whether the output head is the embedding itself.
+    pub tie_word_embeddings: bool,
+    /// Whether the query, key and value projections have biases.
+    pub qkv_bias: bool,
+    /// Whether the attention output projection has a bias.
+    pub output_bias: bool,
+    /// Whether the feed-forward projections have biases.
+    pub mlp_bias: bool,
+    /// Whether queries and keys are RMS-normed per head before the rotary embedding.
+    pub qk_norm: bool,
+    /// How far each layer looks back; one entry per layer.
+    pub attention: Vec<AttentionSpan>,
+    /// The most positions that the model was made for.
+    pub max_position_embeddings: usize,
+    /// Element type that the weights were published in; float32 where the file does not say.
+    pub dtype: ModelDtype,
+    /// `quant_method` of `quantization_config`, if the weights are quantized.
+    pub quantization: Option<String>,
+    /// The token that begins a text, if there is one.
+    pub bos_id: Option<u32>,
+    /// The tokens that end an answer.
+    pub eos_ids: Vec<u32>,
+}
+
+impl ModelConfig {
+    /// Reads `config.json`.
+    ///
+    /// # Errors
+    /// [`ModelError`] naming file, field, what stands there and what could.
+    pub fn load(file: &Path) -> Result<Self, ModelError> {
+        Self::parse(file, &json::read_bounded(file, MAX_CONFIG_BYTES)?)
+    }
+
+    /// Parses the bytes of a `config.json`; `file` is for errors only.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn parse(file: &Path, bytes: &[u8]) -> Result<Self, ModelError> {
+        let map = json::parse_object(file, bytes)?;
+        parse::model_config(&json::Fields::new(file, &map))
+    }
+
+    /// The layers sorted into KV groups: those of one KV shape share block tables. Ordered by each
+    /// group's first layer; every layer is in exactly one.
+    pub fn kv_groups(&self) -> Vec<KvGroup> {
+        groups::kv_groups(&self.attention)
+    }
+
+    /// Query heads that share one key and value head.
+    pub fn heads_per_kv_head(&self) -> usize {
+        self.num_heads / self.num_kv_heads
+    }
+}
+
+/// The wirings that are implemented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Architecture {
+    /// `LlamaForCausalLM`.
+    Llama,
+    /// `MistralForCausalLM`.
+    Mistral,
+    /// `Qwen2ForCausalLM`.
+    Qwen2,
+    /// `Qwen3ForCausalLM`.
+    Qwen3,
+}
+
+impl Architecture {
+    /// All of them, with the class name that `architectures` holds and the `model_type`.
+    pub const TABLE: [(Self, &'static str, &'static str); 4] = [
+        (Self::Llama, "LlamaForCausalLM", "llama"),
+        (Self::Mistral, "MistralForCausalLM", "mistral"),
+        (Self::Qwen2, "Qwen2ForCausalLM", "qwen2"),
+        (Self::Qwen3, "Qwen3ForCausalLM", "qwen3"),
+    ];
+}
+
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let row = Self::TABLE.iter().find(|(architecture, ..)| architecture == self);
+        f.write_str(row.map_or("unknown", |(_, class, _)| class))
+    }
+}
+
+/// Element type of the published weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ModelDtype {
+    /// `bfloat16`.
+    Bf16,
+    /// `float16`.
+    F16,
+    /// `float32`.
+    F32,
+}
+
+/// Configs are a few KiB; those with a vocabulary of labels inside reach a few hundred.
+const MAX_CONFIG_BYTES: u64 = 4 << 20;

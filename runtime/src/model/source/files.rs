@@ -1,0 +1,188 @@
+//! The files of a model's folder, by what they are for, and the digests of what they hold.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+use crate::{
+    id::Digest,
+    model::{error::ModelError, json},
+};
+
+/// What a model's folder holds. Optional files are there if they are `Some`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelFiles {
+    /// The folder.
+    pub folder: PathBuf,
+    /// `config.json`.
+    pub config: PathBuf,
+    /// `generation_config.json`.
+    pub generation_config: Option<PathBuf>,
+    /// `tokenizer.json`.
+    pub tokenizer: PathBuf,
+    /// `tokenizer_config.json`.
+    pub tokenizer_config: Option<PathBuf>,
+    /// `special_tokens_map.json`.
+    pub special_tokens_map: Option<PathBuf>,
+    /// `chat_template.jinja`, which goes before a template in `tokenizer_config.json`.
+    pub chat_template: Option<PathBuf>,
+    /// The safetensors files, sorted by name; never empty.
+    pub weights: Vec<PathBuf>,
+}
+
+impl ModelFiles {
+    /// Looks a folder through.
+    ///
+    /// # Errors
+    /// [`ModelError::Missing`] naming the file that a model cannot do without.
+    pub fn find(folder: &Path) -> Result<Self, ModelError> {
+        let optional = |name: &str| Some(folder.join(name)).filter(|file| file.is_file());
+        let missing =
+            |what: &str| ModelError::Missing { folder: folder.to_owned(), what: what.to_owned() };
+        let config = optional("config.json").ok_or_else(|| missing("`config.json`"))?;
+        let tokenizer = optional("tokenizer.json").ok_or_else(|| {
+            missing(
+                "`tokenizer.json`; other tokenizer files are not read, but transformers' \
+                 `save_pretrained` of a fast tokenizer makes it from them",
+            )
+        })?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            config,
+            generation_config: optional("generation_config.json"),
+            tokenizer,
+            tokenizer_config: optional("tokenizer_config.json"),
+            special_tokens_map: optional("special_tokens_map.json"),
+            chat_template: optional("chat_template.jinja"),
+            weights: weights(folder)?,
+        })
+    }
+
+    /// The model's digest: config, and of each weight file its name, size, header and a sample of
+    /// its bytes. Reads little whatever the weights' size, so it tells models apart but does not
+    /// prove that a file is whole.
+    ///
+    /// # Errors
+    /// [`ModelError`] if a file cannot be read.
+    pub fn model_digest(&self) -> Result<Digest, ModelError> {
+        let mut hasher = blake3::Hasher::new();
+        absorb(&mut hasher, &json::read_bounded(&self.config, MAX_SMALL_BYTES)?);
+        for file in &self.weights {
+            let name = file.file_name().unwrap_or_default();
+            absorb(&mut hasher, name.as_encoded_bytes());
+            absorb_weights(&mut hasher, file)
+                .map_err(|source| ModelError::Read { file: file.clone(), source })?;
+        }
+        Ok(Digest(*hasher.finalize().as_bytes()))
+    }
+
+    /// The tokenizer's digest: the content of the files that decide which ids a text becomes.
+    ///
+    /// # Errors
+    /// [`ModelError`] if a file cannot be read.
+    pub fn tokenizer_digest(&self) -> Result<Digest, ModelError> {
+        let mut hasher = blake3::Hasher::new();
+        let files = [Some(&self.tokenizer), self.tokenizer_config.as_ref()];
+        for file in files.into_iter().flatten() {
+            absorb(&mut hasher, &json::read_bounded(file, MAX_TOKENIZER_BYTES)?);
+        }
+        Ok(Digest(*hasher.finalize().as_bytes()))
+    }
+}
+
+/// The weight files: those that the index names, else `model.safetensors`, else all there are.
+fn weights(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
+    let missing = |what| ModelError::Missing { folder: folder.to_owned(), what };
+    let index = folder.join("model.safetensors.index.json");
+    if index.is_file() {
+        let files: Vec<_> =
+            indexed(&index)?.into_iter().map(|name| folder.join(name)).collect();
+        if let Some(file) = files.iter().find(|file| !file.is_file()) {
+            let name = file.file_name().unwrap_or_default().display();
+            return Err(missing(format!("`{name}`, which its index names; the copy is incomplete")));
+        }
+        return Ok(files);
+    }
+    let single = folder.join("model.safetensors");
+    if single.is_file() {
+        return Ok(vec![single]);
+    }
+    let unreadable = |source| ModelError::Read { file: folder.to_owned(), source };
+    let mut files = BTreeSet::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if path.extension().is_some_and(|extension| extension == "safetensors") && path.is_file() {
+            files.insert(path);
+        }
+    }
+    match files.is_empty() {
+        false => Ok(files.into_iter().collect()),
+        true => Err(missing(
+            "weights: a `model.safetensors`, or several with `model.safetensors.index.json`; \
+             other formats are not read"
+                .to_owned(),
+        )),
+    }
+}
+
+/// The names of the files in an index, each once.
+fn indexed(index: &Path) -> Result<BTreeSet<String>, ModelError> {
+    let map = json::parse_object(index, &json::read_bounded(index, MAX_SMALL_BYTES)?)?;
+    let fields = json::Fields::new(index, &map);
+    let expected = "it must be an object of tensor names, each with the name of a file beside it";
+    let names = map.get("weight_map").and_then(Value::as_object).filter(|names| !names.is_empty());
+    let names = names.ok_or_else(|| fields.wrong("weight_map", expected))?;
+    // A name with a path in it would reach out of the folder.
+    let is_plain = |name: &&str| {
+        name.ends_with(".safetensors") && !name.contains(['/', '\\']) && !name.starts_with('.')
+    };
+    names
+        .values()
+        .map(|name| name.as_str().filter(is_plain).map(str::to_owned))
+        .collect::<Option<_>>()
+        .ok_or_else(|| fields.wrong("weight_map", expected))
+}
+
+/// Hashes bytes after their length, so that no two lists of parts look alike.
+fn absorb(hasher: &mut blake3::Hasher, bytes: &[u8]) {
+    hasher.update(&(bytes.len() as u64).to_le_bytes());
+    hasher.update(bytes);
+}
+
+/// Hashes a weight file's size, header and samples. Fine-tunes of one model have equal headers and
+/// sizes, so without the samples they would be taken for each other.
+fn absorb_weights(hasher: &mut blake3::Hasher, path: &Path) -> std::io::Result<()> {
+    let mut file = File::open(path)?;
+    let size = file.metadata()?.len();
+    hasher.update(&size.to_le_bytes());
+    let mut prefix = [0; 8];
+    if size >= 8 {
+        file.read_exact(&mut prefix)?;
+    }
+    let header = u64::from_le_bytes(prefix).min(size.saturating_sub(8)).min(MAX_HEADER_BYTES);
+    let mut bytes = Vec::new();
+    file.by_ref().take(header).read_to_end(&mut bytes)?;
+    absorb(hasher, &bytes);
+    let data = size.saturating_sub(8 + header);
+    for sample in 0..SAMPLES {
+        bytes.clear();
+        file.seek(SeekFrom::Start(8 + header + data / SAMPLES * sample))?;
+        file.by_ref().take(SAMPLE_BYTES).read_to_end(&mut bytes)?;
+        absorb(hasher, &bytes);
+    }
+    Ok(())
+}
+
+/// Configs and indices; the index of the largest published model has 10 MiB.
+const MAX_SMALL_BYTES: u64 = 64 << 20;
+const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+/// The format's own limit.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// 16 samples of 4 KiB fall into that many tensors even of a large file and cost one read each.
+const SAMPLES: u64 = 16;
+const SAMPLE_BYTES: u64 = 4096;

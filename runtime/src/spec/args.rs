@@ -1,0 +1,215 @@
+//! The engine's flags out of a container's `args`: vLLM's names, `--x v` and `--x=v`.
+
+use super::{
+    EngineFlags,
+    reader::Findings,
+};
+
+/// Reads what is known; unknown flags are warnings, values that cannot be are problems.
+pub(super) fn read(args: &[String], path: &str, findings: &Findings) -> EngineFlags {
+    let mut flags = EngineFlags::default();
+    let mut rest = args.iter().map(String::as_str).peekable();
+    while let Some(arg) = rest.next() {
+        let Some(name) = arg.strip_prefix("--").filter(|name| !name.is_empty()) else {
+            findings.warn(path, format!("`{arg}` is not a flag that is known and has no effect"));
+            continue;
+        };
+        let (name, inline) = match name.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (name, None),
+        };
+        let name = name.replace('_', "-");
+        let mut values: Vec<&str> = inline.into_iter().collect();
+        // A value never starts like a flag: none of the known ones may be negative.
+        if inline.is_none() {
+            while let Some(value) = rest.next_if(|next| !next.starts_with("--")) {
+                values.push(value);
+                if name != SERVED_MODEL_NAME {
+                    break;
+                }
+            }
+        }
+        let flag = Flag { name: &name, values: &values, path, findings };
+        flag.read_into(&mut flags);
+    }
+    flags
+}
+
+const SERVED_MODEL_NAME: &str = "served-model-name";
+
+struct Flag<'a> {
+    name: &'a str,
+    values: &'a [&'a str],
+    path: &'a str,
+    findings: &'a Findings,
+}
+
+impl Flag<'_> {
+    fn read_into(&self, flags: &mut EngineFlags) {
+        match self.name {
+            "dtype" => flags.dtype = self.one_of(&DTYPES),
+            "max-model-len" => flags.max_model_len = self.count(),
+            "max-num-seqs" => flags.max_num_seqs = self.count(),
+            "max-num-batched-tokens" => flags.max_num_batched_tokens = self.count(),
+            "block-size" => flags.block_size = self.count(),
+            "num-gpu-blocks-override" => flags.num_gpu_blocks_override = self.count(),
+            "kv-cache-memory-bytes" => flags.kv_cache_memory_bytes = self.number(1),
+            "seed" => flags.seed = self.number(0),
+            "max-num-queued-reqs" => flags.max_num_queued_reqs = self.count(),
+            "threads" => flags.threads = self.count(),
+            SERVED_MODEL_NAME if self.values.is_empty() => self.problem("needs a value"),
+            SERVED_MODEL_NAME => {
+                flags.served_model_name = self.values.iter().map(ToString::to_string).collect();
+            }
+            name => {
+                let instead = OF_THE_SPEC.iter().find(|(flag, _)| *flag == name);
+                let message = match instead {
+                    Some((_, field)) => format!("`--{name}` has no effect, set {field}"),
+                    None => format!("`--{name}` is not known and has no effect"),
+                };
+                self.findings.warn(self.path, message);
+            }
+        }
+    }
+
+    fn problem(&self, message: impl AsRef<str>) {
+        self.findings.problem(self.path, format!("`--{}` {}", self.name, message.as_ref()));
+    }
+
+    fn value(&self) -> Option<&str> {
+        let value = self.values.first().copied();
+        if value.is_none() {
+            self.problem("needs a value");
+        }
+        value
+    }
+
+    fn one_of(&self, values: &[&str]) -> Option<String> {
+        let value = self.value()?;
+        if !values.contains(&value) {
+            self.problem(format!("must be one of {}, got {value}", values.join(", ")));
+            return None;
+        }
+        Some(value.to_owned())
+    }
+
+    fn count(&self) -> Option<u32> {
+        let number = self.number(1)?;
+        let count = u32::try_from(number).ok();
+        if count.is_none() {
+            self.problem(format!("must be at most {}, got {number}", u32::MAX));
+        }
+        count
+    }
+
+    fn number(&self, least: u64) -> Option<u64> {
+        let value = self.value()?;
+        match human_number(value).filter(|number| *number >= least) {
+            Some(number) => Some(number),
+            None => {
+                self.problem(format!("must be a whole number of at least {least}, got {value}"));
+                None
+            }
+        }
+    }
+}
+
+/// Data types that the engine computes in.
+const DTYPES: [&str; 6] = ["auto", "float32", "float", "bfloat16", "float16", "half"];
+
+/// Flags of vLLM whose place is a field of the specification.
+const OF_THE_SPEC: [(&str, &str); 4] = [
+    ("tensor-parallel-size", "spec.parallelism.tensor"),
+    ("pipeline-parallel-size", "spec.parallelism.pipeline"),
+    ("data-parallel-size", "spec.parallelism.data"),
+    ("model", "spec.model.uri"),
+];
+
+/// A whole number with one of vLLM's unit letters: `k` is a thousand, `K` is 1024, and so on.
+fn human_number(text: &str) -> Option<u64> {
+    let units = [
+        ('k', 1_000),
+        ('K', 1 << 10),
+        ('m', 1_000_000),
+        ('M', 1 << 20),
+        ('g', 1_000_000_000),
+        ('G', 1 << 30),
+    ];
+    let unit = units.iter().find_map(|(letter, unit)| Some((text.strip_suffix(*letter)?, *unit)));
+    let (digits, unit) = unit.unwrap_or((text, 1));
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> (EngineFlags, Vec<String>, Vec<String>) {
+        let findings = Findings::default();
+        let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        let flags = read(&args, "args", &findings);
+        let (problems, warnings) = findings.into_parts();
+        let texts = |findings: Vec<crate::spec::Finding>| {
+            findings.iter().map(ToString::to_string).collect()
+        };
+        (flags, texts(problems), texts(warnings))
+    }
+
+    #[test]
+    fn both_forms_and_units_are_read() {
+        let (flags, problems, warnings) = parse(
+            "--max-model-len 8K --max_num_seqs=64 --max-num-batched-tokens 2k --block-size 16 \
+             --dtype bfloat16 --seed 0 --served-model-name a b --kv-cache-memory-bytes=1G",
+        );
+        assert_eq!((problems, warnings), (vec![], vec![]));
+        let wanted = EngineFlags {
+            dtype: Some("bfloat16".into()),
+            max_model_len: Some(8192),
+            max_num_seqs: Some(64),
+            max_num_batched_tokens: Some(2000),
+            block_size: Some(16),
+            kv_cache_memory_bytes: Some(1 << 30),
+            seed: Some(0),
+            served_model_name: vec!["a".into(), "b".into()],
+            ..EngineFlags::default()
+        };
+        assert_eq!(flags, wanted);
+    }
+
+    #[test]
+    fn unknown_flags_are_warnings_and_swallow_no_other() {
+        let (flags, problems, warnings) =
+            parse("--enable-thing --other 3 stray --block-size 32 --tensor-parallel-size 2");
+        assert_eq!(problems, [""; 0]);
+        assert_eq!(flags.block_size, Some(32));
+        assert_eq!(
+            warnings,
+            [
+                "args: `--enable-thing` is not known and has no effect",
+                "args: `--other` is not known and has no effect",
+                "args: `stray` is not a flag that is known and has no effect",
+                "args: `--tensor-parallel-size` has no effect, set spec.parallelism.tensor",
+            ]
+        );
+    }
+
+    #[test]
+    fn every_impossible_value_is_told() {
+        let (_, problems, _) =
+            parse("--block-size 0 --max-model-len x --dtype int3 --max-num-seqs 5000000000 --seed");
+        assert_eq!(
+            problems,
+            [
+                "args: `--block-size` must be a whole number of at least 1, got 0",
+                "args: `--max-model-len` must be a whole number of at least 1, got x",
+                "args: `--dtype` must be one of auto, float32, float, bfloat16, float16, half, \
+                 got int3",
+                "args: `--max-num-seqs` must be at most 4294967295, got 5000000000",
+                "args: `--seed` needs a value",
+            ]
+        );
+    }
+}

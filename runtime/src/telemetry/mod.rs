@@ -1,0 +1,111 @@
+//! Logs, traces and metrics: what a process says about itself.
+//!
+//! # Layout
+//! - [`names`]: every metric and span by name; a new one begins there
+//! - [`metrics`]: numbers, as Prometheus reads them
+//! - [`otel`]: spans that cross processes, as OpenTelemetry collects them
+//!
+//! [`init`] is called once, by `main`: log lines go to the terminal's error side, spans to a
+//! collector if one is configured. Libraries only ever use `tracing`'s macros.
+
+pub mod metrics;
+pub mod names;
+pub mod otel;
+
+use tracing::Subscriber;
+use tracing_subscriber::{EnvFilter, Layer, Registry, layer::SubscriberExt};
+
+pub use self::{
+    metrics::{EngineMetrics, Metrics},
+    otel::{Guard, current_traceparent, set_parent},
+};
+
+/// What to say, and to whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TelemetryConfig {
+    /// What is logged, as `info` or `troupe_actors=debug,info`.
+    pub log_filter: String,
+    /// How a line looks.
+    pub log_format: LogFormat,
+    /// Where spans go, as `http://collector:4318`; nowhere if not given.
+    pub otlp_endpoint: Option<String>,
+    /// What this process is called in traces.
+    pub service_name: String,
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Why telemetry cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter cannot be read.
+    #[error("the log filter `{filter}` is wrong, `info` or `troupe_actors=debug,info` are right")]
+    Filter {
+        /// What was given.
+        filter: String,
+        /// What is wrong with it.
+        #[source]
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// The endpoint cannot be used.
+    #[error("cannot export traces to `{endpoint}`, http://HOST:4318 is right")]
+    Endpoint {
+        /// What was given.
+        endpoint: String,
+        /// What is wrong with it.
+        #[source]
+        source: opentelemetry_otlp::ExporterBuildError,
+    },
+    /// Somebody has set up logging in this process already.
+    #[error("logging is set up twice in one process")]
+    Twice(#[source] tracing::subscriber::SetGlobalDefaultError),
+}
+
+impl Default for TelemetryConfig {
+    fn default() -> Self {
+        Self {
+            log_filter: "info".into(),
+            log_format: LogFormat::Text,
+            otlp_endpoint: None,
+            service_name: "troupe".into(),
+        }
+    }
+}
+
+/// Sets up logs and traces for the whole process. The guard sends what is left when it is dropped.
+///
+/// # Errors
+/// [`TelemetryError`].
+pub fn init(config: &TelemetryConfig) -> Result<Guard, TelemetryError> {
+    let (subscriber, guard) = subscriber(config)?;
+    tracing::subscriber::set_global_default(subscriber).map_err(TelemetryError::Twice)?;
+    Ok(guard)
+}
+
+/// The same without making it the process's: for tests, which share one.
+///
+/// # Errors
+/// [`TelemetryError`].
+pub fn subscriber(
+    config: &TelemetryConfig,
+) -> Result<(impl Subscriber + Send + Sync + use<>, Guard), TelemetryError> {
+    let filter = |text: &str| {
+        EnvFilter::try_new(text)
+            .map_err(|source| TelemetryError::Filter { filter: text.into(), source })
+    };
+    let (spans, guard) = otel::layer(config)?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines: Box<dyn Layer<_> + Send + Sync> = match config.log_format {
+        LogFormat::Text => lines.with_filter(filter(&config.log_filter)?).boxed(),
+        LogFormat::Json => lines.json().with_filter(filter(&config.log_filter)?).boxed(),
+    };
+    Ok((Registry::default().with(spans).with(lines), guard))
+}

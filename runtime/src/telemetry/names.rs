@@ -1,0 +1,186 @@
+//! Every metric and span by name, in one place; a new one begins here.
+//!
+//! The engine's metrics have vLLM's names, so that dashboards, autoscalers and schedulers made for
+//! vLLM read ours as they are. A counter is named without the `_total` that its sample line ends in.
+//! Names of quantities end in their unit; ids are labels or span fields, never part of a name.
+
+/// A family of metrics.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MetricName {
+    /// Its name, without the suffixes of its kind.
+    pub name: &'static str,
+    /// What it counts, for people.
+    pub help: &'static str,
+    /// What sort of number it is.
+    pub kind: Kind,
+}
+
+/// Sorts of metrics.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    /// Goes up and down.
+    Gauge,
+    /// Only grows.
+    Counter,
+    /// Counts observations up to each of these bounds.
+    Histogram(&'static [f64]),
+}
+
+/// The label of every engine metric that names the model.
+pub const LABEL_MODEL: &str = "model_name";
+/// The label of every engine metric that tells engines of one process apart.
+pub const LABEL_ENGINE: &str = "engine";
+
+const fn gauge(name: &'static str, help: &'static str) -> MetricName {
+    MetricName { name, help, kind: Kind::Gauge }
+}
+
+const fn counter(name: &'static str, help: &'static str) -> MetricName {
+    MetricName { name, help, kind: Kind::Counter }
+}
+
+const fn histogram(
+    name: &'static str,
+    help: &'static str,
+    bounds: &'static [f64],
+) -> MetricName {
+    MetricName { name, help, kind: Kind::Histogram(bounds) }
+}
+
+/// Declares names and collects all of them in one list.
+macro_rules! metrics {
+    ($(#[$doc:meta])* $all:ident: $($name:ident = $kind:ident($($argument:expr),+);)+) => {
+        $(
+            #[doc = concat!("The metric `", stringify!($name), "`.")]
+            pub const $name: MetricName = $kind($($argument),+);
+        )+
+
+        $(#[$doc])*
+        pub const $all: &[MetricName] = &[$($name),+];
+    };
+}
+
+metrics! {
+    /// All that an engine exposes, with the labels `model_name` and `engine`.
+    ENGINE:
+    NUM_REQUESTS_RUNNING = gauge(
+        "vllm:num_requests_running", "Requests in the batches that are under way");
+    NUM_REQUESTS_WAITING = gauge(
+        "vllm:num_requests_waiting", "Requests that wait to be scheduled");
+    NUM_REQUESTS_WAITING_BY_REASON = gauge(
+        "vllm:num_requests_waiting_by_reason", "Requests that wait, by what they wait for");
+    KV_CACHE_USAGE_PERC = gauge(
+        "vllm:kv_cache_usage_perc", "KV blocks in use, 1 means all of them");
+    CACHE_CONFIG_INFO = gauge(
+        "vllm:cache_config_info", "How the KV cache is set up, in labels; the value is 1");
+    PREFIX_CACHE_QUERIES = counter(
+        "vllm:prefix_cache_queries", "Prompt tokens that were looked for in the prefix cache");
+    PREFIX_CACHE_HITS = counter(
+        "vllm:prefix_cache_hits", "Prompt tokens that were found in the prefix cache");
+    NUM_PREEMPTIONS = counter(
+        "vllm:num_preemptions", "Sequences that were preempted");
+    ADMISSION_REJECTIONS = counter(
+        "vllm:admission_rejections", "Requests that were refused, by reason");
+    PROMPT_TOKENS = counter(
+        "vllm:prompt_tokens", "Prompt tokens that were prefilled");
+    GENERATION_TOKENS = counter(
+        "vllm:generation_tokens", "Tokens that were generated");
+    REQUEST_SUCCESS = counter(
+        "vllm:request_success", "Requests that ended, by how");
+    ITERATION_TOKENS = histogram(
+        "vllm:iteration_tokens_total", "Tokens in a step", &STEP_TOKENS);
+    REQUEST_PROMPT_TOKENS = histogram(
+        "vllm:request_prompt_tokens", "Prompt tokens of a request", &REQUEST_TOKENS);
+    REQUEST_GENERATION_TOKENS = histogram(
+        "vllm:request_generation_tokens", "Tokens generated for a request", &REQUEST_TOKENS);
+    REQUEST_PARAMS_N = histogram(
+        "vllm:request_params_n", "Choices that a request asks for", &CHOICES);
+    REQUEST_PARAMS_MAX_TOKENS = histogram(
+        "vllm:request_params_max_tokens", "Tokens that a request allows", &REQUEST_TOKENS);
+    TIME_TO_FIRST_TOKEN = histogram(
+        "vllm:time_to_first_token_seconds", "Arrival to first token", &FIRST_TOKEN_SECONDS);
+    INTER_TOKEN_LATENCY = histogram(
+        "vllm:inter_token_latency_seconds", "One token to the next", &TOKEN_SECONDS);
+    REQUEST_TIME_PER_OUTPUT_TOKEN = histogram(
+        "vllm:request_time_per_output_token_seconds", "A request's mean time per token after the \
+         first", &TOKEN_SECONDS);
+    E2E_REQUEST_LATENCY = histogram(
+        "vllm:e2e_request_latency_seconds", "Arrival to last token", &REQUEST_SECONDS);
+    REQUEST_QUEUE_TIME = histogram(
+        "vllm:request_queue_time_seconds", "Queued to first scheduled", &REQUEST_SECONDS);
+    REQUEST_INFERENCE_TIME = histogram(
+        "vllm:request_inference_time_seconds", "First scheduled to last token", &REQUEST_SECONDS);
+    REQUEST_PREFILL_TIME = histogram(
+        "vllm:request_prefill_time_seconds", "First scheduled to first token", &REQUEST_SECONDS);
+    REQUEST_DECODE_TIME = histogram(
+        "vllm:request_decode_time_seconds", "First token to last token", &REQUEST_SECONDS);
+    REQUEST_NUM_PREEMPTIONS = histogram(
+        "vllm:request_num_preemptions", "How often a request was preempted", &PREEMPTIONS);
+}
+
+/// Names of spans. Few and fixed: dashboards are built on them.
+pub mod spans {
+    /// A request, from its HTTP head to its last byte.
+    pub const REQUEST: &str = "request";
+    /// Choosing an endpoint.
+    pub const PLACE: &str = "place";
+    /// A request at the engine that runs it.
+    pub const GENERATE: &str = "generate";
+    /// One forward pass of a batch.
+    pub const STEP: &str = "step";
+    /// One stage's part of a step.
+    pub const STAGE: &str = "stage";
+    /// KV blocks on their way from one group to another.
+    pub const KV_TRANSFER: &str = "kv_transfer";
+    /// Loading a model.
+    pub const LOAD: &str = "load";
+    /// The controller making the world as it should be.
+    pub const RECONCILE: &str = "reconcile";
+}
+
+const STEP_TOKENS: [f64; 13] = [
+    1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0,
+];
+
+const REQUEST_TOKENS: [f64; 19] = [
+    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5,
+    5e5, 1e6,
+];
+
+const CHOICES: [f64; 5] = [1.0, 2.0, 5.0, 10.0, 20.0];
+
+const PREEMPTIONS: [f64; 6] = [0.0, 1.0, 2.0, 5.0, 10.0, 20.0];
+
+const FIRST_TOKEN_SECONDS: [f64; 22] = [
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
+];
+
+/// vLLM begins at 10 ms, which small models and fast devices are below; ours begins at 1 ms and has
+/// all of vLLM's bounds after that.
+const TOKEN_SECONDS: [f64; 24] = [
+    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5,
+    0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+];
+
+/// vLLM begins at 300 ms; the bounds below that are ours.
+const REQUEST_SECONDS: [f64; 26] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0,
+    40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_bounds_grow() {
+        let names: std::collections::BTreeSet<_> = ENGINE.iter().map(|m| m.name).collect();
+        assert_eq!(names.len(), ENGINE.len());
+        for metric in ENGINE {
+            if let Kind::Histogram(bounds) = metric.kind {
+                assert!(bounds.is_sorted_by(|a, b| a < b), "{}", metric.name);
+            }
+        }
+    }
+}

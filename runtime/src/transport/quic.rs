@@ -1,0 +1,213 @@
+//! The carrier between processes: QUIC with mutual TLS, one UDP socket per process.
+//!
+//! The same socket connects and is connected to. A connection begins with the TLS handshake (who),
+//! then one short exchange names the class of its traffic ([`handshake`]); only then does anyone
+//! above hear of it. Strangers are kept at that door: how many may stand there, for how long and
+//! with how much memory is bounded, and nothing that they do reaches established connections.
+//!
+//! Everything runs on the threads of a [`TransportRuntime`], so that a busy runtime elsewhere never
+//! delays a keep-alive, and two cores full of kernels are not taken for a dead peer.
+
+mod connection;
+mod handshake;
+mod runtime;
+mod streams;
+mod tuning;
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use quinn::{Endpoint, VarInt};
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::JoinHandle,
+};
+
+pub use self::runtime::TransportRuntime;
+use self::{connection::QuicConnection, runtime::OnHandle};
+use super::{
+    Class, Connection, Link, LinkError, PeerAddr,
+    tls::{Identity, TlsError},
+};
+
+/// Connections that have shaken hands and wait to be accepted: as many as peers that start at the
+/// same moment. More are told to come back.
+const ACCEPT_BACKLOG: usize = 256;
+/// How long closing waits for peers to be told.
+const FAREWELL: Duration = Duration::from_millis(500);
+/// The application code of an orderly close; its reason is text.
+const CLOSED: VarInt = VarInt::from_u32(0);
+
+/// How a process stands on the network. `Default` is right inside a cluster.
+#[derive(Clone, Debug)]
+pub struct QuicConfig {
+    /// Where to listen; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// What others are told instead of the address that is listened on, which may be a wildcard.
+    pub advertise: Option<IpAddr>,
+    /// Conversations that a peer may have open at once on one connection: the sequences that a
+    /// leader runs plus those that it queues.
+    pub max_conversations: u32,
+    /// How often a silent connection is heard of.
+    pub keep_alive: Duration,
+    /// A peer not heard of for this long is gone.
+    pub idle: Duration,
+    /// A peer that connects must have said who it is and what for within this time.
+    pub handshake: Duration,
+}
+
+/// One process's end of the network. See [`Link`].
+pub struct QuicLink {
+    endpoint: Endpoint,
+    advertised: SocketAddr,
+    clients: tuning::ClientConfigs,
+    accepted: Mutex<mpsc::Receiver<Arc<QuicConnection>>>,
+    /// Lets strangers in; ends with the link.
+    door: JoinHandle<()>,
+    runtime: tokio::runtime::Handle,
+}
+
+/// Why a link cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum QuicError {
+    /// The certificates do not work.
+    #[error("cannot set up mutual TLS")]
+    Tls(#[from] TlsError),
+    /// The address is taken or not ours.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A setting is out of its range.
+    #[error("{setting} is out of range")]
+    Setting {
+        /// Which.
+        setting: &'static str,
+    },
+}
+
+// === impl QuicConfig ===
+
+impl Default for QuicConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 0)),
+            advertise: None,
+            // 1024 running and three times as many waiting.
+            max_conversations: 4096,
+            keep_alive: Duration::from_millis(250),
+            // Five lost keep-alives and a little.
+            idle: Duration::from_millis(1500),
+            handshake: Duration::from_secs(3),
+        }
+    }
+}
+
+// === impl QuicLink ===
+
+impl QuicLink {
+    /// Listens and lets peers in. The link lives on `runtime`'s threads and must be dropped (or
+    /// closed) before it.
+    ///
+    /// # Errors
+    /// [`QuicError::Bind`] names the address if it is taken.
+    pub fn bind(
+        identity: &Identity,
+        config: &QuicConfig,
+        runtime: &TransportRuntime,
+    ) -> Result<Arc<Self>, QuicError> {
+        let bind_error = |source| QuicError::Bind { address: config.listen, source };
+        let handle = runtime.handle().clone();
+        let socket = tuning::socket(config.listen).map_err(bind_error)?;
+        let endpoint = Endpoint::new(
+            tuning::endpoint_config(identity)?,
+            Some(tuning::server_config(identity, config)?),
+            socket,
+            Arc::new(OnHandle(handle.clone())),
+        )
+        .map_err(bind_error)?;
+        let mut advertised = endpoint.local_addr().map_err(bind_error)?;
+        if let Some(ip) = config.advertise {
+            advertised.set_ip(ip);
+        }
+        let (accept, accepted) = mpsc::channel(ACCEPT_BACKLOG);
+        let door = handle.spawn(handshake::keep_door(endpoint.clone(), config.handshake, accept));
+        Ok(Arc::new(Self {
+            endpoint,
+            advertised,
+            clients: tuning::ClientConfigs::new(identity, config)?,
+            accepted: Mutex::new(accepted),
+            door,
+            runtime: handle,
+        }))
+    }
+}
+
+#[async_trait]
+impl Link for QuicLink {
+    fn address(&self) -> PeerAddr {
+        PeerAddr::Quic(self.advertised)
+    }
+
+    async fn connect(
+        &self,
+        peer: &PeerAddr,
+        class: Class,
+        deadline: Duration,
+    ) -> Result<Arc<dyn Connection>, LinkError> {
+        let unreachable = |why: String| LinkError::Unreachable { peer: peer.clone(), why };
+        let PeerAddr::Quic(address) = *peer else {
+            return Err(unreachable("a QUIC link reaches quic:// addresses only".into()));
+        };
+        let connecting = self
+            .endpoint
+            .connect_with(self.clients.of(class, address), address, SERVER_NAME)
+            .map_err(|error| unreachable(error.to_string()))?;
+        let shaken = tokio::time::timeout(deadline, handshake::connect(connecting, class));
+        match shaken.await {
+            Ok(Ok(connection)) => Ok(Arc::new(connection)),
+            Ok(Err(why)) => Err(unreachable(why)),
+            Err(_) => Err(LinkError::Deadline { what: "connecting", deadline }),
+        }
+    }
+
+    async fn accept(&self) -> Option<Arc<dyn Connection>> {
+        let connection = self.accepted.lock().await.recv().await?;
+        Some(connection)
+    }
+
+    async fn close(&self, reason: &str) {
+        self.endpoint.close(CLOSED, reason.as_bytes());
+        let endpoint = self.endpoint.clone();
+        let idle = self.runtime.spawn(async move {
+            let _ = tokio::time::timeout(FAREWELL, endpoint.wait_idle()).await;
+        });
+        // Fails only if the runtime is gone, and then there is nobody left to wait for.
+        let _ = idle.await;
+    }
+}
+
+impl Drop for QuicLink {
+    fn drop(&mut self) {
+        self.door.abort();
+        self.endpoint.close(CLOSED, b"the link was dropped");
+    }
+}
+
+impl fmt::Debug for QuicLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "QuicLink({})", self.advertised)
+    }
+}
+
+/// TLS wants a server name; ours are URIs in certificates, so this one is never sent nor checked.
+const SERVER_NAME: &str = "troupe";

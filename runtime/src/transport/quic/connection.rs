@@ -1,0 +1,214 @@
+//! An established connection: opening and accepting conversations, and what its end was.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use quinn::{ConnectionError, VarInt};
+use tokio::sync::Mutex;
+
+use super::{
+    CLOSED,
+    streams::{QuicReceiver, QuicSender},
+};
+use crate::transport::{
+    Class, Connection, Conversation, DecodeMessage, EncodeMessage, Frame, FrameReceiver,
+    FrameSender, LinkError, PeerIdentity, Stream,
+    error::Abort,
+    permits,
+    stream::{ReceiveFrames, SendFrames},
+};
+
+/// How long a peer may take to say what a stream is about.
+const FIRST_FRAME: Duration = Duration::from_secs(1);
+
+/// See [`Connection`].
+pub(super) struct QuicConnection {
+    connection: quinn::Connection,
+    peer: PeerIdentity,
+    class: Class,
+    /// For errors: who, and where.
+    label: Arc<str>,
+    /// Streams whose first frame has not come yet; as many as the peer may open at most.
+    unnamed: Mutex<FuturesUnordered<BoxFuture<'static, Option<(Conversation, Stream)>>>>,
+}
+
+// === impl QuicConnection ===
+
+impl QuicConnection {
+    pub(super) fn new(connection: quinn::Connection, peer: PeerIdentity, class: Class) -> Self {
+        let label = format!("{peer} at {}", connection.remote_address()).into();
+        Self { connection, peer, class, label, unnamed: Mutex::default() }
+    }
+
+    /// Ends a connection that was not let in after all.
+    pub(super) fn refuse(&self, code: VarInt, why: &str) {
+        self.connection.close(code, why.as_bytes());
+    }
+
+    fn stream(&self, send: quinn::SendStream, receive: quinn::RecvStream) -> Ends {
+        Ends {
+            sender: QuicSender::new(send, self.label.clone()),
+            receiver: QuicReceiver::new(receive, self.label.clone()),
+        }
+    }
+
+    fn over(&self, error: &ConnectionError) -> LinkError {
+        closed(&self.label, error)
+    }
+}
+
+#[async_trait]
+impl Connection for QuicConnection {
+    fn peer(&self) -> &PeerIdentity {
+        &self.peer
+    }
+
+    fn class(&self) -> Class {
+        self.class
+    }
+
+    async fn open(&self, what: Conversation, deadline: Duration) -> Result<Stream, LinkError> {
+        if what.class() != self.class {
+            return Err(LinkError::wrong_class(&what, self.class));
+        }
+        let message = what.encode()?;
+        let opened = async {
+            let streams = self.connection.open_bi().await;
+            let (send, receive) = streams.map_err(|error| self.over(&error))?;
+            let mut ends = self.stream(send, receive);
+            match ends.sender.send(Frame { message, ..Frame::default() }).await {
+                Ok(()) => Ok(ends.into_stream()),
+                Err(error) => {
+                    ends.give_up(Abort::Dropped);
+                    Err(error)
+                }
+            }
+        };
+        tokio::time::timeout(deadline, opened)
+            .await
+            .map_err(|_| LinkError::Deadline { what: "opening a conversation", deadline })?
+    }
+
+    async fn accept(&self) -> Result<(Conversation, Stream), LinkError> {
+        let mut unnamed = self.unnamed.lock().await;
+        loop {
+            tokio::select! {
+                Some(named) = unnamed.next() => {
+                    if let Some(named) = named {
+                        return Ok(named);
+                    }
+                }
+                opened = self.connection.accept_bi() => {
+                    let (send, receive) = opened.map_err(|error| self.over(&error))?;
+                    let ends = self.stream(send, receive);
+                    unnamed.push(Box::pin(ends.named(self.peer.clone(), self.class)));
+                }
+            }
+        }
+    }
+
+    async fn closed(&self) -> LinkError {
+        self.over(&self.connection.closed().await)
+    }
+
+    fn close(&self, reason: &str) {
+        self.connection.close(CLOSED, reason.as_bytes());
+    }
+}
+
+impl fmt::Debug for QuicConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "QuicConnection({}, {:?})", self.label, self.class)
+    }
+}
+
+/// Both ends of a stream before it is a conversation.
+struct Ends {
+    sender: QuicSender,
+    receiver: QuicReceiver,
+}
+
+// === impl Ends ===
+
+impl Ends {
+    fn into_stream(self) -> Stream {
+        Stream {
+            sender: FrameSender::new(Box::new(self.sender)),
+            receiver: FrameReceiver::new(Box::new(self.receiver)),
+        }
+    }
+
+    fn give_up(&mut self, why: Abort) {
+        self.sender.reset(why);
+        self.receiver.stop(why);
+    }
+
+    /// Reads the first frame. A stream that will not be a conversation is reset and `None`.
+    async fn named(mut self, peer: PeerIdentity, class: Class) -> Option<(Conversation, Stream)> {
+        let refused = match tokio::time::timeout(FIRST_FRAME, self.receiver.receive()).await {
+            Err(_) => Abort::Silent,
+            Ok(Err(LinkError::Malformed(_))) => Abort::Malformed,
+            Ok(Err(_) | Ok(None)) => Abort::Dropped,
+            Ok(Ok(Some(frame))) => match Conversation::decode(&frame.message) {
+                Ok(what) if what.class() == class && permits(peer.role, &what) => {
+                    return Some((what, self.into_stream()));
+                }
+                Ok(_) => Abort::Forbidden,
+                Err(_) => Abort::Malformed,
+            },
+        };
+        if refused != Abort::Dropped {
+            tracing::warn!(%peer, why = ?refused, "refuse conversation");
+        }
+        self.give_up(refused);
+        None
+    }
+}
+
+/// An ended connection as its users are told.
+pub(super) fn closed(peer: &str, error: &ConnectionError) -> LinkError {
+    LinkError::Closed { peer: peer.to_owned(), why: explain(error) }
+}
+
+/// What ended a connection, in words for people.
+pub(super) fn explain(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::ApplicationClosed(close) if close.reason.is_empty() => {
+            "the peer dropped it".into()
+        }
+        ConnectionError::ApplicationClosed(close) => {
+            String::from_utf8_lossy(&close.reason).into_owned()
+        }
+        ConnectionError::ConnectionClosed(close) => match alert(u64::from(close.error_code)) {
+            Some(alert) => format!("the peer refuses: {}", refusal(alert, "our")),
+            None => format!("the peer ended it: {close}"),
+        },
+        ConnectionError::TransportError(error) => match alert(u64::from(error.code)) {
+            Some(alert) => format!("we refuse: {} ({})", refusal(alert, "its"), error.reason),
+            None => error.to_string(),
+        },
+        ConnectionError::Reset => "the peer was restarted".into(),
+        ConnectionError::TimedOut => "the peer does not answer".into(),
+        ConnectionError::LocallyClosed => "it was closed on this side".into(),
+        other => other.to_string(),
+    }
+}
+
+/// The TLS alert in a transport error's code, if there is one.
+fn alert(code: u64) -> Option<u64> {
+    code.checked_sub(0x100).filter(|alert| *alert < 0x100)
+}
+
+/// What a TLS alert says about the certificate of `whose`.
+fn refusal(alert: u64, whose: &str) -> String {
+    match alert {
+        44 => format!("{whose} certificate is revoked"),
+        45 => format!("{whose} certificate has expired"),
+        48 => format!("{whose} certificate is of another cluster"),
+        42 | 43 | 46 => format!("{whose} certificate is of no use here"),
+        116 => format!("{whose} certificate is missing"),
+        120 => "no protocol version is common to both".into(),
+        _ => format!("TLS alert {alert}"),
+    }
+}

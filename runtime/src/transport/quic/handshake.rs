@@ -1,0 +1,130 @@
+//! From a stranger's first packet to a connection: the one door, and what is bounded at it.
+//!
+//! TLS says who. Then the connecting side opens the first stream and sends one byte, the class of
+//! the connection, and the other side sends it back: only then do both know that neither refuses
+//! (in TLS 1.3 alone, the connecting side is done before its certificate was looked at).
+
+use std::{sync::Arc, time::Duration};
+
+use quinn::{ConnectionError, Endpoint, Incoming, VarInt};
+use rustls_pki_types::CertificateDer;
+use tokio::{sync::mpsc, task::JoinSet};
+
+use super::{
+    connection::{QuicConnection, explain},
+    tuning,
+};
+use crate::transport::{Class, PeerIdentity, tls};
+
+/// Strangers at the door at once, each for the handshake limit at most: with 3 s, 85 new peers a
+/// second even if every one of them stalls. More are refused and may come again.
+pub(super) const HANDSHAKES: usize = 256;
+/// From here on a stranger must prove that it is where it claims to be before it costs anything.
+const UNPROVEN: usize = HANDSHAKES / 4;
+/// The application code of a refusal; its reason is text.
+const REFUSED: VarInt = VarInt::from_u32(1);
+
+/// Lets peers in until the endpoint closes.
+pub(super) async fn keep_door(
+    endpoint: Endpoint,
+    limit: Duration,
+    accept: mpsc::Sender<Arc<QuicConnection>>,
+) {
+    let mut handshakes = JoinSet::new();
+    loop {
+        tokio::select! {
+            incoming = endpoint.accept() => {
+                let Some(incoming) = incoming else { return };
+                if handshakes.len() >= HANDSHAKES {
+                    incoming.refuse();
+                } else if handshakes.len() >= UNPROVEN && incoming.may_retry() {
+                    // Fails only for one that was asked before.
+                    let _ = incoming.retry();
+                } else {
+                    handshakes.spawn(let_in(incoming, limit, accept.clone()));
+                }
+            }
+            Some(_) = handshakes.join_next() => {}
+        }
+    }
+}
+
+/// The connecting side's part.
+pub(super) async fn connect(
+    connecting: quinn::Connecting,
+    class: Class,
+) -> Result<QuicConnection, String> {
+    let connection = connecting.await.map_err(|error| explain(&error))?;
+    let peer = peer_of(&connection)?;
+    let agreed = async {
+        let (mut send, mut receive) = connection.open_bi().await.ok()?;
+        send.write_all(&[byte(class)]).await.ok()?;
+        send.finish().ok()?;
+        let mut answer = [0];
+        receive.read_exact(&mut answer).await.ok()?;
+        (class_of(answer[0]) == Some(class)).then_some(())
+    };
+    match agreed.await {
+        Some(()) => Ok(QuicConnection::new(connection, peer, class)),
+        None => Err(match connection.close_reason() {
+            Some(error) => explain(&error),
+            None => "it does not answer as a peer does".into(),
+        }),
+    }
+}
+
+/// The accepting side's part, from the first packet to the accept queue.
+async fn let_in(incoming: Incoming, limit: Duration, accept: mpsc::Sender<Arc<QuicConnection>>) {
+    let from = incoming.remote_address();
+    let connection = match tokio::time::timeout(limit, answer(incoming)).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(why)) => return tracing::warn!(%from, why, "refuse connection"),
+        Err(_) => return tracing::warn!(%from, why = "no handshake in time", "refuse connection"),
+    };
+    if let Err(error) = accept.try_send(Arc::new(connection)) {
+        let connection = error.into_inner();
+        tracing::warn!(%from, why = "too many wait to be accepted", "refuse connection");
+        connection.refuse(REFUSED, "too many connections wait to be accepted");
+    }
+}
+
+async fn answer(incoming: Incoming) -> Result<QuicConnection, String> {
+    let explained = |error: ConnectionError| explain(&error);
+    let connection = incoming.accept().map_err(explained)?.await.map_err(explained)?;
+    let peer = peer_of(&connection)?;
+    let (mut send, mut receive) = connection.accept_bi().await.map_err(explained)?;
+    let mut asked = [0];
+    receive.read_exact(&mut asked).await.map_err(|error| error.to_string())?;
+    let Some(class) = class_of(asked[0]) else {
+        connection.close(REFUSED, b"no such class of connection");
+        return Err(format!("it asks for class {}, which is none", asked[0]));
+    };
+    connection.set_receive_window(tuning::receive_window(class));
+    send.write_all(&asked).await.map_err(|error| error.to_string())?;
+    send.finish().map_err(|error| error.to_string())?;
+    Ok(QuicConnection::new(connection, peer, class))
+}
+
+/// Who is at the other end; TLS has verified the certificate.
+fn peer_of(connection: &quinn::Connection) -> Result<PeerIdentity, String> {
+    let chain = connection
+        .peer_identity()
+        .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok())
+        .unwrap_or_default();
+    tls::name_of(&chain).map_err(|error| {
+        connection.close(REFUSED, b"the certificate names no identity");
+        error.to_string()
+    })
+}
+
+fn byte(class: Class) -> u8 {
+    match class {
+        Class::Control => 1,
+        Class::Activations => 2,
+        Class::Kv => 3,
+    }
+}
+
+fn class_of(byte: u8) -> Option<Class> {
+    [Class::Control, Class::Activations, Class::Kv].into_iter().find(|c| self::byte(*c) == byte)
+}

@@ -1,0 +1,309 @@
+//! What only a carrier on a real network must withstand: strangers, garbage, silence, death.
+
+use std::{net::UdpSocket, time::SystemTime};
+
+use quinn::crypto::rustls::QuicClientConfig;
+use tokio::time::timeout;
+use troupe_runtime::{
+    backoff::Backoff,
+    transport::{
+        Conversation, LinkError, Patience, PeerAddr, connect_with_retry, tls::LEAF_LIFETIME,
+    },
+};
+
+use super::*;
+
+/// A quinn client with a valid identity that does whatever a test wants, on threads of its own.
+struct Rogue {
+    endpoint: quinn::Endpoint,
+    config: quinn::ClientConfig,
+}
+
+impl Rogue {
+    fn new(identity: &Identity, alpn: &[u8]) -> Self {
+        let mut tls = identity.client_config().unwrap();
+        tls.alpn_protocols = vec![alpn.to_vec()];
+        let crypto = QuicClientConfig::try_from(tls).unwrap();
+        let endpoint = quinn::Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        Self { endpoint, config: quinn::ClientConfig::new(Arc::new(crypto)) }
+    }
+
+    fn connecting(&self, peer: &PeerAddr) -> quinn::Connecting {
+        let PeerAddr::Quic(address) = *peer else { panic!("{peer} is not QUIC") };
+        self.endpoint.connect_with(self.config.clone(), address, "x").unwrap()
+    }
+
+    /// A connection that has said that it carries control traffic.
+    async fn control(&self, peer: &PeerAddr) -> quinn::Connection {
+        let connection = self.connecting(peer).await.unwrap();
+        let (mut send, mut receive) = connection.open_bi().await.unwrap();
+        send.write_all(&[1]).await.unwrap();
+        let mut answer = [0];
+        receive.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer, [1]);
+        connection
+    }
+}
+
+fn authority() -> ClusterAuthority {
+    ClusterAuthority::create("test").unwrap()
+}
+
+fn identity(ca: &ClusterAuthority, number: u128) -> Identity {
+    ca.issue(PeerRole::Node, node(number)).unwrap()
+}
+
+/// That an honest peer is served as if nothing were.
+async fn serves(link: &Arc<QuicLink>, honest: &Identity) {
+    let (peer, _runtime) = quic_link(honest);
+    let patience = Patience { deadline: LONG, backoff: Backoff::default(), seed: 1 };
+    let address = link.address();
+    let (here, there) = tokio::join!(
+        connect_with_retry(&*peer, &address, Class::Control, &patience),
+        async {
+            loop {
+                let connection = link.accept().await.unwrap();
+                if connection.peer().node == honest.name().node {
+                    return connection;
+                }
+            }
+        }
+    );
+    let (here, there) = (here.unwrap(), there);
+    let mut opened = here.open(Conversation::Generate, LONG).await.unwrap();
+    opened.sender.send(&numbered(1), LONG).await.unwrap();
+    let (_, mut accepted) = timeout(LONG, there.accept()).await.unwrap().unwrap();
+    assert_eq!(number_of(&accepted.receiver.expect(LONG).await.unwrap()), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_of_another_cluster_is_refused() {
+    let ours = authority();
+    let (link, _runtime) = quic_link(&identity(&ours, 1));
+    let (stranger, _runtime_2) = quic_link(&identity(&authority(), 2));
+    let error = stranger.connect(&link.address(), Class::Control, LONG).await.unwrap_err();
+    assert!(error.to_string().contains("its certificate is of another cluster"), "{error}");
+    serves(&link, &identity(&ours, 3)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_certificate_is_refused_and_its_holder_told() {
+    let ca = authority();
+    let (link, _runtime) = quic_link(&identity(&ca, 1));
+    let long_ago = SystemTime::now() - LEAF_LIFETIME - Duration::from_secs(60);
+    let expired = ca.issue_for(PeerRole::Node, node(2), long_ago).unwrap();
+    let (old, _runtime_2) = quic_link(&expired);
+    let error = old.connect(&link.address(), Class::Control, LONG).await.unwrap_err();
+    assert!(error.to_string().contains("our certificate has expired"), "{error}");
+    let error = link.connect(&old.address(), Class::Control, LONG).await.unwrap_err();
+    assert!(error.to_string().contains("its certificate has expired"), "{error}");
+    serves(&link, &identity(&ca, 3)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_protocol_version_is_refused() {
+    let ca = authority();
+    let (link, _runtime) = quic_link(&identity(&ca, 1));
+    let rogue = Rogue::new(&identity(&ca, 2), b"troupe/999");
+    let error = rogue.connecting(&link.address()).await.unwrap_err().to_string();
+    assert!(error.contains("120"), "{error}");
+    serves(&link, &identity(&ca, 3)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_class_that_is_none_is_refused() {
+    let ca = authority();
+    let (link, _runtime) = quic_link(&identity(&ca, 1));
+    let rogue = Rogue::new(&identity(&ca, 2), b"troupe/1");
+    let connection = rogue.connecting(&link.address()).await.unwrap();
+    let (mut send, _receive) = connection.open_bi().await.unwrap();
+    send.write_all(&[77]).await.unwrap();
+    let error = timeout(LONG, connection.closed()).await.unwrap().to_string();
+    assert!(error.contains("no such class"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_on_the_port_disturbs_nobody() {
+    let ca = authority();
+    let (link, _runtime) = quic_link(&identity(&ca, 1));
+    let (peer, _runtime_2) = quic_link(&identity(&ca, 2));
+    let address = link.address();
+    let (here, there) = tokio::join!(peer.connect(&address, Class::Control, LONG), link.accept());
+    let (here, there) = (here.unwrap(), there.unwrap());
+    let PeerAddr::Quic(port) = link.address() else { unreachable!() };
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for round in 0..2000_usize {
+        // Long and short headers, every length up to a full datagram, nothing that decrypts.
+        let garbage: Vec<u8> =
+            (0..round % 1400).map(|i| (i * 31 + round * 17) as u8 | 0x40).collect();
+        socket.send_to(&garbage, port).unwrap();
+    }
+    let mut opened = here.open(Conversation::Generate, LONG).await.unwrap();
+    opened.sender.send(&numbered(1), LONG).await.unwrap();
+    let (_, mut accepted) = timeout(LONG, there.accept()).await.unwrap().unwrap();
+    assert_eq!(number_of(&accepted.receiver.expect(LONG).await.unwrap()), 1);
+    serves(&link, &identity(&ca, 3)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_who_crowd_the_door_are_let_go_and_others_let_in() {
+    let ca = authority();
+    let (link, _runtime) = quic_link(&identity(&ca, 1));
+    let rogue = Rogue::new(&identity(&ca, 2), b"troupe/1");
+    // They never say what they want. Held so that they do not leave by themselves.
+    let _crowd: Vec<_> = (0..300).map(|_| rogue.connecting(&link.address())).collect();
+    let quiet = rogue.connecting(&link.address());
+    serves(&link, &identity(&ca, 3)).await;
+    // Refused at the door, or let go once its time was over.
+    let gone = timeout(LONG, async {
+        match quiet.await {
+            Ok(connection) => connection.closed().await,
+            Err(error) => error,
+        }
+    });
+    gone.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_names_nothing_is_reset_and_holds_up_nobody() {
+    let ca = authority();
+    let (link, _runtime) = quic_link(&identity(&ca, 1));
+    let rogue = Rogue::new(&identity(&ca, 2), b"troupe/1");
+    let address = link.address();
+    let (connection, there) = tokio::join!(rogue.control(&address), link.accept());
+    let there = there.unwrap();
+    // One sends half a header and waits, one sends what is no conversation, one is honest.
+    let (mut silent, mut to_silent) = connection.open_bi().await.unwrap();
+    silent.write_all(&[1, 2, 3]).await.unwrap();
+    let (mut nonsense, mut to_nonsense) = connection.open_bi().await.unwrap();
+    nonsense.write_all(&[4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 9, 9, 9]).await.unwrap();
+    let (mut huge, mut to_huge) = connection.open_bi().await.unwrap();
+    huge.write_all(&[255, 255, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0]).await.unwrap();
+    let (mut honest, _to_honest) = connection.open_bi().await.unwrap();
+    honest.write_all(&first_frame(Conversation::Status)).await.unwrap();
+    let accepting = tokio::spawn(async move {
+        let (what, stream) = there.accept().await.unwrap();
+        // Nobody else is ever returned, but their time runs only while someone accepts.
+        let other = there.accept().await;
+        (what, stream, other.map(|(what, _)| what))
+    });
+    for (receive, code) in [(&mut to_nonsense, 2), (&mut to_huge, 2), (&mut to_silent, 3)] {
+        let error = timeout(LONG, receive.read(&mut [0])).await.unwrap().unwrap_err();
+        assert_eq!(error, quinn::ReadError::Reset(quinn::VarInt::from_u32(code)));
+    }
+    connection.close(0_u32.into(), b"done");
+    let (what, _stream, other) = timeout(LONG, accepting).await.unwrap().unwrap();
+    assert_eq!(what, Conversation::Status);
+    assert!(matches!(other, Err(LinkError::Closed { .. })), "{other:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frame_over_the_limit_ends_its_stream_only() {
+    let ca = authority();
+    let (link, _runtime) = quic_link(&identity(&ca, 1));
+    let rogue = Rogue::new(&identity(&ca, 2), b"troupe/1");
+    let address = link.address();
+    let (connection, there) = tokio::join!(rogue.control(&address), link.accept());
+    let there = there.unwrap();
+    let (mut send, _receive) = connection.open_bi().await.unwrap();
+    send.write_all(&first_frame(Conversation::Generate)).await.unwrap();
+    let (_, mut stream) = timeout(LONG, there.accept()).await.unwrap().unwrap();
+    let (mut header, over) = (vec![0; 12], (16_u32 << 20) + 1);
+    header[..4].copy_from_slice(&over.to_le_bytes());
+    send.write_all(&header).await.unwrap();
+    let error = stream.receiver.expect::<GenerateUp>(LONG).await.unwrap_err();
+    assert!(matches!(&error, LinkError::Malformed(why) if why.contains("limit")), "{error}");
+    // The peer learns it, and the connection goes on.
+    let stopped = timeout(LONG, send.stopped()).await.unwrap().unwrap();
+    assert_eq!(stopped, Some(quinn::VarInt::from_u32(2)));
+    let (mut send, _receive) = connection.open_bi().await.unwrap();
+    send.write_all(&first_frame(Conversation::Status)).await.unwrap();
+    assert_eq!(timeout(LONG, there.accept()).await.unwrap().unwrap().0, Conversation::Status);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_death_is_noticed() {
+    let ca = authority();
+    let (link, _runtime) = quic_link(&identity(&ca, 1));
+    let (peer, peer_runtime) = quic_link(&identity(&ca, 2));
+    let address = peer.address();
+    let (here, there) = tokio::join!(link.connect(&address, Class::Control, LONG), peer.accept());
+    let (here, _there) = (here.unwrap(), there.unwrap());
+    let mut stream = here.open(Conversation::Generate, LONG).await.unwrap();
+    // Its threads end between two instructions, as a killed process's do: no goodbye is sent.
+    drop(peer_runtime);
+    let error = timeout(LONG, stream.receiver.next::<GenerateUp>()).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("does not answer"), "{error}");
+    let error = timeout(LONG, here.closed()).await.unwrap();
+    assert!(error.to_string().contains("does not answer"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_process_ends_its_former_connections() {
+    let ca = authority();
+    // The peer would take minutes to notice a silent death.
+    let patient = QuicConfig {
+        idle: Duration::from_secs(600),
+        keep_alive: Duration::from_millis(100),
+        ..on_loopback()
+    };
+    let runtime = TransportRuntime::new(1).unwrap();
+    let link = QuicLink::bind(&identity(&ca, 1), &patient, &runtime).unwrap();
+    let mortal = identity(&ca, 2);
+    let first_life = TransportRuntime::new(1).unwrap();
+    let peer = QuicLink::bind(&mortal, &patient, &first_life).unwrap();
+    let there = peer.address();
+    let PeerAddr::Quic(address) = there else { unreachable!() };
+    let (here, there) = tokio::join!(link.connect(&there, Class::Control, LONG), peer.accept());
+    let here = here.unwrap();
+    drop(first_life);
+    drop((peer, there));
+
+    let second_life = TransportRuntime::new(1).unwrap();
+    let same_port = QuicConfig { listen: address, ..patient };
+    // The port is free once the first life's threads are gone.
+    let _reborn = timeout(LONG, async {
+        loop {
+            match QuicLink::bind(&mortal, &same_port, &second_life) {
+                Ok(link) => return link,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    });
+    let _reborn = _reborn.await.unwrap();
+    let error = timeout(LONG, here.closed()).await.unwrap();
+    assert!(error.to_string().contains("restarted"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_in_use_is_named() {
+    let ca = authority();
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap();
+    let runtime = TransportRuntime::new(1).unwrap();
+    let config = QuicConfig { listen, ..QuicConfig::default() };
+    let error = QuicLink::bind(&identity(&ca, 1), &config, &runtime).unwrap_err();
+    assert!(error.to_string().contains(&listen.to_string()), "{error}");
+}
+
+#[test]
+fn a_runtime_ends_from_anywhere() {
+    let ca = authority();
+    let (link, runtime) = quic_link(&identity(&ca, 1));
+    drop(link);
+    drop(runtime);
+    let (link, runtime) = quic_link(&identity(&ca, 1));
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async move {
+        drop(runtime);
+        drop(link);
+    });
+}
+
+/// A frame that opens a conversation, as bytes.
+fn first_frame(what: Conversation) -> Vec<u8> {
+    let message = troupe_runtime::wire::encode(&what).unwrap();
+    let mut bytes = (message.len() as u32).to_le_bytes().to_vec();
+    bytes.extend([0; 8]);
+    bytes.extend_from_slice(&message);
+    bytes
+}
