@@ -13,7 +13,7 @@ define need
 	@command -v $(1) >/dev/null 2>&1 || { \
 		command -v apt-get >/dev/null 2>&1 || { \
 			echo "$(1) is missing; install it with this system's package manager" >&2; exit 1; }; \
-		echo "$(1) is missing: installing $(2) with $(AS_ROOT) apt-get"; \
+		echo "$(1) is missing: installing $(2) with $(strip $(AS_ROOT) apt-get)"; \
 		$(AS_ROOT) apt-get update -qq && \
 		$(AS_ROOT) env DEBIAN_FRONTEND=noninteractive \
 			apt-get install -y -qq --no-install-recommends $(2); }

@@ -1,7 +1,7 @@
 //! How long to wait before trying again: exponential, with jitter, bounded.
 //!
 //! Pure: the wait follows from (seed, attempt), so a simulation repeats it. The jitter takes up to
-//! half of each wait, so that peers which lost the same host do not return to it at the same moment.
+//! half of each wait, so that peers which lost the same host do not return to it all at once.
 
 use std::time::Duration;
 

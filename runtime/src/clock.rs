@@ -45,10 +45,7 @@ impl Add<Duration> for Now {
     type Output = Self;
 
     fn add(self, wait: Duration) -> Self {
-        Self {
-            since_start: self.since_start + wait,
-            unix_millis: self.unix_millis + millis(wait),
-        }
+        Self { since_start: self.since_start + wait, unix_millis: self.unix_millis + millis(wait) }
     }
 }
 

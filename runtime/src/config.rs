@@ -156,7 +156,9 @@ impl Settings {
         &self,
         name: &str,
     ) -> Result<Option<T>, ConfigError> {
-        let Some((origin, value)) = self.values.get(name) else { return Ok(None) };
+        let Some((origin, value)) = self.values.get(name) else {
+            return Ok(None);
+        };
         if value.is_empty() {
             return Ok(None);
         }
@@ -199,7 +201,8 @@ mod tests {
     fn later_layers_win() {
         let settings = Settings::with_defaults(DEFAULTS);
         assert_eq!(settings.get::<u16>("port"), Ok(8000));
-        let settings = settings.file("troupe.yaml", "port: 8001\nrequest-timeout: 4").expect("fine");
+        let settings =
+            settings.file("troupe.yaml", "port: 8001\nrequest-timeout: 4").expect("fine");
         assert_eq!(settings.get::<u16>("port"), Ok(8001));
         let lookup = |name: &str| (name == "TROUPE_PORT").then(|| "8002".to_owned());
         let settings = settings.environment(&lookup);

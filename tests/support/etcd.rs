@@ -1,8 +1,8 @@
 //! A real etcd as a test's own process: killed, restarted, wiped and restored at will.
 //!
-//! Mounted by each crate that needs one (`#[path = "../../../tests/support/etcd.rs"] mod etcd;`). It
-//! blocks while a member starts, which is what a test wants; a missing etcd fails the test, since
-//! a test that silently does nothing protects nobody.
+//! Mounted by each crate that needs one (`#[path = "../../../tests/support/etcd.rs"] mod etcd;`).
+//! It blocks while a member starts, which is what a test wants; a missing etcd fails the test,
+//! since a test that silently does nothing protects nobody.
 
 use std::{
     fs,
@@ -135,8 +135,10 @@ impl EtcdProcess {
                 process: None,
             })
             .collect();
-        let peers: Vec<String> =
-            members.iter().map(|member| format!("{}=http://{}", member.name, member.peer)).collect();
+        let peers: Vec<String> = members
+            .iter()
+            .map(|member| format!("{}=http://{}", member.name, member.peer))
+            .collect();
         members.iter_mut().for_each(|member| member.cluster = peers.join(","));
         members
     }

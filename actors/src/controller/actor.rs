@@ -188,7 +188,7 @@ impl ControllerState {
             self.known.insert(key.into(), Known::Group(record.clone()));
             ControllerEvent::GroupPut(record)
         } else if key.starts_with(&keys.specs(desired::KIND)) {
-            let declared: Desired = desired::from_stored(key, value)?;
+            let declared: Desired = desired::from_stored(value)?;
             let name = (declared.namespace.clone(), declared.name.clone());
             self.known.insert(key.into(), Known::Service(name.0, name.1));
             ControllerEvent::Declared(declared)

@@ -6,12 +6,13 @@
 //! - [`line`](mod@line): the conversation with the leader
 //! - [`wiring`]: connects ranks to their neighbours
 //! - [`pipe`]: frames between a node and its child
-//! - [`load`]: the model's files and the executors' loaders
+//! - [`load`]: where models come from; [`checkpoint`]: from folders
 //!
 //! In a cluster a member is a child process of its node, because a hung kernel or collective ends
 //! only with its process; in a one-process `serve` it lives inside, and nothing else differs.
 
 pub mod actor;
+pub mod checkpoint;
 pub mod core;
 pub mod front;
 pub mod line;

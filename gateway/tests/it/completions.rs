@@ -173,9 +173,9 @@ async fn a_stream_tells_its_usage_if_asked() {
 
 #[tokio::test]
 async fn options_reach_the_leader() {
-    let stage = stage(says(TEXT)).await;
+    let stage = stage(says(&TEXT.repeat(4))).await;
     let body = json!({
-        "prompt": "x", "max_tokens": 500_u32.min(MAX_MODEL_LEN), "temperature": 0.5, "top_p": 0.9,
+        "prompt": "x", "max_tokens": MAX_MODEL_LEN, "temperature": 0.5, "top_p": 0.9,
         "top_k": 7, "min_p": 0.1, "presence_penalty": 0.25, "frequency_penalty": -0.5,
         "repetition_penalty": 1.5, "logit_bias": {"5": 200, "6": -1}, "seed": 42, "min_tokens": 2,
         "ignore_eos": true, "stop_token_ids": [9], "allowed_token_ids": [5, 6, 9], "priority": 3,

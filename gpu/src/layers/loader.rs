@@ -37,7 +37,7 @@ pub struct RowPart {
     pub bias: bool,
 }
 
-impl<B: Backend> Loader<'_, B> {
+impl<'a, B: Backend> Loader<'a, B> {
     /// A product whose outputs are divided over ranks, of several matrices stacked in this order.
     ///
     /// # Errors
@@ -51,7 +51,7 @@ impl<B: Backend> Loader<'_, B> {
         for part in parts {
             let weight =
                 self.reader.matrix(&weight_of(&part.name), (part.rows, in_features))?;
-            let bias = part.bias.then(|| self.reader.vector(&bias_of(&part.name), part.rows));
+            let bias = part.bias.then(|| self.stored_vector(&bias_of(&part.name), part.rows));
             whole.push((weight, bias.transpose()?));
             let biases = if part.bias { part.own.len() } else { 0 };
             let elements = part.own.len() * in_features + biases;
@@ -81,7 +81,7 @@ impl<B: Backend> Loader<'_, B> {
         let weight = self.reader.matrix(&weight_of(name), shape)?;
         let weight = weight.slice_columns(columns.start, columns.len())?;
         let adds_bias = bias && self.reader.shard().is_first();
-        let bias = adds_bias.then(|| self.reader.vector(&bias_of(name), shape.0)).transpose()?;
+        let bias = adds_bias.then(|| self.stored_vector(&bias_of(name), shape.0)).transpose()?;
         let biases = if adds_bias { shape.0 } else { 0 };
         let elements = shape.0 * columns.len() + biases;
         self.reader.note(name, Held::Sharded, (elements, self.reader.storage()));
@@ -93,9 +93,22 @@ impl<B: Backend> Loader<'_, B> {
     /// # Errors
     /// As [`Self::column_parallel`].
     pub fn vector(&mut self, name: &str, size: usize) -> Result<B::Vector, DeviceError> {
-        let source: DenseMatrix<'_> = self.reader.vector(name, size)?;
+        let source = self.stored_vector(name, size)?;
         self.reader.note(name, Held::Replicated, (size, Dtype::F32));
         self.backend.prepare_vector(&source)
+    }
+
+    /// A vector rounded as if it were stored like the matrices, though devices keep it in `f32`: so
+    /// a float32 checkpoint run as bfloat16 gives what a converted checkpoint gives.
+    fn stored_vector(&self, name: &str, size: usize) -> Result<DenseMatrix<'a>, DeviceError> {
+        let (source, storage) = (self.reader.vector(name, size)?, self.reader.storage());
+        if source.dtype() == storage {
+            return Ok(source);
+        }
+        let mut bytes = Vec::with_capacity(size * storage.size());
+        let row = source.row(0);
+        (0..size).for_each(|at| storage.write(&mut bytes, source.dtype().read(row, at)));
+        DenseMatrix::new(bytes, storage, (1, size))
     }
 
     fn prepare(

@@ -95,6 +95,21 @@ fn bf16_checkpoints_agree_with_their_weights_in_exact_arithmetic() {
 }
 
 #[test]
+fn f32_checkpoints_run_as_bf16_round_all_weights() {
+    for_each(&F32_MODELS, |model, prompts| {
+        let bf16 = Some(Dtype::Bf16);
+        let mut ranks =
+            load(model, Layout { dtype: bf16, kv_dtype: Some(Dtype::F32), ..Layout::SINGLE });
+        let golden = golden_tensors(model);
+        let found = prefill(&mut ranks, &mut sequences(prompts));
+        for (prompt, found) in prompts.iter().zip(&found) {
+            let name = format!("last_logits.{}.bf16_weights_f32_math", prompt.id);
+            assert_close(&format!("{model} {}", prompt.id), found, &golden[&name]);
+        }
+    });
+}
+
+#[test]
 fn every_position_has_its_logits() {
     for_each(&F32_MODELS, |model, prompts| {
         let golden = golden_tensors(model);

@@ -28,7 +28,7 @@ pub(crate) const SEQUENCES: usize = 4;
 const BLOCKS_PER_SEQUENCE: usize = 20;
 
 /// The decoders that one wiring serves, with what each is there for.
-pub(crate) const F32_MODELS: [&str; 8] = [
+pub(crate) const F32_MODELS: [&str; 9] = [
     "stories260k",
     "tiny-llama-untied",
     "tiny-llama-tied",
@@ -37,14 +37,16 @@ pub(crate) const F32_MODELS: [&str; 8] = [
     "tiny-qwen2",
     "tiny-qwen3",
     "tiny-mistral",
+    "tiny-chat",
 ];
-pub(crate) const BF16_MODELS: [&str; 3] = ["tiny-llama-bf16", "stories260k-bf16", "tiny-chat-bf16"];
+pub(crate) const BF16_MODELS: [&str; 2] = ["tiny-llama-bf16", "stories260k-bf16"];
 
 /// How a model is run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
     pub(crate) tensor: usize,
     pub(crate) pipeline: usize,
+    pub(crate) dtype: Option<Dtype>,
     pub(crate) kv_dtype: Option<Dtype>,
 }
 
@@ -52,7 +54,7 @@ impl Layout {
     pub(crate) const SINGLE: Self = Self::of(1, 1);
 
     pub(crate) const fn of(tensor: usize, pipeline: usize) -> Self {
-        Self { tensor, pipeline, kv_dtype: None }
+        Self { tensor, pipeline, dtype: None, kv_dtype: None }
     }
 }
 
@@ -197,7 +199,7 @@ pub(crate) fn request(
         config: config.clone(),
         coordinate,
         parallel: ParallelSizes { tensor: layout.tensor, pipeline: layout.pipeline },
-        dtype: None,
+        dtype: layout.dtype,
         kv_dtype: layout.kv_dtype,
         limits: StepLimits {
             max_num_batched_tokens: 256,

@@ -1,8 +1,8 @@
 //! A lease that outlives the store's memory of it.
 //!
-//! The core owns the keys: what was once put is put again whenever the store may have lost it, under
-//! the same lease if it lives and under a new one if not. One task carries out what the core wants,
-//! one request at a time, so that a put can never overtake a grant.
+//! The core owns the keys: what was once put is put again whenever the store may have lost it,
+//! under the same lease if it lives and under a new one if not. One task carries out what the core
+//! wants, one request at a time, so that a put can never overtake a grant.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -223,7 +223,9 @@ impl Core {
 
     /// What the store does not have as it should.
     fn missing(&self) -> Vec<Effect> {
-        let Some(lease) = self.lease else { return Vec::new() };
+        let Some(lease) = self.lease else {
+            return Vec::new();
+        };
         let leaving = self.leaving.iter().map(|key| Effect::Release(lease, key.clone()));
         let missing = self.owned.values().filter(|owned| !owned.stored);
         leaving.chain(missing.map(|owned| Effect::Ensure(lease, owned.hold.clone()))).collect()

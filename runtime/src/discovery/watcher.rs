@@ -1,8 +1,8 @@
 //! A watch that never ends and never lies: any store's streams of changes, joined without a gap.
 //!
-//! The core keeps what it has told. When a stream breaks, whatever the cause (a restart, compaction,
-//! a wipe, a slow reader), the store is listed again and the difference told: one way back for every
-//! trap, which is why none of them is special.
+//! The core keeps what it has told. When a stream breaks, whatever the cause (a restart,
+//! compaction, a wipe, a slow reader), the store is listed again and the difference told: one way
+//! back for every trap, which is why none of them is special.
 
 use std::{collections::BTreeMap, time::Duration};
 

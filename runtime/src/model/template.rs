@@ -2,8 +2,10 @@
 //!
 //! Templates are written for Jinja2 as transformers sets it up; this module sets minijinja up to
 //! the same behavior, Python's ways of writing values included. A template is outside data that
-//! runs: it has no access to anything but its input, the work it may do and the text it may make
+//! runs: it has no access to anything but its input, the steps it may take and the text it may make
 //! are bounded, and it takes the time of day as an argument so that rendering is a pure function.
+//! Not bounded is the memory of values inside (a text doubled thirty times), for which minijinja has
+//! no limit: who serves a model trusts its template with memory as they trust its weights.
 
 mod environment;
 mod json;

@@ -1,9 +1,6 @@
 //! The engine's flags out of a container's `args`: vLLM's names, `--x v` and `--x=v`.
 
-use super::{
-    EngineFlags,
-    reader::Findings,
-};
+use super::{EngineFlags, reader::Findings};
 
 /// Reads what is known; unknown flags are warnings, values that cannot be are problems.
 pub(super) fn read(args: &[String], path: &str, findings: &Findings) -> EngineFlags {
@@ -57,6 +54,7 @@ impl Flag<'_> {
             "seed" => flags.seed = self.number(0),
             "max-num-queued-reqs" => flags.max_num_queued_reqs = self.count(),
             "threads" => flags.threads = self.count(),
+            "stage-time-min-ms" => flags.stage_time_min_ms = self.count(),
             SERVED_MODEL_NAME if self.values.is_empty() => self.problem("needs a value"),
             SERVED_MODEL_NAME => {
                 flags.served_model_name = self.values.iter().map(ToString::to_string).collect();

@@ -40,6 +40,10 @@ pub(super) fn read(text: &str) -> Result<Vec<Value>, DocumentError> {
     if text.len() > MAX_FILE {
         return Err(DocumentError::TooLarge(text.len()));
     }
+    // The parser takes a file of comments only for one that ends too early.
+    if text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#')) {
+        return Ok(Vec::new());
+    }
     let left = Cell::new(MAX_VALUE);
     let mut documents = Vec::new();
     for (index, document) in serde_norway::Deserializer::from_str(text).enumerate() {
@@ -71,9 +75,7 @@ impl Bounded<'_> {
 
     fn deeper<E: Error>(&self) -> Result<Self, E> {
         let depth = self.depth.checked_sub(1);
-        let depth = depth.ok_or_else(|| {
-            E::custom(format!("nested more than {MAX_DEPTH} deep"))
-        })?;
+        let depth = depth.ok_or_else(|| E::custom(format!("nested more than {MAX_DEPTH} deep")))?;
         Ok(Self { left: self.left, depth })
     }
 }
@@ -199,6 +201,13 @@ mod tests {
         assert!(read(&deep(100_000)).is_err());
         let large = format!("a: {}", "x".repeat(MAX_FILE));
         assert!(matches!(read(&large), Err(DocumentError::TooLarge(_))));
+    }
+
+    #[test]
+    fn a_file_without_a_document_holds_none() {
+        for text in ["", "\n", "# nothing\n  # more\n", "---\n", "null"] {
+            assert_eq!(read(text).expect("it is no error"), [serde_json::json!(1); 0], "{text}");
+        }
     }
 
     #[test]

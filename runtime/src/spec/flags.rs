@@ -35,3 +35,32 @@ pub struct EngineFlags {
     /// and for measuring pipelines; never set in production.
     pub stage_time_min_ms: Option<u32>,
 }
+
+impl EngineFlags {
+    /// The flags as they stand in a container's `args`, so that what a command line said can be
+    /// declared as a service.
+    pub fn to_args(&self) -> Vec<String> {
+        let numbers = [
+            ("--max-model-len", self.max_model_len.map(u64::from)),
+            ("--max-num-seqs", self.max_num_seqs.map(u64::from)),
+            ("--max-num-batched-tokens", self.max_num_batched_tokens.map(u64::from)),
+            ("--block-size", self.block_size.map(u64::from)),
+            ("--num-gpu-blocks-override", self.num_gpu_blocks_override.map(u64::from)),
+            ("--kv-cache-memory-bytes", self.kv_cache_memory_bytes),
+            ("--seed", self.seed),
+            ("--max-num-queued-reqs", self.max_num_queued_reqs.map(u64::from)),
+            ("--threads", self.threads.map(u64::from)),
+            ("--stage-time-min-ms", self.stage_time_min_ms.map(u64::from)),
+        ];
+        let mut args: Vec<_> = numbers
+            .into_iter()
+            .filter_map(|(flag, value)| Some(format!("{flag}={}", value?)))
+            .collect();
+        args.extend(self.dtype.iter().map(|dtype| format!("--dtype={dtype}")));
+        if !self.served_model_name.is_empty() {
+            args.push("--served-model-name".to_owned());
+            args.extend(self.served_model_name.iter().cloned());
+        }
+        args
+    }
+}

@@ -1,4 +1,4 @@
-//! Reading a document of somebody else's shape: everything wrong with it at once, each with its path.
+//! Reading a document of somebody else's shape: all that is wrong with it at once, with paths.
 //!
 //! A field is asked for by name and type. What is wrong becomes a problem, what nobody asked for a
 //! warning, so that a specification written for a newer version still loads and says what it lost.
@@ -139,7 +139,9 @@ impl<'a> Fields<'a> {
 
     /// A list's values with their paths; an absent list is empty.
     pub(super) fn list(&self, key: &'static str) -> Vec<(String, &'a Value)> {
-        let Some(value) = self.value(key) else { return Vec::new() };
+        let Some(value) = self.value(key) else {
+            return Vec::new();
+        };
         let Some(list) = value.as_array() else {
             self.problem(key, format!("must be a list, is {}", kind_of(value)));
             return Vec::new();
@@ -160,7 +162,9 @@ impl<'a> Fields<'a> {
 
     /// An object whose values are text: labels, resource quantities. Numbers are taken as text.
     pub(super) fn texts(&self, key: &'static str) -> BTreeMap<String, String> {
-        let Some(value) = self.value(key) else { return BTreeMap::new() };
+        let Some(value) = self.value(key) else {
+            return BTreeMap::new();
+        };
         let Some(object) = value.as_object() else {
             self.problem(key, format!("must be an object, is {}", kind_of(value)));
             return BTreeMap::new();

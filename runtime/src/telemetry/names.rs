@@ -1,8 +1,8 @@
 //! Every metric and span by name, in one place; a new one begins here.
 //!
 //! The engine's metrics have vLLM's names, so that dashboards, autoscalers and schedulers made for
-//! vLLM read ours as they are. A counter is named without the `_total` that its sample line ends in.
-//! Names of quantities end in their unit; ids are labels or span fields, never part of a name.
+//! vLLM read ours as they are. A counter is named without the `_total` that its sample line ends
+//! in. Names of quantities end in their unit; ids are labels or span fields, never part of a name.
 
 /// A family of metrics.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,11 +39,7 @@ const fn counter(name: &'static str, help: &'static str) -> MetricName {
     MetricName { name, help, kind: Kind::Counter }
 }
 
-const fn histogram(
-    name: &'static str,
-    help: &'static str,
-    bounds: &'static [f64],
-) -> MetricName {
+const fn histogram(name: &'static str, help: &'static str, bounds: &'static [f64]) -> MetricName {
     MetricName { name, help, kind: Kind::Histogram(bounds) }
 }
 
@@ -138,9 +134,8 @@ pub mod spans {
     pub const RECONCILE: &str = "reconcile";
 }
 
-const STEP_TOKENS: [f64; 13] = [
-    1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0,
-];
+const STEP_TOKENS: [f64; 13] =
+    [1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0];
 
 const REQUEST_TOKENS: [f64; 19] = [
     1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5,

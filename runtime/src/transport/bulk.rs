@@ -6,8 +6,8 @@
 //! stream and the queues. Both look the same to the thread: tensors arrive in order, a wrong one
 //! is an error, and whatever ends the other side wakes a blocked call at once.
 //!
-//! Waiting threads spin for [`SPIN`] and then park, because a step's tensors come a few microseconds
-//! apart, while a thread that spun for longer would take a core from the kernels it waits for.
+//! Waiting threads spin for [`SPIN`] and then park: a step's tensors come a few microseconds apart,
+//! but a thread that spun for longer would take a core from the kernels it waits for.
 
 mod queue;
 
@@ -18,10 +18,7 @@ use tokio::{runtime::Handle, task::JoinHandle};
 
 use self::queue::{Queue, Tensor};
 use super::{FrameReceiver, FrameSender, LinkError, Stream};
-use crate::{
-    id::StepId,
-    wire::kv::TensorHeader,
-};
+use crate::{id::StepId, wire::kv::TensorHeader};
 
 pub use self::queue::SPIN;
 
@@ -123,7 +120,7 @@ impl BulkReceiver {
     ///
     /// # Errors
     /// [`LinkError::Malformed`] if it is another one: computing with it would be worse than failing
-    /// the step. [`LinkError::Ended`] after the sender's finish; else whatever ended the other side.
+    /// the step. [`LinkError::Ended`] after the sender's finish; else what ended the other side.
     pub fn receive(
         &mut self,
         step: StepId,

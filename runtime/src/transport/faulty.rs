@@ -18,10 +18,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use self::{
-    connection::FaultyConnection,
-    plan::Plan,
-};
+use self::{connection::FaultyConnection, plan::Plan};
 use super::{Class, Connection, Link, LinkError, PeerAddr};
 use crate::id::NodeId;
 
@@ -135,9 +132,8 @@ impl Link for FaultyLink {
 
 impl FaultyLink {
     fn under_faults(&self, connection: Arc<dyn Connection>) -> Arc<dyn Connection> {
-        let route = self.plan.change(|state| {
-            state.number_connection(self.node, connection.peer().node)
-        });
+        let route =
+            self.plan.change(|state| state.number_connection(self.node, connection.peer().node));
         Arc::new(FaultyConnection::new(connection, self.plan.clone(), route))
     }
 }

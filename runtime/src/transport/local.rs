@@ -124,7 +124,8 @@ impl Link for LocalLink {
         class: Class,
         deadline: Duration,
     ) -> Result<Arc<dyn Connection>, LinkError> {
-        let unreachable = |why: &str| LinkError::Unreachable { peer: peer.clone(), why: why.into() };
+        let unreachable =
+            |why: &str| LinkError::Unreachable { peer: peer.clone(), why: why.into() };
         let PeerAddr::Local(number) = peer else {
             return Err(unreachable("an in-process link reaches local:// addresses only"));
         };
@@ -316,7 +317,8 @@ impl Side {
 
     fn closed_error(&self) -> LinkError {
         let why = || "the connection was dropped".to_owned();
-        self.error().unwrap_or_else(|| LinkError::Closed { peer: self.peer.to_string(), why: why() })
+        self.error()
+            .unwrap_or_else(|| LinkError::Closed { peer: self.peer.to_string(), why: why() })
     }
 }
 

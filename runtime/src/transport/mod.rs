@@ -1,12 +1,13 @@
 //! `Link`: how frames and tensors move between members, whoever carries them.
 //!
-//! One contract, three carriers that pass one shared contract test: [`local`] (in-process), [`quic`]
-//! (QUIC with mutual TLS, [`tls`]) and [`faulty`], a seeded wrapper that delays, stalls, resets,
-//! partitions and crashes. A conversation is one [`Stream`]; its first frame names it
+//! One contract, three carriers that pass one shared contract test: [`local`] (in-process),
+//! [`quic`] (QUIC with mutual TLS, [`tls`]) and [`faulty`], a seeded wrapper that delays, stalls,
+//! resets, partitions and crashes. A conversation is one [`Stream`]; its first frame names it
 //! ([`Conversation`]). Control, activations and KV never share a connection ([`Class`]). Every wait
 //! takes a deadline. Device threads, which must not know of async, use [`bulk`].
 
 pub mod bulk;
+mod conversation;
 mod error;
 pub mod faulty;
 mod frame;
@@ -20,17 +21,15 @@ pub mod tls;
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use rkyv::{Archive, Deserialize, Serialize};
 
+pub use conversation::{Class, Conversation, permits};
 pub use error::LinkError;
 pub use faulty::{FaultProfile, Faults, FaultyLink};
 pub use local::{LocalLink, LocalNetwork};
-pub use peer::{PeerAddr, PeerIdentity, PeerRole, permits};
+pub use peer::{PeerAddr, PeerIdentity, PeerRole};
 pub use quic::{QuicConfig, QuicError, QuicLink, TransportRuntime};
 pub use retry::{Patience, connect_with_retry};
 pub use stream::{DecodeMessage, EncodeMessage, Frame, FrameReceiver, FrameSender, Stream};
-
-use crate::wire::Message;
 
 /// No tensor in one frame may be longer than this; longer ones are sent in several.
 pub const MAX_TENSOR_BYTES: usize = 256 << 20;
@@ -76,7 +75,7 @@ pub trait Connection: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`LinkError`] within `deadline`; [`LinkError::Forbidden`] if the conversation belongs on a
-    /// connection of another class. That the peer refuses it to our role shows at the first receive.
+    /// connection of another class. That the peer refuses our role shows at the first receive.
     async fn open(&self, what: Conversation, deadline: Duration) -> Result<Stream, LinkError>;
 
     /// The next conversation that the peer opened, its first frame already read. A stream that
@@ -92,37 +91,4 @@ pub trait Connection: Send + Sync + fmt::Debug {
 
     /// Ends it; the peer sees `reason`.
     fn close(&self, reason: &str);
-}
-
-/// Which traffic a connection carries; classes never share one, so that a bulk transfer cannot hold
-/// up a heartbeat.
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Class {
-    /// Requests, plans, results, heartbeats.
-    Control,
-    /// Hidden states and collectives.
-    Activations,
-    /// KV blocks.
-    Kv,
-}
-
-/// What a stream is about; its first frame.
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Conversation {
-    /// [`crate::wire::generate`].
-    Generate,
-    /// [`crate::wire::group`].
-    Group,
-    /// [`crate::wire::status`].
-    Status,
-    /// [`crate::wire::kv`]: tensors one way.
-    Bulk(crate::wire::kv::BulkOpen),
-}
-
-impl Message for Conversation {
-    const NAME: &'static str = "Conversation";
-
-    fn check(&self) -> Result<(), String> {
-        Ok(())
-    }
 }

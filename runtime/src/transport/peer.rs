@@ -1,12 +1,7 @@
-//! Who is at the other end, where it is reached, and what it may ask for.
-//!
-//! The table of roles and conversations is [`permits`], and nowhere else. It is asked by the side
-//! that *accepts* a conversation, about the certificate of the side that opened it.
+//! Who is at the other end, and where it is reached. What it may ask for is decided in
+//! [`super::permits`].
 
 use std::{fmt, net::SocketAddr, str::FromStr};
-
-use super::{Class, Conversation};
-use crate::wire::kv::BulkChannel;
 
 /// Where a process is reached, written `quic://host:port` or `local://number`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,35 +32,6 @@ pub enum PeerRole {
     Gateway,
     /// A host that runs members.
     Node,
-}
-
-/// Whether a peer of this role may open this conversation.
-///
-/// | role | may open | because |
-/// |---|---|---|
-/// | control | everything | it holds the cluster's key anyway |
-/// | gateway | `Generate`, `Status` | it sends requests and watches load, and never touches tensors |
-/// | node | `Group`, `Bulk`, `Status`, `Generate` | members of a group talk to each other, and a leader that drains hands its sequences to another |
-pub fn permits(role: PeerRole, conversation: &Conversation) -> bool {
-    match (role, conversation) {
-        (PeerRole::Control | PeerRole::Node, _) => true,
-        (PeerRole::Gateway, Conversation::Generate | Conversation::Status) => true,
-        (PeerRole::Gateway, Conversation::Group | Conversation::Bulk(_)) => false,
-    }
-}
-
-impl Conversation {
-    /// The class of connection that carries it. No other does: a transfer must never stand in
-    /// front of a heartbeat.
-    pub fn class(&self) -> Class {
-        match self {
-            Self::Generate | Self::Group | Self::Status => Class::Control,
-            Self::Bulk(open) => match open.channel {
-                BulkChannel::Activation | BulkChannel::Collective => Class::Activations,
-                BulkChannel::Kv => Class::Kv,
-            },
-        }
-    }
 }
 
 // === impl PeerAddr ===
@@ -174,14 +140,5 @@ mod tests {
             assert!(text.parse::<PeerIdentity>().is_err(), "{text}");
         }
         assert!("127.0.0.1:7400".parse::<PeerAddr>().is_err());
-    }
-
-    #[test]
-    fn a_gateway_never_opens_what_members_share() {
-        assert!(permits(PeerRole::Gateway, &Conversation::Generate));
-        assert!(permits(PeerRole::Gateway, &Conversation::Status));
-        assert!(!permits(PeerRole::Gateway, &Conversation::Group));
-        assert!(permits(PeerRole::Node, &Conversation::Group));
-        assert!(permits(PeerRole::Control, &Conversation::Group));
     }
 }

@@ -9,7 +9,7 @@ use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rkyv::{Archive, Deserialize, Serialize};
+use rkyv::{Archive, Deserialize, Serialize, api::high::HighValidator, bytecheck::CheckBytes};
 
 use super::{LinkError, MAX_TENSOR_BYTES, error::Abort};
 use crate::wire::Message;
@@ -255,9 +255,8 @@ where
 impl<T> DecodeMessage for T
 where
     T: Message + Archive,
-    T::Archived: for<'a> rkyv::bytecheck::CheckBytes<
-            rkyv::api::high::HighValidator<'a, rkyv::rancor::Error>,
-        > + Deserialize<T, rkyv::api::high::HighDeserializer<rkyv::rancor::Error>>,
+    T::Archived: for<'a> CheckBytes<HighValidator<'a, rkyv::rancor::Error>>
+        + Deserialize<T, rkyv::api::high::HighDeserializer<rkyv::rancor::Error>>,
 {
     fn decode(bytes: &[u8]) -> Result<Self, LinkError> {
         Ok(crate::wire::decode(bytes)?)

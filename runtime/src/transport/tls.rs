@@ -5,8 +5,8 @@
 //! Host names and addresses play no part: hosts move, and whoever holds the key is the host. Both
 //! sides of every connection present one, both check that the other's comes from the one CA and
 //! carries such a name ([`verify`]); what the role may do is decided later, per conversation
-//! ([`super::permits`]). TLS 1.3 only, one provider (ring) passed explicitly, no session tickets, so
-//! that each connection is checked anew.
+//! ([`super::permits`]). TLS 1.3 only, one provider (ring) passed explicitly, no session tickets,
+//! so that each connection is checked anew.
 
 mod authority;
 mod files;
@@ -100,11 +100,7 @@ impl Identity {
     pub fn save(&self, dir: &Path) -> Result<(), TlsError> {
         files::write(&dir.join(CERTIFICATE_FILE), &self.pem.certificate, files::Access::Everyone)?;
         files::write(&dir.join(KEY_FILE), &self.pem.key, files::Access::Owner)?;
-        files::write(
-            &dir.join(authority::CERTIFICATE_FILE),
-            &self.pem.ca,
-            files::Access::Everyone,
-        )
+        files::write(&dir.join(authority::CERTIFICATE_FILE), &self.pem.ca, files::Access::Everyone)
     }
 
     /// From the three PEM texts: certificate, key and CA certificate.
@@ -112,9 +108,11 @@ impl Identity {
     /// # Errors
     /// [`TlsError::Unusable`] if one is none, or the certificate carries no identity.
     pub fn from_pem(certificate: String, key: String, ca: String) -> Result<Self, TlsError> {
-        let unusable = |what| move |why: rustls_pki_types::pem::Error| TlsError::Unusable {
-            what,
-            why: why.to_string(),
+        let unusable = |what| {
+            move |why: rustls_pki_types::pem::Error| TlsError::Unusable {
+                what,
+                why: why.to_string(),
+            }
         };
         let parsed = CertificateDer::from_pem_slice(certificate.as_bytes())
             .map_err(unusable("the identity's certificate"))?;

@@ -9,8 +9,8 @@ use std::{any::Any, net::SocketAddr, sync::Arc, time::Duration};
 use troupe_runtime::{
     id::NodeId,
     transport::{
-        Class, Connection, Faults, Link, LocalNetwork, PeerIdentity, PeerRole, QuicConfig, QuicLink,
-        TransportRuntime,
+        Class, Connection, Faults, Link, LocalNetwork, PeerIdentity, PeerRole, QuicConfig,
+        QuicLink, TransportRuntime,
         tls::{ClusterAuthority, Identity},
     },
     wire::generate::{Finish, FinishReason, GenerateUp},
@@ -36,8 +36,7 @@ struct Connected {
 impl Pair {
     async fn connect(&self, class: Class) -> Connected {
         let address = self.b.address();
-        let (at_a, at_b) =
-            tokio::join!(self.a.connect(&address, class, LONG), self.b.accept());
+        let (at_a, at_b) = tokio::join!(self.a.connect(&address, class, LONG), self.b.accept());
         Connected { at_a: at_a.unwrap(), at_b: at_b.unwrap() }
     }
 }

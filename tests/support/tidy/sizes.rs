@@ -46,13 +46,17 @@ pub(crate) fn actors_are_short(files: &[File]) -> Vec<String> {
         .collect()
 }
 
-/// At most 100 columns, which rustfmt does not hold for comments and strings.
+/// At most 100 columns, which rustfmt does not hold for comments and strings. The rows of a table
+/// in a comment cannot be broken and may be longer.
 pub(crate) fn lines_are_short(files: &[File]) -> Vec<String> {
     let mut complaints = Vec::new();
     for file in files.iter().filter(|file| file.is_rust()) {
         for (number, line) in (1..).zip(file.text.lines()) {
             let columns = line.chars().count();
-            if columns > LINE_COLUMNS {
+            let is_table_row = ["//! |", "/// |"]
+                .iter()
+                .any(|at| line.trim_start().starts_with(at));
+            if columns > LINE_COLUMNS && !is_table_row {
                 complaints.push(format!("{}:{number} has {columns} columns", file.path));
             }
         }
@@ -106,7 +110,10 @@ fn long_files_are_found() {
         ("a/src/actor.rs", &long(250)),
         ("a/src/b/actor.rs", &long(251)),
     );
-    let (fits, too_wide) = ("ä".repeat(100), "a".repeat(101));
+    let (fits, too_wide) = (
+        format!("{}\n//! |{}|", "ä".repeat(100), "a".repeat(100)),
+        "a".repeat(101),
+    );
     check(
         lines_are_short,
         ("a/src/b.rs", &fits),

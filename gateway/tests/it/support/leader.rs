@@ -24,6 +24,8 @@ pub(crate) type Script = Arc<dyn Fn(&Generate) -> Vec<Act> + Send + Sync>;
 #[derive(Clone, Debug)]
 pub(crate) enum Act {
     Say(GenerateDown),
+    /// Wait until the test goes on.
+    Wait(Arc<tokio::sync::Notify>),
     /// Drop the conversation.
     Reset,
     /// Drop the connection.
@@ -132,6 +134,7 @@ async fn generate(mut stream: Stream, shared: Shared, connection: Arc<dyn Connec
                     break;
                 }
             }
+            Act::Wait(go) => go.notified().await,
             Act::Reset => return,
             Act::Crash => return connection.close("crash"),
         }

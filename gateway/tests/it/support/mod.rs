@@ -127,7 +127,7 @@ impl Stage {
             address: leader.address.to_string(),
             model_uri: golden::model("tiny-chat").expect("it is there").to_string_lossy().into(),
         };
-        let key = self.keys.endpoint(&leader.info.endpoint.group);
+        let key = self.keys.endpoint(&leader.info.endpoint.group, leader.info.endpoint.epoch);
         let then = vec![Op::Put(key, to_bytes(record))];
         let done = self.registry.commit(Txn { compare: vec![], then }).await;
         assert!(done.expect("the store is there"));

@@ -111,7 +111,9 @@ impl Data {
 
     /// `false` if there is no such lease.
     pub(super) fn renew(&mut self, lease: LeaseId, now: Duration) -> bool {
-        let Some(lease) = self.leases.get_mut(&lease) else { return false };
+        let Some(lease) = self.leases.get_mut(&lease) else {
+            return false;
+        };
         lease.expires = now + lease.ttl;
         true
     }
@@ -141,7 +143,9 @@ impl Data {
     }
 
     pub(super) fn revoke(&mut self, lease: LeaseId) {
-        let Some(lease) = self.leases.remove(&lease) else { return };
+        let Some(lease) = self.leases.remove(&lease) else {
+            return;
+        };
         lease.keys.iter().for_each(|key| self.delete(key));
     }
 
@@ -161,8 +165,12 @@ impl Data {
     pub(super) fn since(&self, position: Position, prefix: &str) -> Since {
         let missed = self.revision.checked_sub(position.revision);
         let missed = missed.and_then(|missed| usize::try_from(missed).ok());
-        let (true, Some(missed)) = (position.life == self.life, missed) else { return Since::Gone };
-        let Some(start) = self.history.len().checked_sub(missed) else { return Since::Gone };
+        let (true, Some(missed)) = (position.life == self.life, missed) else {
+            return Since::Gone;
+        };
+        let Some(start) = self.history.len().checked_sub(missed) else {
+            return Since::Gone;
+        };
         let changes = self.history.range(start..).filter(|change| match change {
             Change::Put(entry) => entry.key.starts_with(prefix),
             Change::Delete(key) => key.starts_with(prefix),

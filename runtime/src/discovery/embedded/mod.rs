@@ -1,8 +1,8 @@
 //! The registry of one process: no server, no files, the same contract as etcd.
 //!
 //! `troupe up` on one machine and every cluster test stand on it. The data is a plain core
-//! ([`data`]) behind a mutex; each [`EmbeddedRegistry`] is one client of it, and can be cut off from
-//! it like a host from its network, so that tests can lose a host without losing the store.
+//! ([`data`]) behind a mutex; each [`EmbeddedRegistry`] is one client of it, and can be cut off
+//! from it like a host from its network, so that tests can lose a host without losing the store.
 
 mod data;
 
@@ -161,7 +161,8 @@ impl Store for EmbeddedStore {
         // Subscribed before the list is taken: a write between the two is seen, not slept through.
         let written = self.shared.written.subscribe();
         let reachable = self.reachable.subscribe();
-        let (entries, read_to) = self.request(|data, _| Ok((data.list(prefix), data.position())))?;
+        let (entries, read_to) =
+            self.request(|data, _| Ok((data.list(prefix), data.position())))?;
         let (shared, prefix) = (self.shared.clone(), prefix.to_owned());
         Ok((entries, EmbeddedChanges { shared, prefix, read_to, written, reachable }))
     }

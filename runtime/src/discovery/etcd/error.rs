@@ -38,7 +38,9 @@ impl Failure {
     /// The request cannot have had an effect: nothing was sent, or it was refused for want of a
     /// leader before it was proposed.
     pub(super) fn surely_not_done(&self) -> bool {
-        let Self::Told(error) = self else { return false };
+        let Self::Told(error) = self else {
+            return false;
+        };
         self.is_no_leader()
             || causes(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|error| {
                 use io::ErrorKind as Kind;
@@ -103,9 +105,7 @@ impl Failure {
             Self::Told(error) => {
                 let innermost = causes(error).last().map(ToString::to_string);
                 match (error, innermost) {
-                    (etcd::Error::GRpcStatus(status), Some(cause))
-                        if status.source().is_some() =>
-                    {
+                    (etcd::Error::GRpcStatus(status), Some(cause)) if status.source().is_some() => {
                         cause
                     }
                     (etcd::Error::GRpcStatus(status), _) => status.message().to_owned(),
@@ -117,13 +117,12 @@ impl Failure {
 }
 
 /// The failures of all members that were tried, as one error.
-pub(super) fn registry_error(
-    endpoints: &str,
-    failures: Vec<(String, Failure)>,
-) -> RegistryError {
+pub(super) fn registry_error(endpoints: &str, failures: Vec<(String, Failure)>) -> RegistryError {
     let endpoints = endpoints.to_owned();
-    let told: Vec<String> =
-        failures.iter().map(|(endpoint, failure)| format!("{endpoint}: {}", failure.why())).collect();
+    let told: Vec<String> = failures
+        .iter()
+        .map(|(endpoint, failure)| format!("{endpoint}: {}", failure.why()))
+        .collect();
     let told = told.join("; ");
     if failures.iter().any(|(_, failure)| failure.is_out_of_space()) {
         let why = "its database is full (NOSPACE alarm): compact and defragment it with etcdctl, \

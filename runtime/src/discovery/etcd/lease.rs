@@ -28,7 +28,9 @@ pub(super) async fn renew(
     if let Some(stream) = renewal.stream.take() {
         match tokio::time::timeout(store.shared.request_timeout, once_more(stream)).await {
             Ok(Ok(kept)) => {
-                let Some((stream, revision)) = kept else { return Ok(Renewed::Lost) };
+                let Some((stream, revision)) = kept else {
+                    return Ok(Renewed::Lost);
+                };
                 let went_back = revision < renewal.revision;
                 *renewal = EtcdRenewal { stream: Some(stream), revision };
                 return Ok(if went_back { Renewed::Suspect } else { Renewed::Kept });
@@ -46,18 +48,16 @@ pub(super) async fn renew(
             }
         })
         .await?;
-    let Some(stream) = opened else { return Ok(Renewed::Lost) };
+    let Some(stream) = opened else {
+        return Ok(Renewed::Lost);
+    };
     renewal.stream = Some(stream);
     Ok(Renewed::Suspect)
 }
 
-/// Looks at a key and writes it only if it is not as it should be, so that an etcd that was away for
-/// a moment is not answered with a write per key. May be repeated.
-pub(super) async fn ensure(
-    member: &Member,
-    lease: LeaseId,
-    hold: &Hold,
-) -> Result<Held, Failure> {
+/// Looks at a key and writes it only if it is not as it should be, so that an etcd that was away
+/// for a moment is not answered with a write per key. May be repeated.
+pub(super) async fn ensure(member: &Member, lease: LeaseId, hold: &Hold) -> Result<Held, Failure> {
     let Hold { key, value, by } = hold;
     for _ in 0..RACES {
         let answer = member.kv().get(key.as_str(), None).await?;
@@ -90,9 +90,7 @@ type Stream = (etcd::LeaseKeeper, etcd::LeaseKeepAliveStream);
 
 /// One renewal over a standing stream: the stream again and the store's revision, or `None` if the
 /// lease is lost.
-async fn once_more(
-    (mut keeper, mut stream): Stream,
-) -> Result<Option<(Stream, i64)>, Failure> {
+async fn once_more((mut keeper, mut stream): Stream) -> Result<Option<(Stream, i64)>, Failure> {
     keeper.keep_alive().await?;
     let answer = stream.message().await?;
     let answer = answer.ok_or_else(|| Failure::Odd("it ended the renewals".into()))?;

@@ -1,10 +1,10 @@
 //! The registry of many processes: an etcd that somebody else keeps (3.4 or newer).
 //!
-//! Each endpoint has a client of its own, tried in turn from the one that answered last, so that one
-//! dead member costs one attempt and its reason is not lost. Every request has a deadline and says
-//! `require-leader`: a member that is cut off from its quorum refuses instead of answering with what
-//! it remembers. What makes the traps of etcd harmless (lists instead of resumed watches, leases
-//! that are put again) is in `watcher` and `keeper`.
+//! Each endpoint has a client of its own, tried in turn from the one that answered last, so that
+//! one dead member costs one attempt and its reason is not lost. Every request has a deadline and
+//! says `require-leader`: a member that is cut off from its quorum refuses instead of answering
+//! with what it remembers. What makes the traps of etcd harmless (lists instead of resumed watches,
+//! leases that are put again) is in `watcher` and `keeper`.
 
 mod changes;
 mod error;
@@ -65,8 +65,8 @@ struct Member {
     client: etcd::Client,
 }
 
-/// The most bytes in one answer: a list of some ten thousand records, where gRPC's usual 4 MiB would
-/// end at a few hundred.
+/// The most bytes in one answer: a list of some ten thousand records, where gRPC's usual 4 MiB
+/// would end at a few hundred.
 const MAX_ANSWER: usize = 256 * 1024 * 1024;
 
 /// Whether a request may be sent to a second member though the first may have done it.
@@ -216,8 +216,7 @@ impl Store for EtcdStore {
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Entry>, RegistryError> {
-        self.request(Repeatable::Yes, async |member: Member| Ok(member.list(prefix).await?.0))
-            .await
+        self.request(Repeatable::Yes, async |member: Member| Ok(member.list(prefix).await?.0)).await
     }
 
     async fn commit(&self, txn: Txn) -> Result<bool, RegistryError> {

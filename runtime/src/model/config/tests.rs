@@ -1,1 +1,152 @@
-// tests
+//! Configs that are slightly wrong, and what is said about them.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+/// A plausible Llama, with some fields replaced.
+fn llama(changes: &Value) -> Vec<u8> {
+    let mut config = json!({
+        "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128,
+        "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 4,
+        "vocab_size": 512, "max_position_embeddings": 1024, "rms_norm_eps": 1e-5,
+        "eos_token_id": 2, "torch_dtype": "bfloat16",
+    });
+    for (field, value) in changes.as_object().unwrap() {
+        config[field] = value.clone();
+    }
+    serde_json::to_vec(&config).unwrap()
+}
+
+fn parse(changes: Value) -> Result<ModelConfig, ModelError> {
+    ModelConfig::parse(Path::new("x/config.json"), &llama(&changes))
+}
+
+fn check_error(changes: Value, parts: &[&str]) {
+    let text = parse(changes.clone()).expect_err(&changes.to_string()).to_string();
+    for part in ["x/config.json"].iter().chain(parts) {
+        assert!(text.contains(part), "{text:?} does not say {part:?}");
+    }
+}
+
+fn check_spans(changes: Value, expected: &[Option<u32>]) {
+    let config = parse(changes).unwrap();
+    let span = |window: &Option<u32>| window.map_or(AttentionSpan::Full, AttentionSpan::Window);
+    assert_eq!(config.attention, expected.iter().map(span).collect::<Vec<_>>());
+}
+
+#[test]
+fn defaults_are_resolved() {
+    let config = parse(json!({})).unwrap();
+    assert_eq!(config.head_dim, 8);
+    assert_eq!(config.rope, Rope { theta: 10_000.0, scaling: RopeScaling::None });
+    assert_eq!((config.dtype, config.eos_ids, config.bos_id), (ModelDtype::Bf16, vec![2], None));
+    assert!(!config.tie_word_embeddings && !config.qkv_bias && !config.output_bias);
+    let qwen3 = json!({"architectures": ["Qwen3ForCausalLM"]});
+    assert_eq!(parse(qwen3).unwrap().head_dim, 128);
+    let by_type = json!({"architectures": null, "model_type": "mistral"});
+    assert_eq!(parse(by_type).unwrap().architecture, Architecture::Mistral);
+    assert_eq!(parse(json!({"num_key_value_heads": null})).unwrap().num_kv_heads, 8);
+}
+
+#[test]
+fn wrong_numbers_are_named_with_what_would_be_right() {
+    check_error(json!({"hidden_size": 0}), &["`hidden_size`", "is 0", "from 1 to"]);
+    check_error(json!({"num_hidden_layers": 1e9}), &["`num_hidden_layers`"]);
+    check_error(json!({"vocab_size": -1}), &["`vocab_size`", "is -1"]);
+    check_error(json!({"vocab_size": null}), &["`vocab_size`", "null"]);
+    check_error(json!({"num_key_value_heads": 3}), &["is 3", "must divide", "which is 8"]);
+    check_error(json!({"num_attention_heads": 12}), &["`head_dim`", "hidden_size", "64"]);
+    check_error(json!({"head_dim": 7}), &["`head_dim`", "even"]);
+    check_error(json!({"rms_norm_eps": "small"}), &["`rms_norm_eps`", "\"small\"", "number"]);
+    check_error(json!({"eos_token_id": [1, 512]}), &["`eos_token_id`", "[1,512]", "512"]);
+    check_error(json!({"hidden_act": "gelu"}), &["`hidden_act`", "gelu", "silu"]);
+    check_error(json!({"dtype": "int8"}), &["`dtype`", "bfloat16"]);
+    check_error(json!({"tie_word_embeddings": 1}), &["`tie_word_embeddings`", "true or false"]);
+    check_error(json!({"quantization_config": {}}), &["`quantization_config.quant_method`"]);
+    check_error(json!({"architectures": ["X".repeat(1000)]}), &["XXX...", "LlamaForCausalLM"]);
+}
+
+#[test]
+fn ropes_are_read_in_both_styles_or_refused() {
+    let linear = RopeScaling::Linear { factor: 4.0 };
+    let old = json!({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 4}});
+    assert_eq!(parse(old).unwrap().rope, Rope { theta: 5e5, scaling: linear });
+    let new = json!({"rope_parameters": {"rope_type": "linear", "rope_theta": 5e5, "factor": 4}});
+    assert_eq!(parse(new).unwrap().rope, Rope { theta: 5e5, scaling: linear });
+    let yarn = json!({"rope_scaling": {"rope_type": "yarn", "factor": 4}});
+    check_error(yarn, &["`rope_scaling.rope_type`", "yarn", "`llama3`"]);
+    check_error(json!({"rope_scaling": {"rope_type": "linear"}}), &["`rope_scaling.factor`"]);
+    check_error(json!({"rope_theta": 0}), &["`rope_theta`"]);
+    let swapped = json!({"rope_scaling": {"rope_type": "llama3", "factor": 8,
+        "low_freq_factor": 4, "high_freq_factor": 1, "original_max_position_embeddings": 64}});
+    check_error(swapped, &["high_freq_factor", "greater than"]);
+    check_error(json!({"partial_rotary_factor": 0.5}), &["`partial_rotary_factor`"]);
+}
+
+#[test]
+fn windows_follow_each_familys_rules() {
+    let windowed = |name: &str, more: Value| {
+        let mut changes = json!({"architectures": [name], "sliding_window": 24});
+        changes.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        changes
+    };
+    check_spans(windowed("LlamaForCausalLM", json!({})), &[None; 4]);
+    check_spans(windowed("MistralForCausalLM", json!({})), &[Some(24); 4]);
+    check_spans(windowed("MistralForCausalLM", json!({"sliding_window": null})), &[None; 4]);
+    check_spans(windowed("Qwen2ForCausalLM", json!({})), &[None; 4]);
+    let from_third = json!({"use_sliding_window": true, "max_window_layers": 2});
+    check_spans(windowed("Qwen2ForCausalLM", from_third), &[None, None, Some(24), Some(24)]);
+    let types = ["full_attention", "sliding_attention", "full_attention", "sliding_attention"];
+    let by_type = json!({"use_sliding_window": true, "layer_types": types});
+    check_spans(windowed("Qwen3ForCausalLM", by_type), &[None, Some(24), None, Some(24)]);
+    let off = windowed("Qwen3ForCausalLM", json!({"layer_types": types}));
+    check_error(off, &["`sliding_window`", "use_sliding_window"]);
+    let short = windowed("Qwen3ForCausalLM", json!({"layer_types": ["full_attention"]}));
+    check_error(short, &["`layer_types`", "4 entries"]);
+}
+
+#[test]
+fn layers_of_one_span_share_a_group() {
+    use AttentionSpan::{Full, Window};
+    let groups = groups::kv_groups(&[Window(8), Full, Window(8), Window(4)]);
+    let expected = [(vec![0, 2], Window(8)), (vec![1], Full), (vec![3], Window(4))];
+    assert_eq!(groups, expected.map(|(layers, span)| KvGroup { layers, span }));
+}
+
+#[test]
+fn tensor_parallel_sizes_are_checked() {
+    let config = parse(json!({})).unwrap();
+    assert_eq!(config.tensor_parallel_sizes(), [1, 2, 4, 8]);
+    assert_eq!(config.check_tensor_parallel(8), Ok(()));
+    let text = config.check_tensor_parallel(3).unwrap_err().to_string();
+    assert!(text.contains("size of 3") && text.ends_with("1, 2, 4, 8"), "{text}");
+    assert!(config.check_tensor_parallel(0).is_err());
+    // 12 query heads over 4 key/value heads: 6 and 3 would cut a key/value head in parts.
+    let config = parse(json!({
+        "num_attention_heads": 12, "num_key_value_heads": 4, "head_dim": 8
+    }));
+    assert_eq!(config.unwrap().tensor_parallel_sizes(), [1, 2, 4, 12]);
+}
+
+#[test]
+fn files_that_are_no_configs_are_refused() {
+    let file = Path::new("config.json");
+    for bytes in [&b"[1]"[..], b"{", b"\xff", "[".repeat(10_000).as_bytes()] {
+        let error = ModelConfig::parse(file, bytes).unwrap_err();
+        assert!(matches!(error, ModelError::Json { .. }), "{error}");
+    }
+}
+
+#[test]
+fn generation_configs_keep_what_is_not_said_apart() {
+    let file = Path::new("generation_config.json");
+    let text = br#"{"eos_token_id": [2, 3], "temperature": 0.6, "top_k": 20, "do_sample": true}"#;
+    let config = GenerationConfig::parse(file, text, 512).unwrap();
+    assert_eq!((config.eos_ids, config.temperature), (vec![2, 3], Some(0.6)));
+    assert_eq!((config.top_k, config.top_p, config.do_sample), (Some(20), None, Some(true)));
+    let error = GenerationConfig::parse(file, br#"{"top_p": 1.5}"#, 512).unwrap_err().to_string();
+    assert!(error.contains("`top_p` is 1.5"), "{error}");
+}

@@ -36,6 +36,8 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, Error> {
     environment.set_unknown_method_callback(methods::call);
     environment.add_function("raise_exception", raise_exception);
     environment.add_filter("tojson", tojson);
+    environment.add_test("iterable", is_iterable);
+    environment.add_test("number", is_number);
     environment.add_test("sequence", is_sequence);
     environment.remove_global("debug");
     environment.add_template_owned(NAME, without_generation_tags(source))?;
@@ -61,6 +63,16 @@ fn tojson(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Valu
     };
     kwargs.assert_all_used()?;
     json::dumps(value, &style).map(Value::from)
+}
+
+/// In Python `None` cannot be iterated over; here it is as good as an empty list.
+fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && value.try_iter().is_ok()
+}
+
+/// In Python `True` and `False` are numbers.
+fn is_number(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::Number | ValueKind::Bool)
 }
 
 /// In Python a text and a dict have a length and can be indexed, so Jinja2 calls them sequences.

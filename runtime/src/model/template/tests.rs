@@ -1,1 +1,128 @@
-// tests
+//! Details in which Jinja2 and minijinja, or Python and Rust, differ; and hostile templates.
+
+use serde_json::json;
+
+use super::*;
+
+fn templates(source: &str) -> ChatTemplates {
+    let config = TokenizerConfig {
+        special_tokens: vec![("bos_token", "<s>".to_owned())],
+        ..TokenizerConfig::default()
+    };
+    ChatTemplates::parse(Path::new("t.jinja"), &[("default", source)], &config).unwrap()
+}
+
+fn render(source: &str, kwargs: &Json) -> Result<String, TemplateError> {
+    templates(source).render(&ChatInput {
+        messages: &json!([{"role": "user", "content": "Hi"}]),
+        tools: None,
+        documents: None,
+        add_generation_prompt: true,
+        kwargs: kwargs.as_object(),
+        now_unix_s: 1_751_284_800,
+    })
+}
+
+fn check(source: &str, expected: &str) {
+    let x = json!({
+        "x": {"b": [1, 2.5, 1e16, 1e-5, -0.0, true, null], "a": "<é\u{1}\"\u{7f}", "e": [], "o": {}},
+        "messages": "mine",
+    });
+    assert_eq!(render(source, &x).as_deref(), Ok(expected), "{source}");
+}
+
+#[test]
+fn values_are_written_as_python_writes_them() {
+    check("{{ true }} {{ none }} {{ 1.0 }} {{ [1, 'a'] }}", "True None 1.0 [1, 'a']");
+    check("{{ x.b|tojson }}", "[1, 2.5, 1e+16, 1e-05, -0.0, true, null]");
+    check("{{ x.a|tojson }}", "\"<é\\u0001\\\"\u{7f}\"");
+    check("{{ x.a|tojson(ensure_ascii=true) }}", "\"<\\u00e9\\u0001\\\"\\u007f\"");
+    check("{{ {'b': [], 'a': {}}|tojson(indent=2) }}", "{\n  \"b\": [],\n  \"a\": {}\n}");
+    check("{{ {'b': 1, 'a': 2}|tojson(sort_keys=true) }}", "{\"a\": 2, \"b\": 1}");
+    check("{{ [1, {'a': 2}]|tojson(separators=(',', ':')) }}", "[1,{\"a\":2}]");
+    check("{{ [[1]]|tojson(indent='\t') }}", "[\n\t[\n\t\t1\n\t]\n]");
+}
+
+#[test]
+fn pythons_methods_and_tests_are_there() {
+    check("{{ 'a.b.c'.rsplit('.', 1) }} {{ 'abc'.removeprefix('a') }}", "['a.b', 'c'] bc");
+    check("{{ 'k=v'.partition('=')[2] }} {{ 'abc'.index('c') }}", "v 2");
+    check("{{ ' x\n'.strip() }}{{ 'a,b'.split(',')[-1] }} {{ 'abc'[::-1] }}", "xb cba");
+    check("{{ x.get('z', 'none') }} {% for k, v in x.items() %}{{ k }}{% endfor %}", "none baeo");
+    check("{{ none is iterable }} {{ 'a' is sequence }} {{ true is number }}", "False True True");
+    check("{% for i in [1, 2, 3] %}{% if i == 2 %}{% continue %}{% endif %}{{ i }}{% endfor %}", "13");
+}
+
+#[test]
+fn variables_of_the_template_cannot_be_replaced() {
+    check("{{ bos_token }}{{ messages[0].content }}{{ tools }}", "<s>HiNone");
+}
+
+#[test]
+fn generation_tags_are_as_if_not_there() {
+    check("a {%- generation -%} b {% endgeneration %}\nc", "ab c");
+    check("{% generation %}x{% endgeneration %}{{ '{% generation' }}", "x{% generation");
+}
+
+#[test]
+fn dates_come_from_the_argument() {
+    check("{{ strftime_now('%d %b %Y %H:%M') }}", "30 Jun 2025 12:00");
+    check("{{ strftime_now('%A %-d %B, %j %I%p %q%') }}", "Monday 30 June, 181 12PM %q%");
+    let at = |unix_s| Clock::at(unix_s).format("%F %T %a %j");
+    assert_eq!(at(0), "1970-01-01 00:00:00 Thu 001");
+    assert_eq!(at(-1), "1969-12-31 23:59:59 Wed 365");
+    assert_eq!(at(951_827_696), "2000-02-29 12:34:56 Tue 060");
+    assert_eq!(at(1_735_689_599), "2024-12-31 23:59:59 Tue 366");
+}
+
+#[test]
+fn refusals_and_failures_are_told_apart() {
+    let raised = render("{{ raise_exception('roles must alternate') }}", &json!({}));
+    assert_eq!(raised, Err(TemplateError::Raised("roles must alternate".to_owned())));
+    let in_macro = "{% macro m() %}{{ raise_exception('no') }}{% endmacro %}{{ m() }}";
+    assert_eq!(render(in_macro, &json!({})), Err(TemplateError::Raised("no".to_owned())));
+    let failed = render("\n{{ 'a' + 1 }}", &json!({})).unwrap_err();
+    assert!(matches!(&failed, TemplateError::Failed(text) if text.contains("line 2")), "{failed}");
+}
+
+#[test]
+fn hostile_templates_end() {
+    let endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}";
+    assert_eq!(render(endless, &json!({})), Err(TemplateError::TooMuch));
+    let long = "{% for a in range(99999) %}{{ 'x' * 100000 }}{% endfor %}";
+    assert_eq!(render(long, &json!({})), Err(TemplateError::TooMuch));
+    let deep = "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}";
+    assert!(matches!(render(deep, &json!({})), Err(TemplateError::Failed(_))));
+    let nested = format!("{{{{ {}1{} }}}}", "(".repeat(100_000), ")".repeat(100_000));
+    let config = TokenizerConfig::default();
+    assert!(ChatTemplates::parse(Path::new("t"), &[("default", &nested)], &config).is_err());
+}
+
+#[test]
+fn templates_are_found_where_tokenizer_configs_have_them() {
+    let load = |template: Json| {
+        let config =
+            TokenizerConfig { chat_template: Some(template), ..TokenizerConfig::default() };
+        ChatTemplates::load(None, &config).map_err(|error| error.to_string())
+    };
+    let input = |tools| ChatInput {
+        messages: &Json::Null,
+        tools,
+        documents: None,
+        add_generation_prompt: false,
+        kwargs: None,
+        now_unix_s: 0,
+    };
+    let tools = json!([]);
+    let list = json!([
+        {"name": "tool_use", "template": "with"}, {"name": "default", "template": "without"},
+    ]);
+    let named = load(list).unwrap().unwrap();
+    assert_eq!(named.render(&input(None)).unwrap(), "without");
+    assert_eq!(named.render(&input(Some(&tools))).unwrap(), "with");
+    let single = load(json!("one")).unwrap().unwrap();
+    assert_eq!(single.render(&input(Some(&tools))).unwrap(), "one");
+    assert!(load(json!(5)).unwrap_err().contains("chat_template"));
+    assert!(load(json!("{% if %}")).unwrap_err().contains("line 1"));
+    assert!(ChatTemplates::load(None, &TokenizerConfig::default()).unwrap().is_none());
+}

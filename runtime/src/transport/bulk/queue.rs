@@ -1,8 +1,8 @@
 //! The bounded queue behind bulk handles: each end may be a thread or a task.
 //!
-//! A mutex and a condition variable, with two additions: a spin before parking, on a counter that is
-//! read without the lock, and a waker for a task at the other end. A waiting thread says so under
-//! the lock, so that nobody makes a system call to wake a thread that is not asleep.
+//! A mutex and a condition variable, with two additions: a spin before parking, on a counter that
+//! is read without the lock, and a waker for a task at the other end. A waiting thread says so
+//! under the lock, so that nobody makes a system call to wake a thread that is not asleep.
 
 use std::{
     collections::VecDeque,
@@ -109,9 +109,8 @@ impl Queue {
     /// Waits until a pump has emptied a finished queue.
     pub(super) fn wait_handed_on(&self, deadline: Duration) -> Result<(), LinkError> {
         let what = "finishing a stream of tensors";
-        let state = self.wait(End::Sender, what, deadline, |state| {
-            state.failed.is_some() || state.handed_on
-        })?;
+        let state = self
+            .wait(End::Sender, what, deadline, |state| state.failed.is_some() || state.handed_on)?;
         state.failed.clone().map_or(Ok(()), Err)
     }
 

@@ -231,7 +231,9 @@ impl ReceiveFrames for FaultyReceiver {
                 tokio::select! {
                     biased;
                     () = self.wire.until_shut() => continue,
-                    () = sleep_until(arrival) => return Ok(self.held.take().map(|(_, frame)| frame)),
+                    () = sleep_until(arrival) => {
+                        return Ok(self.held.take().map(|(_, frame)| frame));
+                    }
                 }
             }
             let Some(inner) = &mut self.inner else { return Err(LinkError::Reset) };

@@ -155,7 +155,11 @@ impl Plan {
     }
 
     /// Returns when `here` can reach `there` and hear its answer.
-    pub(super) async fn until_heard(&self, here: NodeId, there: NodeId) -> Result<(), &'static str> {
+    pub(super) async fn until_heard(
+        &self,
+        here: NodeId,
+        there: NodeId,
+    ) -> Result<(), &'static str> {
         let mut bell = self.bell();
         loop {
             let (down, silent) =
@@ -215,7 +219,13 @@ impl State {
         let number = self.connections.entry((here, there)).or_default();
         *number += 1;
         let number = *number;
-        Route { here, there, number, lives: self.lives(here, there), deaths: self.deaths(here, there) }
+        Route {
+            here,
+            there,
+            number,
+            lives: self.lives(here, there),
+            deaths: self.deaths(here, there),
+        }
     }
 
     /// Since when the two have not heard each other. One direction is enough: what is not

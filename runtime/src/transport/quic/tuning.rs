@@ -1,5 +1,6 @@
-//! quinn's settings, each with its reason. Its defaults are made for the open internet: 100 streams,
-//! 30 s until a dead peer is noticed, windows for 12 MB/s, and a reset key that a restart forgets.
+//! quinn's settings, each with its reason. Its defaults are made for the open internet: 100
+//! streams, 30 s until a dead peer is noticed, windows for 12 MB/s, and a reset key that a restart
+//! forgets.
 
 use std::{
     collections::BTreeMap,

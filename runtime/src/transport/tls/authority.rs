@@ -88,10 +88,8 @@ impl ClusterAuthority {
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
             .map_err(|why| TlsError::Unusable { what, why: why.to_string() })?;
         let cluster = verify::cluster_of(&certificate)?;
-        KeyPair::from_pem(&key_pem).map_err(|why| TlsError::Unusable {
-            what: "the CA's key",
-            why: why.to_string(),
-        })?;
+        KeyPair::from_pem(&key_pem)
+            .map_err(|why| TlsError::Unusable { what: "the CA's key", why: why.to_string() })?;
         Ok(Self { cluster, pem, certificate, key_pem })
     }
 

@@ -15,8 +15,7 @@ fn node(number: u128) -> NodeId {
 
 /// What a peer of `believer` says of the certificate of `shown`, at both ends of a connection.
 fn verdicts(believer: &Identity, shown: &Identity) -> [Result<(), rustls::Error>; 2] {
-    let verifier =
-        ClusterVerifier::new(&believer.ca, &believer.name.cluster, provider()).unwrap();
+    let verifier = ClusterVerifier::new(&believer.ca, &believer.name.cluster, provider()).unwrap();
     let name = ServerName::try_from("whatever").unwrap();
     let leaf = &shown.certificate;
     let now = UnixTime::now();
@@ -44,7 +43,10 @@ fn another_cluster_of_the_same_name_is_not_believed() {
     for verdict in verdicts(&ours, &theirs) {
         let error = verdict.unwrap_err();
         assert!(
-            matches!(error, rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)),
+            matches!(
+                error,
+                rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)
+            ),
             "{error}"
         );
     }

@@ -169,8 +169,8 @@ async fn a_send_to_a_peer_that_does_not_read_is_bounded(pair: Pair) {
 
 async fn large_tensors_arrive_intact(pair: Pair) {
     let (mut here, mut there, _connected) = conversation(&pair, BULK).await;
-    let bytes: Vec<u8> = (0..64_u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    let tensor = Bytes::from(bytes);
+    let scrambled = |i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8;
+    let tensor = Bytes::from_iter((0..64 << 20).map(scrambled));
     let sent = tensor.clone();
     let sending = tokio::spawn(async move {
         for tensor in [sent.clone(), sent, Bytes::new()] {
@@ -298,7 +298,8 @@ async fn an_open_that_nobody_accepts_has_a_deadline(pair: Pair) {
 }
 
 async fn classes_keep_to_themselves(pair: Pair) {
-    for (class, what) in [(Class::Control, BULK), (Class::Kv, BULK), (Class::Kv, Conversation::Group)]
+    for (class, what) in
+        [(Class::Control, BULK), (Class::Kv, BULK), (Class::Kv, Conversation::Group)]
     {
         let connected = pair.connect(class).await;
         let error = connected.at_a.open(what, LONG).await.unwrap_err();

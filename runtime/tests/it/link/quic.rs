@@ -58,17 +58,15 @@ async fn serves(link: &Arc<QuicLink>, honest: &Identity) {
     let (peer, _runtime) = quic_link(honest);
     let patience = Patience { deadline: LONG, backoff: Backoff::default(), seed: 1 };
     let address = link.address();
-    let (here, there) = tokio::join!(
-        connect_with_retry(&*peer, &address, Class::Control, &patience),
-        async {
+    let (here, there) =
+        tokio::join!(connect_with_retry(&*peer, &address, Class::Control, &patience), async {
             loop {
                 let connection = link.accept().await.unwrap();
                 if connection.peer().node == honest.name().node {
                     return connection;
                 }
             }
-        }
-    );
+        });
     let (here, there) = (here.unwrap(), there);
     let mut opened = here.open(Conversation::Generate, LONG).await.unwrap();
     opened.sender.send(&numbered(1), LONG).await.unwrap();
@@ -256,13 +254,20 @@ async fn a_restarted_process_ends_its_former_connections() {
     let PeerAddr::Quic(address) = there else { unreachable!() };
     let (here, there) = tokio::join!(link.connect(&there, Class::Control, LONG), peer.accept());
     let here = here.unwrap();
+    // Only when its threads have ended may its handles be dropped, or they would say goodbye.
+    let (alive, ended) = tokio::sync::oneshot::channel::<()>();
+    first_life.handle().spawn(async move {
+        let _alive = alive;
+        std::future::pending::<()>().await;
+    });
     drop(first_life);
+    assert!(timeout(LONG, ended).await.unwrap().is_err());
     drop((peer, there));
 
     let second_life = TransportRuntime::new(1).unwrap();
     let same_port = QuicConfig { listen: address, ..patient };
     // The port is free once the first life's threads are gone.
-    let _reborn = timeout(LONG, async {
+    let reborn = timeout(LONG, async {
         loop {
             match QuicLink::bind(&mortal, &same_port, &second_life) {
                 Ok(link) => return link,
@@ -270,7 +275,7 @@ async fn a_restarted_process_ends_its_former_connections() {
             }
         }
     });
-    let _reborn = _reborn.await.unwrap();
+    let _reborn = reborn.await.unwrap();
     let error = timeout(LONG, here.closed()).await.unwrap();
     assert!(error.to_string().contains("restarted"), "{error}");
 }

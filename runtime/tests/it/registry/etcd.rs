@@ -139,7 +139,8 @@ async fn a_store_that_was_restored_to_an_older_revision_is_told_and_filled_again
     watch.until("the old value", |m| m.value("k/for-good").as_deref() == Some("old")).await;
     until_value(&registry, "k/newer", Some("1")).await;
     until_value(&registry, "k/old", Some("2")).await;
-    watch.until("the same", |m| m.entries.len() == 3 && m.value("k/old").as_deref() == Some("2"))
+    watch
+        .until("the same", |m| m.entries.len() == 3 && m.value("k/old").as_deref() == Some("2"))
         .await;
 }
 

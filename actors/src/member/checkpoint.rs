@@ -1,0 +1,133 @@
+//! Real models: a folder's files, and ranks that load their share of its weights.
+
+use std::{sync::Arc, time::Duration};
+
+use troupe_gpu::{
+    LoadRequest, ParallelSizes, StepLimits,
+    collective::Collective,
+    cpu::CpuOptions,
+    dtype::Dtype,
+    executor::LoadProgress,
+    pipeline::{self, PartCosts},
+};
+use troupe_runtime::{
+    discovery::directory::Launch,
+    error::chain,
+    id::Coordinate,
+    model::{
+        card::ModelCard,
+        source::{HubCache, ModelSource},
+    },
+};
+
+use super::load::{Models, Prepared};
+use crate::{leader::settings::EngineLimits, worker::device::Loader};
+
+/// Told how far each rank has loaded, from 0 to 1.
+pub type RankProgress = Arc<dyn Fn(Coordinate, f32) + Send + Sync>;
+
+/// Models from folders on this machine.
+#[derive(Clone)]
+pub struct Checkpoints {
+    /// Where models named as on the hub are.
+    pub hub: HubCache,
+    /// Processors of this machine.
+    pub cores: usize,
+    /// Told while weights load.
+    pub progress: Option<RankProgress>,
+}
+
+impl Models for Checkpoints {
+    fn prepare(&self, launch: &Launch) -> Result<Prepared, String> {
+        let card = self.card(launch)?;
+        let positions = u32::try_from(card.config.max_position_embeddings).unwrap_or(u32::MAX);
+        let limits = EngineLimits::resolve(&launch.flags, positions)?;
+        let (tensor, stages) = (launch.tensor_parallel as usize, launch.pipeline_parallel as usize);
+        card.config.check_tensor_parallel(tensor).map_err(|error| chain(&error))?;
+        pipeline::split(&PartCosts::of(&card.config), stages).map_err(|error| chain(&error))?;
+        let dtype = match dtype(launch)? {
+            Some(dtype) => format!("{dtype:?}").to_lowercase(),
+            None => format!("{:?}", card.config.dtype).to_lowercase(),
+        };
+        let millis = launch.flags.stage_time_min_ms.unwrap_or(0);
+        Ok(Prepared {
+            launch: launch.clone(),
+            limits,
+            model: card.model_digest,
+            tokenizer: card.tokenizer_digest,
+            vocab_size: u32::try_from(card.config.vocab_size).unwrap_or(u32::MAX),
+            dtype,
+            stage_time_min: Duration::from_millis(millis.into()),
+        })
+    }
+
+    fn loader(
+        &self,
+        prepared: Arc<Prepared>,
+        rank: Coordinate,
+        collective: Box<dyn Collective>,
+        ranks_here: u32,
+    ) -> Loader {
+        let models = self.clone();
+        Box::new(move || {
+            let unsupported = troupe_gpu::error::DeviceError::Unsupported;
+            let launch = &prepared.launch;
+            let card = models.card(launch).map_err(unsupported)?;
+            let limits = &prepared.limits;
+            let ranks_here = ranks_here.max(1);
+            let share = (models.cores / ranks_here as usize).max(1);
+            let kv_total = launch.flags.kv_cache_memory_bytes.unwrap_or(DEFAULT_KV_BYTES);
+            let progress = models.progress.map(|tell| -> LoadProgress {
+                Arc::new(move |share| tell(rank, share))
+            });
+            troupe_gpu::load(LoadRequest {
+                folder: card.files.folder.clone(),
+                config: card.config.clone(),
+                coordinate: rank,
+                parallel: ParallelSizes {
+                    tensor: launch.tensor_parallel as usize,
+                    pipeline: launch.pipeline_parallel as usize,
+                },
+                dtype: dtype(launch).map_err(unsupported)?,
+                kv_dtype: Some(Dtype::F32),
+                limits: StepLimits {
+                    max_num_batched_tokens: limits.max_num_batched_tokens as usize,
+                    max_num_seqs: limits.max_num_seqs as usize,
+                    max_model_len: limits.max_model_len as usize,
+                    block_size: limits.block_size as usize,
+                },
+                kv_bytes: kv_total / u64::from(ranks_here),
+                device: CpuOptions {
+                    threads: launch.flags.threads.map_or(share, |threads| threads as usize),
+                    path: None,
+                },
+                collective,
+                progress,
+            })
+        })
+    }
+}
+
+impl Checkpoints {
+    fn card(&self, launch: &Launch) -> Result<ModelCard, String> {
+        let source = ModelSource::resolve(&launch.model_uri, &self.hub);
+        source.and_then(|source| ModelCard::load(&source)).map_err(|error| chain(&error))
+    }
+}
+
+/// `--dtype`; `None` keeps the checkpoint's type.
+fn dtype(launch: &Launch) -> Result<Option<Dtype>, String> {
+    match launch.flags.dtype.as_deref() {
+        None | Some("auto") => Ok(None),
+        Some("float32" | "float") => Ok(Some(Dtype::F32)),
+        Some("bfloat16") => Ok(Some(Dtype::Bf16)),
+        Some("float16" | "half") => Ok(Some(Dtype::F16)),
+        Some(other) => Err(format!(
+            "--dtype is {other}, auto, float32, bfloat16 and float16 are possible"
+        )),
+    }
+}
+
+/// Memory for KV blocks of one process when nothing is said, shared by its ranks; what no request
+/// could ever use is not taken.
+const DEFAULT_KV_BYTES: u64 = 4 << 30;

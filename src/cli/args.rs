@@ -1,0 +1,124 @@
+//! Arguments that several commands share.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::Args;
+use troupe_runtime::spec::EngineFlags;
+
+/// How a model is run: vLLM's flag names.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct EngineArgs {
+    /// Arithmetic type of the weights; auto keeps the checkpoint's.
+    #[arg(long, default_value = "auto",
+          value_parser = ["auto", "float32", "float", "bfloat16", "float16", "half"])]
+    dtype: String,
+    /// Most tokens of prompt and output together [default: what the model was made for].
+    #[arg(long, value_name = "TOKENS")]
+    max_model_len: Option<u32>,
+    /// Most sequences that run at a time [default: 128].
+    #[arg(long, value_name = "N")]
+    max_num_seqs: Option<u32>,
+    /// Most tokens computed in one step [default: 2048].
+    #[arg(long, value_name = "TOKENS")]
+    max_num_batched_tokens: Option<u32>,
+    /// Tokens per KV block [default: 16].
+    #[arg(long, value_name = "TOKENS")]
+    block_size: Option<u32>,
+    /// KV blocks, whatever the memory.
+    #[arg(long, value_name = "N")]
+    num_gpu_blocks_override: Option<u32>,
+    /// Memory for KV blocks of one process, in bytes [default: 4 GiB at most].
+    #[arg(long, value_name = "BYTES")]
+    kv_cache_memory_bytes: Option<u64>,
+    /// Where requests without a seed draw theirs from.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Names that requests use for the model [default: as it was given].
+    #[arg(long, num_args = 1.., value_name = "NAME")]
+    served_model_name: Vec<String>,
+    /// Most sequences that wait before requests are refused with 503 [default: 1024].
+    #[arg(long, value_name = "N")]
+    max_num_queued_reqs: Option<u32>,
+    /// Threads per device [default: the machine's, divided by its devices].
+    #[arg(long, value_name = "N")]
+    threads: Option<u32>,
+    /// The least time that a stage takes for a step, in milliseconds: a slow device, for tests.
+    #[arg(long, hide = true, value_name = "MS")]
+    stage_time_min_ms: Option<u32>,
+    /// Ranks that share each layer.
+    #[arg(long, visible_alias = "tp", value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) tensor_parallel_size: u32,
+    /// Stages that the layers are divided into.
+    #[arg(long, visible_alias = "pp", value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) pipeline_parallel_size: u32,
+    /// The device to run on.
+    #[arg(long, default_value = "auto", value_parser = ["auto", "cpu"])]
+    device: String,
+}
+
+impl EngineArgs {
+    /// The engine's part of them.
+    pub(crate) fn flags(&self) -> EngineFlags {
+        // There is one kind of device today; the flag is checked so that `cuda` is refused.
+        let _ = &self.device;
+        EngineFlags {
+            dtype: Some(self.dtype.clone()),
+            max_model_len: self.max_model_len,
+            max_num_seqs: self.max_num_seqs,
+            max_num_batched_tokens: self.max_num_batched_tokens,
+            block_size: self.block_size,
+            num_gpu_blocks_override: self.num_gpu_blocks_override,
+            kv_cache_memory_bytes: self.kv_cache_memory_bytes,
+            seed: self.seed,
+            served_model_name: self.served_model_name.clone(),
+            max_num_queued_reqs: self.max_num_queued_reqs,
+            threads: self.threads,
+            stage_time_min_ms: self.stage_time_min_ms,
+        }
+    }
+}
+
+/// Where HTTP is served, and to whom.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct HttpArgs {
+    /// Address that HTTP is served on.
+    #[arg(long, default_value = "0.0.0.0")]
+    pub(crate) host: IpAddr,
+    /// Port that HTTP is served on; 0 takes a free one.
+    #[arg(long, default_value_t = 8000)]
+    pub(crate) port: u16,
+    /// A key that clients must show as `Authorization: Bearer KEY`; may be given several times.
+    #[arg(long, env = "TROUPE_API_KEY", value_name = "KEY", hide_env_values = true)]
+    pub(crate) api_key: Vec<String>,
+}
+
+/// How a process takes part in a cluster.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ClusterArgs {
+    /// etcd's client URLs, separated by commas.
+    #[arg(long, value_delimiter = ',', value_name = "URLS")]
+    pub(crate) etcd: Vec<String>,
+    /// Address that other hosts reach this one at.
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDR")]
+    pub(crate) listen: IpAddr,
+    /// Where this process keeps its identity and what it must not forget.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Name of the cluster: lower-case letters, digits and dashes.
+    #[arg(long, default_value = "troupe", value_name = "NAME")]
+    pub(crate) cluster: String,
+}
+
+/// What a host offers.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct HostArgs {
+    /// Name of this host [default: its host name].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// How many devices it offers; a rank takes one.
+    #[arg(long, default_value_t = 1, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) devices: u32,
+}

@@ -1,0 +1,160 @@
+//! `troupe chat`: talk to a served model, with tokens per second at the end of each answer.
+
+use std::io::{BufRead, Write};
+
+use clap::Args;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{Failure, say};
+use crate::stack::http::HttpClient;
+
+/// Talk to a served model.
+#[derive(Args, Debug)]
+pub(crate) struct Chat {
+    /// Where the server is.
+    #[arg(long, default_value = "http://localhost:8000", value_name = "URL")]
+    url: String,
+    /// Which model [default: the first that is served].
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// The key, if the server wants one.
+    #[arg(long, env = "TROUPE_API_KEY", value_name = "KEY", hide_env_values = true)]
+    api_key: Option<String>,
+    /// What the model is told before the conversation.
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// How freely tokens are chosen; 0 is always the likeliest.
+    #[arg(long, value_name = "T")]
+    temperature: Option<f32>,
+    /// One question; without it, a conversation line by line until the input ends.
+    prompt: Option<String>,
+}
+
+impl Chat {
+    /// Talks until the input ends.
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let client = HttpClient::new(&self.url, self.api_key.clone());
+        let model = match self.model.clone() {
+            Some(model) => model,
+            None => first_model(&client).await?,
+        };
+        let mut messages = Vec::new();
+        if let Some(system) = &self.system {
+            messages.push(json!({"role": "system", "content": system}));
+        }
+        if let Some(prompt) = self.prompt.clone() {
+            return self.turn(&client, &model, &mut messages, prompt).await;
+        }
+        say(&format!("{model} at {}. An empty line or Ctrl-D ends.", self.url));
+        loop {
+            let Some(line) = tokio::task::spawn_blocking(read_line)
+                .await
+                .map_err(|error| Failure::run(error.to_string()))?
+            else {
+                return Ok(());
+            };
+            self.turn(&client, &model, &mut messages, line).await?;
+        }
+    }
+
+    async fn turn(
+        &self,
+        client: &HttpClient,
+        model: &str,
+        messages: &mut Vec<Value>,
+        prompt: String,
+    ) -> Result<(), Failure> {
+        messages.push(json!({"role": "user", "content": prompt}));
+        let mut body = json!({
+            "model": model,
+            "messages": messages,
+            "stream": true,
+            "stream_options": {"include_usage": true},
+        });
+        if let (Some(temperature), Some(body)) = (self.temperature, body.as_object_mut()) {
+            body.insert("temperature".into(), temperature.into());
+        }
+        let response = client
+            .send("/v1/chat/completions", Some(body.to_string()))
+            .await
+            .map_err(Failure::run)?;
+        let status = response.status();
+        if !status.is_success() {
+            let body = response.into_body().collect().await.map(|body| body.to_bytes());
+            let text = body.map(|body| String::from_utf8_lossy(&body).into_owned());
+            return Err(Failure::run(format!("{status}: {}", text.unwrap_or_default())));
+        }
+        let answer = print_stream(response.into_body()).await?;
+        messages.push(json!({"role": "assistant", "content": answer}));
+        Ok(())
+    }
+}
+
+async fn first_model(client: &HttpClient) -> Result<String, Failure> {
+    let (status, body) = client.get("/v1/models").await.map_err(Failure::run)?;
+    let models: Value = serde_json::from_slice(&body).unwrap_or_default();
+    models
+        .pointer("/data/0/id")
+        .and_then(Value::as_str)
+        .map(str::to_owned)
+        .ok_or_else(|| Failure::run(format!("the server serves no model yet (status {status})")))
+}
+
+/// Prints an answer as it comes and says how fast it came.
+async fn print_stream(mut body: Incoming) -> Result<String, Failure> {
+    let began = Instant::now();
+    let mut first = None;
+    let mut answer = String::new();
+    let mut tokens = 0;
+    let mut pending = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Failure::run(format!("the answer broke off: {error}")))?;
+        let Some(data) = frame.data_ref() else { continue };
+        pending.extend_from_slice(data);
+        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = pending.drain(..=end).collect();
+            let Some(event) = event(&line) else { continue };
+            if let Some(error) = event.pointer("/error/message").and_then(Value::as_str) {
+                return Err(Failure::run(error));
+            }
+            if let Some(text) = event.pointer("/choices/0/delta/content").and_then(Value::as_str) {
+                first.get_or_insert_with(|| began.elapsed());
+                write_out(text);
+                answer.push_str(text);
+            }
+            if let Some(count) = event.pointer("/usage/completion_tokens").and_then(Value::as_u64) {
+                tokens = count;
+            }
+        }
+    }
+    write_out("\n");
+    let (first, whole) = (first.unwrap_or_default(), began.elapsed());
+    let decode = (whole - first).as_secs_f64().max(1e-6);
+    say(&format!(
+        "[{tokens} tokens, {:.1} ms to the first, {:.1} tokens/s]",
+        first.as_secs_f64() * 1e3,
+        tokens.saturating_sub(1) as f64 / decode
+    ));
+    Ok(answer)
+}
+
+fn event(line: &[u8]) -> Option<Value> {
+    serde_json::from_slice(line.strip_prefix(b"data: ")?).ok()
+}
+
+fn read_line() -> Option<String> {
+    write_out("> ");
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line).ok()?;
+    let line = line.trim();
+    (!line.is_empty()).then(|| line.to_owned())
+}
+
+/// The answer itself goes to standard output, and a reader that has gone away ends nothing.
+fn write_out(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}

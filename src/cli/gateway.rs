@@ -1,0 +1,57 @@
+//! `troupe gateway`: serves the HTTP API in front of a cluster.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use troupe_gateway::GatewayConfig;
+use troupe_runtime::{model::source::HubCache, shutdown::shutdown, transport::PeerRole};
+
+use super::{
+    Failure,
+    args::{ClusterArgs, HttpArgs},
+    say,
+};
+use crate::stack::{
+    asked_to_end,
+    identity::{self, DataDir},
+    roles::{self, Membership},
+};
+
+/// Serve the HTTP API in front of a cluster.
+#[derive(Args, Debug)]
+pub(crate) struct GatewayCommand {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    #[command(flatten)]
+    http: HttpArgs,
+    /// The folder of the cluster's CA, with its key: `ca` in the control host's data directory.
+    #[arg(long, value_name = "DIR")]
+    ca: PathBuf,
+}
+
+impl GatewayCommand {
+    /// Runs until the process is asked to end.
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        if self.cluster.etcd.is_empty() {
+            return Err(Failure::usage("--etcd URLS is needed: endpoints are found through etcd"));
+        }
+        let data_dir = self.cluster.data_dir.clone().ok_or_else(|| {
+            Failure::usage("--data-dir DIR is needed: this gateway's identity is kept there")
+        })?;
+        let dir = DataDir::take(&data_dir)?;
+        let authority = identity::authority_at(&self.ca, &self.cluster.cluster)?;
+        let (me, _) = dir.identity(PeerRole::Gateway, &authority)?;
+        let membership = Membership::etcd(&self.cluster.etcd, &self.cluster.cluster).await?;
+        let (link, _threads) = roles::quic(&me, (self.cluster.listen, 0).into())?;
+        let mut config = GatewayConfig::new((self.http.host, self.http.port).into());
+        config.api_keys.clone_from(&self.http.api_key);
+        config.hub = HubCache::from_variables(|name| std::env::var_os(name));
+        let (owner, listener) = shutdown();
+        let mut gateway = roles::gateway(&membership, config, link, listener).await?;
+        say(&format!("gateway on http://{}", gateway.address()));
+        asked_to_end().await;
+        owner.begin();
+        gateway.wait().await;
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+//! What a person types. Each command is one file: its arguments and the call that they become.
+//!
+//! Exit codes: 0 an orderly end, 1 a failure while running, 2 arguments, model or configuration
+//! that cannot work (nothing was started).
+
+mod args;
+mod chat;
+mod gateway;
+mod member;
+mod node;
+mod serve;
+mod up;
+
+use std::{fmt, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use troupe_runtime::telemetry::{self, LogFormat, TelemetryConfig};
+
+/// Serves large language models on plain machines.
+///
+/// On one machine, `troupe serve MODEL` is all there is. On several, `troupe up` on the first and
+/// `troupe node` on the others find each other through etcd and serve what is declared.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    logging: Logging,
+}
+
+#[derive(Debug, clap::Args)]
+struct Logging {
+    /// What is logged: error, warn, info, debug, trace, or per module (`troupe_actors=debug,info`).
+    #[arg(long, global = true, value_name = "FILTER", env = "TROUPE_LOG", default_value = "info")]
+    log: String,
+    /// How a log line looks.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    log_format: Format,
+    /// Where traces are sent, as http://collector:4318.
+    #[arg(long, global = true, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    otlp_traces_endpoint: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve one model on this machine, behind an OpenAI-compatible endpoint.
+    Serve(Box<serve::Serve>),
+    /// Start a stack on this host: controller, gateway and node, or some of them.
+    Up(Box<up::Up>),
+    /// Offer this host's devices to a cluster.
+    Node(node::NodeCommand),
+    /// Serve the HTTP API in front of a cluster.
+    Gateway(gateway::GatewayCommand),
+    /// Talk to a served model.
+    Chat(chat::Chat),
+    /// One member of a group: started by its node, never by a person.
+    #[command(hide = true)]
+    Member,
+}
+
+/// A failure with its exit code.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// Arguments, model or configuration cannot work; nothing was started.
+    pub(crate) fn usage(message: impl fmt::Display) -> Self {
+        Self { code: 2, message: message.to_string() }
+    }
+
+    /// It failed while running.
+    pub(crate) fn run(message: impl fmt::Display) -> Self {
+        Self { code: 1, message: message.to_string() }
+    }
+
+    /// A usage failure with all its causes.
+    pub(crate) fn of(error: &dyn std::error::Error) -> Self {
+        Self::usage(troupe_runtime::error::chain(error))
+    }
+}
+
+/// Runs a command to its end.
+pub(crate) fn run(cli: Cli) -> ExitCode {
+    match start(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            say(&format!("troupe: {}", failure.message));
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn start(cli: Cli) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::run(format!("cannot start threads: {error}")))?;
+    let telemetry = TelemetryConfig {
+        log_filter: cli.logging.log,
+        log_format: match cli.logging.log_format {
+            Format::Text => LogFormat::Text,
+            Format::Json => LogFormat::Json,
+        },
+        otlp_endpoint: cli.logging.otlp_traces_endpoint,
+        service_name: "troupe".into(),
+    };
+    // Held to the end, so that the last spans are sent.
+    let _telemetry = telemetry::init(&telemetry).map_err(|error| Failure::of(&error))?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Serve(serve) => serve.run().await,
+            Command::Up(up) => up.run().await,
+            Command::Node(node) => node.run().await,
+            Command::Gateway(gateway) => gateway.run().await,
+            Command::Chat(chat) => chat.run().await,
+            Command::Member => member::run().await,
+        }
+    })
+}
+
+/// Says something to the person at the terminal. Logs have their own way.
+#[expect(clippy::print_stderr, reason = "this is the one place that speaks to the terminal")]
+pub(crate) fn say(text: &str) {
+    eprintln!("{text}");
+}

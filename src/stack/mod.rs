@@ -1,0 +1,36 @@
+//! Puts a process together from its roles: what `serve`, `up`, `node` and `gateway` have in common.
+//!
+//! - [`identity`]: data directories, certificates, who this process is
+//! - [`roles`]: starts a node, a controller, a gateway
+//! - [`declare`]: writes services to the store, waits for them
+//! - [`http`]: a small HTTP client for our own endpoints
+
+pub(crate) mod declare;
+pub(crate) mod http;
+pub(crate) mod identity;
+pub(crate) mod roles;
+
+use std::path::PathBuf;
+
+/// Where things go that can be made again: `$XDG_CACHE_HOME/troupe`, else `~/.cache/troupe`.
+pub(crate) fn cache_dir() -> PathBuf {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    variable("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".cache")))
+        .unwrap_or_else(std::env::temp_dir)
+        .join("troupe")
+}
+
+/// Returns when the process is asked to end: SIGTERM, or Ctrl-C.
+pub(crate) async fn asked_to_end() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        let _ = tokio::signal::ctrl_c().await;
+        return;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}

@@ -1,0 +1,227 @@
+//! Starts the roles of a process. Each gives back what keeps it running; dropping that ends it.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use ractor::{Actor, ActorRef};
+use tokio::task::JoinHandle;
+use troupe_actors::{
+    controller::{
+        actor::{Controller, ControllerArgs, ControllerMsg},
+        plan::Timing,
+    },
+    leader::observe::Observer,
+    member::load::Models,
+    node::{
+        actor::{Node, NodeArgs, NodeMsg, Spawn},
+        child::Processes,
+        inside::Inside,
+    },
+};
+use troupe_gateway::{GatewayConfig, GatewayHandle};
+use troupe_runtime::{
+    discovery::{
+        Lease, Registry,
+        directory::NodeRecord,
+        embedded::EmbeddedRegistry,
+        etcd::{EtcdConfig, EtcdRegistry},
+        keys::Keys,
+    },
+    id::NodeId,
+    shutdown::Shutdown,
+    telemetry::metrics::Metrics,
+    transport::{
+        Link, LocalNetwork, PeerIdentity, PeerRole, QuicConfig, QuicLink, TransportRuntime,
+        tls::Identity,
+    },
+};
+use uuid::Uuid;
+
+use crate::cli::Failure;
+
+/// The store of a cluster and what a process holds in it.
+pub(crate) struct Membership {
+    /// The store.
+    pub(crate) registry: Arc<dyn Registry>,
+    /// Its keys.
+    pub(crate) keys: Keys,
+    /// Under which this process's records stand.
+    pub(crate) lease: Arc<dyn Lease>,
+    /// How long the controller waits for what.
+    pub(crate) timing: Timing,
+}
+
+impl Membership {
+    /// A store of this process's own.
+    pub(crate) async fn embedded() -> Result<Self, Failure> {
+        let registry: Arc<dyn Registry> = Arc::new(EmbeddedRegistry::new());
+        let timing = Timing { lease: LEASE, settle: Duration::ZERO };
+        Self::in_registry(registry, Keys::new("local"), timing).await
+    }
+
+    /// The store that etcd holds.
+    pub(crate) async fn etcd(endpoints: &[String], cluster: &str) -> Result<Self, Failure> {
+        let registry = EtcdRegistry::new(EtcdConfig::new(endpoints))
+            .await
+            .map_err(|error| Failure::usage(error.to_string()))?;
+        let timing = Timing { lease: LEASE, settle: LEASE };
+        Self::in_registry(Arc::new(registry), Keys::new(cluster), timing).await
+    }
+
+    async fn in_registry(
+        registry: Arc<dyn Registry>,
+        keys: Keys,
+        timing: Timing,
+    ) -> Result<Self, Failure> {
+        let lease =
+            registry.lease(LEASE).await.map_err(|error| Failure::run(error.to_string()))?;
+        Ok(Self { registry, keys, lease, timing })
+    }
+}
+
+/// A running actor; dropping it kills the actor and what it supervises.
+pub(crate) struct Running<M: ractor::Message> {
+    actor: ActorRef<M>,
+    ended: Option<JoinHandle<()>>,
+}
+
+impl<M: ractor::Message> Running<M> {
+    /// Returns when the actor has ended by itself, which is always a fault.
+    pub(crate) async fn ended(&mut self) {
+        if let Some(ended) = self.ended.as_mut() {
+            let _ = ended.await;
+        }
+    }
+}
+
+impl<M: ractor::Message> Drop for Running<M> {
+    fn drop(&mut self) {
+        self.actor.kill();
+    }
+}
+
+/// What a host is and offers.
+pub(crate) struct HostOffer {
+    /// Its identity.
+    pub(crate) id: NodeId,
+    /// Its name.
+    pub(crate) name: String,
+    /// Its devices.
+    pub(crate) devices: u32,
+    /// What it must not forget; none for a host that lives as long as its store.
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// Starts a node.
+pub(crate) async fn node(
+    membership: &Membership,
+    offer: HostOffer,
+    spawn: Arc<dyn Spawn>,
+) -> Result<Running<NodeMsg>, Failure> {
+    let key = membership.keys.name(&offer.name);
+    let mine = membership
+        .lease
+        .claim(&key, offer.id.to_string().into_bytes())
+        .await
+        .map_err(|error| Failure::run(error.to_string()))?;
+    if !mine {
+        return Err(Failure::usage(format!(
+            "a host named {} is in the cluster already; give this one another --name",
+            offer.name
+        )));
+    }
+    let record = NodeRecord {
+        id: offer.id,
+        name: offer.name,
+        process: Uuid::now_v7(),
+        devices: offer.devices,
+        device_kind: "cpu".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let args = NodeArgs {
+        record,
+        registry: membership.registry.clone(),
+        keys: membership.keys.clone(),
+        lease: membership.lease.clone(),
+        spawn,
+        data_dir: offer.data_dir,
+    };
+    let (actor, ended) =
+        Actor::spawn(None, Node, args).await.map_err(|error| Failure::run(error.to_string()))?;
+    Ok(Running { actor, ended: Some(ended) })
+}
+
+/// Starts a controller.
+pub(crate) async fn controller(membership: &Membership) -> Result<Running<ControllerMsg>, Failure> {
+    let args = ControllerArgs {
+        registry: membership.registry.clone(),
+        keys: membership.keys.clone(),
+        lease: membership.lease.clone(),
+        timing: membership.timing,
+    };
+    let (actor, ended) = Actor::spawn(None, Controller, args)
+        .await
+        .map_err(|error| Failure::run(error.to_string()))?;
+    Ok(Running { actor, ended: Some(ended) })
+}
+
+/// Starts a gateway.
+pub(crate) async fn gateway(
+    membership: &Membership,
+    config: GatewayConfig,
+    link: Arc<dyn Link>,
+    shutdown: Shutdown,
+) -> Result<GatewayHandle, Failure> {
+    let (registry, keys) = (membership.registry.clone(), membership.keys.clone());
+    troupe_gateway::serve(config, link, registry, keys, shutdown)
+        .await
+        .map_err(|error| Failure::of(&error))
+}
+
+/// A network inside this process: members live in it, and the gateway reaches them.
+pub(crate) fn inside(
+    id: NodeId,
+    models: Arc<dyn Models>,
+    metrics: &Metrics,
+    model_name: &str,
+) -> (Arc<dyn Link>, Arc<dyn Spawn>) {
+    let network = LocalNetwork::new();
+    let identity =
+        |role| PeerIdentity { cluster: "local".into(), role, node: id };
+    let link = network.link(identity(PeerRole::Control));
+    let observer = Observer::new(metrics, model_name);
+    let spawn = Inside { network, identity: identity(PeerRole::Node), models, observer };
+    (link, Arc::new(spawn))
+}
+
+/// Members as processes of this binary.
+pub(crate) fn processes(
+    bind: std::net::IpAddr,
+    identity_dir: PathBuf,
+    cluster: &str,
+) -> Result<Arc<dyn Spawn>, Failure> {
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::run(format!("cannot find this program's file: {error}")))?;
+    Ok(Arc::new(Processes {
+        program,
+        args: vec!["member".into()],
+        bind: bind.to_string(),
+        data_dir: identity_dir,
+        cluster: cluster.to_owned(),
+    }))
+}
+
+/// A link over QUIC, with the threads that it lives on. Drop the link before the threads.
+pub(crate) fn quic(
+    identity: &Identity,
+    listen: SocketAddr,
+) -> Result<(Arc<dyn Link>, TransportRuntime), Failure> {
+    let threads = TransportRuntime::new(1)
+        .map_err(|error| Failure::run(format!("cannot start threads: {error}")))?;
+    let config = QuicConfig { listen, ..QuicConfig::default() };
+    let link =
+        QuicLink::bind(identity, &config, &threads).map_err(|error| Failure::of(&error))?;
+    Ok((link, threads))
+}
+
+/// How long this process's records outlive it.
+const LEASE: Duration = Duration::from_secs(3);
