@@ -16,33 +16,18 @@ fn the_tree_keeps_every_rule() {
     let complaints: Vec<String> = RULES
         .iter()
         .flat_map(|(name, rule)| {
-            rule(&files)
-                .into_iter()
-                .map(move |text| format!("{name}: {text}"))
+            rule(&files).into_iter().map(move |text| format!("{name}: {text}"))
         })
         .collect();
-    assert!(
-        complaints.is_empty(),
-        "{} complaints\n{}",
-        complaints.len(),
-        complaints.join("\n")
-    );
+    assert!(complaints.is_empty(), "{} complaints\n{}", complaints.len(), complaints.join("\n"));
 }
 
 /// Rules over an empty list hold trivially, so the list must be the tree.
 #[test]
 fn the_tree_is_really_read() {
     let files = tree::read();
-    for path in [
-        "Cargo.toml",
-        "runtime/src/lib.rs",
-        "gpu/src/executor.rs",
-        "tests/tidy.rs",
-    ] {
-        assert!(
-            files.iter().any(|file| file.path == path),
-            "{path} was not read"
-        );
+    for path in ["Cargo.toml", "runtime/src/lib.rs", "gpu/src/executor.rs", "tests/tidy.rs"] {
+        assert!(files.iter().any(|file| file.path == path), "{path} was not read");
     }
     assert!(!files.iter().any(|file| file.path.starts_with("target/")));
 }

@@ -15,7 +15,10 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 
-use crate::error::ApiError;
+use crate::{
+    error::ApiError,
+    fields::{fields_of, unread},
+};
 
 /// How long a client may take to send its body.
 const BODY_DEADLINE: Duration = Duration::from_secs(60);
@@ -32,7 +35,8 @@ impl JsonBody {
     /// Reads the body, at most `limit_bytes` of it.
     ///
     /// # Errors
-    /// [`ApiError`] for a wrong content type, a body that is too large, late, too deep or no object.
+    /// [`ApiError`] for a wrong content type, a body that is too large, late, too deep or no
+    /// object.
     pub(crate) async fn read(request: Request<Body>, limit_bytes: usize) -> Result<Self, ApiError> {
         check_content_type(request.headers())?;
         let body = Limited::new(request.into_body(), limit_bytes).collect();
@@ -64,6 +68,24 @@ impl JsonBody {
                 Err(error) => Err(not_json(&error)),
             },
         }
+    }
+
+    /// The body as the two types that its endpoint reads.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub(crate) fn parse_both<A, B>(&self) -> Result<(A, B), ApiError>
+    where
+        A: DeserializeOwned,
+        B: DeserializeOwned,
+    {
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            let unread = unread(&self.0, &[fields_of::<A>(), fields_of::<B>()]);
+            if !unread.is_empty() {
+                tracing::debug!(fields = unread.join(","), "request fields without effect");
+            }
+        }
+        Ok((self.parse()?, self.parse()?))
     }
 
     /// The body as a type. Fields that the type does not have are ignored.

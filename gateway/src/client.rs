@@ -1,7 +1,8 @@
 //! One attempt: a `Generate` conversation with a leader.
 //!
 //! Dropping an [`Attempt`] is the abort: its stream resets, and the leader frees what it held. An
-//! attempt that ended in order should be [`Attempt::close`]d instead, so that the leader sees an end.
+//! attempt that ended in order should be [`Attempt::close`]d instead, so that the leader sees an
+//! end.
 
 use std::{sync::Arc, time::Duration};
 

@@ -2,8 +2,8 @@
 //!
 //! Between an engine and a client that does not read stand only bounded buffers, so such a client
 //! holds up its own stream and nothing else; but it would hold it for as long as TCP keeps the
-//! connection. Here a write that makes no progress for a time fails, which ends the connection, drops
-//! the answer and so aborts the request.
+//! connection. Here a write that makes no progress for a time fails, which ends the connection,
+//! drops the answer and so aborts the request.
 
 use std::{
     io,

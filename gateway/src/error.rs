@@ -119,9 +119,7 @@ impl From<PublicError> for ApiError {
     fn from(error: PublicError) -> Self {
         let api = match error.kind {
             ErrorKind::BadRequest => Self::bad_request(error.message),
-            ErrorKind::NotFound => {
-                Self::new(StatusCode::NOT_FOUND, "NotFoundError", error.message)
-            }
+            ErrorKind::NotFound => Self::new(StatusCode::NOT_FOUND, "NotFoundError", error.message),
             ErrorKind::Overloaded => Self::busy(),
             ErrorKind::Unavailable => Self::unavailable(error.message),
             ErrorKind::DeadlineExceeded => Self::deadline(error.message),

@@ -1,21 +1,21 @@
 //! Floor 3: HTTP and OpenAI's API in front, the cluster behind.
 //!
-//! One request, straight through: [`routes`] read it and ask for an [`admission`] permit, [`ingress`]
-//! checks it once and for all and makes it tokens, [`placement`] picks an endpoint, [`client`] hands it
-//! to that endpoint's leader, and [`egress`] turns what comes back into text, events and usage.
-//! Dropping any part of it drops everything behind it: that is how a client's going away aborts its
-//! request.
+//! One request, straight through: `routes` read it and ask for an `admission` permit,
+//! `ingress` checks it once and for all and makes it tokens, `placement` picks an endpoint,
+//! `client` hands it to that endpoint's leader, and `egress` turns what comes back into text,
+//! events and usage. Dropping any part of it drops everything behind it: that is how a client's
+//! going away aborts its request.
 //!
 //! # Layout
-//! - [`server`]: which path goes where, the accept loop, draining; [`connection`]: slow clients
-//! - [`config`]: settings; [`state`]: what handlers share
-//! - [`auth`], [`admission`], [`body`]: who may ask, how many at once, how large
-//! - [`error`]: every failure as a response
-//! - [`openai`]: the API's types; [`routes`]: its endpoints
-//! - [`ingress`]: request to [`ingress::prepared::Prepared`]; [`model`]: tokenizers and templates
-//! - [`placement`]: which endpoint; [`client`]: one attempt there
-//! - [`egress`]: chunks to text to answer
-//! - [`metrics`]: what is measured
+//! - `server`: which path goes where, the accept loop, draining; `connection`: slow clients
+//! - `config`: settings; `state`: what handlers share
+//! - `auth`, `admission`, `body`, `fields`: who may ask, how many at once, how large
+//! - `error`: every failure as a response
+//! - [`openai`]: the API's types; `routes`: its endpoints
+//! - `ingress`: request to `ingress::prepared::Prepared`; `model`: tokenizers and templates
+//! - `placement`: which endpoint; `client`: one attempt there
+//! - `egress`: chunks to text to answer
+//! - `metrics`: what is measured
 //!
 //! What is deliberately absent: any knowledge of how an engine works. Gateways and engines meet in
 //! `troupe_runtime::wire`, and this crate never depends on theirs.
@@ -28,6 +28,7 @@ mod config;
 mod connection;
 mod egress;
 mod error;
+mod fields;
 mod gateway;
 mod ingress;
 mod metrics;

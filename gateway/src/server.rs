@@ -24,7 +24,7 @@ use tokio::{
     time::Instant,
 };
 use tracing::Instrument;
-use troupe_runtime::shutdown::Shutdown;
+use troupe_runtime::{shutdown::Shutdown, telemetry};
 
 use crate::{
     auth::{self, ApiKeys},
@@ -74,11 +74,16 @@ async fn observe(
     next: Next,
 ) -> Response {
     let timeout = gateway.config.request_timeout;
-    let context = RequestContext::new(request.headers(), Instant::now(), timeout);
+    let mut context = RequestContext::new(request.headers(), Instant::now(), timeout);
     // Paths that are no routes are counted as one, or anybody could fill the metrics.
     let handler = path.as_ref().map_or("none", MatchedPath::as_str).to_owned();
     let method = request.method().to_string();
     let span = tracing::info_span!("request", id = %context.id, %method, path = %handler);
+    if let Some(client) = &context.traceparent {
+        telemetry::set_parent(&span, client);
+    }
+    // Without a collector there is no span of ours to hang on, so the client's is passed on.
+    context.traceparent = telemetry::otel::traceparent_of(&span).or(context.traceparent);
     let id = HeaderValue::from_str(&context.id);
     request.extensions_mut().insert(context);
     let mut response = next.run(request).instrument(span).await;

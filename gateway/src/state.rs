@@ -41,7 +41,12 @@ impl Gateway {
 
     /// A permit for one request.
     pub(crate) fn admit(&self) -> Result<Permit, ApiError> {
-        self.admission.admit().inspect_err(|_| self.metrics.rejected("concurrency"))
+        self.admission.admit().inspect_err(|_| {
+            // Which model it is for is not known yet: it is counted for the first that is served.
+            if let Ok(served) = self.directory.resolve(None) {
+                self.metrics.of(&served.name).rejected();
+            }
+        })
     }
 
     /// Something that must not take longer than the request has.
@@ -62,11 +67,11 @@ impl Gateway {
         context: &RequestContext,
     ) -> Deltas {
         let meter = Meter::new(
-            Arc::clone(&self.metrics),
-            request.served_name.clone(),
+            self.metrics.of(&request.served_name),
             context.arrived,
             prompt.tokens.len() as u32,
-            (request.n, prompt.options.max_tokens),
+            request.n,
+            prompt.options.max_tokens,
         );
         let directory = Arc::clone(&self.directory);
         Box::pin(execute(directory, Arc::clone(request), prompt, meter))

@@ -1,5 +1,6 @@
-//! Whole steps of a tiny model through the executor: what a token costs beside its arithmetic. Models
-//! of this size compute for a few microseconds, so anything wasted per operation or per step shows.
+//! Whole steps of a tiny model through the executor: what a token costs beside its arithmetic.
+//! Models of this size compute for a few microseconds, so anything wasted per operation or per step
+//! shows.
 //!
 //! Prints tokens per second as `elem/s`. `TROUPE_GOLDEN_DIR` names the full golden set, which has
 //! stories260k; without it a model of the committed selection is taken.
@@ -21,6 +22,10 @@ use troupe_runtime::{
     wire::generate::SamplingOptions,
 };
 
+#[allow(dead_code)]
+#[path = "../../tests/support/golden.rs"]
+mod golden;
+
 criterion_group!(steps, decode, prefill, decode_on_two_ranks);
 criterion_main!(steps);
 
@@ -29,11 +34,8 @@ const CONTEXT: usize = 256;
 const SEQUENCES: usize = 16;
 
 fn folder() -> PathBuf {
-    let golden = std::env::var_os("TROUPE_GOLDEN_DIR").map(PathBuf::from);
-    let committed = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
-    let models = golden.unwrap_or(committed).join("models");
-    let named = ["stories260k", "tiny-llama-tied"].map(|name| models.join(name));
-    named.into_iter().find(|folder| folder.is_dir()).expect("a golden model")
+    let named = ["stories260k", "tiny-llama-tied"];
+    named.into_iter().find_map(golden::model).expect("a golden model")
 }
 
 fn load(threads: usize, collective: Box<dyn Collective>) -> Box<dyn Executor> {
@@ -87,9 +89,6 @@ fn batch(sequences: usize, computed: usize, count: usize) -> StepBatch {
 fn step(executor: &mut dyn Executor, batch: &StepBatch) {
     let output = executor.forward(batch, StageInput::Tokens).expect("a step");
     let StageOutput::Logits(logits) = output else { panic!("one stage only") };
-    if executor.coordinate().tp > 0 {
-        return;
-    }
     let options = SamplingOptions { temperature: 0.0, ..SamplingOptions::default() };
     let requests: Vec<_> = batch
         .sequences
@@ -135,25 +134,19 @@ fn prefill(criterion: &mut Criterion) {
     }
 }
 
-/// Adds what two meetings per layer cost.
+/// Adds what two meetings per layer cost. The other rank runs steps for as long as there is one.
 fn decode_on_two_ranks(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decode_on_two_ranks");
     group.throughput(Throughput::Elements(1));
     let batch = batch(1, 100, 1);
     let ranks = LocalCollective::group(2, Duration::from_secs(60));
-    let mut ranks: Vec<_> = ranks.into_iter().map(|rank| load(1, Box::new(rank))).collect();
-    group.bench_function("1", |bencher| {
-        bencher.iter_custom(|iterations| {
-            let start = std::time::Instant::now();
-            thread::scope(|scope| {
-                for rank in &mut ranks {
-                    let batch = &batch;
-                    scope.spawn(move || {
-                        (0..iterations).for_each(|_| step(rank.as_mut(), batch));
-                    });
-                }
-            });
-            start.elapsed()
-        });
+    let mut ranks = ranks.into_iter().map(|rank| load(1, Box::new(rank)));
+    let (first, second) = (ranks.next(), ranks.next());
+    let (mut first, mut second) = first.zip(second).expect("two ranks");
+    thread::scope(|scope| {
+        let other = scope.spawn(|| while second.forward(&batch, StageInput::Tokens).is_ok() {});
+        group.bench_function("1", |bencher| bencher.iter(|| step(first.as_mut(), &batch)));
+        drop(first);
+        other.join().expect("the other rank ends with an error");
     });
 }

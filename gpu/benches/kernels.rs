@@ -1,6 +1,6 @@
 //! The CPU device's kernels at the shapes of a 125M model: hidden 768, 12 heads of 64, ffn 2048 and
-//! a vocabulary of 50,257. Products of one row print bytes per second (they read every weight once),
-//! the rest prints floating-point operations per second as `elem/s`.
+//! a vocabulary of 50,257. Products of one row print bytes per second (they read every weight
+//! once), the rest prints floating-point operations per second as `elem/s`.
 //!
 //! `cargo bench -p troupe-gpu`, or with a filter behind `--`. Threads: all that the machine has.
 

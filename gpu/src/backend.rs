@@ -80,8 +80,12 @@ pub trait Backend: Send + 'static {
     ///
     /// # Errors
     /// [`DeviceError::OutOfMemory`].
-    fn alloc(&mut self, capacity: usize, columns: usize, dtype: Dtype)
-    -> Result<Self::Buffer, DeviceError>;
+    fn alloc(
+        &mut self,
+        capacity: usize,
+        columns: usize,
+        dtype: Dtype,
+    ) -> Result<Self::Buffer, DeviceError>;
 
     /// Takes weights over, in whatever layout the kernels want; the source is not needed after.
     ///
@@ -96,8 +100,9 @@ pub trait Backend: Send + 'static {
     /// [`DeviceError::Contract`] if there is more than one row.
     fn prepare_vector(&mut self, source: &DenseMatrix<'_>) -> Result<Self::Vector, DeviceError>;
 
-    /// Tables of `cos(p * f) * attention_factor` and the same with sine for every position `p` below
-    /// `positions` and every `f` of `inverse_frequencies`. The product `p * f` is rounded to `f32`.
+    /// Tables of `cos(p * f) * attention_factor` and the same with sine for every position `p`
+    /// below `positions` and every `f` of `inverse_frequencies`. The product `p * f` is rounded to
+    /// `f32`.
     ///
     /// # Errors
     /// [`DeviceError::OutOfMemory`].
@@ -165,8 +170,9 @@ pub trait Backend: Send + 'static {
 
     // --- A step ---------------------------------------------------------------------------------
 
-    /// Checks a batch and turns it into device input that all layers of the step reuse. `kv` has one
-    /// pool per group, in group order. Every block id is checked here, so that no kernel has to.
+    /// Checks a batch and turns it into device input that all layers of the step reuse. `kv` has
+    /// one pool per group, in group order. Every block id is checked here, so that no kernel has
+    /// to.
     ///
     /// # Errors
     /// [`DeviceError::Contract`] if the batch breaks a limit, its rows are not consecutive, a block

@@ -1,8 +1,8 @@
 //! Element types that weights, activations and KV are stored in, and the one place where a value is
 //! widened or rounded.
 //!
-//! Arithmetic is always in `f32`; these types only say how a value lies in memory. Widening is exact,
-//! rounding is to nearest, ties to even, the same on every path.
+//! Arithmetic is always in `f32`; these types only say how a value lies in memory. Widening is
+//! exact, rounding is to nearest, ties to even, the same on every path.
 
 use half::{bf16, f16};
 use troupe_runtime::wire::kv::WireDtype;

@@ -40,7 +40,8 @@ pub trait Executor: Send {
     ///
     /// # Errors
     /// [`DeviceError`]: the rank is unusable afterwards and its member must fail.
-    fn forward(&mut self, batch: &StepBatch, input: StageInput) -> Result<StageOutput, DeviceError>;
+    fn forward(&mut self, batch: &StepBatch, input: StageInput)
+    -> Result<StageOutput, DeviceError>;
 
     /// Chooses one token for each request, in order. Only at tensor rank 0 of the last stage, where
     /// the logits of the whole vocabulary are; other ranks of the last stage drop their handle.

@@ -121,10 +121,8 @@ impl<B: Backend> RankExecutor<B> {
             kernel_path: backend.kernel_path().to_owned(),
         };
         let (rows, hidden) = (request.limits.max_num_batched_tokens, request.config.hidden_size);
-        let widths = (models::family::<B>(request.config.architecture).widths)(
-            &request.config,
-            plan.shard,
-        )?;
+        let widths =
+            (models::family::<B>(request.config.architecture).widths)(&request.config, plan.shard)?;
         let activations = StepActivations::new(&mut backend, rows, widths)?;
         let group = TensorGroup::new(&mut backend, request.collective, (rows, hidden))?;
         let meta = backend.step_meta(&plan.limits)?;

@@ -1,9 +1,9 @@
 //! Which layers a pipeline stage has: consecutive ones, so that the dearest stage is as cheap as
 //! possible.
 //!
-//! A stage's cost is the weights that a decode step reads there, because reading them is what decode
-//! is bound by. So the head counts in full (with a large vocabulary it weighs as much as several
-//! layers) and the embedding counts as the one row that is read of it.
+//! A stage's cost is the weights that a decode step reads there, because reading them is what
+//! decode is bound by. So the head counts in full (with a large vocabulary it weighs as much as
+//! several layers) and the embedding counts as the one row that is read of it.
 
 use std::ops::Range;
 

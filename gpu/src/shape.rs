@@ -25,7 +25,8 @@ pub struct AttentionSpec {
     pub scale: f32,
     /// Which positions a row sees.
     pub mask: AttentionMask,
-    /// Scores become `cap * tanh(score / cap)`. No backend has it yet ([`DeviceError::Unsupported`]).
+    /// Scores become `cap * tanh(score / cap)`. No backend has it yet
+    /// ([`DeviceError::Unsupported`]).
     pub soft_cap: Option<f32>,
 }
 

@@ -85,7 +85,10 @@ impl<B: Backend> Executor for RankExecutor<B> {
             return Err(DeviceError::Failed("an earlier step failed".to_owned()));
         }
         let output = self.run(batch, input);
-        self.failed = output.is_err();
+        if output.is_err() {
+            self.failed = true;
+            self.context.group.abandon();
+        }
         output
     }
 

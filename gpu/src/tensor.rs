@@ -1,4 +1,5 @@
-//! Weights on the host, on their way to a device: borrowed bytes of a file, cut to this rank's share.
+//! Weights on the host, on their way to a device: borrowed bytes of a file, cut to this rank's
+//! share.
 //!
 //! A [`DenseMatrix`] has a row stride, so that a rank's column slice of a memory-mapped weight (a
 //! row-parallel layer) needs no copy. What a device makes of it is its own affair.

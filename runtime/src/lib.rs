@@ -14,6 +14,7 @@
 //!
 //! What is deliberately absent: any knowledge of HTTP, of devices, and of who plays which role.
 
+pub mod actor;
 pub mod backoff;
 pub mod clock;
 pub mod config;
@@ -21,6 +22,7 @@ pub mod discovery;
 pub mod error;
 pub mod id;
 pub mod model;
+pub mod prefix;
 pub mod shutdown;
 pub mod spec;
 pub mod telemetry;

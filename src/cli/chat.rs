@@ -111,7 +111,8 @@ async fn print_stream(mut body: Incoming) -> Result<String, Failure> {
     let mut tokens = 0;
     let mut pending = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Failure::run(format!("the answer broke off: {error}")))?;
+        let frame =
+            frame.map_err(|error| Failure::run(format!("the answer broke off: {error}")))?;
         let Some(data) = frame.data_ref() else { continue };
         pending.extend_from_slice(data);
         while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {

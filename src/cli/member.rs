@@ -53,10 +53,9 @@ async fn live(
     mut input: Receiver,
     say: mpsc::Sender<MemberToNode>,
 ) -> Result<(), Failure> {
-    let record = directory::from_bytes("the launch", &launch.record)
-        .map_err(|error| Failure::of(&error))?;
-    let identity =
-        Identity::load(launch.data_dir.as_ref()).map_err(|error| Failure::of(&error))?;
+    let record =
+        directory::from_bytes("the launch", &launch.record).map_err(|error| Failure::of(&error))?;
+    let identity = Identity::load(launch.data_dir.as_ref()).map_err(|error| Failure::of(&error))?;
     let bind: std::net::IpAddr =
         launch.bind.parse().map_err(|_| Failure::usage(format!("`{}`", launch.bind)))?;
     // Dropped after the link, which lives on them.

@@ -6,6 +6,7 @@
 mod args;
 mod chat;
 mod gateway;
+mod logging;
 mod member;
 mod node;
 mod serve;
@@ -14,7 +15,7 @@ mod up;
 use std::{fmt, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use troupe_runtime::telemetry::{self, LogFormat, TelemetryConfig};
+use troupe_runtime::telemetry;
 
 /// Serves large language models on plain machines.
 ///
@@ -26,26 +27,7 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
-    logging: Logging,
-}
-
-#[derive(Debug, clap::Args)]
-struct Logging {
-    /// What is logged: error, warn, info, debug, trace, or per module (`troupe_actors=debug,info`).
-    #[arg(long, global = true, value_name = "FILTER", env = "TROUPE_LOG", default_value = "info")]
-    log: String,
-    /// How a log line looks.
-    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
-    log_format: Format,
-    /// Where traces are sent, as http://collector:4318.
-    #[arg(long, global = true, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
-    otlp_traces_endpoint: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Format {
-    Text,
-    Json,
+    logging: logging::Logging,
 }
 
 #[derive(Debug, Subcommand)]
@@ -105,17 +87,8 @@ fn start(cli: Cli) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::run(format!("cannot start threads: {error}")))?;
-    let telemetry = TelemetryConfig {
-        log_filter: cli.logging.log,
-        log_format: match cli.logging.log_format {
-            Format::Text => LogFormat::Text,
-            Format::Json => LogFormat::Json,
-        },
-        otlp_endpoint: cli.logging.otlp_traces_endpoint,
-        service_name: "troupe".into(),
-    };
     // Held to the end, so that the last spans are sent.
-    let _telemetry = telemetry::init(&telemetry).map_err(|error| Failure::of(&error))?;
+    let _telemetry = telemetry::init(&cli.logging.config()).map_err(|error| Failure::of(&error))?;
     runtime.block_on(async {
         match cli.command {
             Command::Serve(serve) => serve.run().await,

@@ -32,7 +32,9 @@ impl NodeCommand {
     /// Runs until the process is asked to end.
     pub(crate) async fn run(self) -> Result<(), Failure> {
         if self.cluster.etcd.is_empty() {
-            return Err(Failure::usage("--etcd URLS is needed: hosts find each other through etcd"));
+            return Err(Failure::usage(
+                "--etcd URLS is needed: hosts find each other through etcd",
+            ));
         }
         let data_dir = self.cluster.data_dir.clone().ok_or_else(|| {
             Failure::usage("--data-dir DIR is needed: this host's identity is kept there")

@@ -100,8 +100,7 @@ pub(crate) async fn serve(mut launch: Launch, http: &HttpArgs) -> Result<(), Fai
     if place.in_process {
         config.more_metrics = Some(Arc::new(move || metrics.render()));
     }
-    let mut gateway =
-        roles::gateway(&membership, config, place.link.clone(), listener).await?;
+    let mut gateway = roles::gateway(&membership, config, place.link.clone(), listener).await?;
     let offer = HostOffer {
         id: place.id,
         name: identity::host_name(),
@@ -151,11 +150,7 @@ struct Place {
 }
 
 impl Place {
-    fn new(
-        launch: &Launch,
-        models: Arc<dyn Models>,
-        metrics: &Metrics,
-    ) -> Result<Self, Failure> {
+    fn new(launch: &Launch, models: Arc<dyn Models>, metrics: &Metrics) -> Result<Self, Failure> {
         if launch.member_per == MemberPer::Host {
             let id = NodeId(Uuid::now_v7());
             let (link, spawn) = roles::inside(id, models, metrics, &launch.model_name);

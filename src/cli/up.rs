@@ -58,7 +58,11 @@ impl Up {
     /// Runs until the process is asked to end.
     pub(crate) async fn run(self: Box<Self>) -> Result<(), Failure> {
         let services = self.services()?;
-        if self.cluster.etcd.is_empty() { self.alone(services).await } else { self.join(services).await }
+        if self.cluster.etcd.is_empty() {
+            self.alone(services).await
+        } else {
+            self.join(services).await
+        }
     }
 
     fn services(&self) -> Result<Vec<serde_json::Value>, Failure> {
@@ -114,8 +118,7 @@ impl Up {
         };
         let (_link, mut gateway, _threads) = match has(Role::Gateway) {
             true => {
-                let (link, threads) =
-                    roles::quic(&control, (self.cluster.listen, 0).into())?;
+                let (link, threads) = roles::quic(&control, (self.cluster.listen, 0).into())?;
                 let mut config = GatewayConfig::new((self.http.host, self.http.port).into());
                 config.api_keys.clone_from(&self.http.api_key);
                 config.hub = HubCache::from_variables(|name| std::env::var_os(name));
@@ -134,8 +137,7 @@ impl Up {
                     devices: self.host.devices,
                     data_dir: Some(dir.path().to_owned()),
                 };
-                let spawn =
-                    roles::processes(self.cluster.listen, node_dir, &self.cluster.cluster)?;
+                let spawn = roles::processes(self.cluster.listen, node_dir, &self.cluster.cluster)?;
                 Some(roles::node(&membership, offer, spawn).await?)
             }
             false => None,
@@ -161,8 +163,7 @@ impl Up {
 }
 
 fn demo_launch() -> Result<troupe_runtime::discovery::directory::Launch, Failure> {
-    let folder =
-        demo::folder(&cache_dir()).map_err(|error| Failure::run(error.to_string()))?;
+    let folder = demo::folder(&cache_dir()).map_err(|error| Failure::run(error.to_string()))?;
     let uri = folder.display().to_string();
     Ok(launch(uri, demo::NAME.into(), EngineFlags::default()))
 }

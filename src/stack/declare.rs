@@ -30,7 +30,9 @@ pub(crate) async fn declare(
     let stored = stored.and_then(|entry| serde_json::from_slice::<Value>(&entry.value).ok());
     let generation = match &stored {
         Some(stored) if stored.get("spec") == document.get("spec") => return Ok(spec),
-        Some(stored) => 1 + stored.pointer("/metadata/generation").and_then(Value::as_u64).unwrap_or(0),
+        Some(stored) => {
+            1 + stored.pointer("/metadata/generation").and_then(Value::as_u64).unwrap_or(0)
+        }
         None => 1,
     };
     if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {

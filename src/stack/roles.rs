@@ -2,8 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use ractor::{Actor, ActorRef};
-use tokio::task::JoinHandle;
+use ractor::Actor;
 use troupe_actors::{
     controller::{
         actor::{Controller, ControllerArgs, ControllerMsg},
@@ -19,6 +18,7 @@ use troupe_actors::{
 };
 use troupe_gateway::{GatewayConfig, GatewayHandle};
 use troupe_runtime::{
+    actor::Owned,
     discovery::{
         Lease, Registry,
         directory::NodeRecord,
@@ -72,30 +72,8 @@ impl Membership {
         keys: Keys,
         timing: Timing,
     ) -> Result<Self, Failure> {
-        let lease =
-            registry.lease(LEASE).await.map_err(|error| Failure::run(error.to_string()))?;
+        let lease = registry.lease(LEASE).await.map_err(|error| Failure::run(error.to_string()))?;
         Ok(Self { registry, keys, lease, timing })
-    }
-}
-
-/// A running actor; dropping it kills the actor and what it supervises.
-pub(crate) struct Running<M: ractor::Message> {
-    actor: ActorRef<M>,
-    ended: Option<JoinHandle<()>>,
-}
-
-impl<M: ractor::Message> Running<M> {
-    /// Returns when the actor has ended by itself, which is always a fault.
-    pub(crate) async fn ended(&mut self) {
-        if let Some(ended) = self.ended.as_mut() {
-            let _ = ended.await;
-        }
-    }
-}
-
-impl<M: ractor::Message> Drop for Running<M> {
-    fn drop(&mut self) {
-        self.actor.kill();
     }
 }
 
@@ -116,7 +94,7 @@ pub(crate) async fn node(
     membership: &Membership,
     offer: HostOffer,
     spawn: Arc<dyn Spawn>,
-) -> Result<Running<NodeMsg>, Failure> {
+) -> Result<Owned<NodeMsg>, Failure> {
     let key = membership.keys.name(&offer.name);
     let mine = membership
         .lease
@@ -145,23 +123,20 @@ pub(crate) async fn node(
         spawn,
         data_dir: offer.data_dir,
     };
-    let (actor, ended) =
-        Actor::spawn(None, Node, args).await.map_err(|error| Failure::run(error.to_string()))?;
-    Ok(Running { actor, ended: Some(ended) })
+    let spawned = Actor::spawn(None, Node, args).await;
+    spawned.map(Owned::new).map_err(|error| Failure::run(error.to_string()))
 }
 
 /// Starts a controller.
-pub(crate) async fn controller(membership: &Membership) -> Result<Running<ControllerMsg>, Failure> {
+pub(crate) async fn controller(membership: &Membership) -> Result<Owned<ControllerMsg>, Failure> {
     let args = ControllerArgs {
         registry: membership.registry.clone(),
         keys: membership.keys.clone(),
         lease: membership.lease.clone(),
         timing: membership.timing,
     };
-    let (actor, ended) = Actor::spawn(None, Controller, args)
-        .await
-        .map_err(|error| Failure::run(error.to_string()))?;
-    Ok(Running { actor, ended: Some(ended) })
+    let spawned = Actor::spawn(None, Controller, args).await;
+    spawned.map(Owned::new).map_err(|error| Failure::run(error.to_string()))
 }
 
 /// Starts a gateway.
@@ -185,8 +160,7 @@ pub(crate) fn inside(
     model_name: &str,
 ) -> (Arc<dyn Link>, Arc<dyn Spawn>) {
     let network = LocalNetwork::new();
-    let identity =
-        |role| PeerIdentity { cluster: "local".into(), role, node: id };
+    let identity = |role| PeerIdentity { cluster: "local".into(), role, node: id };
     let link = network.link(identity(PeerRole::Control));
     let observer = Observer::new(metrics, model_name);
     let spawn = Inside { network, identity: identity(PeerRole::Node), models, observer };
@@ -218,8 +192,7 @@ pub(crate) fn quic(
     let threads = TransportRuntime::new(1)
         .map_err(|error| Failure::run(format!("cannot start threads: {error}")))?;
     let config = QuicConfig { listen, ..QuicConfig::default() };
-    let link =
-        QuicLink::bind(identity, &config, &threads).map_err(|error| Failure::of(&error))?;
+    let link = QuicLink::bind(identity, &config, &threads).map_err(|error| Failure::of(&error))?;
     Ok((link, threads))
 }
 

@@ -92,6 +92,8 @@ impl Actor for Controller {
                 }
             }
         });
+        // At once, and then regularly.
+        myself.cast(ControllerMsg::Tick)?;
         myself.send_interval(TICK, || ControllerMsg::Tick);
         Ok(ControllerState {
             core: Core::new(args.timing, entropy(identity)),
@@ -210,7 +212,14 @@ impl ControllerState {
                 ControllerEffect::DeleteGroup(group) => Op::Delete(keys.group(&group)),
                 ControllerEffect::PutServiceStatus(namespace, name, status) => {
                     let (ready, replicas) = (status.ready, status.replicas);
-                    tracing::info!(namespace, name, ready, replicas, message = status.message, "service");
+                    tracing::info!(
+                        namespace,
+                        name,
+                        ready,
+                        replicas,
+                        message = status.message,
+                        "service"
+                    );
                     Op::Put(keys.service_status(&namespace, &name), directory::to_bytes(status))
                 }
             };

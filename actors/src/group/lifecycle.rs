@@ -150,9 +150,7 @@ impl Group {
                 self.done(now, step);
                 Vec::new()
             }
-            GroupEvent::Lost(member, why) => {
-                self.over(format!("member {member} is lost: {why}"))
-            }
+            GroupEvent::Lost(member, why) => self.over(format!("member {member} is lost: {why}")),
             GroupEvent::Tick => self.tick(now),
         }
     }
@@ -196,12 +194,7 @@ impl Group {
         Ok(())
     }
 
-    fn loaded(
-        &mut self,
-        now: Duration,
-        member: u32,
-        reports: Vec<RankReport>,
-    ) -> Vec<GroupEffect> {
+    fn loaded(&mut self, now: Duration, member: u32, reports: Vec<RankReport>) -> Vec<GroupEffect> {
         let ranks: Vec<_> = reports.iter().map(|report| report.rank).collect();
         if self.phase != Phase::Loading || self.expected.get(member as usize) != Some(&ranks) {
             return self.over(format!("member {member} reports ranks that are not its own"));

@@ -90,7 +90,9 @@ impl BlockPools {
         self.groups
             .iter()
             .map(|pool| (pool.total - pool.free.len() as u32, pool.total))
-            .max_by(|a, b| (u64::from(a.0) * u64::from(b.1)).cmp(&(u64::from(b.0) * u64::from(a.1))))
+            .max_by(|a, b| {
+                (u64::from(a.0) * u64::from(b.1)).cmp(&(u64::from(b.0) * u64::from(a.1)))
+            })
             .unwrap_or((0, 0))
     }
 

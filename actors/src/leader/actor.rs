@@ -12,11 +12,11 @@ use tokio::{
     time::Instant,
 };
 use troupe_runtime::{
-    error::{ErrorKind, PublicError},
+    actor::RemoteRef,
     transport::{Conversation, Stream},
     wire::{
         generate::{Finish, Generate, GenerateDown},
-        group::{Hello, MemberDown, MemberUp, RankReport},
+        group::{Hello, MemberDown, MemberUp},
         member::MemberToNode,
         status::{EndpointInfo, Load},
     },
@@ -24,13 +24,12 @@ use troupe_runtime::{
 
 use super::{
     describe::Endpoint,
-    doors,
-    engine::{Engine, EngineEffect, EngineEvent},
+    engine::{Engine, EngineEvent},
     observe::Observer,
     request::RequestKey,
     settings::EngineSettings,
 };
-use crate::group::lifecycle::{Group, GroupEffect, GroupEvent};
+use crate::group::lifecycle::{Group, GroupEvent};
 
 /// The actor.
 pub struct Leader;
@@ -41,17 +40,17 @@ pub enum LeaderMsg {
     /// A peer opened a conversation.
     Door(Conversation, Stream),
     /// A member introduced itself; what it is told goes here.
-    Joined(Hello, mpsc::Sender<MemberDown>),
+    Joined(Hello, RemoteRef<MemberDown>),
     /// A member speaks.
     Up(u32, MemberUp),
     /// A member's conversation is over.
     Gone(u32, String),
-    /// A gateway asks; what it is told goes here.
-    Submit(Box<Generate>, mpsc::Sender<GenerateDown>),
+    /// A gateway asks, through this door; what it is told goes here.
+    Submit(Box<Generate>, u64, RemoteRef<GenerateDown>),
     /// A gateway found the end of a choice.
     Finish(RequestKey, Finish),
-    /// A gateway is gone.
-    Abort(RequestKey),
+    /// The door through which it was asked is closed.
+    Abort(RequestKey, u64),
     /// Time has passed.
     Tick,
     /// End in order.
@@ -76,15 +75,17 @@ pub struct LeaderArgs {
 
 /// A leader's state.
 pub struct LeaderState {
-    args: LeaderArgs,
-    engine: Option<Engine>,
-    members: BTreeMap<u32, mpsc::Sender<MemberDown>>,
-    outboxes: BTreeMap<RequestKey, mpsc::Sender<GenerateDown>>,
-    info: watch::Sender<Option<EndpointInfo>>,
-    load: watch::Sender<Load>,
-    doors: JoinSet<()>,
+    pub(super) args: LeaderArgs,
+    pub(super) engine: Option<Engine>,
+    pub(super) members: BTreeMap<u32, RemoteRef<MemberDown>>,
+    pub(super) outboxes: BTreeMap<RequestKey, (u64, RemoteRef<GenerateDown>)>,
+    /// Numbers doors, so that a request that was asked twice is aborted by its own door only.
+    pub(super) last_door: u64,
+    pub(super) info: watch::Sender<Option<EndpointInfo>>,
+    pub(super) load: watch::Sender<Load>,
+    pub(super) doors: JoinSet<()>,
     /// Why it is over, once it is.
-    over: Option<String>,
+    pub(super) over: Option<String>,
 }
 
 impl Actor for Leader {
@@ -103,6 +104,7 @@ impl Actor for Leader {
             engine: None,
             members: BTreeMap::new(),
             outboxes: BTreeMap::new(),
+            last_door: 0,
             info: watch::channel(None).0,
             load: watch::channel(Load::default()).0,
             doors: JoinSet::new(),
@@ -121,9 +123,9 @@ impl Actor for Leader {
             LeaderMsg::Joined(hello, down) => state.join(hello, down),
             LeaderMsg::Up(member, up) => state.up(member, up),
             LeaderMsg::Gone(member, why) => state.group(GroupEvent::Lost(member, why)),
-            LeaderMsg::Submit(generate, outbox) => state.submit(generate, outbox),
+            LeaderMsg::Submit(generate, door, outbox) => state.submit(generate, door, outbox),
             LeaderMsg::Finish(key, finish) => state.engine(EngineEvent::Finish(key, finish)),
-            LeaderMsg::Abort(key) => state.engine(EngineEvent::Abort(key)),
+            LeaderMsg::Abort(key, door) => state.abort(key, door),
             LeaderMsg::Tick => {
                 state.engine(EngineEvent::Tick);
                 state.group(GroupEvent::Tick);
@@ -152,142 +154,6 @@ impl Actor for Leader {
             tracing::debug!("some peers did not take their last message in time");
         }
         Ok(())
-    }
-}
-
-impl LeaderState {
-    fn open(&mut self, myself: &ActorRef<LeaderMsg>, what: Conversation, stream: Stream) {
-        while self.doors.try_join_next().is_some() {}
-        match what {
-            Conversation::Group => self.doors.spawn(doors::group(myself.clone(), stream)),
-            Conversation::Generate => self.doors.spawn(doors::generate(myself.clone(), stream)),
-            Conversation::Status => {
-                let (info, load) = (self.info.subscribe(), self.load.subscribe());
-                self.doors.spawn(doors::status(info, load, stream))
-            }
-            // Tensors go to the ranks; the member's front door has taken them out.
-            Conversation::Bulk(_) => return,
-        };
-    }
-
-    fn join(&mut self, hello: Hello, down: mpsc::Sender<MemberDown>) {
-        self.members.entry(hello.member).or_insert(down);
-        self.group(GroupEvent::Hello(hello))
-    }
-
-    fn up(&mut self, member: u32, up: MemberUp) {
-        match up {
-            MemberUp::Hello(hello) => self.group(GroupEvent::Hello(hello)),
-            MemberUp::Loaded(reports) => self.group(GroupEvent::Loaded(member, reports)),
-            MemberUp::Progress(progress) => self.group(GroupEvent::Progress(progress)),
-            MemberUp::Failed(cause) => self.group(GroupEvent::Lost(member, cause)),
-            MemberUp::Result(result) => {
-                self.group(GroupEvent::Done(result.step));
-                self.engine(EngineEvent::Result(result))
-            }
-        }
-    }
-
-    fn submit(&mut self, generate: Box<Generate>, outbox: mpsc::Sender<GenerateDown>) {
-        let key = RequestKey { request: generate.request, attempt: generate.attempt };
-        let refusal = match (&self.engine, self.outboxes.contains_key(&key)) {
-            (None, _) => Some("the group does not serve yet"),
-            (Some(_), true) => Some("this attempt is under way already"),
-            (Some(_), false) => None,
-        };
-        if let Some(why) = refusal {
-            let error = PublicError::new(ErrorKind::Unavailable, why);
-            // The outbox is new and empty: there is room.
-            let _ = outbox.try_send(GenerateDown::Refused(error));
-            return;
-        }
-        self.outboxes.insert(key, outbox);
-        self.engine(EngineEvent::Submit(generate))
-    }
-
-    fn group(&mut self, event: GroupEvent) {
-        let now = self.now();
-        for effect in self.args.group.handle(now, event) {
-            match effect {
-                GroupEffect::Form(formation) => self.broadcast(&MemberDown::Form(formation)),
-                GroupEffect::Start(blocks, reports) => {
-                    self.broadcast(&MemberDown::Start(blocks.clone()));
-                    self.serve(&blocks, &reports);
-                }
-                GroupEffect::Refuse(member, why) => {
-                    tracing::warn!(member, why, "turn a member away");
-                }
-                GroupEffect::Over(cause) => self.fail(cause),
-            }
-        }
-    }
-
-    fn serve(&mut self, blocks: &[u32], reports: &[RankReport]) {
-        for report in reports {
-            tracing::info!(
-                rank = %report.rank,
-                weight_bytes_sharded = report.weight_bytes_sharded,
-                weight_bytes_replicated = report.weight_bytes_replicated,
-                replicated = ?report.replicated,
-                "rank loaded"
-            );
-        }
-        self.engine = Some(Engine::new(self.args.settings.clone(), blocks));
-        let info = self.args.endpoint.info(&self.args.settings, blocks, reports);
-        let record = self.args.endpoint.record(info.clone());
-        self.info.send_replace(Some(info));
-        // The node's queue has room for the few messages that a member ever sends.
-        let _ = self.args.node.try_send(MemberToNode::Ready(record));
-    }
-
-    fn engine(&mut self, event: EngineEvent) {
-        let now = self.now();
-        let Some(engine) = &mut self.engine else { return };
-        let effects = engine.handle(now, event);
-        let load = engine.load();
-        self.args.observer.load(&load, engine.preemptions());
-        self.load.send_if_modified(|told| std::mem::replace(told, load) != load);
-        for effect in effects {
-            match effect {
-                EngineEffect::Plan(plan) => {
-                    self.group(GroupEvent::Planned(plan.step));
-                    self.broadcast(&MemberDown::Step(plan));
-                }
-                EngineEffect::Send(key, down) => self.send(key, down),
-                EngineEffect::Close(key) => drop(self.outboxes.remove(&key)),
-                EngineEffect::Observe(observation) => self.args.observer.observe(&observation),
-            }
-        }
-    }
-
-    fn send(&mut self, key: RequestKey, down: GenerateDown) {
-        let Some(outbox) = self.outboxes.get(&key) else { return };
-        if outbox.try_send(down).is_ok() {
-            return;
-        }
-        // Full or closed: its gateway does not read.
-        self.outboxes.remove(&key);
-        self.engine(EngineEvent::Abort(key))
-    }
-
-    fn broadcast(&mut self, down: &MemberDown) {
-        for (member, outbox) in &self.members {
-            if outbox.try_send(down.clone()).is_err() {
-                tracing::debug!(member, "a member does not read; its door will say so");
-            }
-        }
-    }
-
-    /// Tells every request and ends: whoever supervises this actor takes it from here.
-    fn fail(&mut self, cause: String) {
-        let message = format!("The endpoint is gone: {cause}");
-        self.engine(EngineEvent::Fail(PublicError::new(ErrorKind::Unavailable, message)));
-        self.engine = None;
-        self.over = Some(cause);
-    }
-
-    fn now(&self) -> Duration {
-        self.args.origin.elapsed()
     }
 }
 

@@ -4,15 +4,16 @@
 //! a reader: what it says goes into a bounded outbox that the door empties, and an outbox that is
 //! full means a gateway that does not read, whose request is aborted.
 
-use std::time::Duration;
+use std::{ops::ControlFlow, time::Duration};
 
 use ractor::ActorRef;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use troupe_runtime::{
+    actor::{TheirEnd, converse, remote_ref},
     transport::{FrameReceiver, FrameSender, LinkError, Stream},
     wire::{
-        generate::{Generate, GenerateDown, GenerateUp},
-        group::{MemberDown, MemberUp},
+        generate::{Generate, GenerateUp},
+        group::MemberUp,
         status::{EndpointInfo, Load, StatusDown, StatusUp},
     },
 };
@@ -29,55 +30,21 @@ pub(super) async fn group(leader: ActorRef<LeaderMsg>, mut stream: Stream) {
         Err(error) => return tracing::warn!(%error, "a member did not say hello"),
     };
     let member = hello.member;
-    // Form, Start and Stop beside the plans in flight, of which there are at most one per stage.
-    let (down, outbox) = mpsc::channel(MEMBER_OUTBOX);
+    let (down, outbox) = remote_ref(MEMBER_OUTBOX);
     if leader.cast(LeaderMsg::Joined(hello, down)).is_err() {
         return;
     }
-    let why = carry_group(&leader, member, stream, outbox).await;
+    let deliver = |up| flow(leader.cast(LeaderMsg::Up(member, up)).is_ok());
+    let why = match converse(stream, outbox, TheirEnd::Ends, deliver).await {
+        Ok(()) => "it ended the conversation".to_owned(),
+        Err(error) => error.to_string(),
+    };
     // If the leader is gone, so is everything that this would tell it.
     let _ = leader.cast(LeaderMsg::Gone(member, why));
 }
 
-async fn carry_group(
-    leader: &ActorRef<LeaderMsg>,
-    member: u32,
-    stream: Stream,
-    mut outbox: mpsc::Receiver<MemberDown>,
-) -> String {
-    let Stream { mut sender, mut receiver } = stream;
-    let write = async {
-        while let Some(down) = outbox.recv().await {
-            if let Err(error) = sender.send(&down, SEND_DEADLINE).await {
-                return error.to_string();
-            }
-        }
-        // The leader turned the member away or is gone; what it said last is delivered.
-        let _ = sender.finish();
-        let _ = tokio::time::timeout(FLUSH, sender.stopped()).await;
-        "turned away".to_owned()
-    };
-    let read = async {
-        loop {
-            match receiver.next::<MemberUp>().await {
-                Ok(Some(up)) => {
-                    if leader.cast(LeaderMsg::Up(member, up)).is_err() {
-                        return "the leader is gone".to_owned();
-                    }
-                }
-                Ok(None) => return "it ended in order".to_owned(),
-                Err(error) => return error.to_string(),
-            }
-        }
-    };
-    tokio::select! {
-        why = read => why,
-        why = write => why,
-    }
-}
-
 /// Carries one request until it ends, is aborted, or its gateway is gone.
-pub(super) async fn generate(leader: ActorRef<LeaderMsg>, mut stream: Stream) {
+pub(super) async fn generate(leader: ActorRef<LeaderMsg>, door: u64, mut stream: Stream) {
     let start = match stream.receiver.expect::<GenerateUp>(FIRST_FRAME).await {
         Ok(GenerateUp::Start(generate)) => generate,
         Ok(GenerateUp::Finish(_)) => {
@@ -86,49 +53,25 @@ pub(super) async fn generate(leader: ActorRef<LeaderMsg>, mut stream: Stream) {
         Err(error) => return tracing::debug!(%error, "a gateway opened and asked nothing"),
     };
     let key = RequestKey { request: start.request, attempt: start.attempt };
-    let (outbox, down) = mpsc::channel(outbox_bound(&start));
-    if leader.cast(LeaderMsg::Submit(start, outbox)).is_err() {
+    let (down, outbox) = remote_ref(outbox_bound(&start));
+    if leader.cast(LeaderMsg::Submit(start, door, down)).is_err() {
         return;
     }
-    if let Err(error) = carry_request(&leader, key, stream, down).await {
+    let deliver = |up| match up {
+        GenerateUp::Finish(finish) => flow(leader.cast(LeaderMsg::Finish(key, finish)).is_ok()),
+        // A second start on one stream: no honest gateway does that.
+        GenerateUp::Start(_) => ControlFlow::Break(()),
+    };
+    // Whatever way it ended: for a request that is over already the abort says nothing new.
+    let ended = converse(stream, outbox, TheirEnd::GoOn, deliver).await;
+    if let Err(error) = ended {
         tracing::debug!(request = %key.request, %error, "the gateway is gone: abort");
-        let _ = leader.cast(LeaderMsg::Abort(key));
     }
+    let _ = leader.cast(LeaderMsg::Abort(key, door));
 }
 
-async fn carry_request(
-    leader: &ActorRef<LeaderMsg>,
-    key: RequestKey,
-    stream: Stream,
-    mut outbox: mpsc::Receiver<GenerateDown>,
-) -> Result<(), LinkError> {
-    let Stream { mut sender, mut receiver } = stream;
-    let mut hears = true;
-    loop {
-        tokio::select! {
-            biased;
-            down = outbox.recv() => {
-                let Some(down) = down else {
-                    sender.finish()?;
-                    // Delivered, or the gateway is gone: then nobody is left to be told.
-                    let _ = tokio::time::timeout(FLUSH, sender.stopped()).await;
-                    return Ok(());
-                };
-                sender.send(&down, SEND_DEADLINE).await?;
-            }
-            up = receiver.next::<GenerateUp>(), if hears => match up? {
-                Some(GenerateUp::Finish(finish)) => {
-                    let _ = leader.cast(LeaderMsg::Finish(key, finish));
-                }
-                Some(GenerateUp::Start(_)) => {
-                    return Err(LinkError::Malformed("a second start on one stream".into()));
-                }
-                // The gateway has nothing more to say, which is not the abort.
-                None => hears = false,
-            },
-            () = sender.stopped() => return Err(LinkError::Reset),
-        }
-    }
+fn flow(goes_on: bool) -> ControlFlow<()> {
+    if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
 }
 
 /// Tells one gateway what the endpoint is and how busy, for as long as it listens.
@@ -177,8 +120,6 @@ fn outbox_bound(generate: &Generate) -> usize {
 const FIRST_FRAME: Duration = Duration::from_secs(5);
 /// A peer that does not take a small frame for so long is gone.
 const SEND_DEADLINE: Duration = Duration::from_secs(30);
-/// Longest wait for a peer to take its last frame.
-const FLUSH: Duration = Duration::from_secs(1);
 /// At most so often is load told.
 const LOAD_INTERVAL: Duration = Duration::from_millis(50);
 /// Form, Start, Stop and a plan for each of at most 1021 stages.

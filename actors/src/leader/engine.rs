@@ -229,7 +229,10 @@ impl Engine {
     /// Most positions of one sequence: the model's context, or what the blocks can hold.
     fn longest(&self) -> u32 {
         let (_, blocks) = self.scheduler.usage();
-        self.settings.limits.max_model_len.min(blocks.saturating_mul(self.settings.limits.block_size))
+        self.settings
+            .limits
+            .max_model_len
+            .min(blocks.saturating_mul(self.settings.limits.block_size))
     }
 
     fn apply(&mut self, result: StepResult, effects: &mut Vec<EngineEffect>) {

@@ -5,10 +5,11 @@
 //! - [`settings`]: flags resolved against the model (pure)
 //! - [`describe`]: what the world is told once the group serves (pure)
 //! - [`observe`]: counts for `/metrics`
-//! - [`actor`]: carries events in and effects out
+//! - [`actor`]: carries events in; `acts`: and effects out
 //! - [`doors`]: one task per conversation, between a stream and the actor
 
 pub mod actor;
+mod acts;
 pub mod describe;
 pub mod doors;
 pub mod engine;

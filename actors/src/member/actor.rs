@@ -3,24 +3,24 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use troupe_runtime::{
+    actor::{Outbox, RemoteRef, remote_ref},
     discovery::directory::GroupRecord,
     id::Coordinate,
-    transport::{Link, LocalNetwork, PeerIdentity},
+    transport::{Link, PeerIdentity},
     wire::{
-        group::{Formation, Hello, MemberUp},
+        group::{Hello, MemberUp},
         member::{MemberLaunch, MemberToNode, NodeToMember},
     },
 };
 
 use super::{
-    core::{Member as Core, MemberEffect, MemberEvent},
+    core::{Member as Core, MemberEvent},
     front::{self, Directions},
-    line,
     load::{Models, Prepared},
-    wiring::{self, Desk, Wired},
+    wiring::{Desk, Wired},
 };
 use crate::{
     group::{
@@ -31,10 +31,7 @@ use crate::{
         actor::{Leader, LeaderArgs, LeaderMsg},
         observe::Observer,
     },
-    worker::{
-        actor::{Worker, WorkerArgs, WorkerMsg},
-        device::{Device, DeviceEvent},
-    },
+    worker::actor::WorkerMsg,
 };
 
 /// The actor.
@@ -70,18 +67,18 @@ pub struct MemberArgs {
 
 /// A member's state.
 pub struct MemberState {
-    args: MemberArgs,
-    core: Core,
-    prepared: Arc<Prepared>,
-    parallel: Parallel,
-    directions: Directions,
-    workers: BTreeMap<Coordinate, ActorRef<WorkerMsg>>,
-    desk: Option<Desk>,
-    up: mpsc::Sender<MemberUp>,
-    up_queue: Option<mpsc::Receiver<MemberUp>>,
-    tasks: JoinSet<()>,
+    pub(super) args: MemberArgs,
+    pub(super) core: Core,
+    pub(super) prepared: Arc<Prepared>,
+    pub(super) parallel: Parallel,
+    pub(super) directions: Directions,
+    pub(super) workers: BTreeMap<Coordinate, ActorRef<WorkerMsg>>,
+    pub(super) desk: Option<Desk>,
+    pub(super) up: RemoteRef<MemberUp>,
+    pub(super) up_queue: Option<Outbox<MemberUp>>,
+    pub(super) tasks: JoinSet<()>,
     /// It is ending, for this reason, as soon as its leader has.
-    exiting: Option<Option<String>>,
+    pub(super) exiting: Option<Option<String>>,
 }
 
 impl Actor for Member {
@@ -122,7 +119,7 @@ impl Actor for Member {
         tasks.spawn(front::run(args.link.clone(), directions.clone()));
         let ranks = args.record.members.get(args.launch.member as usize);
         let ranks = ranks.map(|member| member.ranks.clone()).unwrap_or_default();
-        let (up, up_queue) = mpsc::channel(UP_QUEUE);
+        let (up, up_queue) = remote_ref(UP_QUEUE);
         args.node.send(MemberToNode::Listening(address)).await?;
         Ok(MemberState {
             core: Core::new(hello, ranks),
@@ -188,113 +185,6 @@ impl Actor for Member {
     }
 }
 
-impl MemberState {
-    fn act(&mut self, myself: &ActorRef<MemberMsg>, event: MemberEvent) {
-        for effect in self.core.handle(event) {
-            match effect {
-                MemberEffect::Dial(address, hello) => self.dial(myself, address, hello),
-                MemberEffect::Wire(formation) => self.wire(myself.clone(), formation),
-                MemberEffect::Up(up) => self.say(up),
-                MemberEffect::Start(blocks) => self.each(|| WorkerMsg::Start(blocks.clone())),
-                MemberEffect::Run(plan) => {
-                    let plan = Arc::new(plan);
-                    self.each(|| WorkerMsg::Step(plan.clone()));
-                }
-                MemberEffect::Exit(cause) => drop(self.exiting.get_or_insert(cause)),
-            }
-        }
-        self.exit_when_leader_has(myself);
-    }
-
-    /// The leader tells its gateways why before the member goes.
-    fn exit_when_leader_has(&mut self, myself: &ActorRef<MemberMsg>) {
-        let Some(cause) = &self.exiting else { return };
-        match &self.directions.leader {
-            Some(leader) => drop(leader.cast(LeaderMsg::Stop)),
-            None => {
-                if let Some(cause) = cause {
-                    let _ = self.args.node.try_send(MemberToNode::Failed(cause.clone()));
-                }
-                myself.stop(cause.clone());
-            }
-        }
-    }
-
-    fn dial(&mut self, myself: &ActorRef<MemberMsg>, address: String, hello: Hello) {
-        let Some(up) = self.up_queue.take() else { return };
-        let (link, address) = self.way_to_leader(address);
-        let myself = myself.clone();
-        let tell = move |event| drop(myself.cast(MemberMsg::Event(event)));
-        self.tasks.spawn(line::run(link, address, hello, up, tell));
-    }
-
-    /// The leader's own member needs no network to speak with it.
-    fn way_to_leader(&mut self, address: String) -> (Arc<dyn Link>, String) {
-        if self.directions.leader.is_none() {
-            return (self.args.link.clone(), address);
-        }
-        let network = LocalNetwork::new();
-        let inside = network.link(self.args.identity.clone());
-        let address = inside.address().to_string();
-        self.tasks.spawn(front::run(inside, self.directions.clone()));
-        (network.link(self.args.identity.clone()), address)
-    }
-
-    fn wire(&mut self, myself: ActorRef<MemberMsg>, formation: Formation) {
-        let Some(mut desk) = self.desk.take() else { return };
-        let (link, parallel) = (self.args.link.clone(), self.parallel);
-        let member = self.args.launch.member;
-        self.tasks.spawn(async move {
-            let wired = wiring::wire(link, &formation, member, parallel, &mut desk).await;
-            let _ = myself.cast(MemberMsg::Wired(wired));
-        });
-    }
-
-    async fn start_workers(
-        &mut self,
-        myself: &ActorRef<MemberMsg>,
-        wired: Vec<Wired>,
-    ) -> Result<(), ActorProcessingErr> {
-        let count = wired.len() as u32;
-        for Wired { rank, pipes, collective } in wired {
-            let loader =
-                self.args.models.loader(self.prepared.clone(), rank, collective, count);
-            let device = Device {
-                rank,
-                epoch: self.args.launch.epoch,
-                block_size: self.prepared.limits.block_size,
-                loader,
-                pipes,
-                stage_time_min: self.prepared.stage_time_min,
-            };
-            let to = myself.clone();
-            let tell = Box::new(move |event| drop(to.cast(MemberMsg::Event(translate(event)))));
-            let steps_in_flight = self.parallel.pipeline;
-            let args = WorkerArgs { device, tell, steps_in_flight };
-            let (worker, _) = Actor::spawn_linked(None, Worker, args, myself.get_cell()).await?;
-            self.workers.insert(rank, worker);
-        }
-        Ok(())
-    }
-
-    fn say(&self, up: MemberUp) {
-        if self.up.try_send(up).is_err() {
-            tracing::debug!("the leader does not listen; the conversation will say so");
-        }
-    }
-
-    fn each(&self, message: impl Fn() -> WorkerMsg) {
-        for worker in self.workers.values() {
-            // One that is gone is reported by its supervision event.
-            let _ = worker.cast(message());
-        }
-    }
-
-    fn is_leader(&self, who: &ActorCell) -> bool {
-        self.directions.leader.as_ref().is_some_and(|leader| leader.get_id() == who.get_id())
-    }
-}
-
 async fn prepare(args: &MemberArgs) -> Result<Prepared, String> {
     let (models, launch) = (args.models.clone(), args.record.launch.clone());
     tokio::task::spawn_blocking(move || models.prepare(&launch))
@@ -321,14 +211,6 @@ async fn start_leader(
     };
     let (leader, _) = Actor::spawn_linked(None, Leader, args, myself.get_cell()).await?;
     Ok(leader)
-}
-
-fn translate(event: DeviceEvent) -> MemberEvent {
-    match event {
-        DeviceEvent::Loaded(report) => MemberEvent::Loaded(report),
-        DeviceEvent::Progress(progress) => MemberEvent::Progress(progress),
-        DeviceEvent::Result(result) => MemberEvent::Result(result),
-    }
 }
 
 /// More lines than any member of a real group receives; beyond it a peer is at fault.

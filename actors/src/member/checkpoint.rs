@@ -77,9 +77,9 @@ impl Models for Checkpoints {
             let ranks_here = ranks_here.max(1);
             let share = (models.cores / ranks_here as usize).max(1);
             let kv_total = launch.flags.kv_cache_memory_bytes.unwrap_or(DEFAULT_KV_BYTES);
-            let progress = models.progress.map(|tell| -> LoadProgress {
-                Arc::new(move |share| tell(rank, share))
-            });
+            let progress = models
+                .progress
+                .map(|tell| -> LoadProgress { Arc::new(move |share| tell(rank, share)) });
             troupe_gpu::load(LoadRequest {
                 folder: card.files.folder.clone(),
                 config: card.config.clone(),
@@ -122,9 +122,9 @@ fn dtype(launch: &Launch) -> Result<Option<Dtype>, String> {
         Some("float32" | "float") => Ok(Some(Dtype::F32)),
         Some("bfloat16") => Ok(Some(Dtype::Bf16)),
         Some("float16" | "half") => Ok(Some(Dtype::F16)),
-        Some(other) => Err(format!(
-            "--dtype is {other}, auto, float32, bfloat16 and float16 are possible"
-        )),
+        Some(other) => {
+            Err(format!("--dtype is {other}, auto, float32, bfloat16 and float16 are possible"))
+        }
     }
 }
 

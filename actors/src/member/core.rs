@@ -161,10 +161,7 @@ mod tests {
         let mut member = member();
         assert!(member.handle(MemberEvent::Loaded(report(1))).is_empty());
         let effects = member.handle(MemberEvent::Loaded(report(0)));
-        assert_eq!(
-            effects,
-            [MemberEffect::Up(MemberUp::Loaded(vec![report(0), report(1)]))]
-        );
+        assert_eq!(effects, [MemberEffect::Up(MemberUp::Loaded(vec![report(0), report(1)]))]);
     }
 
     #[test]

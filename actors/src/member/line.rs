@@ -1,14 +1,14 @@
 //! The conversation with the leader: dial, say hello, carry frames both ways.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
 use troupe_runtime::{
+    actor::{Outbox, TheirEnd, converse},
     backoff::Backoff,
     transport::{
         Class, Connection, Conversation, Link, LinkError, Patience, Stream, connect_with_retry,
     },
-    wire::group::{Hello, MemberDown, MemberUp},
+    wire::group::{Hello, MemberUp},
 };
 
 use super::core::MemberEvent;
@@ -19,13 +19,17 @@ pub async fn run(
     link: Arc<dyn Link>,
     address: String,
     hello: Hello,
-    up: mpsc::Receiver<MemberUp>,
+    up: Outbox<MemberUp>,
     tell: impl Fn(MemberEvent) + Send,
 ) {
     let ended = match dial(link.as_ref(), &address, &hello).await {
         // The connection lives as long as its conversation.
         Ok((connection, stream)) => {
-            let ended = carry(stream, up, &tell).await;
+            let deliver = |down| {
+                tell(MemberEvent::Down(down));
+                ControlFlow::Continue(())
+            };
+            let ended = converse(stream, up, TheirEnd::Ends, deliver).await;
             connection.close("the conversation is over");
             ended
         }
@@ -52,36 +56,7 @@ async fn dial(
     Ok((connection, stream))
 }
 
-async fn carry(
-    stream: Stream,
-    mut up: mpsc::Receiver<MemberUp>,
-    tell: &(impl Fn(MemberEvent) + Send),
-) -> Result<(), LinkError> {
-    let Stream { mut sender, mut receiver } = stream;
-    let write = async {
-        while let Some(up) = up.recv().await {
-            sender.send(&up, SEND_DEADLINE).await?;
-        }
-        // The member is ending: what it said last is delivered.
-        sender.finish()?;
-        let _ = tokio::time::timeout(FLUSH, sender.stopped()).await;
-        Ok(())
-    };
-    let read = async {
-        while let Some(down) = receiver.next::<MemberDown>().await? {
-            tell(MemberEvent::Down(down));
-        }
-        Ok(())
-    };
-    tokio::select! {
-        ended = read => ended,
-        ended = write => ended,
-    }
-}
-
 /// The leader's node has reported that it listens.
 const DIAL_DEADLINE: Duration = Duration::from_secs(20);
 /// A leader that does not take a small frame for so long is gone.
 const SEND_DEADLINE: Duration = Duration::from_secs(30);
-/// Longest wait for the leader to take the last frame.
-const FLUSH: Duration = Duration::from_secs(1);

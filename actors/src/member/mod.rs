@@ -1,7 +1,7 @@
 //! A member: one process's part of a group: its ranks, and on member 0 the leader.
 //!
 //! - [`core`]: from launch to exit (pure)
-//! - [`actor`]: supervises leader and workers, carries events in and effects out
+//! - [`actor`]: supervises leader and workers, carries events in; `acts`: and effects out
 //! - [`front`]: takes conversations and hands them on
 //! - [`line`](mod@line): the conversation with the leader
 //! - [`wiring`]: connects ranks to their neighbours
@@ -12,6 +12,7 @@
 //! only with its process; in a one-process `serve` it lives inside, and nothing else differs.
 
 pub mod actor;
+mod acts;
 pub mod checkpoint;
 pub mod core;
 pub mod front;

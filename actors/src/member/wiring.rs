@@ -12,9 +12,7 @@ use std::{
 };
 
 use tokio::{runtime::Handle, sync::mpsc, time::timeout};
-use troupe_gpu::collective::{
-    Alone, BulkCollective, Collective, LocalCollective, bulk::Peer,
-};
+use troupe_gpu::collective::{Alone, BulkCollective, Collective, LocalCollective, bulk::Peer};
 use troupe_runtime::{
     backoff::Backoff,
     id::{Coordinate, Epoch},
@@ -92,8 +90,12 @@ impl Plan {
 fn lines(epoch: Epoch, parallel: Parallel) -> impl Iterator<Item = BulkOpen> {
     parallel.ranks().flat_map(move |from| {
         let next = Coordinate { stage: from.stage + 1, ..from };
-        let activation = (next.stage < parallel.pipeline)
-            .then_some(BulkOpen { epoch, from, to: next, channel: BulkChannel::Activation });
+        let activation = (next.stage < parallel.pipeline).then_some(BulkOpen {
+            epoch,
+            from,
+            to: next,
+            channel: BulkChannel::Activation,
+        });
         let peers = (0..parallel.tensor).filter(move |tp| *tp != from.tp).map(move |tp| {
             let to = Coordinate { tp, ..from };
             BulkOpen { epoch, from, to, channel: BulkChannel::Collective }
@@ -221,10 +223,8 @@ impl Ends {
 
     fn pipes(&mut self, rank: Coordinate) -> Pipes {
         let is_activation = |line: &BulkOpen| line.channel == BulkChannel::Activation;
-        let upstream =
-            take(&mut self.receivers, |line| is_activation(line) && line.to == rank);
-        let downstream =
-            take(&mut self.senders, |line| is_activation(line) && line.from == rank);
+        let upstream = take(&mut self.receivers, |line| is_activation(line) && line.to == rank);
+        let downstream = take(&mut self.senders, |line| is_activation(line) && line.from == rank);
         Pipes { upstream, downstream }
     }
 

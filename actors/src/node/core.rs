@@ -231,8 +231,7 @@ impl Node {
                     epoch: record.epoch,
                     member: index as u32,
                 };
-                let mine =
-                    member.node == self.record.id && member.process == self.record.process;
+                let mine = member.node == self.record.id && member.process == self.record.process;
                 let ranks = member.ranks.len() as u32;
                 if !mine || self.members.contains_key(&key) || ranks > free {
                     continue;

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use ractor::{Actor, ActorRef};
 use tokio::{sync::mpsc, task::JoinSet};
 use troupe_runtime::{
+    actor::Owned,
     discovery::directory::{self, GroupRecord},
     transport::{Link, LocalNetwork, PeerIdentity},
     wire::member::{MemberLaunch, MemberToNode, NodeToMember},
@@ -78,13 +79,13 @@ async fn run(
 ) {
     let how = match Actor::spawn(None, Member, args).await {
         Err(error) => error.to_string(),
-        Ok((member, mut ended)) => {
-            let member = KillOnDrop(member);
+        Ok(spawned) => {
+            let mut member = Owned::new(spawned);
             loop {
                 tokio::select! {
-                    _ = &mut ended => break "it ended".to_owned(),
+                    () = member.ended() => break "it ended".to_owned(),
                     Some(what) = said_queue.recv() => drop(node.cast(said(&key, what))),
-                    Some(what) = told.recv() => drop(member.0.cast(MemberMsg::Node(what))),
+                    Some(what) = told.recv() => drop(member.actor().cast(MemberMsg::Node(what))),
                 }
             }
         }
@@ -94,15 +95,6 @@ async fn run(
         let _ = node.cast(said(&key, what));
     }
     let _ = node.cast(NodeMsg::Event(NodeEvent::Exited(key, how)));
-}
-
-/// An actor that does not outlive whoever started it.
-struct KillOnDrop(ActorRef<MemberMsg>);
-
-impl Drop for KillOnDrop {
-    fn drop(&mut self) {
-        self.0.kill();
-    }
 }
 
 /// What a member is told and says in its life: a handful of words.

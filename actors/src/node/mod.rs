@@ -4,6 +4,7 @@
 //! - [`actor`]: watches the store, carries events in and effects out
 //! - [`child`]: members as child processes
 //! - [`inside`]: members inside this process
+//! - `store`: its writes and its watches
 //! - `epochs`: the highest epochs seen, on disk
 
 pub mod actor;
@@ -11,3 +12,4 @@ pub mod child;
 pub mod core;
 mod epochs;
 pub mod inside;
+mod store;

@@ -5,7 +5,7 @@ use troupe_runtime::{
     wire::step::{NewSequence, ResumedSequence, RunningSequence, Span, StepKind, StepPlan},
 };
 
-use super::{Scheduler, Sequence};
+use super::queues::{Scheduler, Sequence};
 
 /// A plan that is being made, with what is left to give.
 struct Draft {

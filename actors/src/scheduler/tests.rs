@@ -1,11 +1,15 @@
 //! The scheduler alone: budgets, chunks, preemption, spreading over stages.
 
 use troupe_runtime::{
-    id::Epoch,
-    wire::{generate::SamplingOptions, step::StepPlan},
+    id::{Epoch, StepId},
+    wire::{
+        generate::SamplingOptions,
+        step::{StepPlan, StepResult},
+    },
 };
 
 use super::*;
+use crate::kv::blocks::BlockPools;
 
 fn spec(prompt_len: u32) -> SequenceSpec {
     SequenceSpec {

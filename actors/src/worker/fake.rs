@@ -67,7 +67,11 @@ impl Executor for FakeExecutor {
         Ok(())
     }
 
-    fn forward(&mut self, batch: &StepBatch, input: StageInput) -> Result<StageOutput, DeviceError> {
+    fn forward(
+        &mut self,
+        batch: &StepBatch,
+        input: StageInput,
+    ) -> Result<StageOutput, DeviceError> {
         let first = self.coordinate.stage == 0;
         if first != matches!(input, StageInput::Tokens) {
             return Err(DeviceError::Contract("only the first stage takes tokens".into()));

@@ -114,10 +114,7 @@ impl Mirror {
     }
 
     /// Sampling's answers as the leader is told them.
-    pub fn outcomes(
-        requests: &[SampleRequest<'_>],
-        sampled: Vec<Sampled>,
-    ) -> Vec<SequenceResult> {
+    pub fn outcomes(requests: &[SampleRequest<'_>], sampled: Vec<Sampled>) -> Vec<SequenceResult> {
         requests
             .iter()
             .zip(sampled)
@@ -188,8 +185,8 @@ impl Mirrored {
 
     fn logit_rows(&self, span: Span) -> LogitRows {
         // Prompt log-probabilities are computed once: not again after output exists.
-        let in_prompt = span.computed < self.prompt_len
-            && self.tokens.len() == self.prompt_len as usize;
+        let in_prompt =
+            span.computed < self.prompt_len && self.tokens.len() == self.prompt_len as usize;
         match (self.options.prompt_logprobs, span.sample) {
             (Some(_), _) if in_prompt => LogitRows::All,
             (_, true) => LogitRows::Last,
@@ -218,10 +215,7 @@ fn known(
 }
 
 /// The batch's sequences that have logits, each with its rows of the logits.
-fn asked<'a>(
-    plan: &'a StepPlan,
-    batch: &'a StepBatch,
-) -> impl Iterator<Item = Asked> + use<'a> {
+fn asked<'a>(plan: &'a StepPlan, batch: &'a StepBatch) -> impl Iterator<Item = Asked> + use<'a> {
     let mut next = 0;
     plan.spans().zip(&batch.sequences).filter_map(move |((sequence, span), entry)| {
         let count = match entry.logits {
@@ -271,9 +265,16 @@ mod tests {
     fn a_new_sequence_then_a_decode_make_the_right_rows() {
         let mut mirror = Mirror::new(Epoch::default(), 4);
         let span = Span { computed: 0, count: 3, sample: true };
-        let plan = StepPlan { step: StepId(1), new: vec![new(1, &[5, 6, 7], span)], ..StepPlan::default() };
+        let plan = StepPlan {
+            step: StepId(1),
+            new: vec![new(1, &[5, 6, 7], span)],
+            ..StepPlan::default()
+        };
         let batch = mirror.apply(&plan).expect("fits");
-        assert_eq!((batch.tokens.as_slice(), batch.positions.as_slice()), (&[5, 6, 7][..], &[0, 1, 2][..]));
+        assert_eq!(
+            (batch.tokens.as_slice(), batch.positions.as_slice()),
+            (&[5, 6, 7][..], &[0, 1, 2][..])
+        );
         assert_eq!(mirror.requests(&plan, &batch)[0].rows, (0, 1));
         let running = RunningSequence {
             sequence: SequenceId(1),
@@ -294,10 +295,15 @@ mod tests {
         let mut mirror = Mirror::new(Epoch::default(), 4);
         let gap = StepPlan { step: StepId(2), ..StepPlan::default() };
         assert!(mirror.apply(&gap).expect_err("a gap").contains("step 2 after step 0"));
-        let old = StepPlan { epoch: Epoch { number: 9, nonce: 0 }, step: StepId(1), ..StepPlan::default() };
+        let old = StepPlan {
+            epoch: Epoch { number: 9, nonce: 0 },
+            step: StepId(1),
+            ..StepPlan::default()
+        };
         assert!(mirror.apply(&old).expect_err("another epoch").contains("epoch"));
         let span = Span { computed: 0, count: 9, sample: true };
-        let plan = StepPlan { step: StepId(1), new: vec![new(1, &[5], span)], ..StepPlan::default() };
+        let plan =
+            StepPlan { step: StepId(1), new: vec![new(1, &[5], span)], ..StepPlan::default() };
         assert!(mirror.apply(&plan).expect_err("too many").contains("0..9"));
     }
 }

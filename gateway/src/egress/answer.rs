@@ -1,8 +1,8 @@
 //! Many prompts' executions as one answer: a JSON body, or server-sent events.
 //!
-//! Nothing is answered before the first delta is there (or ten seconds have passed), so that what an
-//! engine refuses is a status code and not an event. After that a stream says that it lives every
-//! ten seconds, because proxies cut what is silent during a long prefill.
+//! Nothing is answered before the first delta is there (or ten seconds have passed), so that what
+//! an engine refuses is a status code and not an event. After that a stream says that it lives
+//! every ten seconds, because proxies cut what is silent during a long prefill.
 
 use std::{convert::Infallible, pin::Pin, time::Duration};
 
@@ -237,5 +237,78 @@ impl Tally {
             usage.prompt_tokens_details = Some(details);
         }
         usage
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::admission::Admission;
+
+    /// Events that name the choice and its text.
+    struct Plain;
+
+    impl Shape for Plain {
+        fn events(&mut self, index: u32, delta: Delta, _: Option<Usage>) -> Vec<Vec<u8>> {
+            vec![format!("{index}{}", delta.text).into_bytes()]
+        }
+
+        fn usage_event(&self, usage: Usage) -> Vec<u8> {
+            format!("used {}", usage.total_tokens).into_bytes()
+        }
+
+        fn whole(&mut self, choices: Vec<Delta>, usage: Usage) -> Vec<u8> {
+            let texts: Vec<String> = choices.into_iter().map(|delta| delta.text).collect();
+            format!("{} used {}", texts.join("|"), usage.total_tokens).into_bytes()
+        }
+    }
+
+    /// One prompt that says a text after some seconds, again and again.
+    fn deltas(seconds: u64, texts: &'static [&'static str]) -> Deltas {
+        let each = stream::iter(texts).then(move |text| async move {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            match *text {
+                "!" => Err(ApiError::internal("broke")),
+                text => Ok(Delta { text: text.into(), tokens: vec![1], ..Delta::default() }),
+            }
+        });
+        Box::pin(each)
+    }
+
+    async fn respond(stream: bool, deltas: Vec<Deltas>) -> Result<String, ApiError> {
+        let telling =
+            Telling { stream, include_usage: true, continuous_usage: false, cached_details: false };
+        let permit = Admission::new(1).admit()?;
+        let prompt_tokens = vec![10; deltas.len()];
+        let answer = Answer { shape: Plain, telling, n: 1, prompt_tokens, deltas, permit };
+        let body = answer.respond().await?.into_body();
+        let bytes = body.collect().await.expect("a whole body").to_bytes();
+        Ok(String::from_utf8(bytes.to_vec()).expect("text"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_stream_says_that_it_lives() {
+        let text = respond(true, vec![deltas(25, &["a"])]).await.unwrap();
+        let alive = ": alive\n\n";
+        assert_eq!(text, format!("{alive}{alive}data: 0a\n\ndata: used 11\n\ndata: [DONE]\n\n"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn prompts_take_their_turns() {
+        let both = || vec![deltas(2, &["a", "b"]), deltas(3, &["x"])];
+        let text = respond(true, both()).await.unwrap();
+        assert_eq!(text, "data: 0a\n\ndata: 1x\n\ndata: 0b\n\ndata: used 23\n\ndata: [DONE]\n\n");
+        assert_eq!(respond(false, both()).await.unwrap(), "ab|x used 23");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_a_status_before_and_an_event_after() {
+        assert!(respond(true, vec![deltas(1, &["!"])]).await.is_err());
+        assert!(respond(false, vec![deltas(1, &["a", "!"])]).await.is_err());
+        let text = respond(true, vec![deltas(1, &["a", "!", "b"])]).await.unwrap();
+        assert!(text.starts_with("data: 0a\n\ndata: {\"error\":{\"message\":\"broke\""), "{text}");
+        assert!(text.ends_with("\n\ndata: [DONE]\n\n") && !text.contains("0b"), "{text}");
     }
 }

@@ -6,9 +6,7 @@ use super::{
     stream::Delta,
 };
 use crate::openai::{
-    chat::{
-        AssistantMessage, ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta,
-    },
+    chat::{AssistantMessage, ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta},
     common::Usage,
 };
 
@@ -85,7 +83,7 @@ impl Shape for ChatShape {
         }
         let silent = delta.text.is_empty() && delta.end.is_none();
         let asked = self.logprobs.is_some() || self.prompt_token_ids.is_some();
-        if silent && !(asked && !delta.tokens.is_empty()) {
+        if silent && (!asked || delta.tokens.is_empty()) {
             return events;
         }
         let content = (!delta.text.is_empty() || delta.end.is_none()).then_some(delta.text.clone());

@@ -98,7 +98,7 @@ impl Shape for CompletionShape {
         let silent = delta.text.is_empty() && delta.end.is_none();
         let asked = self.logprobs.is_some() || self.return_token_ids;
         let begun = self.progress[index as usize].begun;
-        if silent && begun && !(asked && !delta.tokens.is_empty()) {
+        if silent && begun && (!asked || delta.tokens.is_empty()) {
             return Vec::new();
         }
         let choice = self.choice(index, delta);

@@ -1,13 +1,14 @@
 //! Carries out what a stream's core decides: places attempts, opens them, reads, tells finishes.
 //!
-//! One [`Execution`] is one prompt. It is a plain stream of deltas that the answer polls, so there is
-//! no task and no queue between the leader's window and the client's: a client that does not read
-//! holds up the leader's outbox, and a client that goes away drops the attempt.
+//! One [`Execution`] is one prompt. It is a plain stream of deltas that the answer polls, so there
+//! is no task and no queue between the leader's window and the client's: a client that does not
+//! read holds up the leader's outbox, and a client that goes away drops the attempt.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use futures_util::{Stream, stream};
 use tokio::time::Instant;
+use tracing::Instrument;
 use troupe_runtime::{
     error::{ErrorKind, PublicError, chain},
     wire::{generate::Generate, status::EndpointInfo},
@@ -18,9 +19,9 @@ use crate::{
     client::Attempt,
     error::ApiError,
     ingress::prepared::{Prepared, PreparedPrompt},
+    metrics::Meter,
     model::Detokenizer,
     placement::{Query, directory::Directory, endpoint::Endpoint},
-    metrics::Meter,
 };
 
 /// One prompt on its way.
@@ -50,12 +51,17 @@ pub(crate) fn execute(
     let (chosen, attempt) = (None, None);
     let execution =
         Execution { directory, request, prompt, core, chosen, attempt, ready, then, meter };
-    stream::unfold(Some(execution), |execution| async {
-        let mut execution = execution?;
-        match execution.next().await {
-            Some(Ok(delta)) => Some((Ok(delta), Some(execution))),
-            Some(Err(error)) => Some((Err(error), None)),
-            None => None,
+    // A body is polled outside the handler, and so outside the handler's span.
+    let span = tracing::Span::current();
+    stream::unfold(Some(execution), move |execution| {
+        let span = span.clone();
+        async move {
+            let mut execution = execution?;
+            match execution.next().instrument(span).await {
+                Some(Ok(delta)) => Some((Ok(delta), Some(execution))),
+                Some(Err(error)) => Some((Err(error), None)),
+                None => None,
+            }
         }
     })
 }

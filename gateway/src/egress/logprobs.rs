@@ -1,8 +1,8 @@
 //! Log-probabilities in both of the API's styles.
 //!
-//! Old style (completions): parallel lists, the likeliest keyed by text. New style (chat): one object
-//! per token, with bytes, because a token need not be whole characters. What the engine calls minus
-//! infinity is told as [`FLOOR`]: JSON has no infinity.
+//! Old style (completions): parallel lists, the likeliest keyed by text. New style (chat): one
+//! object per token, with bytes, because a token need not be whole characters. What the engine
+//! calls minus infinity is told as [`FLOOR`]: JSON has no infinity.
 
 use std::sync::Arc;
 
@@ -94,7 +94,8 @@ impl TokenNames {
         let later = logprobs.iter().map(|of| {
             let mut map = Map::new();
             let chosen = (of.token, of.logprob, of.rank);
-            let ranked = (1..).zip(&of.top).map(|(rank, (token, logprob))| (*token, *logprob, rank));
+            let ranked =
+                (1..).zip(&of.top).map(|(rank, (token, logprob))| (*token, *logprob, rank));
             for (token, logprob, rank) in std::iter::once(chosen).chain(ranked) {
                 map.entry(token.to_string()).or_insert_with(|| {
                     let text = self.model.token_text(token);

@@ -1,6 +1,7 @@
 //! What an endpoint's answer looks like: one trait, and what every answer begins with.
 
 use serde::Serialize;
+use troupe_runtime::wire::generate::FinishReason;
 
 use super::stream::Delta;
 use crate::openai::common::Usage;
@@ -37,13 +38,17 @@ pub(crate) fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-/// As OpenAI's API names the reasons.
+/// Why a delta is its choice's last, if it is.
 pub(crate) fn finish_reason(delta: &Delta) -> Option<&'static str> {
-    use troupe_runtime::wire::generate::FinishReason;
-    delta.end.as_ref().map(|end| match end.reason {
+    delta.end.as_ref().map(|end| reason_name(end.reason))
+}
+
+/// As OpenAI's API and vLLM's metrics name the reasons.
+pub(crate) fn reason_name(reason: FinishReason) -> &'static str {
+    match reason {
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",
         FinishReason::Abort => "abort",
         FinishReason::Error => "error",
-    })
+    }
 }

@@ -1,8 +1,8 @@
 //! The core of one prompt's stream: what each event means, and what is to be done about it.
 //!
 //! It takes exactly the next position of every choice: lower ones are repeats and dropped, a gap
-//! breaks the attempt. An attempt that fails before any token was delivered is made again at another
-//! endpoint; after that the stream ends with an error. (Every delivered token is kept in
+//! breaks the attempt. An attempt that fails before any token was delivered is made again at
+//! another endpoint; after that the stream ends with an error. (Every delivered token is kept in
 //! [`StreamCore::choices_so_far`], which is what a later attempt needs to go on; the one decision
 //! that stands between is in `attempt_over`.)
 //!
@@ -315,7 +315,12 @@ impl<D: Decode> ChoiceState<D> {
         delta.end = Some(end);
     }
 
-    fn scan(&mut self, options: &StreamOptions, piece: &str, shown: &mut String) -> Option<StopReason> {
+    fn scan(
+        &mut self,
+        options: &StreamOptions,
+        piece: &str,
+        shown: &mut String,
+    ) -> Option<StopReason> {
         let scanned = self.scanner.push(&options.stop, piece, self.output.len() as u32);
         shown.push_str(&scanned.text);
         scanned.stop.map(|index| StopReason::Text(options.stop.strings[index].clone()))

@@ -1,0 +1,236 @@
+//! The stream's core, event by event.
+
+use std::time::Duration;
+
+use troupe_runtime::id::{Epoch, GroupId};
+
+use super::*;
+
+/// Every token is a letter; one of `@` and more is held back as if it began a character.
+#[derive(Default)]
+struct Letters(String);
+
+impl Decode for Letters {
+    fn push(&mut self, token: u32) -> String {
+        self.0.push(char::from(token as u8));
+        if token == u32::from(b'@') { String::new() } else { std::mem::take(&mut self.0) }
+    }
+
+    fn finish(&mut self) -> String {
+        std::mem::take(&mut self.0)
+    }
+}
+
+struct Rig {
+    core: StreamCore<Letters>,
+    now: Instant,
+    request: RequestId,
+}
+
+fn rig(n: usize, adjust: impl FnOnce(&mut StreamOptions)) -> Rig {
+    let request = RequestId::new();
+    let now = Instant::now();
+    let mut options = StreamOptions {
+        request,
+        prompt_tokens: 3,
+        stop: StopRules::default(),
+        end_tokens: BTreeSet::from([u32::from(b'.')]),
+        prompt_only: false,
+        deadline: now + Duration::from_secs(60),
+    };
+    adjust(&mut options);
+    let decoders = std::iter::repeat_with(Letters::default).take(n);
+    let mut rig = Rig { core: StreamCore::new(options, decoders), now, request };
+    rig.placed(0);
+    rig
+}
+
+fn endpoint(index: u32) -> EndpointId {
+    let group = GroupId { namespace: "d".into(), service: "s".into(), index };
+    EndpointId { group, revision: 1, epoch: Epoch::default(), dp: 0 }
+}
+
+fn tokens(text: &str) -> Vec<u32> {
+    text.bytes().map(u32::from).collect()
+}
+
+impl Rig {
+    fn event(&mut self, event: Event) -> Effects {
+        self.core.handle(self.now, event)
+    }
+
+    fn placed(&mut self, index: u32) {
+        assert_eq!(self.event(Event::Placed(endpoint(index))).then, Then::Open);
+        assert_eq!(self.event(Event::Opened).then, Then::Read);
+    }
+
+    fn says(&mut self, choice: u32, position: u32, text: &str) -> Effects {
+        self.ends(choice, position, text, None)
+    }
+
+    fn ends(
+        &mut self,
+        choice: u32,
+        position: u32,
+        text: &str,
+        reason: Option<FinishReason>,
+    ) -> Effects {
+        let usage = Usage { prompt_tokens: 3, cached_tokens: 2, completion_tokens: 9 };
+        let chunk = Chunk {
+            request: self.request,
+            attempt: self.core.attempt(),
+            choice,
+            position,
+            tokens: tokens(text),
+            logprobs: vec![],
+            prompt_logprobs: vec![],
+            finish: reason.map(|reason| Finished { reason, stop_token: None, usage }),
+        };
+        self.event(Event::Down(GenerateDown::Chunk(chunk)))
+    }
+
+    fn fails(&mut self, kind: ErrorKind) -> Effects {
+        let error = PublicError::new(kind, "said the leader");
+        self.event(Event::Down(GenerateDown::Refused(error)))
+    }
+}
+
+fn text(effects: &Effects) -> String {
+    effects.deltas.iter().map(|delta| delta.text.as_str()).collect()
+}
+
+#[test]
+fn only_the_next_position_is_taken() {
+    let mut rig = rig(1, |_| {});
+    assert_eq!(text(&rig.says(0, 0, "ab")), "ab");
+    assert_eq!(rig.says(0, 0, "ab").deltas, [], "a repeat");
+    assert_eq!(rig.says(0, 1, "bc").deltas, [], "overlaps");
+    assert_eq!(text(&rig.says(0, 2, "c")), "c");
+    let gap = rig.says(0, 4, "e");
+    assert!(matches!(gap.then, Then::Fail(error) if error.kind == ErrorKind::Internal));
+}
+
+#[test]
+fn what_is_held_back_comes_at_the_end() {
+    let mut rig = rig(1, |_| {});
+    assert_eq!(text(&rig.says(0, 0, "a@")), "a");
+    let end = rig.ends(0, 2, "@", Some(FinishReason::Length));
+    assert_eq!(text(&end), "@@");
+    assert_eq!(end.then, Then::Done);
+    let usage = end.deltas[0].end.as_ref().unwrap().usage;
+    assert_eq!((usage.completion_tokens, usage.cached_tokens), (3, 2));
+}
+
+#[test]
+fn an_end_token_counts_but_does_not_show() {
+    for (include, shown) in [(false, "a"), (true, "a.")] {
+        let mut rig = rig(1, |options| options.stop.include = include);
+        assert_eq!(text(&rig.says(0, 0, ".")), ".", "not the end, so it is text");
+        let end = rig.ends(0, 1, "a.", Some(FinishReason::Stop));
+        assert_eq!(text(&end), shown);
+        assert_eq!(end.deltas[0].tokens, tokens("a."));
+    }
+}
+
+#[test]
+fn a_stop_string_ends_its_choice_and_tells_the_leader() {
+    let mut rig = rig(2, |options| options.stop.strings = vec!["xy".into()]);
+    assert_eq!(text(&rig.says(0, 0, "ax")), "a");
+    let stop = rig.says(0, 2, "ybc");
+    assert_eq!(text(&stop), "");
+    assert_eq!(stop.deltas[0].tokens, tokens("y"), "what follows is not counted");
+    let finish = Finish { choice: 0, reason: FinishReason::Stop, tokens_kept: 3 };
+    assert_eq!(stop.finishes, [finish]);
+    assert_eq!(stop.then, Then::Read, "the other choice goes on");
+    assert_eq!(rig.says(0, 5, "d").deltas, [], "the choice is over");
+    assert_eq!(rig.core.choices_so_far().len(), 1);
+    let last = rig.ends(1, 0, "xy", Some(FinishReason::Length));
+    assert_eq!(last.finishes, [], "the leader ended it already");
+    assert_eq!(last.deltas[0].end.as_ref().unwrap().reason, FinishReason::Stop);
+    assert_eq!(last.then, Then::Done);
+}
+
+#[test]
+fn a_prompt_by_itself_has_no_output() {
+    let mut rig = rig(1, |options| options.prompt_only = true);
+    let end = rig.says(0, 0, "a");
+    assert_eq!(end.deltas[0].tokens, tokens(""));
+    assert_eq!(end.deltas[0].end.as_ref().unwrap().reason, FinishReason::Length);
+    assert_eq!(end.finishes[0].tokens_kept, 0);
+    assert_eq!(end.then, Then::Done);
+}
+
+#[test]
+fn before_the_first_token_another_endpoint_is_tried() {
+    let mut rig = rig(1, |_| {});
+    assert_eq!(rig.fails(ErrorKind::Overloaded).then, Then::Place);
+    rig.placed(1);
+    assert_eq!(rig.event(Event::Broken("gone".into())).then, Then::Place);
+    assert_eq!(rig.core.tried(), &BTreeSet::from([endpoint(0), endpoint(1)]));
+    rig.placed(2);
+    assert_eq!(rig.core.attempt(), 2);
+    assert_eq!(rig.fails(ErrorKind::Unavailable).then, Then::Place);
+    rig.placed(3);
+    let last = rig.fails(ErrorKind::Overloaded);
+    assert!(matches!(last.then, Then::Fail(error) if error.kind == ErrorKind::Overloaded));
+}
+
+#[test]
+fn with_nowhere_left_the_refusal_is_told() {
+    let mut rig = rig(1, |_| {});
+    rig.fails(ErrorKind::Overloaded);
+    let nowhere = PublicError::new(ErrorKind::Unavailable, "no endpoint");
+    let told = rig.event(Event::Nowhere(nowhere)).then;
+    assert!(matches!(told, Then::Fail(error) if error.kind == ErrorKind::Overloaded));
+}
+
+#[test]
+fn what_cannot_help_is_not_tried_again() {
+    for kind in [ErrorKind::BadRequest, ErrorKind::DeadlineExceeded] {
+        let told = rig(1, |_| {}).fails(kind).then;
+        assert!(matches!(told, Then::Fail(error) if error.kind == kind));
+    }
+    let mut begun = rig(2, |_| {});
+    begun.says(1, 0, "a");
+    assert!(matches!(begun.event(Event::Broken("gone".into())).then, Then::Fail(_)));
+}
+
+#[test]
+fn chunks_of_older_attempts_are_dropped() {
+    let mut rig = rig(1, |_| {});
+    let mut old = Chunk {
+        request: rig.request,
+        attempt: 0,
+        choice: 0,
+        position: 0,
+        tokens: tokens("z"),
+        logprobs: vec![],
+        prompt_logprobs: vec![],
+        finish: None,
+    };
+    rig.fails(ErrorKind::Overloaded);
+    rig.placed(1);
+    assert_eq!(rig.event(Event::Down(GenerateDown::Chunk(old.clone()))).deltas, []);
+    old.attempt = 1;
+    old.request = RequestId::new();
+    assert_eq!(rig.event(Event::Down(GenerateDown::Chunk(old))).deltas, []);
+    assert_eq!(text(&rig.says(0, 0, "a")), "a");
+}
+
+#[test]
+fn time_ends_it_whatever_happens() {
+    let mut rig = rig(1, |_| {});
+    assert_eq!(rig.event(Event::Tick).then, Then::Read);
+    rig.now += Duration::from_secs(60);
+    let told = rig.says(0, 0, "a");
+    assert_eq!(told.deltas, []);
+    assert!(matches!(told.then, Then::Fail(error) if error.kind == ErrorKind::DeadlineExceeded));
+}
+
+#[test]
+fn a_fault_is_never_an_answer() {
+    let mut rig = rig(1, |_| {});
+    rig.says(0, 0, "a");
+    let told = rig.ends(0, 1, "", Some(FinishReason::Error)).then;
+    assert!(matches!(told, Then::Fail(error) if error.kind == ErrorKind::Internal));
+}

@@ -138,8 +138,9 @@ fn check_tools(request: &ChatRequest) -> Result<(), ApiError> {
         let message = "When using `tool_choice`, `tools` must be set.";
         return Err(ApiError::bad_request(message).at("tool_choice"));
     };
-    let unsupported =
-        || ApiError::not_implemented("A required tool call is not supported yet.").at("tool_choice");
+    let unsupported = || {
+        ApiError::not_implemented("A required tool call is not supported yet.").at("tool_choice")
+    };
     match choice {
         Value::String(choice) if choice == "auto" => Ok(()),
         Value::String(choice) if choice == "required" => Err(unsupported()),

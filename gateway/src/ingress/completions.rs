@@ -1,4 +1,5 @@
-//! `/v1/completions`: prompts of four forms become tokens, and the old style's fields their meaning.
+//! `/v1/completions`: prompts of four forms become tokens, and the old style's fields their
+//! meaning.
 
 use std::sync::Arc;
 
@@ -132,10 +133,8 @@ fn inputs(prompt: Option<Prompt>, n: u32) -> Result<Vec<Input>, ApiError> {
         return Err(ApiError::bad_request(message).at("prompt"));
     }
     if inputs.len() * n as usize > MAX_CHOICES {
-        let message = format!(
-            "{} prompts with n={n} make more than {MAX_CHOICES} choices.",
-            inputs.len()
-        );
+        let message =
+            format!("{} prompts with n={n} make more than {MAX_CHOICES} choices.", inputs.len());
         return Err(ApiError::bad_request(message).at("prompt"));
     }
     Ok(inputs)

@@ -20,7 +20,9 @@ pub(crate) fn normalize(messages: Vec<Map<String, Value>>) -> Result<Vec<Value>,
 fn one(place: &str, mut message: Map<String, Value>) -> Result<Value, ApiError> {
     match message.get("role") {
         Some(Value::String(_)) => {}
-        Some(_) => return Err(ApiError::validation(&format!("{place}.role"), "a string is needed")),
+        Some(_) => {
+            return Err(ApiError::validation(&format!("{place}.role"), "a string is needed"));
+        }
         None => return Err(ApiError::validation(&format!("{place}.role"), "field required")),
     }
     if let Some(content) = message.get_mut("content") {

@@ -29,7 +29,10 @@ pub(crate) struct ModelSide<'a> {
 
 /// Options, but for the output's length (which depends on the prompt's) and for log-probabilities
 /// (which the endpoints ask for differently).
-pub(crate) fn sampling(asked: &Sampling, model: ModelSide<'_>) -> Result<SamplingOptions, ApiError> {
+pub(crate) fn sampling(
+    asked: &Sampling,
+    model: ModelSide<'_>,
+) -> Result<SamplingOptions, ApiError> {
     let defaults = model.defaults;
     let temperature = asked.temperature.or(defaults.temperature).unwrap_or(1.0);
     let top_k = asked.top_k.or(defaults.top_k.map(i64::from)).unwrap_or(0);
@@ -92,8 +95,8 @@ pub(crate) fn stop_rules(asked: &Sampling) -> Result<StopRules, ApiError> {
     Ok(StopRules { strings, include, min_tokens: 0 })
 }
 
-/// How many output tokens, given what a client asked for, what there is room for, and the endpoint's
-/// own default.
+/// How many output tokens, given what a client asked for, what there is room for, and the
+/// endpoint's own default.
 pub(crate) fn max_tokens(
     asked: Option<i64>,
     default: Option<u32>,
@@ -146,8 +149,9 @@ pub(crate) fn logprobs(asked: i64, vocab_size: u32, param: &str) -> Result<u32, 
 /// What must be refused because leaving it out would change the answer's meaning.
 pub(crate) fn check_supported(asked: &Sampling) -> Result<(), ApiError> {
     if asked.use_beam_search == Some(true) {
-        return Err(ApiError::not_implemented("Beam search is not supported.")
-            .at("use_beam_search"));
+        return Err(
+            ApiError::not_implemented("Beam search is not supported.").at("use_beam_search")
+        );
     }
     if asked.structured_outputs.is_some() {
         return Err(ApiError::not_implemented("Structured outputs are not supported yet.")
@@ -290,16 +294,12 @@ fn prompt_logprobs(asked: &Sampling, vocab_size: u32) -> Result<Option<u32>, Api
     bounded_logprobs("prompt logprobs", wanted, vocab_size, param).map(Some)
 }
 
-fn bounded_logprobs(
-    what: &str,
-    asked: i64,
-    vocab_size: u32,
-    param: &str,
-) -> Result<u32, ApiError> {
+fn bounded_logprobs(what: &str, asked: i64, vocab_size: u32, param: &str) -> Result<u32, ApiError> {
     let asked = if asked == -1 { i64::from(vocab_size) } else { asked };
     if asked > MAX_LOGPROBS {
-        let message =
-            format!("Requested {what} of {asked}, which is greater than max allowed: {MAX_LOGPROBS}");
+        let message = format!(
+            "Requested {what} of {asked}, which is greater than max allowed: {MAX_LOGPROBS}"
+        );
         return Err(ApiError::bad_request(message).at(param));
     }
     Ok(asked as u32)

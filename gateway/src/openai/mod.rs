@@ -1,8 +1,8 @@
 //! The shapes of OpenAI's API, as serde types and nothing else.
 //!
 //! A request is read in two passes over the same bytes: [`common::Sampling`] holds what completions
-//! and chat share, the endpoint's own type the rest. Two passes instead of `serde(flatten)`, because
-//! flattening loses the place of a mistake, and a client is told where it went wrong.
+//! and chat share, the endpoint's own type the rest. Two passes instead of `serde(flatten)`,
+//! because flattening loses the place of a mistake, and a client is told where it went wrong.
 //!
 //! | file | endpoint |
 //! |---|---|

@@ -1,8 +1,8 @@
 //! The table of ready endpoints: follows the registry, runs one [`Keeper`] per endpoint.
 //!
-//! The registry says which endpoints there should be; each keeper connects to one and enters it into
-//! the table while it is ready. Placement reads the table without waiting for anybody. While the
-//! registry is away the table stays as it is: an endpoint leaves when its own connection ends.
+//! The registry says which endpoints there should be; each keeper connects to one and enters it
+//! into the table while it is ready. Placement reads the table without waiting for anybody. While
+//! the registry is away the table stays as it is: an endpoint leaves when its own connection ends.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -81,7 +81,8 @@ impl Directory {
         let Some(name) = name else {
             return Err(ApiError::unavailable("No model is ready."));
         };
-        let serves = |endpoint: &&Arc<Endpoint>| endpoint.info.model_names.iter().any(|n| n == name);
+        let serves =
+            |endpoint: &&Arc<Endpoint>| endpoint.info.model_names.iter().any(|n| n == name);
         let Some(endpoint) = table.values().find(serves) else {
             let known = self.known.borrow();
             if known.contains(name) || known.is_empty() {
@@ -134,11 +135,7 @@ impl Directory {
 // === impl Follower ===
 
 impl Follower {
-    pub(crate) fn new(
-        directory: Arc<Directory>,
-        link: Arc<dyn Link>,
-        models: Arc<Models>,
-    ) -> Self {
+    pub(crate) fn new(directory: Arc<Directory>, link: Arc<dyn Link>, models: Arc<Models>) -> Self {
         Self { directory, link, models, keepers: BTreeMap::new(), tasks: JoinSet::new() }
     }
 

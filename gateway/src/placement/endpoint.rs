@@ -1,7 +1,7 @@
 //! One ready endpoint, as this gateway sees it.
 //!
-//! What never changes within an epoch is plain; what does (load, requests in flight) are small cells
-//! that placement reads when it looks and that nobody has to publish.
+//! What never changes within an epoch is plain; what does (load, requests in flight) are small
+//! cells that placement reads when it looks and that nobody has to publish.
 
 use std::{
     fmt,

@@ -1,8 +1,8 @@
 //! Keeps one endpoint in the table for as long as it is ready.
 //!
-//! Ready means: its model's tokenizer is loaded, its connection is up, and the leader said that it is
-//! the endpoint that the registry names. The status conversation then brings its load, and its end
-//! (or the connection's) takes the endpoint out at once, whatever the registry still says.
+//! Ready means: its model's tokenizer is loaded, its connection is up, and the leader said that it
+//! is the endpoint that the registry names. The status conversation then brings its load, and its
+//! end (or the connection's) takes the endpoint out at once, whatever the registry still says.
 
 use std::{sync::Arc, time::Duration};
 

@@ -29,9 +29,7 @@ pub(crate) async fn create(
 ) -> Result<Response, ApiError> {
     let permit = gateway.admit()?;
     let body = JsonBody::read(request, gateway.config.max_body_bytes).await?;
-    // `logprobs` is a number for completions and a flag here, so it is in neither shared type.
-    let asked: Sampling = body.parse()?;
-    let own: ChatRequest = body.parse()?;
+    let (asked, own) = body.parse_both::<Sampling, ChatRequest>()?;
     drop(body);
     let served = gateway.directory.resolve(asked.model.as_deref())?;
     let head = Head {

@@ -34,8 +34,7 @@ pub(crate) async fn create(
 ) -> Result<Response, ApiError> {
     let permit = gateway.admit()?;
     let body = JsonBody::read(request, gateway.config.max_body_bytes).await?;
-    let asked: Sampling = body.parse()?;
-    let own: CompletionRequest = body.parse()?;
+    let (asked, own) = body.parse_both::<Sampling, CompletionRequest>()?;
     drop(body);
     let served = gateway.directory.resolve(asked.model.as_deref())?;
     let head = Head {

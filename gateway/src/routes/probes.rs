@@ -1,4 +1,5 @@
-//! What probes, load balancers and scrapers ask: `/health`, `/ping`, `/version`, `/load`, `/metrics`.
+//! What probes, load balancers and scrapers ask: `/health`, `/ping`, `/version`, `/load`,
+//! `/metrics`.
 
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::json;
+use troupe_runtime::telemetry::metrics::CONTENT_TYPE;
 
 use crate::state::Gateway;
 
@@ -34,6 +36,5 @@ pub(crate) async fn load(State(gateway): State<Arc<Gateway>>) -> Response {
 pub(crate) async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
     let more = gateway.config.more_metrics.as_ref().map(|more| more());
     let text = gateway.metrics.text(&gateway.directory.table(), more);
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], text).into_response()
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
 }

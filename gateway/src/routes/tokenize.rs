@@ -26,8 +26,7 @@ pub(crate) async fn tokenize(
 ) -> Result<Json<TokenizeResponse>, ApiError> {
     let _permit = gateway.admit()?;
     let body = JsonBody::read(request, gateway.config.max_body_bytes).await?;
-    let asked: TokenizeRequest = body.parse()?;
-    let mut chat: ChatRequest = body.parse()?;
+    let (asked, mut chat) = body.parse_both::<TokenizeRequest, ChatRequest>()?;
     let served = gateway.directory.resolve(asked.model.as_deref())?;
     let tokens = match asked.prompt {
         Some(prompt) => {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use troupe_runtime::model::{template::ChatInput, tokenizer::SpecialTokens};
 
-use crate::support::{MODEL, card, leader::says, stage, stage_with};
+use crate::support::{MODEL, card, leader::says, stage};
 
 const PATH: &str = "/v1/chat/completions";
 const TEXT: &str = "Hello there, friend!";
@@ -95,15 +95,19 @@ async fn the_last_message_can_be_gone_on_with() {
 }
 
 #[tokio::test]
-async fn tools_reach_the_template() {
-    let stage = stage_with(vec![says(TEXT)], |_| {}).await;
+async fn tools_and_variables_reach_the_template() {
+    let stage = stage(says(TEXT)).await;
     let tool = json!({"type": "function", "function": {"name": "weather", "parameters": {}}});
-    let plain = json!({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1});
-    let mut with_tools = plain.clone();
-    with_tools["tools"] = json!([tool]);
-    with_tools["tool_choice"] = "auto".into();
-    for body in [plain, with_tools] {
-        stage.post("/tokenize", body.clone()).await.ok();
+    let plain = json!({"messages": [{"role": "user", "content": "Hi"}]});
+    let mut rich = plain.clone();
+    rich["tools"] = json!([tool]);
+    rich["chat_template_kwargs"] = json!({"enable_thinking": false});
+    for (body, reaches) in [(plain, false), (rich, true)] {
+        let tokens = stage.post("/tokenize", body).await.ok()["tokens"].clone();
+        let text = stage.post("/detokenize", json!({"tokens": tokens})).await.ok();
+        let text = text["prompt"].as_str().unwrap();
+        assert_eq!(text.contains("weather"), reaches, "{text}");
+        assert_eq!(text.contains("<think>"), reaches, "{text}");
     }
 }
 

@@ -23,7 +23,8 @@ async fn both(stage: &Stage, body: Value) -> Value {
             *stop = choice["stop_reason"].clone();
         }
     }
-    for (choice, (text, reason, stop)) in whole["choices"].as_array().unwrap().iter().zip(&joined) {
+    let choices = whole["choices"].as_array().expect("choices");
+    for (choice, (text, reason, stop)) in choices.iter().zip(&joined) {
         assert_eq!(choice["text"], *text);
         assert_eq!(choice["finish_reason"], *reason);
         assert_eq!(choice["stop_reason"], *stop);
@@ -48,7 +49,9 @@ async fn an_answer_has_the_shape_of_openai() {
     assert_eq!(usage["prompt_tokens"], generate.prompt.len());
     assert_eq!(
         usage["total_tokens"].as_u64(),
-        Some(usage["prompt_tokens"].as_u64().unwrap() + usage["completion_tokens"].as_u64().unwrap())
+        Some(
+            usage["prompt_tokens"].as_u64().unwrap() + usage["completion_tokens"].as_u64().unwrap()
+        )
     );
     assert_eq!(generate.options.max_tokens, 40);
 }

@@ -35,7 +35,7 @@ async fn a_taken_port_is_named() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_under_way_is_finished() {
     // The leader answers only once the test lets it.
-    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (go, wait) = std::sync::mpsc::sync_channel::<()>(1);
     let (wait, says) = (Mutex::new(wait), says("finished"));
     let mut stage = stage(Arc::new(move |generate| {
         tokio::task::block_in_place(|| wait.lock().unwrap().recv().unwrap());

@@ -10,8 +10,9 @@ use troupe_runtime::{
 };
 
 use crate::support::{
-    Script, Seen, stage, stage_with,
+    Script, Seen,
     leader::{Act, chunk, refuses, says, speak},
+    stage, stage_with,
 };
 
 const PATH: &str = "/v1/completions";
@@ -89,8 +90,14 @@ async fn a_failure_after_the_first_token_is_told_at_once() {
         let mut body = request();
         body["stream"] = stream.into();
         let told = async {
-            stage.until(|text| text.contains("generation_tokens_total{model_name=\"tiny\",\
-                 engine=\"0\"} 2")).await;
+            stage
+                .until(|text| {
+                    text.contains(
+                        "generation_tokens_total{model_name=\"tiny\",\
+                 engine=\"0\"} 2",
+                    )
+                })
+                .await;
             go.notify_one();
         };
         let (reply, ()) = tokio::join!(stage.post(PATH, body), told);

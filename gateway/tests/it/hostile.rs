@@ -20,21 +20,19 @@ const PATH: &str = "/v1/completions";
 /// A socket on which a streaming request was sent.
 async fn open_stream(stage: &Stage) -> TcpStream {
     let body = json!({"prompt": "x", "max_tokens": 60, "stream": true}).to_string();
-    let mut socket = TcpStream::connect(stage.gateway.address()).await.unwrap();
+    let mut socket = TcpStream::connect(stage.gateway.address()).await.expect("a server");
     let head = format!(
         "POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
          content-length: {}\r\n\r\n{body}",
         body.len()
     );
-    socket.write_all(head.as_bytes()).await.unwrap();
+    socket.write_all(head.as_bytes()).await.expect("it reads");
     socket
 }
 
 /// Says one token and then nothing.
 fn hangs() -> Script {
-    Arc::new(|generate| {
-        vec![Act::Say(GenerateDown::Chunk(chunk(generate, 0, 0, vec![70])))]
-    })
+    Arc::new(|generate| vec![Act::Say(GenerateDown::Chunk(chunk(generate, 0, 0, vec![70])))])
 }
 
 #[tokio::test]
@@ -82,9 +80,8 @@ async fn a_client_that_does_not_read_is_cut() {
 #[tokio::test]
 async fn bodies_have_limits() {
     let stage = stage_with(vec![says("ok")], |config| config.max_body_bytes = 100_000).await;
-    let (status, ..) = stage.raw(PATH, &format!("{{\"prompt\": \"{}\"}}", "a".repeat(100_000)))
-        .await
-        .error();
+    let (status, ..) =
+        stage.raw(PATH, &format!("{{\"prompt\": \"{}\"}}", "a".repeat(100_000))).await.error();
     assert_eq!(status, 413);
     let deep = |open: &str, close: &str| {
         format!("{{\"x\": {}1{}, \"prompt\": \"x\"}}", open.repeat(9000), close.repeat(9000))

@@ -23,7 +23,9 @@ async fn the_old_style_has_parallel_lists() {
         assert_eq!(at, offset);
         offset += token.as_str().unwrap().chars().count();
     }
-    assert!(list("top_logprobs").iter().all(|top| (1..=3).contains(&top.as_object().unwrap().len())));
+    assert!(
+        list("top_logprobs").iter().all(|top| (1..=3).contains(&top.as_object().unwrap().len()))
+    );
     assert!(list("token_logprobs").iter().all(|logprob| *logprob == -0.5));
 
     let mut joined = Vec::new();

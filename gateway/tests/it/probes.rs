@@ -1,7 +1,10 @@
 //! What probes and scrapers are told, and the tokenizer by itself.
 
 use serde_json::{Value, json};
-use troupe_runtime::{discovery::{Op, Registry, Txn}, wire::status::Load};
+use troupe_runtime::{
+    discovery::{Op, Registry, Txn},
+    wire::status::Load,
+};
 
 use crate::support::{MAX_MODEL_LEN, MODEL, leader::says, stage, stage_with};
 
@@ -89,21 +92,21 @@ async fn metrics_tell_of_requests_and_loads() {
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
-    assert!(text.ends_with("# EOF\n"));
-
     let load = Load { running: 3, blocks_used: 1, blocks_total: 4, ..Load::default() };
     stage.leaders[0].load.send_replace(load);
     stage.until(|text| text.contains("kv_cache_usage_perc{") && text.contains("} 0.25")).await;
 
     let more = stage_with(vec![says("ok")], |config| {
         config.more_metrics = Some(std::sync::Arc::new(|| {
-            "vllm:num_requests_running{engine=\"here\"} 7\n# EOF\n".to_owned()
+            "# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running{engine=\"here\"} 7\n"
+                .to_owned()
         }));
     })
     .await;
     let text = more.get("/metrics").await.text;
-    assert!(text.contains("{engine=\"here\"} 7\n# EOF\n"), "{text}");
-    assert_eq!(text.matches("# EOF").count(), 1);
+    assert!(text.contains("vllm:num_requests_running{engine=\"here\"} 7\n"), "{text}");
+    assert_eq!(text.matches("# TYPE vllm:num_requests_running ").count(), 1);
+    assert!(!text.contains("# EOF"));
 }
 
 #[tokio::test]

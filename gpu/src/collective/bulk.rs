@@ -24,8 +24,8 @@ use troupe_runtime::{
 use super::Collective;
 use crate::{error::DeviceError, weights::Shard};
 
-/// Tensors that may wait in one direction between two ranks: the sums of one operation, which a slow
-/// peer has not taken yet, and the parts of the next.
+/// Tensors that may wait in one direction between two ranks: the sums of one operation, which a
+/// slow peer has not taken yet, and the parts of the next.
 pub const DEPTH: usize = 2;
 
 /// One rank's streams to all others. Dropping it fails every operation of the others.
@@ -80,7 +80,9 @@ impl BulkCollective {
 
     fn send(&mut self, to: usize, payload: Payload) -> Result<(), DeviceError> {
         let (step, index) = (self.step, self.operation);
-        let Some(peer) = &mut self.peers[to] else { return Ok(()) };
+        let Some(peer) = &mut self.peers[to] else {
+            return Ok(());
+        };
         let elements = payload.bytes.len() / payload.dtype.size();
         let columns = u32::try_from(elements).map_err(|_| {
             DeviceError::Collective(format!("{elements} values are too many for one message"))
@@ -100,7 +102,9 @@ impl BulkCollective {
         (dtype, elements): (WireDtype, Option<usize>),
     ) -> Result<Bytes, DeviceError> {
         let (step, index, deadline) = (self.step, self.operation, self.deadline);
-        let Some(peer) = &mut self.peers[from] else { return Ok(Bytes::new()) };
+        let Some(peer) = &mut self.peers[from] else {
+            return Ok(Bytes::new());
+        };
         let received = peer.receiver.receive(step, index, deadline);
         let (header, bytes) = received.map_err(|error| lost(from, &error))?;
         let found = header.columns as usize;
@@ -258,6 +262,6 @@ fn lost(rank: usize, error: &LinkError) -> DeviceError {
     DeviceError::Collective(format!("rank {rank}: {}", chain(error)))
 }
 
-/// Up to this many values one trip with more bytes is quicker than two with fewer: 64 KiB take about
-/// as long on the way as a message takes to be delivered at all.
+/// Up to this many values one trip with more bytes is quicker than two with fewer: 64 KiB take
+/// about as long on the way as a message takes to be delivered at all.
 const ONE_TRIP_ELEMENTS: usize = 16 * 1024;

@@ -2,8 +2,8 @@
 //!
 //! Each rank puts its part into its own slot, all meet, and each adds up all slots in rank order by
 //! itself: for the sizes of a decode step that is far cheaper than a second meeting. Slots exist
-//! twice and operations alternate between them, so one meeting per operation is enough: who writes a
-//! slot again has met the others once more since they read it.
+//! twice and operations alternate between them, so one meeting per operation is enough: who writes
+//! a slot again has met the others once more since they read it.
 //!
 //! A rank that drops its handle breaks the meeting point for good, and so does a missed deadline.
 
@@ -198,12 +198,7 @@ impl Slot {
 
 impl Meeting {
     fn new(ranks: usize) -> Self {
-        Self {
-            ranks,
-            state: Mutex::default(),
-            held: AtomicU64::new(0),
-            changed: Condvar::new(),
-        }
+        Self { ranks, state: Mutex::default(), held: AtomicU64::new(0), changed: Condvar::new() }
     }
 
     /// Returns once every rank has called it as often as this one.
@@ -266,4 +261,4 @@ impl Meeting {
 
 /// How often a waiting rank looks before it parks: some microseconds, about what waking a parked
 /// thread costs, so that ranks which share cores give way to the one that all wait for.
-const SPINS: u32 = 256;
+const SPINS: u32 = 500;

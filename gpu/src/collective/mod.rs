@@ -45,8 +45,8 @@ pub trait Collective: Send {
     /// [`DeviceError::Collective`].
     fn all_reduce(&mut self, values: &mut [f32]) -> Result<(), DeviceError>;
 
-    /// At rank 0, fills `into` (cleared first) with the ranks' values one after the other, which may
-    /// differ in length; elsewhere leaves it empty.
+    /// At rank 0, fills `into` (cleared first) with the ranks' values one after the other, which
+    /// may differ in length; elsewhere leaves it empty.
     ///
     /// # Errors
     /// [`DeviceError::Collective`].

@@ -16,12 +16,11 @@ impl<T: Copy + Default> Aligned<T> {
     /// `len` zeros.
     pub(crate) fn zeroed(len: usize) -> Result<Self, DeviceError> {
         let slack = LINE / size_of::<T>();
-        let bytes = len.checked_add(slack).and_then(|n| n.checked_mul(size_of::<T>()));
-        // A size that no machine has is an error of the caller's plan, not a reason to abort.
-        if bytes.is_none_or(|bytes| bytes > isize::MAX as usize / 1024) {
-            return Err(DeviceError::OutOfMemory(format!("{len} elements in one buffer")));
-        }
-        let data = vec![T::default(); len + slack];
+        let too_much = || DeviceError::OutOfMemory(format!("no room for {len} elements"));
+        let room = len.checked_add(slack).ok_or_else(too_much)?;
+        // Asking first, because a zeroed vector aborts the process when there is no memory.
+        Vec::<T>::new().try_reserve_exact(room).map_err(|_| too_much())?;
+        let data = vec![T::default(); room];
         let start = data.as_ptr().align_offset(LINE).min(slack);
         Ok(Self { data, start, len })
     }

@@ -174,11 +174,12 @@ impl Backend for CpuDevice {
         }
         let columns = out.columns();
         let out = out.set_rows(meta.rows())?;
-        ops::each_row(&mut self.pool, (out, columns), &|row, out| {
-            match meta.tokens[row].checked_sub(first_token).map(|token| token as usize) {
-                Some(token) if token < table.out_features() => table.row(token, out),
-                _ => out.fill(0.0),
-            }
+        ops::each_row(&mut self.pool, (out, columns), &|row, out| match meta.tokens[row]
+            .checked_sub(first_token)
+            .map(|token| token as usize)
+        {
+            Some(token) if token < table.out_features() => table.row(token, out),
+            _ => out.fill(0.0),
         });
         Ok(())
     }
@@ -239,7 +240,7 @@ impl Backend for CpuDevice {
         norm: Norm<'_, Self>,
     ) -> Done {
         x.expect_range(&columns)?;
-        if columns.len() % norm.weight.0.len() != 0 {
+        if !columns.len().is_multiple_of(norm.weight.0.len()) {
             return broken(format!("heads of {} in {columns:?}", norm.weight.0.len()));
         }
         let width = x.columns();

@@ -1,5 +1,5 @@
-//! The scalar functions that every path computes alike, operation for operation, so that results are
-//! equal to the bit: comparison, exponential, the tree that ends a sum over lanes.
+//! The scalar functions that every path computes alike, operation for operation, so that results
+//! are equal to the bit: comparison, exponential, the tree that ends a sum over lanes.
 //!
 //! Vector code repeats the same IEEE operations in the same order; nothing here depends on the C
 //! library except `mul_add`, which rounds once wherever it runs.
@@ -51,19 +51,14 @@ pub(crate) const EXP_MIN: f32 = -87.3;
 pub(crate) const EXP_MAX: f32 = 88.0;
 /// 1.5 * 2^23.
 pub(crate) const ROUND: f32 = 12_582_912.0;
-/// The natural logarithm of 2 in two parts; the first has few enough bits that `n` times it is exact.
+/// The natural logarithm of 2 in two parts; the first has few enough bits that `n` times it is
+/// exact.
 pub(crate) const LN2_HIGH: f32 = 0.693_359_4;
 /// The rest of it.
 pub(crate) const LN2_LOW: f32 = -2.121_944_4e-4;
 /// Coefficients of r^7 down to r^2 of a polynomial for e^r on [-ln 2 / 2, ln 2 / 2].
-pub(crate) const EXP_TERMS: [f32; 6] = [
-    1.987_569_1e-4,
-    1.398_199_9e-3,
-    8.333_452e-3,
-    4.166_579_6e-2,
-    1.666_666_5e-1,
-    5.000_000_1e-1,
-];
+pub(crate) const EXP_TERMS: [f32; 6] =
+    [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
 
 #[cfg(test)]
 mod tests {

@@ -3,20 +3,20 @@
 //! # Layout
 //! - [`device`]: `impl Backend`; [`ops`]: what its operations do row by row
 //! - [`packed`]: weights as kernels want them; [`buffer`], [`step`]: activations, step metadata
-//! - [`reference`]: reductions in plain loops; [`simd`]: the same, fast; [`math`]: scalar functions
+//! - `reference`: reductions in plain loops; `simd`: the same, fast; `math`: scalar functions
 //!
 //! # Arithmetic
 //! Activations are `f32` between operations whatever the weights are stored in; a stored element
 //! (bfloat16, float16) is widened when it is used. So a bfloat16 model runs with *more* precision
-//! than one whose activations are rounded at each step, and storing a bfloat16 checkpoint as float32
-//! changes nothing but the KV's rounding. Keys and values are rounded to the KV's type when written.
-//! The floating-point environment is Rust's default: round to nearest, subnormals kept.
+//! than one whose activations are rounded at each step, and storing a bfloat16 checkpoint as
+//! float32 changes nothing but the KV's rounding. Keys and values are rounded to the KV's type when
+//! written. The floating-point environment is Rust's default: round to nearest, subnormals kept.
 //!
 //! # Reduction orders
-//! Each is a function of shape constants alone, so a row's bits never depend on batch, chunk, thread
-//! count or path; `FMA` is a multiply-add rounded once.
-//! - **Product** of K inputs: chains of 256 inputs; a chain starts at 0 and takes its inputs in order
-//!   by FMA; chains are added in order; then the bias; then what was in the output.
+//! Each is a function of shape constants alone, so a row's bits never depend on batch, chunk,
+//! thread count or path; `FMA` is a multiply-add rounded once.
+//! - **Product** of K inputs: chains of 256 inputs; a chain starts at 0 and takes its inputs in
+//!   order by FMA; chains are added in order; then the bias; then what was in the output.
 //! - **RMS norm**: squares go by FMA into 16 lanes, element `i` into lane `i % 16`; lanes are added
 //!   as a tree (`i` takes `i + 8`, then `+ 4`, `+ 2`, `+ 1`); `x * (1 / sqrt(mean + epsilon)) * w`.
 //! - **Attention**: a score is a chain of FMAs over the head's elements, then times the scale.
@@ -24,7 +24,7 @@
 //!   weights `exp(score - m)`, their sum over 16 lanes by position and the tree, values by FMA in
 //!   order of position. Chunks are merged in order: with `m' = max(m_old, m)`, sums and values are
 //!   `old * exp(m_old - m') + new * exp(m - m')`; the end is `values * (1 / sum)`.
-//! - `exp` is [`math::exp`] everywhere: no C library, within 2 units in the last place.
+//! - `exp` is `math::exp` everywhere: no C library, within 2 units in the last place.
 //!
 //! Rotation tables come from the C library's sine and cosine in `f64`, once, at load.
 
@@ -43,8 +43,8 @@ pub use device::CpuDevice;
 /// How the CPU device is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuOptions {
-    /// Threads that share each operation, the device's own thread included; at least 1. When several
-    /// devices share a machine, its cores divided by the devices is right.
+    /// Threads that share each operation, the device's own thread included; at least 1. When
+    /// several devices share a machine, its cores divided by the devices is right.
     pub threads: usize,
     /// Forces a path; `None` takes the best that this machine has.
     pub path: Option<KernelPath>,

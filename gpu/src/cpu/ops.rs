@@ -11,7 +11,7 @@ use crate::{
         reference,
         simd::{
             attention::{Attention, AttentionTask},
-            pool::{Pieces, Pool},
+            pool::{OnTwo, Pieces, Pool},
             product::{Product, TILE_ROWS, interleave},
         },
         step::{CpuStep, GroupTables},
@@ -87,7 +87,7 @@ pub(crate) fn each_row(
 pub(crate) fn each_row_of_two(
     pool: &mut Pool,
     (first, second, columns): (&mut [f32], &mut [f32], usize),
-    call: &(dyn Fn(usize, &mut [f32], &mut [f32]) + Sync),
+    call: &OnTwo<'_, f32, f32>,
 ) {
     let rows = rows_per_task(columns);
     let chunk = rows * columns;
@@ -140,7 +140,11 @@ pub(crate) fn write_kv(
                 let block = table[position / size] as usize;
                 let slot = KvSlot { layer: at.layer, block, head, position: position % size };
                 let columns = head * heads.head_dim..(head + 1) * heads.head_dim;
-                kv.write(slot, &values[first_key..][columns.clone()], &values[first_value..][columns])?;
+                kv.write(
+                    slot,
+                    &values[first_key..][columns.clone()],
+                    &values[first_value..][columns],
+                )?;
             }
         }
     }
@@ -195,8 +199,10 @@ impl CpuDevice {
         let isa = self.isa;
         each_row(&mut self.pool, (data, width), &|_, row| {
             for head in row[columns.clone()].chunks_exact_mut(weight.0.len()) {
-                let sum = isa
-                    .map_or_else(|| reference::sum_of_squares(head), |isa| isa.sum_of_squares(head));
+                let sum = isa.map_or_else(
+                    || reference::sum_of_squares(head),
+                    |isa| isa.sum_of_squares(head),
+                );
                 let scale = norm_scale(sum, head.len(), epsilon);
                 for (x, weight) in head.iter_mut().zip(&weight.0) {
                     *x = *x * scale * weight;

@@ -1,5 +1,5 @@
-//! Weights as the kernels want them: panels of 64 outputs, each `[K][64]`, so that a product streams
-//! through memory once and 16 outputs fill a vector.
+//! Weights as the kernels want them: panels of 64 outputs, each `[K][64]`, so that a product
+//! streams through memory once and 16 outputs fill a vector.
 //!
 //! Outputs are padded to whole panels with zeros. One element is widened to `f32` when it is used,
 //! exactly, so the storage type changes memory and speed but no rule of arithmetic. A row (one
@@ -135,7 +135,8 @@ struct Rows<'a> {
 
 impl<'a> Rows<'a> {
     fn new(parts: &'a [DensePart<'a>]) -> Self {
-        let rows = parts.iter().flat_map(|part| (0..part.weight.rows()).map(move |row| (part, row)));
+        let rows =
+            parts.iter().flat_map(|part| (0..part.weight.rows()).map(move |row| (part, row)));
         Self { rows: rows.collect() }
     }
 

@@ -1,5 +1,6 @@
-//! KV blocks in the one layout that all devices agree on: `[block][key, value][head][position][dim]`,
-//! little-endian in the pool's type, without padding. What is imported is checked, then copied.
+//! KV blocks in the one layout that all devices agree on: `[block][key,
+//! value][head][position][dim]`, little-endian in the pool's type, without padding. What is
+//! imported is checked, then copied.
 
 use crate::{
     backend::KvSpan,

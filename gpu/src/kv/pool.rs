@@ -1,8 +1,8 @@
 //! One KV group's blocks on the CPU, laid out for the attention kernel.
 //!
 //! The order is `[layer][block][head]`, then the keys of the block in tiles of 16 positions, each
-//! `[dim][16]`, then the values as `[position][dim]`. Sixteen positions fill a vector, so scores need
-//! no sum across lanes. Tiles and value rows are padded to 16 with zeros that nothing writes.
+//! `[dim][16]`, then the values as `[position][dim]`. Sixteen positions fill a vector, so scores
+//! need no sum across lanes. Tiles and value rows are padded to 16 with zeros that nothing writes.
 
 use half::{bf16, f16};
 

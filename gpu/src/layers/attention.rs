@@ -1,5 +1,5 @@
-//! Attention of this rank's heads: fused query, key and value product, rotary embedding, KV, and the
-//! output product that is summed over ranks.
+//! Attention of this rank's heads: fused query, key and value product, rotary embedding, KV, and
+//! the output product that is summed over ranks.
 
 use std::ops::Range;
 

@@ -2,14 +2,14 @@
 //! the other ranks of the stage.
 //!
 //! Activations are allocated once, for the largest step, and every layer uses the same ones; their
-//! names say what is in them. Layers read and write them through disjoint fields, so nothing here is
-//! behind a lock or a reference count.
+//! names say what is in them. Layers read and write them through disjoint fields, so nothing here
+//! is behind a lock or a reference count.
 
 use troupe_runtime::id::StepId;
 
 use crate::{
     backend::{Activations, Backend},
-    collective::Collective,
+    collective::{Alone, Collective},
     dtype::Dtype,
     error::DeviceError,
     layers::{norm::RmsNorm, rotary::Rotary},
@@ -153,6 +153,12 @@ impl<B: Backend> TensorGroup<B> {
         self.collective.begin_step(step);
     }
 
+    /// Drops this rank's end, so that the others fail at once instead of waiting for it. To be
+    /// called when a step failed here; nothing may be summed afterwards.
+    pub fn abandon(&mut self) {
+        self.collective = Box::new(Alone);
+    }
+
     /// `residual += sum over ranks of product`, where `product` writes this rank's part of it into
     /// the `f32` buffer that it is given. Only where there are other ranks.
     ///
@@ -235,6 +241,12 @@ impl<B: Backend> TensorGroup<B> {
 
 fn encode(dtype: Dtype, values: &[f32], bytes: &mut Vec<u8>) {
     bytes.clear();
+    if dtype == Dtype::F32 {
+        bytes.resize(values.len() * 4, 0);
+        let (chunks, _) = bytes.as_chunks_mut::<4>();
+        chunks.iter_mut().zip(values).for_each(|(chunk, value)| *chunk = value.to_le_bytes());
+        return;
+    }
     bytes.reserve(values.len() * dtype.size());
     values.iter().for_each(|&value| dtype.write(bytes, value));
 }

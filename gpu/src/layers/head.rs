@@ -41,7 +41,8 @@ impl<B: Backend> Head<B> {
         has_embedding: bool,
     ) -> Result<Self, DeviceError> {
         let norm = RmsNorm::load(loader, NORM, config.hidden_size, config.rms_norm_eps)?;
-        // Some checkpoints say that they are tied and store the head all the same: the config rules.
+        // Some checkpoints say that they are tied and store the head all the same: the config
+        // rules.
         let own_table = match (config.tie_word_embeddings, has_embedding) {
             (true, true) => None,
             (true, false) => Some(VocabularyTable::load_embedding(loader, config)?),
@@ -66,11 +67,7 @@ impl<B: Backend> Head<B> {
             own_table,
             widths: shard.split_all(config.vocab_size).map(|run| run.len()).collect(),
             normed: loader.backend.alloc(rows, config.hidden_size, dtype)?,
-            logits: loader.backend.alloc(
-                rows,
-                shard.split(config.vocab_size).len(),
-                Dtype::F32,
-            )?,
+            logits: loader.backend.alloc(rows, shard.split(config.vocab_size).len(), Dtype::F32)?,
             values: Vec::new(),
             rows: Vec::new(),
         })

@@ -2,8 +2,8 @@
 //! outputs are summed over them and added to the residual stream.
 //!
 //! With one rank the backend adds to the residual as the product's epilogue. With several, partial
-//! sums leave the device in `f32`, are added in rank order, and come back. (Products whose *outputs*
-//! are divided need no meeting; layers call the backend for those directly.)
+//! sums leave the device in `f32`, are added in rank order, and come back. (Products whose
+//! *outputs* are divided need no meeting; layers call the backend for those directly.)
 
 use std::ops::Range;
 

@@ -1,15 +1,15 @@
 //! Weights onto the device, cut to this rank's share, with what was taken noted.
 //!
 //! Column-parallel layers take rows of their weights (outputs), several of them fused into one
-//! product; row-parallel layers take columns (inputs). Biases go with the outputs; where the outputs
-//! are summed over ranks, only rank 0 has them.
+//! product; row-parallel layers take columns (inputs). Biases go with the outputs; where the
+//! outputs are summed over ranks, only rank 0 has them.
 
 use std::ops::Range;
 
 use crate::{
     backend::Backend,
-    error::DeviceError,
     dtype::Dtype,
+    error::DeviceError,
     tensor::{DenseMatrix, DensePart, LinearSource, WeightSource},
     weights::{Held, WeightReader},
 };
@@ -49,8 +49,7 @@ impl<'a, B: Backend> Loader<'a, B> {
     ) -> Result<B::Linear, DeviceError> {
         let mut whole = Vec::with_capacity(parts.len());
         for part in parts {
-            let weight =
-                self.reader.matrix(&weight_of(&part.name), (part.rows, in_features))?;
+            let weight = self.reader.matrix(&weight_of(&part.name), (part.rows, in_features))?;
             let bias = part.bias.then(|| self.stored_vector(&bias_of(&part.name), part.rows));
             whole.push((weight, bias.transpose()?));
             let biases = if part.bias { part.own.len() } else { 0 };

@@ -1,4 +1,5 @@
-//! Rotary position embedding: from a model's base and scaling to one frequency per pair of elements.
+//! Rotary position embedding: from a model's base and scaling to one frequency per pair of
+//! elements.
 //!
 //! Frequencies are computed in `f64` and rounded to `f32` once.
 

@@ -3,8 +3,9 @@
 //! # Layout
 //! - [`llama`]: Llama, Mistral, Qwen2, Qwen3: one wiring with small differences
 //!
-//! A model file is wiring plus weight names, generic over the device, and ignorant of how many ranks
-//! and stages there are: layers know their rank, and a stage is given the range of its layers.
+//! A model file is wiring plus weight names, generic over the device, and ignorant of how many
+//! ranks and stages there are: layers know their rank, and a stage is given the range of its
+//! layers.
 
 pub mod llama;
 
@@ -56,10 +57,9 @@ pub struct LayerPlace {
 /// The table.
 pub fn family<B: Backend>(architecture: Architecture) -> Family<B> {
     match architecture {
-        Architecture::Llama
-        | Architecture::Mistral
-        | Architecture::Qwen2
-        | Architecture::Qwen3 => Family { widths: llama::widths, load: llama::load },
+        Architecture::Llama | Architecture::Mistral | Architecture::Qwen2 | Architecture::Qwen3 => {
+            Family { widths: llama::widths, load: llama::load }
+        }
     }
 }
 

@@ -30,10 +30,7 @@ pub(super) fn apply(request: &SampleRequest<'_>, row: &mut [f32], scratch: &mut 
         penalize(request, row, &mut scratch.seen);
     }
     if ends_too_soon(request) {
-        ban(
-            row,
-            options.eos_token_ids.iter().chain(&options.stop_token_ids),
-        );
+        ban(row, options.eos_token_ids.iter().chain(&options.stop_token_ids));
     }
     if !options.allowed_token_ids.is_empty() {
         allow_only(row, &options.allowed_token_ids, &mut scratch.values);
@@ -105,11 +102,7 @@ fn penalize(request: &SampleRequest<'_>, row: &mut [f32], seen: &mut Vec<u32>) {
             continue;
         }
         let penalty = options.repetition_penalty;
-        *logit = if *logit > 0.0 {
-            *logit / penalty
-        } else {
-            *logit * penalty
-        };
+        *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
         let repeats = count / 2;
         if repeats > 0 {
             *logit -= repeats as f32 * options.frequency_penalty;
@@ -128,11 +121,7 @@ fn ban<'a>(row: &mut [f32], tokens: impl IntoIterator<Item = &'a u32>) {
 
 fn allow_only(row: &mut [f32], allowed: &[u32], kept: &mut Vec<f32>) {
     kept.clear();
-    let logit = |token: u32| {
-        row.get(token as usize)
-            .copied()
-            .unwrap_or(f32::NEG_INFINITY)
-    };
+    let logit = |token: u32| row.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
     kept.extend(allowed.iter().map(|&token| logit(token)));
     row.fill(f32::NEG_INFINITY);
     for (&token, &logit) in allowed.iter().zip(kept.iter()) {

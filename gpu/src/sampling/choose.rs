@@ -35,28 +35,20 @@ pub(super) fn token(
     scratch: &mut Scratch,
 ) -> Result<u32, String> {
     if max == f32::NEG_INFINITY {
-        return Err(
-            "no token is allowed: grammar, bad_words, allowed_token_ids and min_tokens \
+        return Err("no token is allowed: grammar, bad_words, allowed_token_ids and min_tokens \
                     together exclude the whole vocabulary"
-                .into(),
-        );
+            .into());
     }
     let temperature = request.options.temperature;
     if !temperature.is_finite() {
-        return Err(format!(
-            "temperature is {temperature}, a finite number is needed"
-        ));
+        return Err(format!("temperature is {temperature}, a finite number is needed"));
     }
     let index = if temperature < GREEDY_BELOW {
         scan::first_equal(row, max)
     } else {
         weigh(request, row, max, scratch);
         let position = request.tokens.len().saturating_sub(request.prompt_len) as u64;
-        draw(
-            row,
-            random::uniform(request.seed, request.choice, position),
-            scratch,
-        )
+        draw(row, random::uniform(request.seed, request.choice, position), scratch)
     };
     u32::try_from(index).map_err(|_| format!("token {index} is past any vocabulary"))
 }
@@ -65,21 +57,14 @@ pub(super) fn token(
 pub(super) fn weigh(request: &SampleRequest<'_>, row: &mut [f32], max: f32, scratch: &mut Scratch) {
     let options = request.options;
     let k = options.top_k as usize;
-    let smallest = if k > 0 && k < row.len() {
-        scan::kth_largest(row, k, scratch)
-    } else {
-        f32::NEG_INFINITY
-    };
+    let smallest =
+        if k > 0 && k < row.len() { scan::kth_largest(row, k, scratch) } else { f32::NEG_INFINITY };
     // The likeliest token always stays.
     let least = options.min_p.min(1.0);
     let scale = 1.0 / options.temperature;
     for value in row.iter_mut() {
         let weight = exp_negative((*value - max) * scale);
-        *value = if *value >= smallest && weight >= least {
-            weight
-        } else {
-            0.0
-        };
+        *value = if *value >= smallest && weight >= least { weight } else { 0.0 };
     }
     if options.top_p < 1.0 {
         keep_nucleus(row, options.top_p, scratch);
@@ -109,9 +94,7 @@ fn keep_nucleus(weights: &mut [f32], share: f32, scratch: &mut Scratch) {
         needed -= mass;
     }
     keys.clear();
-    let candidates = (0_u32..)
-        .zip(weights.iter())
-        .filter(|&(_, &weight)| bin(weight) == crossed);
+    let candidates = (0_u32..).zip(weights.iter()).filter(|&(_, &weight)| bin(weight) == crossed);
     keys.extend(candidates.map(|(token, &weight)| key(token, weight)));
     let last = crossing(keys, needed);
     let (last_weight, last_token) = (weight_of(last), token_of(last));
@@ -145,9 +128,7 @@ fn draw(weights: &[f32], random: u64, scratch: &mut Scratch) -> usize {
     let sums = &mut scratch.sums;
     sums.clear();
     sums.extend(
-        weights
-            .chunks(BLOCK)
-            .map(|block| block.iter().map(|&weight| mass(weight)).sum::<u64>()),
+        weights.chunks(BLOCK).map(|block| block.iter().map(|&weight| mass(weight)).sum::<u64>()),
     );
     let total: u64 = sums.iter().sum();
     let mut left = ((u128::from(random) * u128::from(total)) >> 64) as u64;

@@ -80,11 +80,7 @@ fn sum_exp(row: &[f32], max: f32) -> f64 {
             *lane += f64::from(exp_negative(x - max));
         }
     }
-    lanes.iter().sum::<f64>()
-        + rest
-            .iter()
-            .map(|&x| f64::from(exp_negative(x - max)))
-            .sum::<f64>()
+    lanes.iter().sum::<f64>() + rest.iter().map(|&x| f64::from(exp_negative(x - max))).sum::<f64>()
 }
 
 /// The `count` largest with their ids, best first, the lower id first among equals.
@@ -94,10 +90,8 @@ fn likeliest(row: &[f32], count: usize, scratch: &mut Scratch) -> Vec<(u32, f32)
         return Vec::new();
     }
     let smallest = scan::kth_largest(row, count, scratch);
-    let mut found: Vec<(u32, f32)> = (0_u32..)
-        .zip(row.iter().copied())
-        .filter(|&(_, x)| x >= smallest)
-        .collect();
+    let mut found: Vec<(u32, f32)> =
+        (0_u32..).zip(row.iter().copied()).filter(|&(_, x)| x >= smallest).collect();
     // Stable, so that ascending ids stay.
     found.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal));
     found.truncate(count);

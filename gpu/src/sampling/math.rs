@@ -17,22 +17,10 @@ pub(super) fn exp_negative(x: f32) -> f32 {
     let rest = (clamped - power * LN_2_HIGH) - power * LN_2_LOW;
     // Taylor's series; |rest| <= ln(2) / 2, the first term left out is below 4e-9 of the sum.
     let mut sum = 1.0 / 5040.0;
-    for coefficient in [
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-        1.0,
-        1.0,
-    ] {
+    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
         sum = sum * rest + coefficient;
     }
-    let exponent = shifted
-        .to_bits()
-        .wrapping_sub(ROUNDER.to_bits())
-        .wrapping_add(127)
-        << 23;
+    let exponent = shifted.to_bits().wrapping_sub(ROUNDER.to_bits()).wrapping_add(127) << 23;
     let value = sum * f32::from_bits(exponent);
     if x == f32::NEG_INFINITY { 0.0 } else { value }
 }
@@ -54,10 +42,7 @@ mod tests {
             let x = -(step as f32) * 1e-4;
             let (ours, true_value) = (f64::from(exp_negative(x)), f64::from(x).exp());
             if x > SMALLEST {
-                assert!(
-                    (ours / true_value - 1.0).abs() < 2.5e-7,
-                    "exp({x}) = {ours}"
-                );
+                assert!((ours / true_value - 1.0).abs() < 2.5e-7, "exp({x}) = {ours}");
             }
         }
     }

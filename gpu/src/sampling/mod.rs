@@ -48,11 +48,7 @@ pub struct Scratch {
 
 /// What one sequence asks of its rows of logits, `request.rows.1` of them with the whole vocabulary
 /// each. The last row is overwritten. Greedy without log-probabilities allocates nothing.
-pub fn sample(
-    request: &SampleRequest<'_>,
-    logits: &mut [f32],
-    scratch: &mut Scratch,
-) -> Sampled {
+pub fn sample(request: &SampleRequest<'_>, logits: &mut [f32], scratch: &mut Scratch) -> Sampled {
     sample_rows(request, logits, scratch)
         .unwrap_or_else(|why| Sampled { failed: Some(why), ..Sampled::default() })
 }

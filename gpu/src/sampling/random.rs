@@ -53,16 +53,8 @@ mod tests {
     #[test]
     fn philox_gives_its_known_answers() {
         let cases = [
-            (
-                [0; 4],
-                [0; 2],
-                [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8],
-            ),
-            (
-                [u32::MAX; 4],
-                [u32::MAX; 2],
-                [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd],
-            ),
+            ([0; 4], [0; 2], [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]),
+            ([u32::MAX; 4], [u32::MAX; 2], [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]),
             (
                 [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
                 [0xa409_3822, 0x299f_31d0],
@@ -70,11 +62,7 @@ mod tests {
             ),
         ];
         for (counter, key, expected) in cases {
-            assert_eq!(
-                philox4x32_10(counter, key),
-                expected,
-                "counter {counter:x?}"
-            );
+            assert_eq!(philox4x32_10(counter, key), expected, "counter {counter:x?}");
         }
     }
 
@@ -82,11 +70,7 @@ mod tests {
     fn every_part_of_the_key_matters() {
         let base = uniform(7, 0, 0);
         assert_eq!(uniform(7, 0, 0), base);
-        let others = [
-            uniform(8, 0, 0),
-            uniform(7 + (1 << 32), 0, 0),
-            uniform(7, 1, 0),
-        ];
+        let others = [uniform(8, 0, 0), uniform(7 + (1 << 32), 0, 0), uniform(7, 1, 0)];
         assert!(others.iter().all(|&other| other != base));
         assert!(uniform(7, 0, 1) != base && uniform(7, 0, 1 << 32) != base);
     }

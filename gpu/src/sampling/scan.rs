@@ -21,16 +21,9 @@ pub(super) fn maximum(row: &[f32]) -> Result<f32, String> {
     for block in blocks {
         for lane in 0..LANES {
             let value = block[lane];
-            largest[lane] = if value > largest[lane] {
-                value
-            } else {
-                largest[lane]
-            };
+            largest[lane] = if value > largest[lane] { value } else { largest[lane] };
             // Not `>=`: NaN must count too.
-            #[expect(
-                clippy::neg_cmp_op_on_partial_ord,
-                reason = "NaN is smaller than nothing"
-            )]
+            #[expect(clippy::neg_cmp_op_on_partial_ord, reason = "NaN is smaller than nothing")]
             let bad = !(value < f32::INFINITY);
             unusable[lane] |= u32::from(bad);
         }
@@ -47,12 +40,7 @@ pub(super) fn maximum(row: &[f32]) -> Result<f32, String> {
 pub(super) fn first_equal(row: &[f32], value: f32) -> usize {
     let start = row
         .chunks(BLOCK)
-        .take_while(|block| {
-            block
-                .iter()
-                .fold(0, |hits, &x| hits | u32::from(x == value))
-                == 0
-        })
+        .take_while(|block| block.iter().fold(0, |hits, &x| hits | u32::from(x == value)) == 0)
         .count()
         * BLOCK;
     let offset = row[start.min(row.len())..].iter().position(|&x| x == value);
@@ -67,9 +55,7 @@ pub(super) fn kth_largest(row: &[f32], k: usize, scratch: &mut Scratch) -> f32 {
     let Scratch { maxima, values, .. } = scratch;
     maxima.clear();
     maxima.extend(row.chunks(BLOCK).map(|block| {
-        block
-            .iter()
-            .fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max })
+        block.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max })
     }));
     let bound = if k <= maxima.len() {
         values.clear();
@@ -88,9 +74,7 @@ pub(super) fn kth_largest(row: &[f32], k: usize, scratch: &mut Scratch) -> f32 {
 }
 
 fn nth_largest(values: &mut [f32], k: usize) -> f32 {
-    *values
-        .select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a))
-        .1
+    *values.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1
 }
 
 #[cold]

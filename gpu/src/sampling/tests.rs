@@ -48,10 +48,7 @@ fn survivors(request: &SampleRequest<'_>, logits: &[f32]) -> Vec<(u32, f64)> {
 }
 
 fn golden() -> serde_json::Value {
-    let file = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../tests/golden/sampling_golden.json"
-    );
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/sampling_golden.json");
     let text = std::fs::read_to_string(file).expect("the sampling goldens are committed");
     serde_json::from_str(&text).expect("they are JSON")
 }
@@ -72,12 +69,7 @@ fn options(params: &serde_json::Value) -> SamplingOptions {
         frequency_penalty: number("frequency_penalty", 0.0),
         repetition_penalty: number("repetition_penalty", 1.0),
         logit_bias: bias
-            .map(|(id, x)| {
-                (
-                    id.parse().expect("an id"),
-                    x.as_f64().expect("a bias") as f32,
-                )
-            })
+            .map(|(id, x)| (id.parse().expect("an id"), x.as_f64().expect("a bias") as f32))
             .collect(),
         ..SamplingOptions::default()
     }
@@ -103,17 +95,10 @@ fn golden_cases_leave_the_same_tokens_with_the_same_probabilities() {
                 assert_eq!(sampled.token, Some(listed[0].0), "{what}");
             } else {
                 let kept = survivors(&request, &logits);
-                assert_eq!(
-                    kept.len() as u64,
-                    case["kept"].as_u64().expect("kept"),
-                    "{what}"
-                );
+                assert_eq!(kept.len() as u64, case["kept"].as_u64().expect("kept"), "{what}");
                 for (&(token, probability), &(wanted, reference)) in kept.iter().zip(&listed) {
                     assert_eq!(token, wanted, "{what}");
-                    assert!(
-                        (probability / reference - 1.0).abs() < 1e-5,
-                        "{what}: token {token}"
-                    );
+                    assert!((probability / reference - 1.0).abs() < 1e-5, "{what}: token {token}");
                 }
             }
             cases += 1;
@@ -124,64 +109,31 @@ fn golden_cases_leave_the_same_tokens_with_the_same_probabilities() {
 
 #[test]
 fn equal_tokens_at_the_kth_place_all_stay() {
-    let options = SamplingOptions {
-        top_k: 2,
-        ..SamplingOptions::default()
-    };
+    let options = SamplingOptions { top_k: 2, ..SamplingOptions::default() };
     let kept = survivors(&request(&options, &[0], 1), &[1.0, 3.0, 2.0, 2.0, 0.0]);
-    assert_eq!(
-        kept.iter().map(|&(token, _)| token).collect::<Vec<_>>(),
-        [1, 2, 3]
-    );
+    assert_eq!(kept.iter().map(|&(token, _)| token).collect::<Vec<_>>(), [1, 2, 3]);
 }
 
 #[test]
 fn equal_tokens_enter_a_nucleus_by_id() {
-    let options = SamplingOptions {
-        top_p: 0.5,
-        ..SamplingOptions::default()
-    };
+    let options = SamplingOptions { top_p: 0.5, ..SamplingOptions::default() };
     let kept = survivors(&request(&options, &[0], 1), &[1.0; 8]);
-    assert_eq!(
-        kept.iter().map(|&(token, _)| token).collect::<Vec<_>>(),
-        [0, 1, 2, 3]
-    );
+    assert_eq!(kept.iter().map(|&(token, _)| token).collect::<Vec<_>>(), [0, 1, 2, 3]);
 }
 
 #[test]
 fn extreme_options_keep_the_likeliest() {
     let base = SamplingOptions::default();
     let extremes = [
-        SamplingOptions {
-            top_p: 0.0,
-            ..base.clone()
-        },
-        SamplingOptions {
-            top_p: -1.0,
-            ..base.clone()
-        },
-        SamplingOptions {
-            min_p: 1.0,
-            ..base.clone()
-        },
-        SamplingOptions {
-            min_p: 7.0,
-            ..base.clone()
-        },
-        SamplingOptions {
-            top_k: 1,
-            ..base.clone()
-        },
-        SamplingOptions {
-            temperature: 1.1e-5,
-            ..base
-        },
+        SamplingOptions { top_p: 0.0, ..base.clone() },
+        SamplingOptions { top_p: -1.0, ..base.clone() },
+        SamplingOptions { min_p: 1.0, ..base.clone() },
+        SamplingOptions { min_p: 7.0, ..base.clone() },
+        SamplingOptions { top_k: 1, ..base.clone() },
+        SamplingOptions { temperature: 1.1e-5, ..base },
     ];
     for options in extremes {
-        let kept = survivors(
-            &request(&options, &[0], 1),
-            &[0.5, -3.0, 2.0, f32::NEG_INFINITY],
-        );
+        let kept = survivors(&request(&options, &[0], 1), &[0.5, -3.0, 2.0, f32::NEG_INFINITY]);
         assert_eq!(kept[0].0, 2, "{options:?}");
         let others: f64 = kept[1..].iter().map(|&(_, probability)| probability).sum();
         assert!(others < 1e-30, "{options:?}");
@@ -197,42 +149,23 @@ fn bans_leave_what_is_allowed() {
     };
     let logits = [9.0, 8.0, 7.0, 6.0, 5.0];
     let kept = |options: &SamplingOptions, tokens: &[u32], mask: Option<&[u32]>| {
-        let request = SampleRequest {
-            mask,
-            ..request(options, tokens, 1)
-        };
-        let mut ids: Vec<u32> = survivors(&request, &logits)
-            .iter()
-            .map(|kept| kept.0)
-            .collect();
+        let request = SampleRequest { mask, ..request(options, tokens, 1) };
+        let mut ids: Vec<u32> = survivors(&request, &logits).iter().map(|kept| kept.0).collect();
         ids.sort_unstable();
         ids
     };
     assert_eq!(kept(&base, &[4], None), [0, 1, 2, 3, 4]);
 
-    let min_tokens = SamplingOptions {
-        min_tokens: 2,
-        ..base.clone()
-    };
+    let min_tokens = SamplingOptions { min_tokens: 2, ..base.clone() };
     assert_eq!(kept(&min_tokens, &[4, 4], None), [2, 3, 4]);
     assert_eq!(kept(&min_tokens, &[4, 4, 4], None), [0, 1, 2, 3, 4]);
 
-    let allowed = SamplingOptions {
-        allowed_token_ids: vec![3, 1, 3, 99],
-        ..base.clone()
-    };
+    let allowed = SamplingOptions { allowed_token_ids: vec![3, 1, 3, 99], ..base.clone() };
     assert_eq!(kept(&allowed, &[4], None), [1, 3]);
 
     let words = vec![vec![2], vec![4, 3], vec![1, 2, 0], vec![], vec![99]];
-    let bad_words = SamplingOptions {
-        bad_words: words,
-        ..base.clone()
-    };
-    assert_eq!(
-        kept(&bad_words, &[4], None),
-        [0, 1, 3, 4],
-        "the prompt does not count"
-    );
+    let bad_words = SamplingOptions { bad_words: words, ..base.clone() };
+    assert_eq!(kept(&bad_words, &[4], None), [0, 1, 3, 4], "the prompt does not count");
     assert_eq!(kept(&bad_words, &[4, 4], None), [0, 1, 4]);
     assert_eq!(kept(&bad_words, &[4, 1, 2], None), [1, 3, 4]);
 
@@ -260,31 +193,13 @@ fn penalties_leave_no_trace_in_the_scratch() {
 
 #[test]
 fn plain_greedy_needs_no_memory() {
-    let options = SamplingOptions {
-        temperature: 0.0,
-        ..SamplingOptions::default()
-    };
+    let options = SamplingOptions { temperature: 0.0, ..SamplingOptions::default() };
     let mut scratch = Scratch::default();
-    let sampled = sample(
-        &request(&options, &[0, 1], 1),
-        &mut [1.0, 2.0, 0.0],
-        &mut scratch,
-    );
+    let sampled = sample(&request(&options, &[0, 1], 1), &mut [1.0, 2.0, 0.0], &mut scratch);
     assert_eq!(sampled.token, Some(1));
-    let Scratch {
-        raw,
-        seen,
-        maxima,
-        values,
-        bins,
-        keys,
-        sums,
-    } = scratch;
+    let Scratch { raw, seen, maxima, values, bins, keys, sums } = scratch;
     assert_eq!(raw.capacity() + maxima.capacity() + values.capacity(), 0);
-    assert_eq!(
-        seen.capacity() + bins.capacity() + keys.capacity() + sums.capacity(),
-        0
-    );
+    assert_eq!(seen.capacity() + bins.capacity() + keys.capacity() + sums.capacity(), 0);
 }
 
 // === against plain versions ===

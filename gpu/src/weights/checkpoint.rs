@@ -105,10 +105,7 @@ impl Checkpoint {
                 [only] => only.path().to_owned(),
                 _ => self.folder.join(INDEX),
             };
-            return Err(DeviceError::Weights {
-                path,
-                why: format!("tensor `{name}` is missing"),
-            });
+            return Err(DeviceError::Weights { path, why: format!("tensor `{name}` is missing") });
         };
         let file = &self.files[number];
         Ok((file.path(), file.tensor(name)?))

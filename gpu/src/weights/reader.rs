@@ -6,11 +6,7 @@
 
 use std::path::Path;
 
-use super::{
-    checkpoint::Checkpoint,
-    rename,
-    shard::Shard,
-};
+use super::{checkpoint::Checkpoint, rename, shard::Shard};
 use crate::{dtype::Dtype, error::DeviceError, executor::LoadProgress, tensor::DenseMatrix};
 
 /// Reads tensors for one rank.
@@ -57,7 +53,8 @@ impl<'a> WeightReader<'a> {
         Self { checkpoint, prefix, shard, storage, held: Holding::default(), progress: None }
     }
 
-    /// Reports to `report` as each of `parts_total` parts (a layer, the embedding, the head) is done.
+    /// Reports to `report` as each of `parts_total` parts (a layer, the embedding, the head) is
+    /// done.
     #[must_use]
     pub fn with_progress(mut self, report: LoadProgress, parts_total: usize) -> Self {
         report(0.0);
@@ -89,7 +86,11 @@ impl<'a> WeightReader<'a> {
     ///
     /// # Errors
     /// [`DeviceError::Weights`] if it is missing or of another shape.
-    pub fn matrix(&self, name: &str, shape: (usize, usize)) -> Result<DenseMatrix<'a>, DeviceError> {
+    pub fn matrix(
+        &self,
+        name: &str,
+        shape: (usize, usize),
+    ) -> Result<DenseMatrix<'a>, DeviceError> {
         self.read(name, &[shape.0, shape.1], shape)
     }
 

@@ -1,5 +1,5 @@
-//! How a checkpoint prefixes its names: files of a whole model say `model.layers.0...`, files of the
-//! bare decoder say `layers.0...`. The head is `lm_head.weight` in both.
+//! How a checkpoint prefixes its names: files of a whole model say `model.layers.0...`, files of
+//! the bare decoder say `layers.0...`. The head is `lm_head.weight` in both.
 //!
 //! Model files speak of names without the prefix; it is found out once per checkpoint.
 

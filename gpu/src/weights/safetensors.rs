@@ -104,8 +104,8 @@ fn parse(file: &[u8]) -> Result<(usize, BTreeMap<String, Entry>), String> {
         ));
     }
     let (header, data) = rest.split_at(length as usize);
-    let mut values: BTreeMap<String, Value> =
-        serde_json::from_slice(header).map_err(|error| format!("the header is not JSON: {error}"))?;
+    let mut values: BTreeMap<String, Value> = serde_json::from_slice(header)
+        .map_err(|error| format!("the header is not JSON: {error}"))?;
     values.remove("__metadata__");
     let mut tensors = BTreeMap::new();
     for (name, value) in values {
@@ -125,7 +125,9 @@ fn check_disjoint(tensors: &BTreeMap<String, Entry>) -> Result<(), String> {
     spans.retain(|((start, end), _)| start < end);
     spans.sort_unstable();
     for pair in spans.windows(2) {
-        let [((_, end), first), ((start, _), second)] = pair else { continue };
+        let [((_, end), first), ((start, _), second)] = pair else {
+            continue;
+        };
         if start < end {
             return Err(format!("tensors `{first}` and `{second}` overlap"));
         }
@@ -148,7 +150,9 @@ impl Entry {
             ));
         }
         // Types that we have no size for can only be asked for in vain.
-        let Some(bits) = element_bits(&self.dtype) else { return Ok(()) };
+        let Some(bits) = element_bits(&self.dtype) else {
+            return Ok(());
+        };
         let elements =
             self.shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
         let expected = elements.and_then(|n| n.checked_mul(bits)).map(|bits| bits.div_ceil(8));

@@ -123,7 +123,8 @@ mod tests {
             for shard in shards(ranks) {
                 let share = shard.heads(query, kv).unwrap();
                 assert_eq!(share.kv_replicated, kv < ranks);
-                let needed = share.query.start / (query / kv)..=(share.query.end - 1) / (query / kv);
+                let needed =
+                    share.query.start / (query / kv)..=(share.query.end - 1) / (query / kv);
                 assert_eq!(*needed.start(), share.kv.start);
                 assert_eq!(*needed.end() + 1, share.kv.end);
             }

@@ -1,5 +1,7 @@
-//! The CPU device's operations without KV: every kernel path and thread count against the reference,
-//! bit for bit, and each row against itself in another batch.
+//! The CPU device's operations without KV: every kernel path and thread count against the
+//! reference, bit for bit, and each row against itself in another batch.
+
+#![allow(clippy::unwrap_used, reason = "tests may stop at the first surprise")]
 
 use proptest::prelude::*;
 use troupe_gpu::{
@@ -188,9 +190,8 @@ fn results_are_near_the_truth() {
     let bias: Vec<f32> = [noise(3, 40), vec![0.0; 30]].concat();
     for (row, out) in out.chunks(70).enumerate() {
         for (n, out) in out.iter().enumerate() {
-            let products = (0..700).map(|k| {
-                f64::from(x[row * 700 + k]) * f64::from(weights[n * 700 + k])
-            });
+            let products =
+                (0..700).map(|k| f64::from(x[row * 700 + k]) * f64::from(weights[n * 700 + k]));
             let truth = products.sum::<f64>() + f64::from(bias[n]);
             assert!((f64::from(*out) - truth).abs() < 1e-4, "{out} {truth}");
         }
@@ -202,8 +203,11 @@ fn results_are_near_the_truth() {
         assert!((out - truth).abs() < 1e-5, "{out} {truth}");
     }
     let x = buffer(&mut device, &[3.0, 4.0], 2);
-    let weight = device.prepare_vector(&DenseMatrix::new(
-        bytes(Dtype::F32, &[1.0, 2.0]), Dtype::F32, (1, 2)).unwrap()).unwrap();
+    let weight = device
+        .prepare_vector(
+            &DenseMatrix::new(bytes(Dtype::F32, &[1.0, 2.0]), Dtype::F32, (1, 2)).unwrap(),
+        )
+        .unwrap();
     let mut out = device.alloc(1, 2, Dtype::F32).unwrap();
     device.rms_norm(&x, Norm { weight: &weight, epsilon: 0.0 }, &mut out).unwrap();
     let scale = 12.5f32.sqrt();

@@ -1,6 +1,8 @@
 //! Attention on the CPU device: paths against the reference, a sequence against itself however its
 //! steps are cut and whoever shares them, and plain softmax in double precision against both.
 
+#![allow(clippy::unwrap_used, reason = "tests may stop at the first surprise")]
+
 use proptest::prelude::*;
 use troupe_gpu::{
     backend::{Backend, KvSpan, KvStep, RopeSpec},
@@ -28,10 +30,8 @@ struct Case {
 
 fn cases() -> impl Strategy<Value = Case> {
     let dtype = prop_oneof![Just(Dtype::Bf16), Just(Dtype::F16), Just(Dtype::F32)];
-    let mask = prop_oneof![
-        Just(AttentionMask::Causal),
-        (1u32..100).prop_map(AttentionMask::Window),
-    ];
+    let mask =
+        prop_oneof![Just(AttentionMask::Causal), (1u32..100).prop_map(AttentionMask::Window),];
     let heads = (1usize..4, 1usize..6, prop_oneof![Just(8), Just(64), 2usize..40]).prop_map(
         |(kv_heads, group, dim)| HeadShape {
             query_heads: kv_heads * group,
@@ -252,7 +252,8 @@ fn broken_batches_are_refused() {
         ..StepBatch::default()
     };
     device.prepare_step(&good, &kv, &mut meta).unwrap();
-    let broken: [(&str, fn(&mut StepBatch)); 9] = [
+    type Breaking = fn(&mut StepBatch);
+    let broken: [(&str, Breaking); 9] = [
         ("an absurd block", |b| b.sequences[0].block_tables[0][0] = BlockId(u32::MAX)),
         ("one block too far", |b| b.sequences[0].block_tables[0][1] = BlockId(3)),
         ("a short table", |b| b.sequences[0].block_tables[0].truncate(1)),

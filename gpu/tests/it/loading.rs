@@ -1,5 +1,7 @@
 //! Loading: what each rank comes to hold, and what is said when a model cannot be loaded.
 
+#![allow(clippy::unwrap_used, reason = "tests may stop at the first surprise")]
+
 use std::{
     fs,
     path::Path,
@@ -9,17 +11,17 @@ use std::{
 use troupe_gpu::{
     collective::Alone,
     error::DeviceError,
-    executor::{Executor, HiddenStates, MemoryReport, StageInput, StepBatch},
+    executor::{Executor, HiddenStates, LogitRows, MemoryReport, StageInput, StepBatch},
 };
 use troupe_runtime::{
-    id::Coordinate,
+    id::{Coordinate, StepId},
     model::config::{AttentionSpan, ModelConfig},
     wire::kv::WireDtype,
 };
 
 use crate::{
     golden,
-    ranks::{F32_MODELS, Layout, Ranks, Sequence, request},
+    ranks::{F32_MODELS, Layout, Ranks, Sequence, batch, request},
 };
 
 fn models() -> impl Iterator<Item = std::path::PathBuf> {
@@ -73,13 +75,8 @@ fn progress_ends_at_one() {
     let folder = any_model();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let report = seen.clone();
-    let mut request = request(
-        &folder,
-        &config(&folder),
-        Layout::SINGLE,
-        Coordinate::default(),
-        Box::new(Alone),
-    );
+    let mut request =
+        request(&folder, &config(&folder), Layout::SINGLE, Coordinate::default(), Box::new(Alone));
     request.progress = Some(Arc::new(move |share| report.lock().unwrap().push(share)));
     troupe_gpu::load(request).unwrap();
     let seen = seen.lock().unwrap();
@@ -177,7 +174,7 @@ fn layers_of_two_kv_groups_may_lie_on_any_stage() {
     let logits = |pipeline: usize| {
         let mut ranks = Ranks::load_as(&folder, &config, Layout::of(1, pipeline)).unwrap();
         let mut sequence = [Sequence::new(0, &prompt)];
-        let work = [(40, troupe_gpu::executor::LogitRows::Last)];
+        let work = [(40, LogitRows::Last)];
         ranks.forward(&mut sequence, &work).host_values().to_vec()
     };
     let whole = logits(1);
@@ -191,16 +188,31 @@ fn a_stage_refuses_what_another_stage_wants() {
     let folder = any_model();
     let mut ranks = Ranks::load(&folder, Layout::of(1, 2)).unwrap();
     let batch = StepBatch::default();
-    let hidden = HiddenStates {
-        rows: 0,
-        columns: 1,
-        dtype: WireDtype::F32,
-        bytes: bytes::Bytes::new(),
-    };
+    let hidden =
+        HiddenStates { rows: 0, columns: 1, dtype: WireDtype::F32, bytes: bytes::Bytes::new() };
     let first = ranks.stages[0][0].forward(&batch, StageInput::Hidden(hidden.clone()));
     assert!(matches!(first, Err(DeviceError::Contract(_))), "{first:?}");
     let second = ranks.stages[1][0].forward(&batch, StageInput::Tokens);
     assert!(matches!(second, Err(DeviceError::Contract(_))), "{second:?}");
     let third = ranks.stages[1][0].forward(&batch, StageInput::Hidden(hidden));
     assert!(third.is_err(), "an executor that failed stays failed");
+}
+
+#[test]
+fn a_step_that_fails_on_one_rank_fails_on_all_at_once() {
+    let mut ranks = Ranks::load(&any_model(), Layout::of(2, 1)).unwrap();
+    let [healthy, failing] = &mut ranks.stages[0][..] else { panic!("two ranks") };
+    let sequence = [Sequence::new(0, &[5, 6, 7])];
+    let batch = batch(StepId(1), 1, &sequence, &[(3, LogitRows::Last)]);
+    let broken = StepBatch { positions: vec![9; 3], ..batch.clone() };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| healthy.forward(&batch, StageInput::Tokens));
+        let own = failing.forward(&broken, StageInput::Tokens);
+        assert!(matches!(own, Err(DeviceError::Contract(_))), "{own:?}");
+        // Not after the deadline, which would say how many ranks had come.
+        match other.join().unwrap() {
+            Err(DeviceError::Collective(why)) => assert!(why.contains("is gone"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+    });
 }

@@ -1,12 +1,15 @@
 //! Models against golden values: logits, greedy tokens, and the same bits however a sequence is cut
 //! into steps and a model into stages.
 
+#![allow(clippy::unwrap_used, reason = "tests may stop at the first surprise")]
+
 use troupe_gpu::{dtype::Dtype, executor::LogitRows};
 
 use crate::{
     golden,
     ranks::{
-        BF16_MODELS, F32_MODELS, Layout, Prompt, Ranks, SEQUENCES, Sequence, golden_tensors, prompts,
+        BF16_MODELS, F32_MODELS, Layout, Prompt, Ranks, SEQUENCES, Sequence, golden_tensors,
+        prompts,
     },
 };
 
@@ -117,15 +120,17 @@ fn every_position_has_its_logits() {
         for layout in [Layout::SINGLE, Layout::of(2, 2)] {
             let mut ranks = load(model, layout);
             // Beside others, one without logits; 33 rows are more than are computed at once.
-            let mut sequences: Vec<_> =
-                (0..3).map(|at| Sequence::new(at, &prompt.ids)).collect();
+            let mut sequences: Vec<_> = (0..3).map(|at| Sequence::new(at, &prompt.ids)).collect();
             let rows = [(9, LogitRows::None), (33, LogitRows::All), (33, LogitRows::Last)];
             let logits = ranks.forward(&mut sequences, &rows);
             let values = logits.host_values();
             assert_eq!((logits.rows, values.len()), (34, 34 * logits.columns));
             let all = &golden["all_logits.p33.f64"];
             assert_close(model, &values[..33 * logits.columns], all);
-            assert_eq!(values[32 * logits.columns..33 * logits.columns], values[33 * logits.columns..]);
+            assert_eq!(
+                values[32 * logits.columns..33 * logits.columns],
+                values[33 * logits.columns..]
+            );
         }
     });
 }

@@ -1,6 +1,8 @@
 //! A whole group in one process, for tests: every rank of every stage, each called from a thread of
 //! its own as a worker would, with sequences whose KV blocks lie scattered.
 
+#![allow(clippy::unwrap_used, reason = "tests may stop at the first surprise")]
+
 use std::{collections::BTreeMap, path::Path, thread, time::Duration};
 
 use troupe_gpu::{
@@ -93,7 +95,8 @@ impl Ranks {
         Ok(Self { stages, step: StepId(0), kv_groups })
     }
 
-    /// Runs `counts[i]` further tokens of each sequence through all stages, and marks them computed.
+    /// Runs `counts[i]` further tokens of each sequence through all stages, and marks them
+    /// computed.
     pub(crate) fn forward(
         &mut self,
         sequences: &mut [Sequence],
@@ -222,7 +225,7 @@ fn collectives(ranks: usize) -> Vec<Box<dyn Collective>> {
     group.into_iter().map(|rank| Box::new(rank) as Box<dyn Collective>).collect()
 }
 
-fn batch(
+pub(crate) fn batch(
     step: StepId,
     kv_groups: usize,
     sequences: &[Sequence],

@@ -4,8 +4,10 @@
 //! under the same lease if it lives and under a new one if not. One task carries out what the core
 //! wants, one request at a time, so that a put can never overtake a grant.
 
+mod core;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -17,9 +19,10 @@ use tokio::{
     time::Instant,
 };
 
+use self::core::{Core, Effect, Event};
 use super::{
     Lease, RegistryError,
-    store::{BACKOFF, By, Held, Hold, LeaseId, Renewed, Store},
+    store::{By, Hold, Store},
 };
 
 /// Commands that wait for the task: each caller waits for its answer, so there are never more than
@@ -28,9 +31,6 @@ const COMMANDS: usize = 16;
 
 /// Leases that may be lost one after the other in one go: more is a store gone wrong.
 const MOST_GRANTS: u32 = 3;
-
-/// Renewals per ttl: two may be lost before the lease is.
-const RENEWALS_PER_TTL: u32 = 3;
 
 /// Starts a lease. Its task ends within the request under way and a revocation of the lease's drop.
 pub(super) async fn start<S: Store>(
@@ -84,158 +84,6 @@ struct Keeper<S: Store> {
     store: S,
     renewal: S::Renewal,
     standing: Arc<Mutex<Standing>>,
-}
-
-/// Which keys are owned, and under which lease.
-#[derive(Debug)]
-struct Core {
-    ttl: Duration,
-    /// For the jitter of waits.
-    seed: u64,
-    lease: Option<LeaseId>,
-    owned: BTreeMap<String, Owned>,
-    /// Keys that may still be under the lease and must not be.
-    leaving: BTreeSet<String>,
-    failures: u32,
-}
-
-#[derive(Debug)]
-struct Owned {
-    hold: Hold,
-    /// The store is known to have it as it should.
-    stored: bool,
-    /// It was ours when the store last said anything of it.
-    ours: bool,
-}
-
-/// What happens to a lease.
-#[derive(Debug)]
-enum Event {
-    Hold(Hold),
-    Delete(String),
-    /// It is time to look after the lease.
-    Due,
-    Granted(LeaseId),
-    Renewed(Renewed),
-    Ensured(String, Held),
-    Released(String),
-    /// The store will never take this key.
-    Refused(String),
-    /// Something was not done, or it is not known whether it was.
-    Failed,
-    Revoke,
-}
-
-/// What is to be done, in this order. After a failure the rest is forgotten: the core knows what is
-/// missing and asks for it again when it is due.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Effect {
-    Grant,
-    Renew(LeaseId),
-    Ensure(LeaseId, Hold),
-    Release(LeaseId, String),
-    Revoke(LeaseId),
-}
-
-// === impl Core ===
-
-impl Core {
-    fn new(ttl: Duration, seed: u64) -> Self {
-        Self {
-            ttl,
-            seed,
-            lease: None,
-            owned: BTreeMap::new(),
-            leaving: BTreeSet::new(),
-            failures: 0,
-        }
-    }
-
-    fn handle(&mut self, event: Event) -> Vec<Effect> {
-        match event {
-            Event::Hold(hold) => {
-                self.leaving.remove(&hold.key);
-                let owned = Owned { hold: hold.clone(), stored: false, ours: false };
-                self.owned.insert(hold.key.clone(), owned);
-                vec![self.lease.map_or(Effect::Grant, |lease| Effect::Ensure(lease, hold))]
-            }
-            Event::Delete(key) => {
-                self.owned.remove(&key);
-                self.leaving.insert(key.clone());
-                self.lease.map(|lease| Effect::Release(lease, key)).into_iter().collect()
-            }
-            Event::Due => vec![self.lease.map_or(Effect::Grant, Effect::Renew)],
-            Event::Granted(lease) => {
-                self.failures = 0;
-                self.lease = Some(lease);
-                // They went with the lease that they were under.
-                self.leaving.clear();
-                self.missing()
-            }
-            Event::Renewed(Renewed::Lost) | Event::Ensured(_, Held::NoLease) => {
-                self.lease = None;
-                for owned in self.owned.values_mut() {
-                    (owned.stored, owned.ours) = (false, false);
-                }
-                vec![Effect::Grant]
-            }
-            Event::Renewed(renewed) => {
-                self.failures = 0;
-                if renewed == Renewed::Suspect {
-                    self.owned.values_mut().for_each(|owned| owned.stored = false);
-                }
-                self.missing()
-            }
-            Event::Ensured(key, Held::Ours) => {
-                if let Some(owned) = self.owned.get_mut(&key) {
-                    (owned.stored, owned.ours) = (true, true);
-                }
-                Vec::new()
-            }
-            Event::Ensured(key, Held::Theirs) | Event::Refused(key) => {
-                self.owned.remove(&key);
-                Vec::new()
-            }
-            Event::Released(key) => {
-                self.leaving.remove(&key);
-                Vec::new()
-            }
-            Event::Failed => {
-                self.failures = self.failures.saturating_add(1);
-                Vec::new()
-            }
-            Event::Revoke => {
-                self.owned.clear();
-                self.leaving.clear();
-                self.lease.take().map(Effect::Revoke).into_iter().collect()
-            }
-        }
-    }
-
-    /// How long until the lease is due, if nothing else happens.
-    fn due_after(&self) -> Duration {
-        let renewal = self.ttl / RENEWALS_PER_TTL;
-        match self.failures {
-            0 => renewal,
-            failures => BACKOFF.wait(self.seed, failures - 1).min(renewal),
-        }
-    }
-
-    /// What the store does not have as it should.
-    fn missing(&self) -> Vec<Effect> {
-        let Some(lease) = self.lease else {
-            return Vec::new();
-        };
-        let leaving = self.leaving.iter().map(|key| Effect::Release(lease, key.clone()));
-        let missing = self.owned.values().filter(|owned| !owned.stored);
-        leaving.chain(missing.map(|owned| Effect::Ensure(lease, owned.hold.clone()))).collect()
-    }
-
-    /// The keys that were ours when the store last said something of them.
-    fn held(&self) -> BTreeSet<String> {
-        let held = self.owned.values().filter(|owned| owned.ours);
-        held.map(|owned| owned.hold.key.clone()).collect()
-    }
 }
 
 // === impl Keeper ===
@@ -378,18 +226,6 @@ impl<S: Store> Keeper<S> {
     }
 }
 
-// === impl Event ===
-
-impl Event {
-    fn is_loss(&self) -> bool {
-        matches!(self, Self::Renewed(Renewed::Lost) | Self::Ensured(_, Held::NoLease))
-    }
-
-    fn confirms_lease(&self) -> bool {
-        matches!(self, Self::Granted(_) | Self::Renewed(Renewed::Kept | Renewed::Suspect))
-    }
-}
-
 // === impl Kept ===
 
 impl Kept {
@@ -446,6 +282,3 @@ impl fmt::Debug for Kept {
 fn lock(standing: &Mutex<Standing>) -> MutexGuard<'_, Standing> {
     standing.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-#[cfg(test)]
-mod tests;

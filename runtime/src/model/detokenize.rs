@@ -37,7 +37,9 @@ impl Decoding {
     pub(super) fn of(tokenizer: &tokenizers::Tokenizer) -> Self {
         // The library keeps the decoders' fields to itself, but writes them as they stand in files.
         let decoder = tokenizer.get_decoder().and_then(|found| serde_json::to_value(found).ok());
-        let Some(decoder) = decoder else { return Self::Other };
+        let Some(decoder) = decoder else {
+            return Self::Other;
+        };
         if decoder["type"] == "ByteLevel" {
             return Self::ByteLevel;
         }

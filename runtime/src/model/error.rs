@@ -17,7 +17,7 @@ pub enum ModelError {
         source: std::io::Error,
     },
     /// A file is larger than any honest file of its kind.
-    #[error("{} is larger than {limit} bytes, the most that is read of such a file", file.display())]
+    #[error("{} is larger than {limit} bytes, the most such a file may have", file.display())]
     TooLarge {
         /// Which.
         file: PathBuf,

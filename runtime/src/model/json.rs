@@ -26,7 +26,8 @@ pub(super) fn read_bounded(file: &Path, limit: u64) -> Result<Vec<u8>, ModelErro
 
 /// Parses a JSON object.
 pub(super) fn parse_object(file: &Path, bytes: &[u8]) -> Result<Map<String, Value>, ModelError> {
-    serde_json::from_slice(bytes).map_err(|source| ModelError::Json { file: file.to_owned(), source })
+    serde_json::from_slice(bytes)
+        .map_err(|source| ModelError::Json { file: file.to_owned(), source })
 }
 
 /// The fields of one JSON object in a file, read with checks. `null` counts as absent.
@@ -43,10 +44,10 @@ impl<'a> Fields<'a> {
     }
 
     /// An object that stands in field `name`, if it does.
-    pub(super) fn object(&self, name: &'a str) -> Result<Option<Fields<'a>>, ModelError> {
+    pub(super) fn object(&self, name: &'a str) -> Result<Option<Self>, ModelError> {
         match self.get(name) {
             None => Ok(None),
-            Some(Value::Object(map)) => Ok(Some(Fields { file: self.file, prefix: name, map })),
+            Some(Value::Object(map)) => Ok(Some(Self { file: self.file, prefix: name, map })),
             Some(_) => Err(self.wrong(name, "it must be an object")),
         }
     }
@@ -67,7 +68,9 @@ impl<'a> Fields<'a> {
         name: &str,
         range: RangeInclusive<u64>,
     ) -> Result<Option<u64>, ModelError> {
-        let Some(value) = self.get(name) else { return Ok(None) };
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
         match value.as_u64() {
             Some(number) if range.contains(&number) => Ok(Some(number)),
             _ => Err(self.wrong(
@@ -91,7 +94,9 @@ impl<'a> Fields<'a> {
         name: &str,
         range: RangeInclusive<f64>,
     ) -> Result<Option<f64>, ModelError> {
-        let Some(value) = self.get(name) else { return Ok(None) };
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
         match value.as_f64() {
             Some(number) if range.contains(&number) => Ok(Some(number)),
             _ => Err(self.wrong(
@@ -131,16 +136,17 @@ impl<'a> Fields<'a> {
 
     /// A list of texts, if there.
     pub(super) fn texts(&self, name: &str) -> Result<Option<Vec<&'a str>>, ModelError> {
-        let Some(value) = self.get(name) else { return Ok(None) };
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
         let texts = value.as_array().and_then(|list| list.iter().map(Value::as_str).collect());
         texts.map(Some).ok_or_else(|| self.wrong(name, "it must be a list of texts"))
     }
 
     /// One token id or a list of them; empty if absent. Each must be below `vocab_size`.
     pub(super) fn token_ids(&self, name: &str, vocab_size: usize) -> Result<Vec<u32>, ModelError> {
-        let one = |value: &Value| {
-            value.as_u64().filter(|id| *id < vocab_size as u64).map(|id| id as u32)
-        };
+        let one =
+            |value: &Value| value.as_u64().filter(|id| *id < vocab_size as u64).map(|id| id as u32);
         let ids = match self.get(name) {
             None => return Ok(Vec::new()),
             Some(Value::Array(list)) if list.len() <= MAX_LISTED_IDS => {
@@ -151,7 +157,9 @@ impl<'a> Fields<'a> {
         ids.ok_or_else(|| {
             self.wrong(
                 name,
-                format!("it must be a token id below the vocabulary's {vocab_size}, or a short list"),
+                format!(
+                    "it must be a token id below the vocabulary's {vocab_size}, or a short list"
+                ),
             )
         })
     }

@@ -11,7 +11,8 @@ use super::config::ModelConfig;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a tensor-parallel size of {size} does not divide {num_heads} query heads and {num_kv_heads} \
-     key/value heads evenly; sizes that work: {}", list(works)
+     key/value heads evenly; sizes that work: {}",
+    list(works)
 )]
 pub struct ShardingError {
     /// What was asked for.

@@ -4,8 +4,8 @@
 //! the same behavior, Python's ways of writing values included. A template is outside data that
 //! runs: it has no access to anything but its input, the steps it may take and the text it may make
 //! are bounded, and it takes the time of day as an argument so that rendering is a pure function.
-//! Not bounded is the memory of values inside (a text doubled thirty times), for which minijinja has
-//! no limit: who serves a model trusts its template with memory as they trust its weights.
+//! Not bounded is the memory of values inside (a text doubled thirty times), for which minijinja
+//! has no limit: who serves a model trusts its template with memory, as they trust its weights.
 
 mod environment;
 mod json;
@@ -70,16 +70,16 @@ impl ChatTemplates {
         jinja: Option<&Path>,
         config: &TokenizerConfig,
     ) -> Result<Option<Self>, ModelError> {
-        let unusable = |file: &Path, reason: String| ModelError::Template {
-            file: file.to_owned(),
-            reason,
-        };
+        let unusable =
+            |file: &Path, reason: String| ModelError::Template { file: file.to_owned(), reason };
         if let Some(file) = jinja {
             let text = String::from_utf8(read_bounded(file, MAX_TEMPLATE_BYTES)?)
                 .map_err(|error| unusable(file, error.to_string()))?;
             return Self::parse(file, &[("default", &text)], config).map(Some);
         }
-        let Some(found) = &config.chat_template else { return Ok(None) };
+        let Some(found) = &config.chat_template else {
+            return Ok(None);
+        };
         let sources: Option<Vec<(&str, &str)>> = match found {
             Json::String(text) => Some(vec![("default", text)]),
             Json::Array(list) => list
@@ -106,8 +106,9 @@ impl ChatTemplates {
     ) -> Result<Self, ModelError> {
         let mut named = Vec::new();
         for (name, source) in sources {
-            let compiled = environment::compile(source).map_err(|error| {
-                ModelError::Template { file: file.to_owned(), reason: describe(&error) }
+            let compiled = environment::compile(source).map_err(|error| ModelError::Template {
+                file: file.to_owned(),
+                reason: describe(&error),
             })?;
             named.push(((*name).to_owned(), compiled));
         }
@@ -117,7 +118,8 @@ impl ChatTemplates {
             .map(|(name, token)| (*name, Value::from(token.as_str())))
             .collect();
         if !config.additional_special_tokens.is_empty() {
-            let tokens = config.additional_special_tokens.iter().map(|t| Value::from(t.as_str())).collect();
+            let tokens =
+                config.additional_special_tokens.iter().map(|t| Value::from(t.as_str())).collect();
             variables.push(("additional_special_tokens", tokens));
         }
         Ok(Self { named, variables })

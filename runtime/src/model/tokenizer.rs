@@ -50,8 +50,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`Self::load`].
     pub fn parse(file: &Path, bytes: &[u8], config: &TokenizerConfig) -> Result<Self, ModelError> {
-        let unusable =
-            |reason: String| ModelError::Tokenizer { file: file.to_owned(), reason };
+        let unusable = |reason: String| ModelError::Tokenizer { file: file.to_owned(), reason };
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
             .map_err(|error| unusable(error.to_string()))?;
         inner.with_padding(None);

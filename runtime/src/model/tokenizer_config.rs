@@ -18,7 +18,7 @@ use super::{
 pub struct TokenizerConfig {
     /// Where the main file is, for errors about what it holds.
     pub file: PathBuf,
-    /// Tokens by name (`bos_token`, `eos_token`, ...), in the order of [`NAMES`]; unset ones absent.
+    /// Tokens by name (`bos_token`, `eos_token`, ...), in the order of [`NAMES`]; no unset ones.
     pub special_tokens: Vec<(&'static str, String)>,
     /// Further special tokens without a role.
     pub additional_special_tokens: Vec<String>,
@@ -65,14 +65,19 @@ impl TokenizerConfig {
 
     /// The text of a named special token, such as `bos_token`.
     pub fn token(&self, name: &str) -> Option<&str> {
-        self.special_tokens.iter().find(|(known, _)| *known == name).map(|(_, token)| token.as_str())
+        self.special_tokens
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, token)| token.as_str())
     }
 }
 
 fn special_tokens(fields: &Fields<'_>) -> Result<Vec<(&'static str, String)>, ModelError> {
     let mut found = Vec::new();
     for name in NAMES {
-        let Some(value) = fields.get(name) else { continue };
+        let Some(value) = fields.get(name) else {
+            continue;
+        };
         let Some(text) = token_text(value) else {
             return Err(fields.wrong(name, "it must be a text or an object with `content`"));
         };

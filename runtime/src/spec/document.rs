@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn a_file_without_a_document_holds_none() {
         for text in ["", "\n", "# nothing\n  # more\n", "---\n", "null"] {
-            assert_eq!(read(text).expect("it is no error"), [serde_json::json!(1); 0], "{text}");
+            assert!(read(text).expect("it is no error").is_empty(), "{text}");
         }
     }
 

@@ -133,7 +133,7 @@ impl<'a> Fields<'a> {
         flag
     }
 
-    pub(super) fn object(&self, key: &'static str) -> Option<Fields<'a>> {
+    pub(super) fn object(&self, key: &'static str) -> Option<Self> {
         Fields::of(self.value(key)?, self.path(key), self.findings)
     }
 
@@ -151,7 +151,7 @@ impl<'a> Fields<'a> {
     }
 
     /// An object inside this one's lists.
-    pub(super) fn at(&self, path: String, value: &'a Value) -> Option<Fields<'a>> {
+    pub(super) fn at(&self, path: String, value: &'a Value) -> Option<Self> {
         Fields::of(value, path, self.findings)
     }
 

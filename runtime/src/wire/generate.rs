@@ -293,7 +293,9 @@ impl SamplingOptions {
             }
         }
         if self.temperature < 0.0 || self.repetition_penalty <= 0.0 {
-            return Err("temperature must not be negative, repetition_penalty must be above 0".into());
+            return Err(
+                "temperature must not be negative, repetition_penalty must be above 0".into()
+            );
         }
         if self.logit_bias.iter().any(|(_, bias)| !bias.is_finite()) {
             return Err("logit_bias holds a number that is not finite".into());

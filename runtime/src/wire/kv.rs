@@ -11,7 +11,9 @@ use super::Message;
 use crate::id::{Coordinate, Epoch, StepId};
 
 /// Opens a one-way stream of tensors from one rank to another.
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
 pub struct BulkOpen {
     /// The group's incarnation.
     pub epoch: Epoch,
@@ -24,7 +26,9 @@ pub struct BulkOpen {
 }
 
 /// What a stream of tensors is for.
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
 pub enum BulkChannel {
     /// Hidden states, stage to next stage.
     Activation,

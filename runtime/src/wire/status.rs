@@ -26,7 +26,15 @@ pub enum StatusDown {
 
 /// What an endpoint is, for as long as its epoch lasts.
 #[derive(
-    Archive, Serialize, Deserialize, serde::Serialize, serde::Deserialize, Clone, Debug, PartialEq, Eq,
+    Archive,
+    Serialize,
+    Deserialize,
+    serde::Serialize,
+    serde::Deserialize,
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
 )]
 pub struct EndpointInfo {
     /// Its name.
@@ -47,8 +55,19 @@ pub struct EndpointInfo {
 
 /// What an endpoint may be asked to do.
 #[derive(
-    Archive, Serialize, Deserialize, serde::Serialize, serde::Deserialize, Clone, Copy, Debug,
-    PartialEq, Eq, PartialOrd, Ord, Hash,
+    Archive,
+    Serialize,
+    Deserialize,
+    serde::Serialize,
+    serde::Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -63,7 +82,15 @@ pub enum Role {
 /// A stream is continued elsewhere only on an equal model digest; an equal fingerprint guarantees
 /// the same tokens.
 #[derive(
-    Archive, Serialize, Deserialize, serde::Serialize, serde::Deserialize, Clone, Debug, PartialEq, Eq,
+    Archive,
+    Serialize,
+    Deserialize,
+    serde::Serialize,
+    serde::Deserialize,
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
 )]
 pub struct Fingerprint {
     /// Config and weights.

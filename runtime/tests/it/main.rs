@@ -6,5 +6,6 @@ mod etcd_process;
 #[path = "../../../tests/support/golden.rs"]
 mod golden;
 mod link;
+mod model;
 mod registry;
 mod telemetry;

@@ -54,7 +54,7 @@ fn read_request(stream: &mut TcpStream) -> (String, Vec<u8>) {
 fn spans_are_exported_when_the_guard_is_dropped() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let endpoint = format!("http://{}", listener.local_addr().expect("its address"));
-    let (received, requests) = mpsc::channel();
+    let (received, requests) = mpsc::sync_channel(1);
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.expect("a connection");
@@ -82,7 +82,7 @@ fn spans_are_exported_when_the_guard_is_dropped() {
 fn a_collector_that_never_answers_does_not_hold_the_process() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let endpoint = format!("http://{}", listener.local_addr().expect("its address"));
-    let (done, waited) = mpsc::channel();
+    let (done, waited) = mpsc::sync_channel(1);
     thread::spawn(move || {
         let (subscriber, guard) = subscriber(&config(Some(endpoint))).expect("it can be set up");
         tracing::subscriber::with_default(subscriber, || {

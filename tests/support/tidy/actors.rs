@@ -34,29 +34,20 @@ const SELECTING: [&str; 12] = [
 /// See above.
 pub(crate) fn hold_no_decision(files: &[File]) -> Vec<String> {
     let mut complaints = Vec::new();
-    for file in files
-        .iter()
-        .filter(|file| file.name() == "actor.rs" && !file.is_test())
-    {
+    for file in files.iter().filter(|file| file.name() == "actor.rs" && !file.is_test()) {
         let lines: Vec<&str> = file.product_lines().map(|(_, line)| line).collect();
         let code = lines.join("\n");
         let path = &file.path;
         let (branches, depth) = branches(&code);
         if branches > MOST_BRANCHES {
-            complaints.push(format!(
-                "{path} has {branches} branches, at most {MOST_BRANCHES}"
-            ));
+            complaints.push(format!("{path} has {branches} branches, at most {MOST_BRANCHES}"));
         }
         if depth > DEEPEST {
-            complaints.push(format!(
-                "{path} nests branches {depth} deep, at most {DEEPEST}"
-            ));
+            complaints.push(format!("{path} nests branches {depth} deep, at most {DEEPEST}"));
         }
         for (number, line) in (1..).zip(lines) {
             for word in SELECTING.into_iter().filter(|word| has_word(line, word)) {
-                complaints.push(format!(
-                    "{path}:{number} calls `{word}`: let the core choose"
-                ));
+                complaints.push(format!("{path}:{number} calls `{word}`: let the core choose"));
             }
         }
     }
@@ -105,10 +96,7 @@ fn branches_are_counted_and_measured() {
     assert_eq!(branches("fn f() { g(); }"), (0, 0));
     assert_eq!(branches("if a { b } else if c { d } else { e }"), (2, 1));
     assert_eq!(branches("match a { B if c => { d } E => f }"), (2, 1));
-    assert_eq!(
-        branches("match a { B => { if let C { d } = e { f } } }"),
-        (2, 2)
-    );
+    assert_eq!(branches("match a { B => { if let C { d } = e { f } } }"), (2, 2));
     assert_eq!(branches("if f(|x| { x }) { if y { match z {} } }"), (3, 3));
     assert_eq!(branches("let Some(x) = y else { return }; if a {}"), (1, 1));
 }
@@ -116,23 +104,10 @@ fn branches_are_counted_and_measured() {
 #[test]
 fn deciding_actors_are_found() {
     use super::check;
-    let good = (
-        "a/src/actor.rs",
-        "match message { A(x) => { if let Err(e) = core(x) { log(e) } } }",
-    );
+    let good =
+        ("a/src/actor.rs", "match message { A(x) => { if let Err(e) = core(x) { log(e) } } }");
     let nested = "match m { A => { if x { match y { B => {} } } } }";
     check(hold_no_decision, good, ("b/src/actor.rs", nested));
-    check(
-        hold_no_decision,
-        good,
-        ("b/src/actor.rs", &"if a { b() }\n".repeat(31)),
-    );
-    check(
-        hold_no_decision,
-        good,
-        (
-            "b/src/actor.rs",
-            "let best = peers.iter().min_by_key(load);",
-        ),
-    );
+    check(hold_no_decision, good, ("b/src/actor.rs", &"if a { b() }\n".repeat(31)));
+    check(hold_no_decision, good, ("b/src/actor.rs", "let best = peers.iter().min_by_key(load);"));
 }

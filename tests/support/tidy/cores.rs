@@ -53,9 +53,7 @@ fn matches(pattern: &str, path: &str) -> bool {
     let Some((start, end)) = pattern.split_once('*') else {
         return pattern == path;
     };
-    let middle = path
-        .strip_prefix(start)
-        .and_then(|rest| rest.strip_suffix(end));
+    let middle = path.strip_prefix(start).and_then(|rest| rest.strip_suffix(end));
     middle.is_some_and(|name| !name.contains('/') && name != "actor")
 }
 
@@ -67,34 +65,11 @@ fn impure_cores_are_found() {
         "//! no async here\nuse std::collections::BTreeMap;\nfn strand() {}\n\
          #[cfg(test)]\nmod tests {\n    use std::collections::HashMap;\n}\n",
     );
-    check(
-        are_pure,
-        good,
-        ("gateway/src/placement/core.rs", "pub async fn decide() {}"),
-    );
-    check(
-        are_pure,
-        good,
-        ("actors/src/kv/blocks.rs", "use std::collections::HashSet;"),
-    );
-    check(
-        are_pure,
-        good,
-        (
-            "actors/src/scheduler/prefill.rs",
-            "let now = Instant::now();",
-        ),
-    );
-    check(
-        are_pure,
-        good,
-        ("actors/src/worker/mirror.rs", "let x: u8 = rand::random();"),
-    );
-    check(
-        are_pure,
-        good,
-        ("actors/src/group/lifecycle.rs", "use tokio::time::Instant;"),
-    );
+    check(are_pure, good, ("gateway/src/placement/core.rs", "pub async fn decide() {}"));
+    check(are_pure, good, ("actors/src/kv/blocks.rs", "use std::collections::HashSet;"));
+    check(are_pure, good, ("actors/src/scheduler/prefill.rs", "let now = Instant::now();"));
+    check(are_pure, good, ("actors/src/worker/mirror.rs", "let x: u8 = rand::random();"));
+    check(are_pure, good, ("actors/src/group/lifecycle.rs", "use tokio::time::Instant;"));
 }
 
 #[test]

@@ -32,9 +32,7 @@ pub(crate) fn depend_downwards(files: &[File]) -> Vec<String> {
             };
             if used {
                 let path = &file.path;
-                complaints.push(format!(
-                    "{path} uses {other}, but {owner} may use {allowed:?}"
-                ));
+                complaints.push(format!("{path} uses {other}, but {owner} may use {allowed:?}"));
             }
         }
     }
@@ -44,9 +42,7 @@ pub(crate) fn depend_downwards(files: &[File]) -> Vec<String> {
 fn floor_of(file: &File) -> Option<(&'static str, &'static [&'static str])> {
     let (folder, rest) = file.path.split_once('/')?;
     let relevant = file.is_rust() || rest == "Cargo.toml";
-    FLOORS
-        .into_iter()
-        .find(|(owner, _)| *owner == folder && relevant)
+    FLOORS.into_iter().find(|(owner, _)| *owner == folder && relevant)
 }
 
 /// Any mention but the package's own description counts.
@@ -62,33 +58,10 @@ fn upward_dependencies_are_found() {
     use super::check;
     let dependency = "[dependencies]\ntroupe-runtime.workspace = true\n";
     let good = ("gateway/Cargo.toml", dependency);
-    check(
-        depend_downwards,
-        good,
-        ("runtime/Cargo.toml", "[dev-dependencies.troupe-gpu]"),
-    );
-    check(
-        depend_downwards,
-        good,
-        ("actors/Cargo.toml", "x = { package = \"troupe-gateway\" }"),
-    );
-    let good = (
-        "actors/src/a.rs",
-        "use troupe_gpu::executor::Executor; // troupe_gateway",
-    );
-    check(
-        depend_downwards,
-        good,
-        ("gateway/src/a.rs", "use troupe_actors::kv;"),
-    );
-    check(
-        depend_downwards,
-        good,
-        ("actors/tests/it/a.rs", "troupe_gateway::run()"),
-    );
-    check(
-        depend_downwards,
-        good,
-        ("gpu/src/a.rs", "fn f() -> troupe_actors::X"),
-    );
+    check(depend_downwards, good, ("runtime/Cargo.toml", "[dev-dependencies.troupe-gpu]"));
+    check(depend_downwards, good, ("actors/Cargo.toml", "x = { package = \"troupe-gateway\" }"));
+    let good = ("actors/src/a.rs", "use troupe_gpu::executor::Executor; // troupe_gateway");
+    check(depend_downwards, good, ("gateway/src/a.rs", "use troupe_actors::kv;"));
+    check(depend_downwards, good, ("actors/tests/it/a.rs", "troupe_gateway::run()"));
+    check(depend_downwards, good, ("gpu/src/a.rs", "fn f() -> troupe_actors::X"));
 }

@@ -34,10 +34,7 @@ pub(crate) const RULES: [(&str, Rule); 13] = [
 /// What `rule` says about files made of (path, text).
 #[cfg(test)]
 pub(crate) fn complaints(rule: Rule, files: &[(&str, &str)]) -> Vec<String> {
-    let files: Vec<File> = files
-        .iter()
-        .map(|(path, text)| File::new(path, text))
-        .collect();
+    let files: Vec<File> = files.iter().map(|(path, text)| File::new(path, text)).collect();
     rule(&files)
 }
 

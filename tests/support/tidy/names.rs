@@ -13,10 +13,7 @@ const HOMES: [(&str, &str); 2] = [
 /// See above.
 pub(crate) fn have_one_home(files: &[File]) -> Vec<String> {
     let mut complaints = Vec::new();
-    for file in files
-        .iter()
-        .filter(|file| file.is_rust() && !file.is_test())
-    {
+    for file in files.iter().filter(|file| file.is_rust() && !file.is_test()) {
         let text = without_comments(&file.text);
         let lines = (1..).zip(text.lines()).take(file.lines_before_tests());
         for (number, line) in lines {
@@ -33,31 +30,10 @@ pub(crate) fn have_one_home(files: &[File]) -> Vec<String> {
 #[test]
 fn stray_names_are_found() {
     use super::check;
-    let metrics = (
-        "runtime/src/telemetry/names.rs",
-        "pub const X: &str = \"vllm:x_total\";",
-    );
-    check(
-        have_one_home,
-        metrics,
-        ("actors/src/a.rs", "counter(\"vllm:y_total\")"),
-    );
-    let keys = (
-        "runtime/src/discovery/keys.rs",
-        "format!(\"/troupe/{cluster}/nodes\")",
-    );
-    check(
-        have_one_home,
-        keys,
-        ("gateway/src/a.rs", "get(\"/troupe/x/election\") // why"),
-    );
-    let quiet = (
-        "gateway/tests/it/a.rs",
-        "assert!(text.contains(\"vllm:x_total\"))",
-    );
-    check(
-        have_one_home,
-        quiet,
-        ("gateway/src/b.rs", "let name = \"vllm:z\";"),
-    );
+    let metrics = ("runtime/src/telemetry/names.rs", "pub const X: &str = \"vllm:x_total\";");
+    check(have_one_home, metrics, ("actors/src/a.rs", "counter(\"vllm:y_total\")"));
+    let keys = ("runtime/src/discovery/keys.rs", "format!(\"/troupe/{cluster}/nodes\")");
+    check(have_one_home, keys, ("gateway/src/a.rs", "get(\"/troupe/x/election\") // why"));
+    let quiet = ("gateway/tests/it/a.rs", "assert!(text.contains(\"vllm:x_total\"))");
+    check(have_one_home, quiet, ("gateway/src/b.rs", "let name = \"vllm:z\";"));
 }

@@ -16,9 +16,7 @@ const LARGE_FILE_FOLDERS: [&str; 2] = ["tests/golden/", "deploy/demo-model/"];
 
 /// Rust outside tests: at most 600 lines, the test module at the bottom not counted.
 pub(crate) fn files_are_short(files: &[File]) -> Vec<String> {
-    product(files)
-        .filter_map(|file| too_long(file, FILE_LINES, "split it by subject"))
-        .collect()
+    product(files).filter_map(|file| too_long(file, FILE_LINES, "split it by subject")).collect()
 }
 
 /// `lib.rs` and `mod.rs` are maps: at most 120 lines.
@@ -29,10 +27,7 @@ pub(crate) fn front_pages_are_maps(files: &[File]) -> Vec<String> {
         let limit = listed.map_or(FRONT_PAGE_LINES, |&(_, lines)| lines);
         complaints.extend(too_long(file, limit, "move items to a file of their own"));
         if listed.is_some() && file.lines_before_tests() <= FRONT_PAGE_LINES {
-            complaints.push(format!(
-                "{} is short enough: take it off the list",
-                file.path
-            ));
+            complaints.push(format!("{} is short enough: take it off the list", file.path));
         }
     }
     complaints
@@ -53,9 +48,8 @@ pub(crate) fn lines_are_short(files: &[File]) -> Vec<String> {
     for file in files.iter().filter(|file| file.is_rust()) {
         for (number, line) in (1..).zip(file.text.lines()) {
             let columns = line.chars().count();
-            let is_table_row = ["//! |", "/// |"]
-                .iter()
-                .any(|at| line.trim_start().starts_with(at));
+            let is_table_row =
+                ["//! |", "/// |"].iter().any(|at| line.trim_start().starts_with(at));
             if columns > LINE_COLUMNS && !is_table_row {
                 complaints.push(format!("{}:{number} has {columns} columns", file.path));
             }
@@ -69,19 +63,13 @@ pub(crate) fn no_large_files(files: &[File]) -> Vec<String> {
     files
         .iter()
         .filter(|file| file.bytes > LARGE_BYTES)
-        .filter(|file| {
-            !LARGE_FILE_FOLDERS
-                .iter()
-                .any(|folder| file.path.starts_with(folder))
-        })
+        .filter(|file| !LARGE_FILE_FOLDERS.iter().any(|folder| file.path.starts_with(folder)))
         .map(|file| format!("{} has {} bytes", file.path, file.bytes))
         .collect()
 }
 
 fn product(files: &[File]) -> impl Iterator<Item = &File> {
-    files
-        .iter()
-        .filter(|file| file.is_rust() && !file.is_test())
+    files.iter().filter(|file| file.is_rust() && !file.is_test())
 }
 
 fn too_long(file: &File, limit: usize, advice: &str) -> Option<String> {
@@ -94,37 +82,15 @@ fn long_files_are_found() {
     use super::{check, complaints};
     let long = |lines: usize| "fn f() {}\n".repeat(lines);
     let with_tests = format!("{}#[cfg(test)]\nmod tests {{\n{}}}\n", long(500), long(500));
-    check(
-        files_are_short,
-        ("a/src/b.rs", &with_tests),
-        ("a/src/c.rs", &long(601)),
-    );
+    check(files_are_short, ("a/src/b.rs", &with_tests), ("a/src/c.rs", &long(601)));
     assert!(complaints(files_are_short, &[("a/tests/it/b.rs", &long(900))]).is_empty());
-    check(
-        front_pages_are_maps,
-        ("a/src/lib.rs", &long(120)),
-        ("a/src/b/mod.rs", &long(121)),
-    );
-    check(
-        actors_are_short,
-        ("a/src/actor.rs", &long(250)),
-        ("a/src/b/actor.rs", &long(251)),
-    );
-    let (fits, too_wide) = (
-        format!("{}\n//! |{}|", "ä".repeat(100), "a".repeat(100)),
-        "a".repeat(101),
-    );
-    check(
-        lines_are_short,
-        ("a/src/b.rs", &fits),
-        ("a/tests/it/c.rs", &too_wide),
-    );
+    check(front_pages_are_maps, ("a/src/lib.rs", &long(120)), ("a/src/b/mod.rs", &long(121)));
+    check(actors_are_short, ("a/src/actor.rs", &long(250)), ("a/src/b/actor.rs", &long(251)));
+    let (fits, too_wide) =
+        (format!("{}\n//! |{}|", "ä".repeat(100), "a".repeat(100)), "a".repeat(101));
+    check(lines_are_short, ("a/src/b.rs", &fits), ("a/tests/it/c.rs", &too_wide));
     let large = "x".repeat((1 << 20) + 1);
-    check(
-        no_large_files,
-        ("tests/golden/a.bin", &large),
-        ("docs/a.bin", &large),
-    );
+    check(no_large_files, ("tests/golden/a.bin", &large), ("docs/a.bin", &large));
 }
 
 #[test]

@@ -112,11 +112,7 @@ fn literal_len(text: &str) -> Option<usize> {
     if raw.len() < unprefixed.len() && raw[hashes..].starts_with('"') {
         let close = format!("\"{}", "#".repeat(hashes));
         let start = text.len() - raw.len() + hashes + 1;
-        return Some(
-            text[start..]
-                .find(&close)
-                .map_or(text.len(), |at| start + at + close.len()),
-        );
+        return Some(text[start..].find(&close).map_or(text.len(), |at| start + at + close.len()));
     }
     if unprefixed.starts_with('"') {
         return Some(quoted_len(text, prefix, '"'));

@@ -61,17 +61,8 @@ impl File {
         let bytes = content.len() as u64;
         let text = String::from_utf8(content).unwrap_or_default();
         let is_rust = path.ends_with(".rs");
-        let code = if is_rust {
-            source::code_only(&text)
-        } else {
-            String::new()
-        };
-        Self {
-            path,
-            bytes,
-            text,
-            code,
-        }
+        let code = if is_rust { source::code_only(&text) } else { String::new() };
+        Self { path, bytes, text, code }
     }
 
     /// Whether it is Rust.
@@ -87,10 +78,7 @@ impl File {
     /// Whether all of it is test or benchmark.
     pub(crate) fn is_test(&self) -> bool {
         let folders = format!("/{}", self.path);
-        self.name() == "tests.rs"
-            || ["/tests/", "/benches/"]
-                .iter()
-                .any(|at| folders.contains(at))
+        self.name() == "tests.rs" || ["/tests/", "/benches/"].iter().any(|at| folders.contains(at))
     }
 
     /// How many lines come before the test module at the file's bottom.
@@ -106,11 +94,7 @@ impl File {
 
     /// Its code without tests, with line numbers from 1.
     pub(crate) fn product_lines(&self) -> impl Iterator<Item = (usize, &str)> {
-        let count = if self.is_test() {
-            0
-        } else {
-            self.lines_before_tests()
-        };
+        let count = if self.is_test() { 0 } else { self.lines_before_tests() };
         (1..).zip(self.code.lines()).take(count)
     }
 }

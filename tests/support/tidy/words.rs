@@ -16,9 +16,7 @@ pub(crate) fn unsafe_has_an_address(files: &[File]) -> Vec<String> {
         .iter()
         .filter(|file| !UNSAFE.iter().any(|place| file.path.starts_with(place)))
         .flat_map(|file| {
-            (1..)
-                .zip(file.code.lines())
-                .map(move |(number, line)| (file, number, line))
+            (1..).zip(file.code.lines()).map(move |(number, line)| (file, number, line))
         })
         .filter(|(_, _, line)| has_word(line, "unsafe"))
         .map(|(file, number, _): (_, usize, _)| format!("{}:{number} has unsafe code", file.path))
@@ -55,10 +53,7 @@ pub(crate) fn no_machine_paths(files: &[File]) -> Vec<String> {
     for file in files {
         for (number, line) in (1..).zip(file.text.lines()) {
             if MACHINE_PATHS.iter().any(|path| line.contains(path)) {
-                complaints.push(format!(
-                    "{}:{number} names a path of one machine",
-                    file.path
-                ));
+                complaints.push(format!("{}:{number} names a path of one machine", file.path));
             }
         }
     }
@@ -72,31 +67,16 @@ const MACHINE_PATHS: [&str; 2] = [concat!("/wor", "k/"), concat!("/home/", "user
 fn misplaced_unsafe_is_found() {
     use super::check;
     let good = ("gpu/src/cpu/simd/amx.rs", "unsafe { go() }");
-    check(
-        unsafe_has_an_address,
-        good,
-        ("gpu/src/cpu/mod.rs", "let x = unsafe { go() };"),
-    );
-    let allowed = (
-        "gpu/src/lib.rs",
-        "#![deny(unsafe_op_in_unsafe_fn)] // unsafe",
-    );
-    check(
-        unsafe_has_an_address,
-        allowed,
-        ("runtime/tests/it/a.rs", "unsafe impl Send for X {}"),
-    );
+    check(unsafe_has_an_address, good, ("gpu/src/cpu/mod.rs", "let x = unsafe { go() };"));
+    let allowed = ("gpu/src/lib.rs", "#![deny(unsafe_op_in_unsafe_fn)] // unsafe");
+    check(unsafe_has_an_address, allowed, ("runtime/tests/it/a.rs", "unsafe impl Send for X {}"));
 }
 
 #[test]
 fn missing_openings_are_found() {
     use super::check;
     let good = ("a/src/b.rs", "//! What it is.\nuse x;");
-    check(
-        files_open_with_a_reason,
-        good,
-        ("a/src/c.rs", "// Not this.\n//! What it is."),
-    );
+    check(files_open_with_a_reason, good, ("a/src/c.rs", "// Not this.\n//! What it is."));
     check(files_open_with_a_reason, good, ("a/src/c.rs", ""));
 }
 
@@ -104,11 +84,7 @@ fn missing_openings_are_found() {
 fn unfinished_code_is_found() {
     use super::check;
     let good = ("a/src/b.rs", "// todo! later\nlet s = \"dbg!\";");
-    for bad in [
-        "fn f() { todo!() }",
-        "unimplemented!(\"x\")",
-        "x = dbg!(y);",
-    ] {
+    for bad in ["fn f() { todo!() }", "unimplemented!(\"x\")", "x = dbg!(y);"] {
         check(nothing_unfinished, good, ("a/src/c.rs", bad));
     }
 }
@@ -117,9 +93,5 @@ fn unfinished_code_is_found() {
 fn machine_paths_are_found() {
     use super::check;
     let path = concat!("see /wor", "k/shared");
-    check(
-        no_machine_paths,
-        ("docs/a.md", "see work/shared"),
-        ("docs/b.md", path),
-    );
+    check(no_machine_paths, ("docs/a.md", "see work/shared"), ("docs/b.md", path));
 }

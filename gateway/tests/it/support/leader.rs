@@ -32,6 +32,9 @@ pub(crate) enum Act {
     Crash,
 }
 
+/// More than any test lets a leader see without looking.
+const MOST_SEEN: usize = 1024;
+
 /// What a leader noticed.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Seen {
@@ -46,7 +49,7 @@ pub(crate) enum Seen {
 pub(crate) struct Leader {
     pub(crate) info: EndpointInfo,
     pub(crate) address: PeerAddr,
-    seen: tokio::sync::Mutex<mpsc::UnboundedReceiver<Seen>>,
+    seen: tokio::sync::Mutex<mpsc::Receiver<Seen>>,
     pub(crate) load: tokio::sync::watch::Sender<Load>,
     tasks: JoinSet<()>,
 }
@@ -55,13 +58,13 @@ pub(crate) struct Leader {
 struct Shared {
     info: EndpointInfo,
     script: Script,
-    seen: mpsc::UnboundedSender<Seen>,
+    seen: mpsc::Sender<Seen>,
     load: tokio::sync::watch::Receiver<Load>,
 }
 
 impl Leader {
     pub(crate) fn start(link: Arc<LocalLink>, info: EndpointInfo, script: Script) -> Self {
-        let (seen, receiver) = mpsc::unbounded_channel();
+        let (seen, receiver) = mpsc::channel(MOST_SEEN);
         let (load, loads) = tokio::sync::watch::channel(Load::default());
         let shared = Shared { info: info.clone(), script, seen, load: loads };
         let address = link.address();
@@ -126,7 +129,7 @@ async fn status(mut stream: Stream, mut shared: Shared) {
 async fn generate(mut stream: Stream, shared: Shared, connection: Arc<dyn Connection>) {
     let first = stream.receiver.expect::<GenerateUp>(PATIENCE).await;
     let Ok(GenerateUp::Start(start)) = first else { panic!("a request comes first") };
-    let _ = shared.seen.send(Seen::Started(start.clone()));
+    let _ = shared.seen.try_send(Seen::Started(start.clone()));
     for act in (shared.script)(&start) {
         match act {
             Act::Say(down) => {
@@ -148,7 +151,7 @@ async fn generate(mut stream: Stream, shared: Shared, connection: Arc<dyn Connec
             Err(error) => panic!("{error}"),
         };
         let over = matches!(seen, Seen::Ended | Seen::Aborted);
-        let _ = shared.seen.send(seen);
+        let _ = shared.seen.try_send(seen);
         if over {
             return;
         }
@@ -201,7 +204,8 @@ pub(crate) fn speak(generate: &Generate, choice: u32, tokens: &[u32]) -> Vec<Act
     acts
 }
 
-/// A chunk with the log-probabilities that were asked for: the n-th alternative is the token plus n.
+/// A chunk with the log-probabilities that were asked for: the n-th alternative is the token plus
+/// n.
 pub(crate) fn chunk(generate: &Generate, choice: u32, position: u32, tokens: Vec<u32>) -> Chunk {
     let of = |token: u32, top: u32| TokenLogprobs {
         token,
@@ -211,9 +215,10 @@ pub(crate) fn chunk(generate: &Generate, choice: u32, position: u32, tokens: Vec
     };
     let options = &generate.options;
     let logprobs = options.logprobs.map(|top| tokens.iter().map(|token| of(*token, top)).collect());
-    let of_prompt = options.prompt_logprobs.filter(|_| position == 0).map(|top| {
-        generate.prompt.iter().skip(1).map(|token| of(*token, top)).collect()
-    });
+    let of_prompt = options
+        .prompt_logprobs
+        .filter(|_| position == 0)
+        .map(|top| generate.prompt.iter().skip(1).map(|token| of(*token, top)).collect());
     Chunk {
         request: generate.request,
         attempt: generate.attempt,

@@ -2,8 +2,9 @@
 //!
 //! Positions are taken in chunks of 64 at fixed absolute places. Within a chunk, scores of 16
 //! positions fill a vector (keys are stored for that), softmax is taken on its own, and values are
-//! added position by position; chunks are merged in order. So a row's result depends on what it sees
-//! and on nothing else: not on the rows beside it, the blocks' size or how much was computed before.
+//! added position by position; chunks are merged in order. So a row's result depends on what it
+//! sees and on nothing else: not on the rows beside it, the blocks' size or how much was computed
+//! before.
 
 use super::{
     pool::Pieces,
@@ -26,8 +27,8 @@ const PAIRS: usize = 32;
 /// One attention operation, to be computed task by task.
 ///
 /// Whoever makes one has checked that the spec's heads are the pool's, that its mask is within the
-/// group's, that `qkv` and `out` have the step's rows, and that the pool is at least as large as the
-/// one that the step was prepared with.
+/// group's, that `qkv` and `out` have the step's rows, and that the pool is at least as large as
+/// the one that the step was prepared with.
 pub(crate) struct Attention<'a> {
     pub(crate) spec: AttentionSpec,
     pub(crate) step: &'a CpuStep,
@@ -50,6 +51,14 @@ pub(crate) struct AttentionTask {
     /// Pairs are numbered row by row, the group's query heads within.
     first: usize,
     pairs: usize,
+}
+
+impl Attention<'_> {
+    /// Multiply-adds of all tasks, at most.
+    pub(crate) fn operations(&self) -> usize {
+        let seen = self.step.sequences.iter().map(|rows| rows.count * (rows.computed + rows.count));
+        2 * seen.sum::<usize>() * self.spec.heads.query_columns()
+    }
 }
 
 impl AttentionTask {
@@ -185,7 +194,9 @@ unsafe fn chunk_of<S: Simd, E: Stored, const R: usize>(
         *seen = (from.clamp(start, start + CHUNK) - start, to.clamp(start, start + CHUNK) - start);
     }
     let visible = seen.iter().filter(|span| span.0 < span.1);
-    let Some(from) = visible.clone().map(|span| span.0).min() else { return };
+    let Some(from) = visible.clone().map(|span| span.0).min() else {
+        return;
+    };
     let to = visible.map(|span| span.1).max().unwrap_or(from);
     // SAFETY: as the caller's; `from..to` of the chunk is visible to some row, so its blocks are in
     // the table.
@@ -233,8 +244,8 @@ unsafe fn score<S: Simd, E: Stored, const R: usize>(
     while position < to {
         let (block, offset) = (position / size, position % size / TILE * TILE);
         let tile = block_start(pairs, block) + offset * layout.head_dim;
-        // SAFETY: the tile has `head_dim * 16` elements (sliced, so checked), each query `head_dim`;
-        // block sizes are powers of two, so a tile starts inside the chunk.
+        // SAFETY: the tile has `head_dim * 16` elements (sliced, so checked), each query
+        // `head_dim`; block sizes are powers of two, so a tile starts inside the chunk.
         unsafe {
             let mut keys = pairs.data[tile..tile + layout.head_dim * TILE].as_ptr();
             let mut sums = [S::splat(0.0); R];
@@ -254,8 +265,8 @@ unsafe fn score<S: Simd, E: Stored, const R: usize>(
     }
 }
 
-/// Turns the scores at `from..to` of a chunk into weights, all others into zeros; gives the greatest
-/// scaled score and the sum of the weights.
+/// Turns the scores at `from..to` of a chunk into weights, all others into zeros; gives the
+/// greatest scaled score and the sum of the weights.
 #[inline(always)]
 unsafe fn soften<S: Simd>(
     scores: &mut [f32; CHUNK + LANES],

@@ -48,6 +48,22 @@ impl Isa {
     }
 }
 
+/// Runs tasks on the pool, or here if waking a thread would take longer than the work.
+fn share(
+    pool: &mut pool::Pool,
+    (tasks, operations): (usize, usize),
+    call: &(dyn Fn(usize) + Sync),
+) {
+    if operations < SMALL {
+        (0..tasks).for_each(call);
+    } else {
+        pool.run(tasks, call);
+    }
+}
+
+/// Multiply-adds that one core does in some four microseconds.
+const SMALL: usize = 128 * 1024;
+
 /// Calls one kernel of the instruction set at hand.
 macro_rules! dispatch {
     ($isa:expr, $kernel:ident($($argument:expr),*)) => {
@@ -67,12 +83,13 @@ macro_rules! dispatch {
 impl Isa {
     /// All of a product's tasks.
     pub(crate) fn product(self, pool: &mut pool::Pool, job: &product::Product<'_>) {
-        pool.run(job.tasks(), &|task| dispatch!(self, product(job, task)));
+        share(pool, (job.tasks(), job.operations()), &|task| dispatch!(self, product(job, task)));
     }
 
     /// All of an attention's tasks.
     pub(crate) fn attention(self, pool: &mut pool::Pool, job: &attention::Attention<'_>) {
-        pool.run(job.tasks.len(), &|task| dispatch!(self, attention(job, task)));
+        let tasks = (job.tasks.len(), job.operations());
+        share(pool, tasks, &|task| dispatch!(self, attention(job, task)));
     }
 
     /// The sum of squares in the stated order.

@@ -1,10 +1,10 @@
 //! The threads of one CPU device: fork, take tasks off one counter, join.
 //!
-//! Several devices share a machine (ranks in one process, other processes), so nobody ever waits for
-//! a thread that has not started: the caller works through the tasks itself and at the end waits
-//! only for those workers that had joined in. A worker that finds nothing spins for some ten
-//! microseconds, enough to catch the next operation of a step, and parks. Which thread does which
-//! task is left to chance; no result depends on it.
+//! Several devices share a machine (ranks in one process, other processes), so nobody ever waits
+//! for a thread that has not started: the caller works through the tasks itself and at the end
+//! waits only for those workers that had joined in. A worker that finds nothing spins for some
+//! twenty microseconds, enough to catch the next operation of a step, and parks. Which thread does
+//! which task is left to chance; no result depends on it.
 //!
 //! It lives among the kernels because it lends a borrowed closure to threads that outlive it.
 
@@ -49,6 +49,9 @@ struct State {
     stop: bool,
     panicked: bool,
 }
+
+/// What [`Pool::chunks_of_two`] calls: with a number and a piece of each buffer.
+pub(crate) type OnTwo<'a, T, U> = dyn Fn(usize, &mut [T], &mut [U]) + Sync + 'a;
 
 /// A closure borrowed from the caller of [`Pool::run`], its lifetime erased.
 #[derive(Clone, Copy)]
@@ -144,7 +147,7 @@ impl Pool {
         &mut self,
         (first, first_chunk): (&mut [T], usize),
         (second, second_chunk): (&mut [U], usize),
-        call: &(dyn Fn(usize, &mut [T], &mut [U]) + Sync),
+        call: &OnTwo<'_, T, U>,
     ) {
         let tasks = first.len().div_ceil(first_chunk.max(1));
         assert_eq!(tasks, second.len().div_ceil(second_chunk.max(1)));
@@ -257,7 +260,7 @@ impl Drop for Leave<'_> {
         // Nobody need start what is left after a panic.
         self.0.next.store(usize::MAX / 2, Ordering::Relaxed);
         self.0.lock().job = None;
-        for _ in 0..SPINS {
+        for _ in 0..JOIN_SPINS {
             if self.0.lock().inside == 0 {
                 return;
             }
@@ -297,8 +300,11 @@ impl<'a, T> Pieces<'a, T> {
     }
 }
 
-/// How often a thread looks before it sleeps: some ten microseconds.
-const SPINS: usize = 400;
+/// How often a worker looks for a job before it parks: some twenty microseconds, which is more than
+/// a step spends between two shared operations.
+const SPINS: usize = 1500;
+/// How often the caller looks for the last worker to leave before it parks. A look takes the lock.
+const JOIN_SPINS: usize = 200;
 
 #[cfg(test)]
 mod tests {

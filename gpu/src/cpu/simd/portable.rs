@@ -5,7 +5,10 @@
 
 use half::{bf16, f16};
 
-use super::{entry::entry_points, vector::{LANES, Simd}};
+use super::{
+    entry::entry_points,
+    vector::{LANES, Simd},
+};
 use crate::cpu::math;
 
 /// No particular instruction set.

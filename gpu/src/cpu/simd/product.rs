@@ -1,8 +1,8 @@
 //! `x * weight^T` over packed panels, one kernel for one row and for thousands.
 //!
 //! Each output is one chain of fused multiply-adds over 256 inputs at a time, the chains' results
-//! added in order (see [`crate::cpu`]). Vector lanes hold 16 *outputs*, so no order depends on their
-//! number; a tile of 6 rows by up to 64 outputs keeps its sums in registers.
+//! added in order (see [`crate::cpu`]). Vector lanes hold 16 *outputs*, so no order depends on
+//! their number; a tile of 6 rows by up to 64 outputs keeps its sums in registers.
 
 use std::mem::MaybeUninit;
 
@@ -39,6 +39,11 @@ impl Product<'_> {
     /// How many tasks there are. Tasks write disjoint parts of the output.
     pub(crate) fn tasks(&self) -> usize {
         self.weight.out_features().div_ceil(PANEL) * self.rows.div_ceil(TASK_ROWS)
+    }
+
+    /// Multiply-adds of all tasks.
+    pub(crate) fn operations(&self) -> usize {
+        self.rows * self.weight.in_features() * self.weight.out_features()
     }
 }
 

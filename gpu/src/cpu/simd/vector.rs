@@ -1,9 +1,9 @@
 //! Sixteen `f32` lanes, however many registers they take: the one vocabulary that all kernels are
 //! written in, so that a kernel exists once and has one order of arithmetic.
 //!
-//! Every method is one IEEE operation per lane (a fused multiply-add rounds once), so implementations
-//! cannot differ in a bit. They are `inline(always)` because they take on the instruction set of the
-//! entry point that they are compiled into.
+//! Every method is one IEEE operation per lane (a fused multiply-add rounds once), so
+//! implementations cannot differ in a bit. They are `inline(always)` because they take on the
+//! instruction set of the entry point that they are compiled into.
 
 use crate::cpu::math::{EXP_MAX, EXP_MIN, EXP_TERMS, LN2_HIGH, LN2_LOW, ROUND};
 
@@ -15,7 +15,6 @@ pub(crate) const LANES: usize = 16;
 /// # Safety
 /// Every method may use instructions that the machine must have; pointers must be valid for 16
 /// elements (need not be aligned).
-#[expect(clippy::missing_safety_doc, reason = "the trait's safety section holds for each method")]
 pub(crate) unsafe trait Simd: Copy {
     /// Sixteen lanes.
     type V: Copy;
@@ -78,7 +77,6 @@ pub(crate) unsafe trait Simd: Copy {
 ///
 /// # Safety
 /// As [`Simd`].
-#[expect(clippy::missing_safety_doc, reason = "the trait's safety section holds for each method")]
 pub(crate) unsafe trait Stored: Copy + Send + Sync {
     /// How it lies in memory.
     type Raw: Copy + Send + Sync;

@@ -1,5 +1,5 @@
-//! From the fields of `config.json` to a [`ModelConfig`]: defaults as transformers resolves them per
-//! architecture, and every number checked before anything is computed from it.
+//! From the fields of `config.json` to a [`ModelConfig`]: defaults as transformers resolves them
+//! per architecture, and every number checked before anything is computed from it.
 
 use super::{Architecture, AttentionSpan, ModelConfig, ModelDtype, rope};
 use crate::model::{error::ModelError, json::Fields};
@@ -100,9 +100,8 @@ fn head_dim(
         None if architecture == Architecture::Qwen3 => 128,
         None if hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
         None => {
-            let expected = format!(
-                "without `head_dim` it must divide `hidden_size`, which is {hidden_size}"
-            );
+            let expected =
+                format!("without `head_dim` it must divide `hidden_size`, which is {hidden_size}");
             return Err(config.wrong("num_attention_heads", expected));
         }
     };
@@ -110,7 +109,9 @@ fn head_dim(
         0 => Ok(head_dim),
         _ => Err(config.wrong(
             "head_dim",
-            format!("{head_dim} elements per head follow, and rotary embedding needs an even count"),
+            format!(
+                "{head_dim} elements per head follow, and rotary embedding needs an even count"
+            ),
         )),
     }
 }
@@ -181,7 +182,9 @@ fn spans_by_type(
 
 fn dtype(config: &Fields<'_>) -> Result<ModelDtype, ModelError> {
     let name = if config.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
-    let Some(text) = config.text(name)? else { return Ok(ModelDtype::F32) };
+    let Some(text) = config.text(name)? else {
+        return Ok(ModelDtype::F32);
+    };
     match text.strip_prefix("torch.").unwrap_or(text) {
         "bfloat16" => Ok(ModelDtype::Bf16),
         "float16" => Ok(ModelDtype::F16),
@@ -191,10 +194,14 @@ fn dtype(config: &Fields<'_>) -> Result<ModelDtype, ModelError> {
 }
 
 fn quantization(config: &Fields<'_>) -> Result<Option<String>, ModelError> {
-    let Some(quantization) = config.object("quantization_config")? else { return Ok(None) };
+    let Some(quantization) = config.object("quantization_config")? else {
+        return Ok(None);
+    };
     let method = quantization.text("quant_method")?;
     let expected = "it must name the quantization, such as `gptq`";
-    method.map(|text| Some(text.to_owned())).ok_or_else(|| quantization.wrong("quant_method", expected))
+    method
+        .map(|text| Some(text.to_owned()))
+        .ok_or_else(|| quantization.wrong("quant_method", expected))
 }
 
 // Each bound is several times the largest published model's, so that what exceeds it is a mistake,

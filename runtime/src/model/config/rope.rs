@@ -61,7 +61,9 @@ fn parse_scaling(fields: &Fields<'_>) -> Result<RopeScaling, ModelError> {
     let name = if fields.get("rope_type").is_some() { "rope_type" } else { "type" };
     match fields.text(name)? {
         None | Some("default") => Ok(RopeScaling::None),
-        Some("linear") => Ok(RopeScaling::Linear { factor: fields.required_number("factor", FACTOR)? }),
+        Some("linear") => {
+            Ok(RopeScaling::Linear { factor: fields.required_number("factor", FACTOR)? })
+        }
         Some("llama3") => parse_llama3(fields),
         Some(_) => {
             Err(fields.wrong(name, "the types that are known are `default`, `linear` and `llama3`"))

@@ -111,7 +111,9 @@ impl Sentencepiece {
 
     /// Drops what is to be dropped from the beginning of the whole text.
     fn stripped(&mut self, text: &str) -> String {
-        let Some((content, _)) = self.rules.strip else { return text.to_owned() };
+        let Some((content, _)) = self.rules.strip else {
+            return text.to_owned();
+        };
         let mut rest = text;
         while self.strip > 0 && !rest.is_empty() {
             match rest.strip_prefix(content) {

@@ -16,7 +16,12 @@ pub(super) struct Window {
 
 impl Window {
     /// Text that is certain with this token.
-    pub(super) fn push(&mut self, tokenizer: &Tokenizer, special: SpecialTokens, id: u32) -> String {
+    pub(super) fn push(
+        &mut self,
+        tokenizer: &Tokenizer,
+        special: SpecialTokens,
+        id: u32,
+    ) -> String {
         self.ids.push(id);
         let text = self.fresh(tokenizer, special);
         let incomplete = text.is_empty() || text.ends_with(char::REPLACEMENT_CHARACTER);

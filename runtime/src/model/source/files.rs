@@ -100,11 +100,12 @@ fn weights(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let missing = |what| ModelError::Missing { folder: folder.to_owned(), what };
     let index = folder.join("model.safetensors.index.json");
     if index.is_file() {
-        let files: Vec<_> =
-            indexed(&index)?.into_iter().map(|name| folder.join(name)).collect();
+        let files: Vec<_> = indexed(&index)?.into_iter().map(|name| folder.join(name)).collect();
         if let Some(file) = files.iter().find(|file| !file.is_file()) {
             let name = file.file_name().unwrap_or_default().display();
-            return Err(missing(format!("`{name}`, which its index names; the copy is incomplete")));
+            return Err(missing(format!(
+                "`{name}`, which its index names; the copy is incomplete"
+            )));
         }
         return Ok(files);
     }

@@ -52,7 +52,8 @@ fn raise_exception(message: &Value) -> Result<Value, Error> {
 /// transformers' own `tojson`: Python's `json.dumps`, with non-ASCII characters as they are.
 fn tojson(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
     let argument = |index: usize, name: &str| -> Result<Option<Value>, Error> {
-        let value = positional.get(index).cloned().map_or_else(|| kwargs.get(name), |v| Ok(Some(v)));
+        let value =
+            positional.get(index).cloned().map_or_else(|| kwargs.get(name), |v| Ok(Some(v)));
         Ok(value?.filter(|value| !value.is_none() && !value.is_undefined()))
     };
     let style = json::Style {

@@ -1,8 +1,7 @@
 //! JSON into a template and out of it again.
 //!
-//! Out goes what Python's `json.dumps` makes: ", " and ": " between, keys in their order, no HTML escaping.
-//!
-//! Models were trained on exactly these bytes, so a space more or less is another prompt.
+//! Out goes what Python's `json.dumps` makes: ", " and ": " between, keys in their order, no HTML
+//! escaping. Models were trained on exactly these bytes, so a space more is another prompt.
 
 use minijinja::{Error, ErrorKind, Value, value::ValueKind};
 use serde_json::Value as Json;
@@ -185,7 +184,9 @@ fn number(value: &Value) -> String {
 /// exponent from 1e16 upwards and below 1e-4.
 fn float(number: f64) -> String {
     let scientific = format!("{number:e}");
-    let Some((digits, exponent)) = scientific.split_once('e') else { return scientific };
+    let Some((digits, exponent)) = scientific.split_once('e') else {
+        return scientific;
+    };
     match exponent.parse::<i32>() {
         Ok(power) if !(-4..16).contains(&power) => {
             let sign = if power < 0 { '-' } else { '+' };

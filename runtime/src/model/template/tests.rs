@@ -25,7 +25,10 @@ fn render(source: &str, kwargs: &Json) -> Result<String, TemplateError> {
 
 fn check(source: &str, expected: &str) {
     let x = json!({
-        "x": {"b": [1, 2.5, 1e16, 1e-5, -0.0, true, null], "a": "<é\u{1}\"\u{7f}", "e": [], "o": {}},
+        "x": {
+            "b": [1, 2.5, 1e16, 1e-5, -0.0, true, null],
+            "a": "<é\u{1}\"\u{7f}", "e": [], "o": {},
+        },
         "messages": "mine",
     });
     assert_eq!(render(source, &x).as_deref(), Ok(expected), "{source}");
@@ -50,7 +53,10 @@ fn pythons_methods_and_tests_are_there() {
     check("{{ ' x\n'.strip() }}{{ 'a,b'.split(',')[-1] }} {{ 'abc'[::-1] }}", "xb cba");
     check("{{ x.get('z', 'none') }} {% for k, v in x.items() %}{{ k }}{% endfor %}", "none baeo");
     check("{{ none is iterable }} {{ 'a' is sequence }} {{ true is number }}", "False True True");
-    check("{% for i in [1, 2, 3] %}{% if i == 2 %}{% continue %}{% endif %}{{ i }}{% endfor %}", "13");
+    check(
+        "{% for i in [1, 2, 3] %}{% if i == 2 %}{% continue %}{% endif %}{{ i }}{% endfor %}",
+        "13",
+    );
 }
 
 #[test]

@@ -30,8 +30,11 @@ pub(super) struct QuicConnection {
     /// For errors: who, and where.
     label: Arc<str>,
     /// Streams whose first frame has not come yet; as many as the peer may open at most.
-    unnamed: Mutex<FuturesUnordered<BoxFuture<'static, Option<(Conversation, Stream)>>>>,
+    unnamed: Mutex<FuturesUnordered<Naming>>,
 }
+
+/// A stream whose first frame is read; `None` if it is refused.
+type Naming = BoxFuture<'static, Option<(Conversation, Stream)>>;
 
 // === impl QuicConnection ===
 

@@ -1,37 +1,31 @@
-//! The text side of what is served: one [`ServedModel`] per tokenizer that is live.
+//! The text side of what is served: one [`ServedModel`] per tokenizer that is live ([`load`]).
 //!
-//! Loaded from the model's files the first time that an endpoint names them, kept while an endpoint
-//! or a request uses it. Tokenizing a long text costs milliseconds, so it happens on the blocking
-//! pool, and only as many at a time as there are cores; a short one is done where it stands.
+//! Tokenizing a long text costs milliseconds, so it happens on the blocking pool, and only as many
+//! at a time as there are cores; a short one is done where it stands.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::{Arc, Mutex, PoisonError, Weak},
-    time::SystemTime,
-};
+pub(crate) mod load;
+
+use std::{fmt, sync::Arc, time::SystemTime};
 
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 use troupe_runtime::{
-    discovery::directory::EndpointRecord,
     id::Digest,
     model::{
         card::ModelCard,
         config::GenerationConfig,
-        error::ModelError,
-        source::{HubCache, ModelSource},
         template::ChatInput,
         tokenizer::{SpecialTokens, Tokenizer},
     },
 };
 
+pub(crate) use load::{LoadError, Models};
+pub(crate) use troupe_runtime::model::detokenize::Detokenizer;
+
 use crate::{
     error::ApiError,
     ingress::{limits, options::ModelSide},
 };
-
-pub(crate) use troupe_runtime::model::detokenize::Detokenizer;
 
 /// Shorter texts are tokenized where they stand: about 100 microseconds, less than a thread's
 /// switch is worth.
@@ -74,78 +68,6 @@ pub(crate) struct Conversation {
     pub(crate) add_generation_prompt: bool,
     pub(crate) continue_final_message: bool,
     pub(crate) variables: Map<String, Value>,
-}
-
-/// Every model that is in use, by URI and tokenizer.
-pub(crate) struct Models {
-    loaded: Mutex<BTreeMap<(String, Digest), Weak<ServedModel>>>,
-    /// One load at a time: endpoints of one model become ready together.
-    loading: tokio::sync::Mutex<()>,
-    tokenizing: Arc<Semaphore>,
-    hub: HubCache,
-}
-
-/// Why a model's text side is not there.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum LoadError {
-    #[error("cannot load the text side of {uri}")]
-    Files {
-        uri: String,
-        #[source]
-        source: ModelError,
-    },
-    #[error("{uri} has tokenizer {found} here, but {wanted} at its endpoint")]
-    Tokenizer { uri: String, found: Digest, wanted: Digest },
-    #[error("loading {uri} was interrupted")]
-    Interrupted { uri: String },
-}
-
-// === impl Models ===
-
-impl Models {
-    /// None loaded; at most `tokenizers` texts are tokenized at a time.
-    pub(crate) fn new(tokenizers: usize, hub: HubCache) -> Self {
-        let tokenizing = Arc::new(Semaphore::new(tokenizers));
-        Self { loaded: Mutex::default(), loading: tokio::sync::Mutex::default(), tokenizing, hub }
-    }
-
-    /// The text side of an endpoint's model.
-    pub(crate) async fn get(&self, record: &EndpointRecord) -> Result<Arc<ServedModel>, LoadError> {
-        let wanted = record.info.fingerprint.tokenizer;
-        let key = (record.model_uri.clone(), wanted);
-        let _one_at_a_time = self.loading.lock().await;
-        if let Some(model) = self.lock().get(&key).and_then(Weak::upgrade) {
-            return Ok(model);
-        }
-        let model = self.load(&record.model_uri).await?;
-        let found = model.tokenizer_digest();
-        if found != wanted {
-            return Err(LoadError::Tokenizer { uri: key.0, found, wanted });
-        }
-        let model = Arc::new(model);
-        let mut loaded = self.lock();
-        loaded.retain(|_, model| model.strong_count() > 0);
-        loaded.insert(key, Arc::downgrade(&model));
-        Ok(model)
-    }
-
-    async fn load(&self, uri: &str) -> Result<ServedModel, LoadError> {
-        let (hub, tokenizing) = (self.hub.clone(), Arc::clone(&self.tokenizing));
-        let name = uri.to_owned();
-        let load = move || {
-            let card = ModelCard::load(&ModelSource::resolve(&name, &hub)?)?;
-            Ok(ServedModel::new(card, tokenizing))
-        };
-        let uri = uri.to_owned();
-        match tokio::task::spawn_blocking(load).await {
-            Ok(loaded) => loaded.map_err(|source| LoadError::Files { uri, source }),
-            Err(_) => Err(LoadError::Interrupted { uri }),
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(String, Digest), Weak<ServedModel>>> {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 // === impl ServedModel ===

@@ -1,0 +1,178 @@
+//! What the leader does about its cores' effects: each is one call.
+
+use std::time::Duration;
+
+use ractor::ActorRef;
+use troupe_runtime::{
+    actor::RemoteRef,
+    error::{ErrorKind, PublicError},
+    transport::{Conversation, Stream},
+    wire::{
+        generate::{Generate, GenerateDown},
+        group::{Hello, MemberDown, MemberUp, RankReport},
+        member::MemberToNode,
+    },
+};
+
+use super::{
+    actor::{LeaderMsg, LeaderState},
+    doors,
+    engine::{Engine, EngineEffect, EngineEvent},
+    request::RequestKey,
+};
+use crate::group::lifecycle::{GroupEffect, GroupEvent};
+
+impl LeaderState {
+    pub(super) fn open(
+        &mut self,
+        myself: &ActorRef<LeaderMsg>,
+        what: Conversation,
+        stream: Stream,
+    ) {
+        while self.doors.try_join_next().is_some() {}
+        match what {
+            Conversation::Group => self.doors.spawn(doors::group(myself.clone(), stream)),
+            Conversation::Generate => {
+                self.last_door += 1;
+                self.doors.spawn(doors::generate(myself.clone(), self.last_door, stream))
+            }
+            Conversation::Status => {
+                let (info, load) = (self.info.subscribe(), self.load.subscribe());
+                self.doors.spawn(doors::status(info, load, stream))
+            }
+            // Tensors go to the ranks; the member's front door has taken them out.
+            Conversation::Bulk(_) => return,
+        };
+    }
+
+    pub(super) fn join(&mut self, hello: Hello, down: RemoteRef<MemberDown>) {
+        self.members.entry(hello.member).or_insert(down);
+        self.group(GroupEvent::Hello(hello))
+    }
+
+    pub(super) fn up(&mut self, member: u32, up: MemberUp) {
+        match up {
+            MemberUp::Hello(hello) => self.group(GroupEvent::Hello(hello)),
+            MemberUp::Loaded(reports) => self.group(GroupEvent::Loaded(member, reports)),
+            MemberUp::Progress(progress) => self.group(GroupEvent::Progress(progress)),
+            MemberUp::Failed(cause) => self.group(GroupEvent::Lost(member, cause)),
+            MemberUp::Result(result) => {
+                self.group(GroupEvent::Done(result.step));
+                self.engine(EngineEvent::Result(result))
+            }
+        }
+    }
+
+    pub(super) fn submit(
+        &mut self,
+        generate: Box<Generate>,
+        door: u64,
+        outbox: RemoteRef<GenerateDown>,
+    ) {
+        let key = RequestKey { request: generate.request, attempt: generate.attempt };
+        let refusal = match (&self.engine, self.outboxes.contains_key(&key)) {
+            (None, _) => Some("the group does not serve yet"),
+            (Some(_), true) => Some("this attempt is under way already"),
+            (Some(_), false) => None,
+        };
+        if let Some(why) = refusal {
+            let error = PublicError::new(ErrorKind::Unavailable, why);
+            // The outbox is new and empty: there is room.
+            let _ = outbox.cast(GenerateDown::Refused(error));
+            return;
+        }
+        self.outboxes.insert(key, (door, outbox));
+        self.engine(EngineEvent::Submit(generate))
+    }
+
+    pub(super) fn abort(&mut self, key: RequestKey, door: u64) {
+        if self.outboxes.get(&key).is_some_and(|(own, _)| *own == door) {
+            self.engine(EngineEvent::Abort(key));
+        }
+    }
+
+    pub(super) fn group(&mut self, event: GroupEvent) {
+        let now = self.now();
+        for effect in self.args.group.handle(now, event) {
+            match effect {
+                GroupEffect::Form(formation) => self.broadcast(&MemberDown::Form(formation)),
+                GroupEffect::Start(blocks, reports) => {
+                    self.broadcast(&MemberDown::Start(blocks.clone()));
+                    self.serve(&blocks, &reports);
+                }
+                GroupEffect::Refuse(member, why) => {
+                    tracing::warn!(member, why, "turn a member away");
+                }
+                GroupEffect::Over(cause) => self.fail(cause),
+            }
+        }
+    }
+
+    fn serve(&mut self, blocks: &[u32], reports: &[RankReport]) {
+        for report in reports {
+            tracing::info!(
+                rank = %report.rank,
+                weight_bytes_sharded = report.weight_bytes_sharded,
+                weight_bytes_replicated = report.weight_bytes_replicated,
+                replicated = ?report.replicated,
+                "rank loaded"
+            );
+        }
+        self.engine = Some(Engine::new(self.args.settings.clone(), blocks));
+        let info = self.args.endpoint.info(&self.args.settings, blocks, reports);
+        let record = self.args.endpoint.record(info.clone());
+        self.info.send_replace(Some(info));
+        // The node's queue has room for the few messages that a member ever sends.
+        let _ = self.args.node.try_send(MemberToNode::Ready(record));
+    }
+
+    pub(super) fn engine(&mut self, event: EngineEvent) {
+        let now = self.now();
+        let Some(engine) = &mut self.engine else { return };
+        let effects = engine.handle(now, event);
+        let load = engine.load();
+        self.args.observer.load(&load, engine.preemptions());
+        self.load.send_if_modified(|told| std::mem::replace(told, load) != load);
+        for effect in effects {
+            match effect {
+                EngineEffect::Plan(plan) => {
+                    self.group(GroupEvent::Planned(plan.step));
+                    self.broadcast(&MemberDown::Step(plan));
+                }
+                EngineEffect::Send(key, down) => self.send(key, down),
+                EngineEffect::Close(key) => drop(self.outboxes.remove(&key)),
+                EngineEffect::Observe(observation) => self.args.observer.observe(&observation),
+            }
+        }
+    }
+
+    fn send(&mut self, key: RequestKey, down: GenerateDown) {
+        let Some((_, outbox)) = self.outboxes.get(&key) else { return };
+        if outbox.cast(down).is_ok() {
+            return;
+        }
+        // Full or closed: its gateway does not read.
+        self.outboxes.remove(&key);
+        self.engine(EngineEvent::Abort(key))
+    }
+
+    pub(super) fn broadcast(&mut self, down: &MemberDown) {
+        for (member, outbox) in &self.members {
+            if outbox.cast(down.clone()).is_err() {
+                tracing::debug!(member, "a member does not read; its door will say so");
+            }
+        }
+    }
+
+    /// Tells every request and ends: whoever supervises this actor takes it from here.
+    pub(super) fn fail(&mut self, cause: String) {
+        let message = format!("The endpoint is gone: {cause}");
+        self.engine(EngineEvent::Fail(PublicError::new(ErrorKind::Unavailable, message)));
+        self.engine = None;
+        self.over = Some(cause);
+    }
+
+    fn now(&self) -> Duration {
+        self.args.origin.elapsed()
+    }
+}

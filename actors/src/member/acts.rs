@@ -1,0 +1,140 @@
+//! What the member does about its core's effects: each is one call.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use troupe_runtime::{
+    transport::{Link, LocalNetwork},
+    wire::{
+        group::{Formation, Hello, MemberUp},
+        member::MemberToNode,
+    },
+};
+
+use super::{
+    actor::{MemberMsg, MemberState},
+    core::{MemberEffect, MemberEvent},
+    front, line,
+    wiring::{self, Wired},
+};
+use crate::{
+    leader::actor::LeaderMsg,
+    worker::{
+        actor::{Worker, WorkerArgs, WorkerMsg},
+        device::{Device, DeviceEvent},
+    },
+};
+
+impl MemberState {
+    pub(super) fn act(&mut self, myself: &ActorRef<MemberMsg>, event: MemberEvent) {
+        for effect in self.core.handle(event) {
+            match effect {
+                MemberEffect::Dial(address, hello) => self.dial(myself, address, hello),
+                MemberEffect::Wire(formation) => self.wire(myself.clone(), formation),
+                MemberEffect::Up(up) => self.say(up),
+                MemberEffect::Start(blocks) => self.each(|| WorkerMsg::Start(blocks.clone())),
+                MemberEffect::Run(plan) => {
+                    let plan = Arc::new(plan);
+                    self.each(|| WorkerMsg::Step(plan.clone()));
+                }
+                MemberEffect::Exit(cause) => drop(self.exiting.get_or_insert(cause)),
+            }
+        }
+        self.exit_when_leader_has(myself);
+    }
+
+    /// The leader tells its gateways why before the member goes.
+    fn exit_when_leader_has(&mut self, myself: &ActorRef<MemberMsg>) {
+        let Some(cause) = &self.exiting else { return };
+        match &self.directions.leader {
+            Some(leader) => drop(leader.cast(LeaderMsg::Stop)),
+            None => {
+                if let Some(cause) = cause {
+                    let _ = self.args.node.try_send(MemberToNode::Failed(cause.clone()));
+                }
+                myself.stop(cause.clone());
+            }
+        }
+    }
+
+    fn dial(&mut self, myself: &ActorRef<MemberMsg>, address: String, hello: Hello) {
+        let Some(up) = self.up_queue.take() else { return };
+        let (link, address) = self.way_to_leader(address);
+        let myself = myself.clone();
+        let tell = move |event| drop(myself.cast(MemberMsg::Event(event)));
+        self.tasks.spawn(line::run(link, address, hello, up, tell));
+    }
+
+    /// The leader's own member needs no network to speak with it.
+    fn way_to_leader(&mut self, address: String) -> (Arc<dyn Link>, String) {
+        if self.directions.leader.is_none() {
+            return (self.args.link.clone(), address);
+        }
+        let network = LocalNetwork::new();
+        let inside = network.link(self.args.identity.clone());
+        let address = inside.address().to_string();
+        self.tasks.spawn(front::run(inside, self.directions.clone()));
+        (network.link(self.args.identity.clone()), address)
+    }
+
+    fn wire(&mut self, myself: ActorRef<MemberMsg>, formation: Formation) {
+        let Some(mut desk) = self.desk.take() else { return };
+        let (link, parallel) = (self.args.link.clone(), self.parallel);
+        let member = self.args.launch.member;
+        self.tasks.spawn(async move {
+            let wired = wiring::wire(link, &formation, member, parallel, &mut desk).await;
+            let _ = myself.cast(MemberMsg::Wired(wired));
+        });
+    }
+
+    pub(super) async fn start_workers(
+        &mut self,
+        myself: &ActorRef<MemberMsg>,
+        wired: Vec<Wired>,
+    ) -> Result<(), ActorProcessingErr> {
+        let count = wired.len() as u32;
+        for Wired { rank, pipes, collective } in wired {
+            let loader = self.args.models.loader(self.prepared.clone(), rank, collective, count);
+            let device = Device {
+                rank,
+                epoch: self.args.launch.epoch,
+                block_size: self.prepared.limits.block_size,
+                loader,
+                pipes,
+                stage_time_min: self.prepared.stage_time_min,
+            };
+            let to = myself.clone();
+            let tell = Box::new(move |event| drop(to.cast(MemberMsg::Event(translate(event)))));
+            let steps_in_flight = self.parallel.pipeline;
+            let args = WorkerArgs { device, tell, steps_in_flight };
+            let (worker, _) = Actor::spawn_linked(None, Worker, args, myself.get_cell()).await?;
+            self.workers.insert(rank, worker);
+        }
+        Ok(())
+    }
+
+    fn say(&self, up: MemberUp) {
+        if self.up.cast(up).is_err() {
+            tracing::debug!("the leader does not listen; the conversation will say so");
+        }
+    }
+
+    fn each(&self, message: impl Fn() -> WorkerMsg) {
+        for worker in self.workers.values() {
+            // One that is gone is reported by its supervision event.
+            let _ = worker.cast(message());
+        }
+    }
+
+    pub(super) fn is_leader(&self, who: &ActorCell) -> bool {
+        self.directions.leader.as_ref().is_some_and(|leader| leader.get_id() == who.get_id())
+    }
+}
+
+fn translate(event: DeviceEvent) -> MemberEvent {
+    match event {
+        DeviceEvent::Loaded(report) => MemberEvent::Loaded(report),
+        DeviceEvent::Progress(progress) => MemberEvent::Progress(progress),
+        DeviceEvent::Result(result) => MemberEvent::Result(result),
+    }
+}

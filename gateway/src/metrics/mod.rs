@@ -1,0 +1,130 @@
+//! What this gateway measures, under vLLM's names, and the text of `/metrics`.
+//!
+//! Request-level figures are observed here, where the client is ([`meter`]); engine-level gauges
+//! are what the leaders push, and a process that runs engines too adds their text ([`text`]).
+
+pub(crate) mod meter;
+mod text;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
+use troupe_runtime::telemetry::{
+    self,
+    metrics::{FINISHED_REASONS, Labels},
+    names::{self, Kind, MetricName},
+};
+
+pub(crate) use self::meter::Meter;
+use crate::placement::directory::Table;
+
+/// HTTP requests by route, method and status.
+const HTTP_REQUESTS: MetricName =
+    MetricName { name: "http_requests", help: "HTTP requests answered", kind: Kind::Counter };
+
+/// Everything that is measured here.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    all: telemetry::Metrics,
+    /// By model. Only models that are served get here, so a client cannot add any.
+    series: Mutex<BTreeMap<String, Arc<Series>>>,
+}
+
+/// One model's.
+#[derive(Debug)]
+pub(crate) struct Series {
+    time_to_first_token: Histogram,
+    inter_token_latency: Histogram,
+    time_per_output_token: Histogram,
+    e2e_latency: Histogram,
+    request_prompt_tokens: Histogram,
+    request_generation_tokens: Histogram,
+    params_n: Histogram,
+    params_max_tokens: Histogram,
+    prompt_tokens: Counter,
+    generation_tokens: Counter,
+    rejections: Counter,
+    /// In the order of [`FINISHED_REASONS`].
+    finished: Vec<Counter>,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        Self { all: telemetry::Metrics::new(), series: Mutex::default() }
+    }
+
+    /// A served model's series, at zero if they are new.
+    pub(crate) fn of(&self, model: &str) -> Arc<Series> {
+        let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(series) = series.get(model) {
+            return Arc::clone(series);
+        }
+        let new = Arc::new(Series::new(&self.all, model));
+        series.insert(model.to_owned(), Arc::clone(&new));
+        new
+    }
+
+    /// One HTTP request was answered.
+    pub(crate) fn answered(&self, handler: &str, method: &str, status: u16) {
+        let labels = vec![
+            ("handler", handler.to_owned()),
+            ("method", method.to_owned()),
+            ("status", status.to_string()),
+        ];
+        self.all.counter(HTTP_REQUESTS, &labels).inc();
+    }
+
+    /// The text of `/metrics`: this gateway's, and that of engines in the same process; of engines
+    /// elsewhere the loads that they push.
+    pub(crate) fn text(&self, table: &Table, engines: Option<String>) -> String {
+        for endpoint in table.values() {
+            if let Some(model) = endpoint.info.model_names.first() {
+                self.of(model);
+            }
+        }
+        let engines = engines.unwrap_or_default();
+        text::merge(&[&self.all.render(), &engines, &text::loads(table)])
+    }
+}
+
+// === impl Series ===
+
+impl Series {
+    fn new(all: &telemetry::Metrics, model: &str) -> Self {
+        let labels: Labels =
+            vec![(names::LABEL_MODEL, model.to_owned()), (names::LABEL_ENGINE, "0".to_owned())];
+        let with = |name, value: &str| {
+            let mut labels = labels.clone();
+            labels.push((name, value.to_owned()));
+            labels
+        };
+        let histogram = |name| all.histogram(name, &labels);
+        let finished =
+            |reason: &&str| all.counter(names::REQUEST_SUCCESS, &with("finished_reason", reason));
+        let rejections = with("reason", "concurrency");
+        Self {
+            time_to_first_token: histogram(names::TIME_TO_FIRST_TOKEN),
+            inter_token_latency: histogram(names::INTER_TOKEN_LATENCY),
+            time_per_output_token: histogram(names::REQUEST_TIME_PER_OUTPUT_TOKEN),
+            e2e_latency: histogram(names::E2E_REQUEST_LATENCY),
+            request_prompt_tokens: histogram(names::REQUEST_PROMPT_TOKENS),
+            request_generation_tokens: histogram(names::REQUEST_GENERATION_TOKENS),
+            params_n: histogram(names::REQUEST_PARAMS_N),
+            params_max_tokens: histogram(names::REQUEST_PARAMS_MAX_TOKENS),
+            prompt_tokens: all.counter(names::PROMPT_TOKENS, &labels),
+            generation_tokens: all.counter(names::GENERATION_TOKENS, &labels),
+            rejections: all.counter(names::ADMISSION_REJECTIONS, &rejections),
+            finished: FINISHED_REASONS.iter().map(finished).collect(),
+        }
+    }
+
+    /// One request was refused for want of room at this gateway.
+    pub(crate) fn rejected(&self) {
+        self.rejections.inc();
+    }
+}

@@ -1,0 +1,95 @@
+//! Which models' text sides are in memory.
+//!
+//! Loaded from the model's files the first time that an endpoint names them, kept while an endpoint
+//! or a request uses them. Two endpoints of one name may have different tokenizers during a rolling
+//! update, so what is loaded is found by URI and tokenizer.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use tokio::sync::Semaphore;
+use troupe_runtime::{
+    discovery::directory::EndpointRecord,
+    id::Digest,
+    model::{
+        card::ModelCard,
+        error::ModelError,
+        source::{HubCache, ModelSource},
+    },
+};
+
+use super::ServedModel;
+
+/// Every model that is in use, by URI and tokenizer.
+pub(crate) struct Models {
+    loaded: Mutex<BTreeMap<(String, Digest), Weak<ServedModel>>>,
+    /// One load at a time: endpoints of one model become ready together.
+    loading: tokio::sync::Mutex<()>,
+    tokenizing: Arc<Semaphore>,
+    hub: HubCache,
+}
+
+/// Why a model's text side is not there.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    #[error("cannot load the text side of {uri}")]
+    Files {
+        uri: String,
+        #[source]
+        source: ModelError,
+    },
+    #[error("{uri} has tokenizer {found} here, but {wanted} at its endpoint")]
+    Tokenizer { uri: String, found: Digest, wanted: Digest },
+    #[error("loading {uri} was interrupted")]
+    Interrupted { uri: String },
+}
+
+// === impl Models ===
+
+impl Models {
+    /// None loaded; at most `tokenizers` texts are tokenized at a time.
+    pub(crate) fn new(tokenizers: usize, hub: HubCache) -> Self {
+        let tokenizing = Arc::new(Semaphore::new(tokenizers));
+        Self { loaded: Mutex::default(), loading: tokio::sync::Mutex::default(), tokenizing, hub }
+    }
+
+    /// The text side of an endpoint's model.
+    pub(crate) async fn get(&self, record: &EndpointRecord) -> Result<Arc<ServedModel>, LoadError> {
+        let wanted = record.info.fingerprint.tokenizer;
+        let key = (record.model_uri.clone(), wanted);
+        let _one_at_a_time = self.loading.lock().await;
+        if let Some(model) = self.lock().get(&key).and_then(Weak::upgrade) {
+            return Ok(model);
+        }
+        let model = self.load(&record.model_uri).await?;
+        let found = model.tokenizer_digest();
+        if found != wanted {
+            return Err(LoadError::Tokenizer { uri: key.0, found, wanted });
+        }
+        let model = Arc::new(model);
+        let mut loaded = self.lock();
+        loaded.retain(|_, model| model.strong_count() > 0);
+        loaded.insert(key, Arc::downgrade(&model));
+        Ok(model)
+    }
+
+    async fn load(&self, uri: &str) -> Result<ServedModel, LoadError> {
+        let (hub, tokenizing) = (self.hub.clone(), Arc::clone(&self.tokenizing));
+        let name = uri.to_owned();
+        let load = move || {
+            let card = ModelCard::load(&ModelSource::resolve(&name, &hub)?)?;
+            Ok(ServedModel::new(card, tokenizing))
+        };
+        let uri = uri.to_owned();
+        match tokio::task::spawn_blocking(load).await {
+            Ok(loaded) => loaded.map_err(|source| LoadError::Files { uri, source }),
+            Err(_) => Err(LoadError::Interrupted { uri }),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(String, Digest), Weak<ServedModel>>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,178 @@
+//! The lease keeper's core: which keys are owned, and what the store must be asked for them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use crate::discovery::store::{BACKOFF, Held, Hold, LeaseId, Renewed};
+
+/// Renewals per ttl: two may be lost before the lease is.
+const RENEWALS_PER_TTL: u32 = 3;
+
+/// Which keys are owned, and under which lease.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) ttl: Duration,
+    /// For the jitter of waits.
+    seed: u64,
+    lease: Option<LeaseId>,
+    pub(super) owned: BTreeMap<String, Owned>,
+    /// Keys that may still be under the lease and must not be.
+    leaving: BTreeSet<String>,
+    pub(super) failures: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Owned {
+    hold: Hold,
+    /// The store is known to have it as it should.
+    stored: bool,
+    /// It was ours when the store last said anything of it.
+    pub(super) ours: bool,
+}
+
+/// What happens to a lease.
+#[derive(Debug)]
+pub(super) enum Event {
+    Hold(Hold),
+    Delete(String),
+    /// It is time to look after the lease.
+    Due,
+    Granted(LeaseId),
+    Renewed(Renewed),
+    Ensured(String, Held),
+    Released(String),
+    /// The store will never take this key.
+    Refused(String),
+    /// Something was not done, or it is not known whether it was.
+    Failed,
+    Revoke,
+}
+
+/// What is to be done, in this order. After a failure the rest is forgotten: the core knows what is
+/// missing and asks for it again when it is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    Grant,
+    Renew(LeaseId),
+    Ensure(LeaseId, Hold),
+    Release(LeaseId, String),
+    Revoke(LeaseId),
+}
+
+// === impl Core ===
+
+impl Core {
+    pub(super) fn new(ttl: Duration, seed: u64) -> Self {
+        Self {
+            ttl,
+            seed,
+            lease: None,
+            owned: BTreeMap::new(),
+            leaving: BTreeSet::new(),
+            failures: 0,
+        }
+    }
+
+    pub(super) fn handle(&mut self, event: Event) -> Vec<Effect> {
+        match event {
+            Event::Hold(hold) => {
+                self.leaving.remove(&hold.key);
+                let owned = Owned { hold: hold.clone(), stored: false, ours: false };
+                self.owned.insert(hold.key.clone(), owned);
+                vec![self.lease.map_or(Effect::Grant, |lease| Effect::Ensure(lease, hold))]
+            }
+            Event::Delete(key) => {
+                self.owned.remove(&key);
+                self.leaving.insert(key.clone());
+                self.lease.map(|lease| Effect::Release(lease, key)).into_iter().collect()
+            }
+            Event::Due => vec![self.lease.map_or(Effect::Grant, Effect::Renew)],
+            Event::Granted(lease) => {
+                self.failures = 0;
+                self.lease = Some(lease);
+                // They went with the lease that they were under.
+                self.leaving.clear();
+                self.missing()
+            }
+            Event::Renewed(Renewed::Lost) | Event::Ensured(_, Held::NoLease) => {
+                self.lease = None;
+                for owned in self.owned.values_mut() {
+                    (owned.stored, owned.ours) = (false, false);
+                }
+                vec![Effect::Grant]
+            }
+            Event::Renewed(renewed) => {
+                self.failures = 0;
+                if renewed == Renewed::Suspect {
+                    self.owned.values_mut().for_each(|owned| owned.stored = false);
+                }
+                self.missing()
+            }
+            Event::Ensured(key, Held::Ours) => {
+                if let Some(owned) = self.owned.get_mut(&key) {
+                    (owned.stored, owned.ours) = (true, true);
+                }
+                Vec::new()
+            }
+            Event::Ensured(key, Held::Theirs) | Event::Refused(key) => {
+                self.owned.remove(&key);
+                Vec::new()
+            }
+            Event::Released(key) => {
+                self.leaving.remove(&key);
+                Vec::new()
+            }
+            Event::Failed => {
+                self.failures = self.failures.saturating_add(1);
+                Vec::new()
+            }
+            Event::Revoke => {
+                self.owned.clear();
+                self.leaving.clear();
+                self.lease.take().map(Effect::Revoke).into_iter().collect()
+            }
+        }
+    }
+
+    /// How long until the lease is due, if nothing else happens.
+    pub(super) fn due_after(&self) -> Duration {
+        let renewal = self.ttl / RENEWALS_PER_TTL;
+        match self.failures {
+            0 => renewal,
+            failures => BACKOFF.wait(self.seed, failures - 1).min(renewal),
+        }
+    }
+
+    /// What the store does not have as it should.
+    fn missing(&self) -> Vec<Effect> {
+        let Some(lease) = self.lease else {
+            return Vec::new();
+        };
+        let leaving = self.leaving.iter().map(|key| Effect::Release(lease, key.clone()));
+        let missing = self.owned.values().filter(|owned| !owned.stored);
+        leaving.chain(missing.map(|owned| Effect::Ensure(lease, owned.hold.clone()))).collect()
+    }
+
+    /// The keys that were ours when the store last said something of them.
+    pub(super) fn held(&self) -> BTreeSet<String> {
+        let held = self.owned.values().filter(|owned| owned.ours);
+        held.map(|owned| owned.hold.key.clone()).collect()
+    }
+}
+
+// === impl Event ===
+
+impl Event {
+    pub(super) fn is_loss(&self) -> bool {
+        matches!(self, Self::Renewed(Renewed::Lost) | Self::Ensured(_, Held::NoLease))
+    }
+
+    pub(super) fn confirms_lease(&self) -> bool {
+        matches!(self, Self::Granted(_) | Self::Renewed(Renewed::Kept | Renewed::Suspect))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,38 @@
+//! What is logged, how, and where traces go: the same for every command.
+
+use troupe_runtime::telemetry::{LogFormat, TelemetryConfig};
+
+/// What is logged, how, and where traces go.
+#[derive(Debug, clap::Args)]
+pub(super) struct Logging {
+    /// What is logged: error, warn, info, debug, trace, or per module (`troupe_actors=debug,info`).
+    #[arg(long, global = true, value_name = "FILTER", env = "TROUPE_LOG", default_value = "info")]
+    log: String,
+    /// How a log line looks.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    log_format: Format,
+    /// Where traces are sent, as http://collector:4318.
+    #[arg(long, global = true, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    otlp_traces_endpoint: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+impl Logging {
+    /// As telemetry takes it.
+    pub(super) fn config(&self) -> TelemetryConfig {
+        TelemetryConfig {
+            log_filter: self.log.clone(),
+            log_format: match self.log_format {
+                Format::Text => LogFormat::Text,
+                Format::Json => LogFormat::Json,
+            },
+            otlp_endpoint: self.otlp_traces_endpoint.clone(),
+            service_name: "troupe".into(),
+        }
+    }
+}
