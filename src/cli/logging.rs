@@ -35,4 +35,15 @@ impl Logging {
             service_name: "troupe".into(),
         }
     }
+
+    /// As arguments, so that the processes which this one starts log in the same way.
+    pub(super) fn args(&self) -> Vec<String> {
+        let format = match self.log_format {
+            Format::Text => "text",
+            Format::Json => "json",
+        };
+        let mut args = vec![format!("--log={}", self.log), format!("--log-format={format}")];
+        args.extend(self.otlp_traces_endpoint.iter().map(|to| format!("--otlp-traces-endpoint={to}")));
+        args
+    }
 }

@@ -89,11 +89,12 @@ fn start(cli: Cli) -> Result<(), Failure> {
         .map_err(|error| Failure::run(format!("cannot start threads: {error}")))?;
     // Held to the end, so that the last spans are sent.
     let _telemetry = telemetry::init(&cli.logging.config()).map_err(|error| Failure::of(&error))?;
+    let logging = cli.logging.args();
     runtime.block_on(async {
         match cli.command {
-            Command::Serve(serve) => serve.run().await,
-            Command::Up(up) => up.run().await,
-            Command::Node(node) => node.run().await,
+            Command::Serve(serve) => serve.run(logging).await,
+            Command::Up(up) => up.run(logging).await,
+            Command::Node(node) => node.run(logging).await,
             Command::Gateway(gateway) => gateway.run().await,
             Command::Chat(chat) => chat.run().await,
             Command::Member => member::run().await,

@@ -29,8 +29,8 @@ pub(crate) struct NodeCommand {
 }
 
 impl NodeCommand {
-    /// Runs until the process is asked to end.
-    pub(crate) async fn run(self) -> Result<(), Failure> {
+    /// Runs until the process is asked to end; its members log as `logging` says.
+    pub(crate) async fn run(self, logging: Vec<String>) -> Result<(), Failure> {
         if self.cluster.etcd.is_empty() {
             return Err(Failure::usage(
                 "--etcd URLS is needed: hosts find each other through etcd",
@@ -50,7 +50,8 @@ impl NodeCommand {
             data_dir: Some(dir.path().to_owned()),
         };
         let name = offer.name.clone();
-        let spawn = roles::processes(self.cluster.listen, node_dir, &self.cluster.cluster)?;
+        let (listen, cluster) = (self.cluster.listen, &self.cluster.cluster);
+        let spawn = roles::processes(listen, node_dir, cluster, logging)?;
         let mut running = roles::node(&membership, offer, spawn).await?;
         say(&format!("node {name} offers {} devices", self.host.devices));
         let ended = tokio::select! {

@@ -62,8 +62,8 @@ pub(crate) struct Serve {
 }
 
 impl Serve {
-    /// Serves until the process is asked to end.
-    pub(crate) async fn run(self: Box<Self>) -> Result<(), Failure> {
+    /// Serves until the process is asked to end; its members log as `logging` says.
+    pub(crate) async fn run(self: Box<Self>, logging: Vec<String>) -> Result<(), Failure> {
         let mut launch = launch(self.model.clone(), self.model.clone(), self.engine.flags());
         launch.tensor_parallel = self.engine.tensor_parallel_size;
         launch.pipeline_parallel = self.engine.pipeline_parallel_size;
@@ -72,12 +72,16 @@ impl Serve {
             (_, true) => MemberPer::Rank,
             (false, false) => MemberPer::Host,
         };
-        serve(launch, &self.http).await
+        serve(launch, &self.http, logging).await
     }
 }
 
 /// Serves one launch on this machine until the process is asked to end.
-pub(crate) async fn serve(mut launch: Launch, http: &HttpArgs) -> Result<(), Failure> {
+pub(crate) async fn serve(
+    mut launch: Launch,
+    http: &HttpArgs,
+    logging: Vec<String>,
+) -> Result<(), Failure> {
     let began = Instant::now();
     let hub = HubCache::from_variables(|name| std::env::var_os(name));
     let metrics = Metrics::new();
@@ -90,7 +94,7 @@ pub(crate) async fn serve(mut launch: Launch, http: &HttpArgs) -> Result<(), Fai
     // What cannot work is said before anything is started.
     models.prepare(&launch).map_err(Failure::usage)?;
     launch.model_uri = absolute(&launch.model_uri);
-    let place = Place::new(&launch, Arc::new(models), &metrics)?;
+    let place = Place::new(&launch, Arc::new(models), &metrics, logging)?;
 
     let membership = Membership::embedded().await?;
     let (owner, listener) = shutdown();
@@ -150,7 +154,12 @@ struct Place {
 }
 
 impl Place {
-    fn new(launch: &Launch, models: Arc<dyn Models>, metrics: &Metrics) -> Result<Self, Failure> {
+    fn new(
+        launch: &Launch,
+        models: Arc<dyn Models>,
+        metrics: &Metrics,
+        logging: Vec<String>,
+    ) -> Result<Self, Failure> {
         if launch.member_per == MemberPer::Host {
             let id = NodeId(Uuid::now_v7());
             let (link, spawn) = roles::inside(id, models, metrics, &launch.model_name);
@@ -163,7 +172,7 @@ impl Place {
         let (control, _) = dir.identity(PeerRole::Control, &authority)?;
         let loopback = std::net::Ipv4Addr::LOCALHOST;
         let (link, threads) = roles::quic(&control, (loopback, 0).into())?;
-        let spawn = roles::processes(loopback.into(), node_dir, "local")?;
+        let spawn = roles::processes(loopback.into(), node_dir, "local", logging)?;
         let id = node.name().node;
         Ok(Self { id, link, spawn, in_process: false, _held: Some((threads, dir, folder)) })
     }

@@ -55,13 +55,13 @@ enum Role {
 }
 
 impl Up {
-    /// Runs until the process is asked to end.
-    pub(crate) async fn run(self: Box<Self>) -> Result<(), Failure> {
+    /// Runs until the process is asked to end; its members log as `logging` says.
+    pub(crate) async fn run(self: Box<Self>, logging: Vec<String>) -> Result<(), Failure> {
         let services = self.services()?;
         if self.cluster.etcd.is_empty() {
-            self.alone(services).await
+            self.alone(services, logging).await
         } else {
-            self.join(services).await
+            self.join(services, logging).await
         }
     }
 
@@ -78,7 +78,11 @@ impl Up {
     }
 
     /// Everything in this process.
-    async fn alone(self, services: Vec<serde_json::Value>) -> Result<(), Failure> {
+    async fn alone(
+        self,
+        services: Vec<serde_json::Value>,
+        logging: Vec<String>,
+    ) -> Result<(), Failure> {
         let mut launches = Vec::new();
         for document in services {
             let (spec, _) = troupe_runtime::spec::ServiceSpec::from_document(document)
@@ -95,11 +99,15 @@ impl Up {
                 ));
             }
         };
-        serve::serve(launch, &self.http).await
+        serve::serve(launch, &self.http, logging).await
     }
 
     /// As a part of a cluster.
-    async fn join(self, services: Vec<serde_json::Value>) -> Result<(), Failure> {
+    async fn join(
+        self,
+        services: Vec<serde_json::Value>,
+        logging: Vec<String>,
+    ) -> Result<(), Failure> {
         let data_dir = self.cluster.data_dir.clone().ok_or_else(|| {
             Failure::usage("--data-dir DIR is needed with --etcd: identities are kept there")
         })?;
@@ -137,7 +145,8 @@ impl Up {
                     devices: self.host.devices,
                     data_dir: Some(dir.path().to_owned()),
                 };
-                let spawn = roles::processes(self.cluster.listen, node_dir, &self.cluster.cluster)?;
+                let (listen, cluster) = (self.cluster.listen, &self.cluster.cluster);
+                let spawn = roles::processes(listen, node_dir, cluster, logging)?;
                 Some(roles::node(&membership, offer, spawn).await?)
             }
             false => None,

@@ -167,17 +167,18 @@ pub(crate) fn inside(
     (link, Arc::new(spawn))
 }
 
-/// Members as processes of this binary.
+/// Members as processes of this binary, started with these arguments on logging.
 pub(crate) fn processes(
     bind: std::net::IpAddr,
     identity_dir: PathBuf,
     cluster: &str,
+    logging: Vec<String>,
 ) -> Result<Arc<dyn Spawn>, Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Failure::run(format!("cannot find this program's file: {error}")))?;
     Ok(Arc::new(Processes {
         program,
-        args: vec!["member".into()],
+        args: std::iter::once("member".into()).chain(logging).collect(),
         bind: bind.to_string(),
         data_dir: identity_dir,
         cluster: cluster.to_owned(),

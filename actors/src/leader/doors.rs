@@ -8,8 +8,10 @@ use std::{ops::ControlFlow, time::Duration};
 
 use ractor::ActorRef;
 use tokio::sync::watch;
+use tracing::Instrument as _;
 use troupe_runtime::{
     actor::{TheirEnd, converse, remote_ref},
+    telemetry,
     transport::{FrameReceiver, FrameSender, LinkError, Stream},
     wire::{
         generate::{Generate, GenerateUp},
@@ -53,6 +55,10 @@ pub(super) async fn generate(leader: ActorRef<LeaderMsg>, door: u64, mut stream:
         Err(error) => return tracing::debug!(%error, "a gateway opened and asked nothing"),
     };
     let key = RequestKey { request: start.request, attempt: start.attempt };
+    let span = tracing::info_span!("generate", request = %key.request);
+    if let Some(parent) = &start.traceparent {
+        telemetry::set_parent(&span, parent);
+    }
     let (down, outbox) = remote_ref(outbox_bound(&start));
     if leader.cast(LeaderMsg::Submit(start, door, down)).is_err() {
         return;
@@ -63,7 +69,7 @@ pub(super) async fn generate(leader: ActorRef<LeaderMsg>, door: u64, mut stream:
         GenerateUp::Start(_) => ControlFlow::Break(()),
     };
     // Whatever way it ended: for a request that is over already the abort says nothing new.
-    let ended = converse(stream, outbox, TheirEnd::GoOn, deliver).await;
+    let ended = converse(stream, outbox, TheirEnd::GoOn, deliver).instrument(span).await;
     if let Err(error) = ended {
         tracing::debug!(request = %key.request, %error, "the gateway is gone: abort");
     }

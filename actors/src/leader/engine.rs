@@ -174,6 +174,7 @@ impl Engine {
                 seed: generate.seed,
                 options: options.clone(),
                 adapter: generate.adapter.clone(),
+                traceparent: generate.traceparent.clone(),
                 priority: generate.priority,
             });
             request.open(id, choice.index, choice.output.len() as u32);

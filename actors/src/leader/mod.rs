@@ -16,3 +16,5 @@ pub mod engine;
 pub mod observe;
 pub mod request;
 pub mod settings;
+#[cfg(test)]
+mod tests;

@@ -38,6 +38,8 @@ pub struct EngineLimits {
     pub max_num_seqs: u32,
     /// Most sequences that wait; beyond it requests are refused.
     pub max_num_queued: u32,
+    /// KV blocks per group whatever the memory, if that was said.
+    pub num_blocks: Option<u32>,
 }
 
 impl EngineLimits {
@@ -62,6 +64,7 @@ impl EngineLimits {
             max_num_batched_tokens: flags.max_num_batched_tokens.unwrap_or(DEFAULT_BATCHED_TOKENS),
             max_num_seqs: flags.max_num_seqs.unwrap_or(DEFAULT_SEQUENCES),
             max_num_queued: flags.max_num_queued_reqs.unwrap_or(DEFAULT_QUEUED),
+            num_blocks: flags.num_gpu_blocks_override,
         };
         let least_one = [
             ("--max-num-batched-tokens", limits.max_num_batched_tokens),
@@ -74,6 +77,15 @@ impl EngineLimits {
             }
         }
         Ok(limits)
+    }
+}
+
+impl EngineLimits {
+    /// KV blocks of one group to allocate where there is room for `room`: what was asked for, else no
+    /// more than all sequences together could ever use.
+    pub fn blocks(&self, room: u32) -> u32 {
+        let useful = self.max_model_len.div_ceil(self.block_size).saturating_mul(self.max_num_seqs);
+        self.num_blocks.unwrap_or(useful).min(room)
     }
 }
 

@@ -98,7 +98,7 @@ impl MemberState {
             let device = Device {
                 rank,
                 epoch: self.args.launch.epoch,
-                block_size: self.prepared.limits.block_size,
+                limits: self.prepared.limits,
                 loader,
                 pipes,
                 stage_time_min: self.prepared.stage_time_min,

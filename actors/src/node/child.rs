@@ -54,6 +54,9 @@ impl Spawn for Processes {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
+            // Ctrl-C in a terminal reaches the whole group of a process; a member ends in order,
+            // when its node has finished what is in flight.
+            .process_group(0)
             .spawn()
             .map_err(|error| format!("cannot start {}: {error}", self.program.display()))?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {

@@ -175,6 +175,7 @@ impl Scheduler {
                 seed: spec.seed,
                 options: spec.options.clone(),
                 adapter: spec.adapter.clone(),
+                traceparent: spec.traceparent.clone(),
                 block_tables,
                 span,
             });

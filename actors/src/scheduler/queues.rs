@@ -35,6 +35,8 @@ pub struct SequenceSpec {
     pub options: SamplingOptions,
     /// LoRA adapter.
     pub adapter: Option<String>,
+    /// W3C trace context of the request.
+    pub traceparent: Option<String>,
     /// Lower is preempted later.
     pub priority: i32,
 }

@@ -19,6 +19,7 @@ fn spec(prompt_len: u32) -> SequenceSpec {
         seed: 0,
         options: SamplingOptions { max_tokens: 1000, ..SamplingOptions::default() },
         adapter: None,
+        traceparent: None,
         priority: 0,
     }
 }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use tokio::time::Instant;
+use tracing::Span;
 use troupe_gpu::{
     error::DeviceError,
     executor::{Executor, HiddenStates, Logits, StageInput, StageOutput, StepBatch},
@@ -19,6 +20,7 @@ use troupe_gpu::{
 use troupe_runtime::{
     error::chain,
     id::{Coordinate, Epoch, StepId},
+    telemetry,
     wire::{
         group::{Progress, RankReport},
         kv::TensorHeader,
@@ -27,6 +29,7 @@ use troupe_runtime::{
 };
 
 use super::{mirror::Mirror, pipes::Pipes};
+use crate::leader::settings::EngineLimits;
 
 /// Makes the executor; runs on the device thread, because loading takes long and what it allocates
 /// belongs to that thread.
@@ -58,8 +61,8 @@ pub struct Device {
     pub rank: Coordinate,
     /// The group's incarnation.
     pub epoch: Epoch,
-    /// Tokens per KV block.
-    pub block_size: u32,
+    /// Tokens per KV block, and how many blocks are worth having.
+    pub limits: EngineLimits,
     /// Makes the executor.
     pub loader: Loader,
     /// To its neighbours.
@@ -95,8 +98,8 @@ impl Device {
     ) -> Result<(), DeviceError> {
         let loader = std::mem::replace(&mut self.loader, Box::new(no_loader));
         let mut executor = loader()?;
-        tell(DeviceEvent::Loaded(report(self.rank, executor.as_ref())));
-        let mut mirror = Mirror::new(self.epoch, self.block_size);
+        tell(DeviceEvent::Loaded(self.report(executor.as_ref())));
+        let mut mirror = Mirror::new(self.epoch, self.limits.block_size);
         // The channel ends when the owner is gone: then so is this thread.
         while let Ok(command) = commands.recv() {
             match command {
@@ -114,6 +117,7 @@ impl Device {
         mirror: &mut Mirror,
         tell: &dyn Fn(DeviceEvent),
     ) -> Result<(), DeviceError> {
+        let _in = self.trace(plan).entered();
         let batch = mirror.apply(plan).map_err(DeviceError::Contract)?;
         let input = self.take_input(plan.step)?;
         let began = Instant::now();
@@ -135,6 +139,17 @@ impl Device {
         let progress = Progress { rank: self.rank, step: plan.step, compute_us: micros(began) };
         tell(DeviceEvent::Progress(progress));
         Ok(())
+    }
+
+    /// The step as a part of the trace of the first request that it starts; later steps of a
+    /// request would only repeat it.
+    fn trace(&self, plan: &StepPlan) -> Span {
+        let Some(parent) = plan.new.iter().find_map(|new| new.traceparent.as_deref()) else {
+            return Span::none();
+        };
+        let span = tracing::info_span!("stage", step = %plan.step, rank = %self.rank);
+        telemetry::set_parent(&span, parent);
+        span
     }
 
     fn take_input(&mut self, step: StepId) -> Result<StageInput, DeviceError> {
@@ -167,6 +182,18 @@ impl Device {
             .map_err(|error| DeviceError::Collective(format!("next stage: {error}")))
     }
 
+    fn report(&self, executor: &dyn Executor) -> RankReport {
+        let memory = executor.memory();
+        RankReport {
+            rank: self.rank,
+            weight_bytes_sharded: memory.weight_bytes_sharded,
+            weight_bytes_replicated: memory.weight_bytes_replicated,
+            replicated: memory.replicated,
+            blocks: memory.blocks.into_iter().map(|room| self.limits.blocks(room)).collect(),
+            kernel_path: memory.kernel_path,
+        }
+    }
+
     /// Holds a result back until the stage has taken its least time.
     #[expect(clippy::disallowed_methods, reason = "a device thread, and asked for by a flag")]
     fn take_at_least(&self, began: Instant) {
@@ -188,18 +215,6 @@ fn sample(
     let sampled = executor.sample(logits, &requests)?;
     let outcomes = Mirror::outcomes(&requests, sampled);
     Ok(StepResult { epoch: plan.epoch, step: plan.step, outcomes, compute_us: 0 })
-}
-
-fn report(rank: Coordinate, executor: &dyn Executor) -> RankReport {
-    let memory = executor.memory();
-    RankReport {
-        rank,
-        weight_bytes_sharded: memory.weight_bytes_sharded,
-        weight_bytes_replicated: memory.weight_bytes_replicated,
-        replicated: memory.replicated,
-        blocks: memory.blocks,
-        kernel_path: memory.kernel_path,
-    }
 }
 
 fn no_loader() -> Result<Box<dyn Executor>, DeviceError> {

@@ -256,6 +256,7 @@ mod tests {
             seed: 1,
             options: SamplingOptions::default(),
             adapter: None,
+            traceparent: None,
             block_tables: vec![vec![BlockId(3), BlockId(1)]],
             span,
         }

@@ -45,7 +45,8 @@ pub(crate) struct StreamOptions {
     pub(crate) stop: StopRules,
     /// Tokens that end an output; their text is not part of it.
     pub(crate) end_tokens: BTreeSet<u32>,
-    /// Only the prompt is wanted (`max_tokens` 0): the token that the leader computes is dropped.
+    /// Only the prompt is wanted (`max_tokens` 0): a token that an engine makes all the same is
+    /// dropped.
     pub(crate) prompt_only: bool,
     /// When the answer is worthless.
     pub(crate) deadline: Instant,

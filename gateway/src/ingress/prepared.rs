@@ -40,8 +40,7 @@ pub(crate) struct PreparedPrompt {
     pub(crate) options: SamplingOptions,
     /// Key of the random numbers.
     pub(crate) seed: u64,
-    /// Only the prompt is wanted; `options.max_tokens` is 1 then, because engines make at least
-    /// one.
+    /// Only the prompt is wanted: `options.max_tokens` is 0.
     pub(crate) prompt_only: bool,
 }
 

@@ -29,7 +29,7 @@ impl Sizing<'_> {
         let room = limits::room(tokens.len(), max_model_len, self.prompt_only)?;
         let mut options = self.options.clone();
         if self.prompt_only {
-            options.max_tokens = 1;
+            options.max_tokens = 0;
         } else {
             let caps = (max_model_len, self.served.model.defaults().max_new_tokens);
             options.max_tokens =

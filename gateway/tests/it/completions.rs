@@ -147,6 +147,12 @@ async fn echo_puts_the_prompt_first() {
     let text = answer["choices"][0]["text"].as_str().unwrap();
     assert!(text.starts_with("Hello Once") || text.starts_with("Hello O"), "{text}");
 
+    // As long as the context, which leaves no room for output.
+    let full = vec![5; MAX_MODEL_LEN as usize];
+    let body = json!({"prompt": full, "echo": true, "max_tokens": 0});
+    let answer = both(&stage, body).await;
+    assert_eq!(answer["usage"]["prompt_tokens"], MAX_MODEL_LEN);
+
     let body = json!({"prompt": "Hello", "echo": true, "max_tokens": 0});
     let answer = both(&stage, body).await;
     assert_eq!(answer["choices"][0]["text"], "Hello");

@@ -1,5 +1,7 @@
 //! Everything this crate tests through its public face, in one binary so that it links once.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 #[allow(dead_code)]
 #[path = "../../../tests/support/golden.rs"]
 mod golden;

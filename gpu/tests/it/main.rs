@@ -1,5 +1,7 @@
 //! Everything this crate tests through its public face, in one binary so that it links once.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 mod cpu;
 mod cpu_attention;
 #[allow(dead_code)]

@@ -12,6 +12,8 @@ pub mod metrics;
 pub mod names;
 pub mod otel;
 
+use std::io::IsTerminal;
+
 use tracing::Subscriber;
 use tracing_subscriber::{EnvFilter, Layer, Registry, layer::SubscriberExt};
 
@@ -102,7 +104,11 @@ pub fn subscriber(
             .map_err(|source| TelemetryError::Filter { filter: text.into(), source })
     };
     let (spans, guard) = otel::layer(config)?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let mut lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    if !std::io::stderr().is_terminal() {
+        // Colors are for eyes; in a file they get in the way of grep.
+        lines.set_ansi(false);
+    }
     let lines: Box<dyn Layer<_> + Send + Sync> = match config.log_format {
         LogFormat::Text => lines.with_filter(filter(&config.log_filter)?).boxed(),
         LogFormat::Json => lines.json().with_filter(filter(&config.log_filter)?).boxed(),

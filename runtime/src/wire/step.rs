@@ -74,6 +74,8 @@ pub struct NewSequence {
     pub options: SamplingOptions,
     /// LoRA adapter.
     pub adapter: Option<String>,
+    /// W3C trace context of the request, so that stages can be seen in its trace.
+    pub traceparent: Option<String>,
     /// One block table per KV group.
     pub block_tables: Vec<Vec<BlockId>>,
     /// This step's work.

@@ -1,5 +1,7 @@
 //! Everything this crate tests through its public face, in one binary so that it links once.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 #[path = "../../../tests/support/etcd.rs"]
 mod etcd_process;
 #[allow(dead_code)]
@@ -9,3 +11,4 @@ mod link;
 mod model;
 mod registry;
 mod telemetry;
+mod wire;

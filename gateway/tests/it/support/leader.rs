@@ -180,6 +180,12 @@ pub(crate) fn says(text: &str) -> Script {
 pub(crate) fn speak(generate: &Generate, choice: u32, tokens: &[u32]) -> Vec<Act> {
     let options = &generate.options;
     let mut acts = Vec::new();
+    if options.max_tokens == 0 {
+        let usage = Usage { prompt_tokens: generate.prompt.len() as u32, ..Usage::default() };
+        let mut only = chunk(generate, choice, 0, vec![]);
+        only.finish = Some(Finished { reason: FinishReason::Length, stop_token: None, usage });
+        return vec![Act::Say(GenerateDown::Chunk(only))];
+    }
     for (position, token) in (0..).zip(tokens.iter().copied()) {
         let count = position + 1;
         let ends = |ids: &[u32]| ids.contains(&token) && count >= options.min_tokens;

@@ -1,0 +1,280 @@
+//! The engine alone, driven by hand: what it refuses, when choices end, what is left behind.
+
+use std::time::Duration;
+
+use troupe_runtime::{
+    error::ErrorKind,
+    id::{Digest, EndpointId, Epoch, GroupId, RequestId},
+    wire::{
+        generate::{Choice, Chunk, Finish, FinishReason, Generate, GenerateDown, SamplingOptions},
+        step::{Outcome, SampledTokens, SequenceResult, StepPlan, StepResult},
+    },
+};
+use uuid::Uuid;
+
+use super::{
+    engine::{Engine, EngineEffect, EngineEvent},
+    request::RequestKey,
+    settings::{EngineLimits, EngineSettings},
+};
+
+const NOW: Duration = Duration::from_secs(10);
+const EOS: u32 = 2;
+
+fn endpoint() -> EndpointId {
+    let group = GroupId { namespace: "default".into(), service: "s".into(), index: 0 };
+    EndpointId { group, revision: 1, epoch: Epoch { number: 1, nonce: 9 }, dp: 0 }
+}
+
+fn engine(blocks: u32) -> Engine {
+    let settings = EngineSettings {
+        endpoint: endpoint(),
+        model: Digest::of(b"model"),
+        tokenizer: Digest::of(b"tokenizer"),
+        vocab_size: 100,
+        limits: EngineLimits {
+            max_model_len: 64,
+            block_size: 4,
+            max_num_batched_tokens: 64,
+            max_num_seqs: 4,
+            max_num_queued: 4,
+            num_blocks: None,
+        },
+        steps_in_flight: 1,
+    };
+    Engine::new(settings, &[blocks])
+}
+
+fn generate(number: u128, options: SamplingOptions) -> Generate {
+    Generate {
+        request: RequestId(Uuid::from_u128(number)),
+        attempt: 0,
+        endpoint: endpoint(),
+        tenant: String::new(),
+        priority: 0,
+        time_left_ms: 60_000,
+        prompt: vec![5, 6, 7],
+        block_hashes: vec![],
+        hash_block_size: 0,
+        adapter: None,
+        cache_salt: None,
+        options: SamplingOptions { eos_token_ids: vec![EOS], ..options },
+        seed: 1,
+        choices: vec![Choice::default()],
+        kv_source: None,
+        traceparent: None,
+        model: Digest::of(b"model"),
+        tokenizer: Digest::of(b"tokenizer"),
+    }
+}
+
+fn most(max_tokens: u32) -> SamplingOptions {
+    SamplingOptions { max_tokens, ..SamplingOptions::default() }
+}
+
+/// Submits and runs with these tokens until nothing is left to run; returns the chunks.
+fn run(engine: &mut Engine, generate: Generate, tokens: &[u32]) -> Vec<Chunk> {
+    let mut effects = engine.handle(NOW, EngineEvent::Submit(Box::new(generate)));
+    let mut chunks = Vec::new();
+    let mut tokens = tokens.iter().copied();
+    loop {
+        let mut plan = None;
+        for effect in effects.drain(..) {
+            match effect {
+                EngineEffect::Plan(next) => plan = Some(next),
+                EngineEffect::Send(_, GenerateDown::Chunk(chunk)) => chunks.push(chunk),
+                EngineEffect::Send(_, other) => panic!("{other:?}"),
+                EngineEffect::Close(_) | EngineEffect::Observe(_) => {}
+            }
+        }
+        engine.check_integrity().expect("the books add up");
+        let Some(plan) = plan else { return chunks };
+        let token = tokens.next().expect("a token for every step");
+        effects = engine.handle(NOW, EngineEvent::Result(result(&plan, token)));
+    }
+}
+
+fn result(plan: &StepPlan, token: u32) -> StepResult {
+    let outcomes = plan
+        .spans()
+        .filter(|(_, span)| span.sample)
+        .map(|(sequence, _)| SequenceResult {
+            sequence,
+            outcome: Outcome::Tokens(SampledTokens {
+                tokens: vec![token],
+                ..SampledTokens::default()
+            }),
+        })
+        .collect();
+    StepResult { epoch: plan.epoch, step: plan.step, outcomes, compute_us: 1 }
+}
+
+fn tokens(chunks: &[Chunk]) -> Vec<u32> {
+    chunks.iter().flat_map(|chunk| chunk.tokens.clone()).collect()
+}
+
+fn finish(chunks: &[Chunk]) -> (FinishReason, Option<u32>, u32) {
+    let finished = chunks.last().and_then(|chunk| chunk.finish.clone()).expect("it ended");
+    (finished.reason, finished.stop_token, finished.usage.completion_tokens)
+}
+
+fn refusal(engine: &mut Engine, generate: Generate) -> ErrorKind {
+    let effects = engine.handle(NOW, EngineEvent::Submit(Box::new(generate)));
+    let [EngineEffect::Send(_, GenerateDown::Refused(error)), EngineEffect::Close(_), ..] =
+        effects.as_slice()
+    else {
+        panic!("{effects:?}")
+    };
+    error.kind
+}
+
+#[test]
+fn the_models_own_end_ends_it_and_counts() {
+    let chunks = run(&mut engine(16), generate(1, most(10)), &[8, 9, EOS]);
+    assert_eq!(tokens(&chunks), [8, 9, EOS]);
+    assert_eq!(finish(&chunks), (FinishReason::Stop, None, 3));
+    assert_eq!(chunks.iter().map(|chunk| chunk.position).collect::<Vec<_>>(), [0, 1, 2]);
+}
+
+#[test]
+fn ends_are_ignored_before_min_tokens_and_when_asked() {
+    let options = SamplingOptions { min_tokens: 3, ..most(5) };
+    let chunks = run(&mut engine(16), generate(1, options), &[EOS, EOS, EOS]);
+    assert_eq!(finish(&chunks), (FinishReason::Stop, None, 3));
+    let options = SamplingOptions { ignore_eos: true, ..most(2) };
+    let chunks = run(&mut engine(16), generate(1, options), &[EOS, EOS]);
+    assert_eq!(finish(&chunks), (FinishReason::Length, None, 2));
+}
+
+#[test]
+fn a_stop_token_is_named_and_the_context_is_a_length() {
+    let options = SamplingOptions { stop_token_ids: vec![50], ..most(5) };
+    let chunks = run(&mut engine(16), generate(1, options), &[8, 50]);
+    assert_eq!(finish(&chunks), (FinishReason::Stop, Some(50), 2));
+    // 64 positions, of which the prompt takes three.
+    let chunks = run(&mut engine(16), generate(1, most(1000)), &[8; 61]);
+    assert_eq!(finish(&chunks), (FinishReason::Length, None, 61));
+}
+
+#[test]
+fn a_moved_choice_goes_on_from_its_position() {
+    let mut moved = generate(1, most(4));
+    moved.choices = vec![Choice { index: 0, output: vec![8, 9] }];
+    let chunks = run(&mut engine(16), moved, &[10, 11]);
+    assert_eq!(chunks[0].position, 2);
+    assert_eq!(finish(&chunks), (FinishReason::Length, None, 4));
+}
+
+#[test]
+fn every_choice_of_a_request_has_its_own_sequence() {
+    let mut two = generate(1, most(2));
+    two.choices = vec![Choice::default(), Choice { index: 1, output: vec![] }];
+    let chunks = run(&mut engine(16), two, &[8, 9]);
+    assert_eq!(chunks.len(), 4);
+    assert_eq!(chunks.iter().filter(|chunk| chunk.finish.is_some()).count(), 2);
+}
+
+#[test]
+fn what_cannot_be_served_is_refused_before_it_costs_anything() {
+    let mut engine = engine(16);
+    let old = Generate {
+        endpoint: EndpointId { epoch: Epoch::default(), ..endpoint() },
+        ..generate(1, most(1))
+    };
+    assert_eq!(refusal(&mut engine, old), ErrorKind::Unavailable);
+    let other = Generate { model: Digest::of(b"other"), ..generate(1, most(1)) };
+    assert_eq!(refusal(&mut engine, other), ErrorKind::Unavailable);
+    let long = Generate { prompt: vec![1; 64], ..generate(1, most(1)) };
+    assert_eq!(refusal(&mut engine, long), ErrorKind::BadRequest);
+    let foreign = Generate { prompt: vec![100], ..generate(1, most(1)) };
+    assert_eq!(refusal(&mut engine, foreign), ErrorKind::BadRequest);
+    let adapted = Generate { adapter: Some("a".into()), ..generate(1, most(1)) };
+    assert_eq!(refusal(&mut engine, adapted), ErrorKind::NotFound);
+    assert_eq!(engine.load().waiting, 0);
+}
+
+#[test]
+fn a_full_queue_refuses_and_an_attempt_is_executed_once() {
+    let mut engine = engine(16);
+    engine.handle(NOW, EngineEvent::Submit(Box::new(generate(1, most(9)))));
+    assert_eq!(refusal(&mut engine, generate(1, most(9))), ErrorKind::BadRequest);
+    // The first is in a step; four more may wait.
+    for number in 2..6 {
+        engine.handle(NOW, EngineEvent::Submit(Box::new(generate(number, most(9)))));
+    }
+    assert_eq!(refusal(&mut engine, generate(6, most(9))), ErrorKind::Overloaded);
+}
+
+#[test]
+fn an_abort_in_flight_frees_the_blocks_with_the_step() {
+    let mut engine = engine(16);
+    let effects = engine.handle(NOW, EngineEvent::Submit(Box::new(generate(1, most(9)))));
+    let plan = effects.iter().find_map(|effect| match effect {
+        EngineEffect::Plan(plan) => Some(plan.clone()),
+        _ => None,
+    });
+    let plan = plan.expect("it runs");
+    let key = RequestKey { request: RequestId(Uuid::from_u128(1)), attempt: 0 };
+    engine.handle(NOW, EngineEvent::Abort(key));
+    assert_eq!(engine.load().blocks_used, 1);
+    let effects = engine.handle(NOW, EngineEvent::Result(result(&plan, 8)));
+    assert_eq!(engine.load().blocks_used, 0);
+    assert!(!effects.iter().any(|effect| matches!(effect, EngineEffect::Send(..))));
+}
+
+#[test]
+fn a_gateways_finish_counts_what_it_kept() {
+    let mut engine = engine(16);
+    engine.handle(NOW, EngineEvent::Submit(Box::new(generate(1, most(9)))));
+    let key = RequestKey { request: RequestId(Uuid::from_u128(1)), attempt: 0 };
+    let stop = Finish { choice: 0, reason: FinishReason::Stop, tokens_kept: 0 };
+    let effects = engine.handle(NOW, EngineEvent::Finish(key, stop));
+    assert!(effects.iter().any(|effect| matches!(effect, EngineEffect::Close(_))));
+}
+
+#[test]
+fn a_deadline_that_passes_is_told() {
+    let mut engine = engine(16);
+    engine.handle(NOW, EngineEvent::Submit(Box::new(generate(1, most(9)))));
+    assert!(engine.handle(NOW + Duration::from_secs(59), EngineEvent::Tick).is_empty());
+    let effects = engine.handle(NOW + Duration::from_secs(60), EngineEvent::Tick);
+    let [EngineEffect::Send(_, GenerateDown::Failed(error)), ..] = effects.as_slice() else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(error.kind, ErrorKind::DeadlineExceeded);
+}
+
+#[test]
+fn a_prompt_that_is_only_scored_ends_without_a_token() {
+    let options = SamplingOptions { prompt_logprobs: Some(0), ..most(0) };
+    let chunks = run(&mut engine(16), generate(1, options), &[0]);
+    assert_eq!(finish(&chunks), (FinishReason::Length, None, 0));
+    assert!(tokens(&chunks).is_empty());
+}
+
+#[test]
+fn one_sequence_that_fails_takes_no_other_along() {
+    let mut engine = engine(16);
+    let mut two = generate(1, most(9));
+    two.choices = vec![Choice::default(), Choice { index: 1, output: vec![] }];
+    engine.handle(NOW, EngineEvent::Submit(Box::new(generate(2, most(9)))));
+    let effects = engine.handle(NOW, EngineEvent::Tick);
+    assert!(effects.is_empty(), "one step at a time");
+    let failed = StepResult {
+        epoch: endpoint().epoch,
+        step: troupe_runtime::id::StepId(1),
+        outcomes: vec![SequenceResult {
+            sequence: troupe_runtime::id::SequenceId(1),
+            outcome: Outcome::Failed("its logits are not finite".into()),
+        }],
+        compute_us: 1,
+    };
+    engine.handle(NOW, EngineEvent::Submit(Box::new(two)));
+    let effects = engine.handle(NOW, EngineEvent::Result(failed));
+    assert!(effects.iter().any(|effect| matches!(
+        effect,
+        EngineEffect::Send(key, GenerateDown::Failed(_)) if key.request.0 == Uuid::from_u128(2)
+    )));
+    assert_eq!(engine.load().running, 2, "the other request's choices run");
+    engine.check_integrity().expect("the books add up");
+}

@@ -1,0 +1,131 @@
+//! A cluster in one process, from a declared service to tokens, and through the loss of its parts.
+
+use troupe_actors::controller::desired::launch;
+use troupe_runtime::{
+    discovery::directory::{Launch, MemberPer},
+    id::NodeId,
+    spec::EngineFlags,
+    wire::generate::GenerateDown,
+};
+use uuid::Uuid;
+
+use super::support::{Cluster, WAIT, expected};
+
+fn service(tensor: u32, pipeline: u32, per: MemberPer, stage_ms: u32) -> Launch {
+    let flags = EngineFlags {
+        block_size: Some(4),
+        stage_time_min_ms: (stage_ms > 0).then_some(stage_ms),
+        ..EngineFlags::default()
+    };
+    let mut launch = launch("fake:model".into(), "m".into(), flags);
+    launch.tensor_parallel = tensor;
+    launch.pipeline_parallel = pipeline;
+    launch.member_per = per;
+    launch
+}
+
+fn id(number: u128) -> NodeId {
+    NodeId(Uuid::from_u128(number))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_declared_service_answers() {
+    let cluster = Cluster::start().await;
+    let _host = cluster.host(id(1), 1).await;
+    cluster.declare("s", &service(1, 1, MemberPer::Host, 0)).await;
+    let endpoint = cluster.endpoint(1).await;
+    let asked = cluster.ask(&endpoint, &[3, 1, 4], 40).await;
+    assert_eq!(asked.tokens().await, expected(&[3, 1, 4], 40));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_division_over_members_gives_the_same_tokens() {
+    for (tensor, pipeline, per) in [
+        (1, 2, MemberPer::Host),
+        (1, 4, MemberPer::Stage),
+        (2, 2, MemberPer::Rank),
+        (2, 1, MemberPer::Host),
+    ] {
+        let cluster = Cluster::start().await;
+        let _hosts = (cluster.host(id(1), 2).await, cluster.host(id(2), 2).await);
+        cluster.declare("s", &service(tensor, pipeline, per, 0)).await;
+        let endpoint = cluster.endpoint(1).await;
+        let mut all = Vec::new();
+        for number in 0..8 {
+            all.push(cluster.ask(&endpoint, &[number, 7], 20).await);
+        }
+        for (number, asked) in (0..).zip(all) {
+            assert_eq!(asked.tokens().await, expected(&[number, 7], 20), "{tensor} {pipeline}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_a_host_dies_its_requests_are_told_and_the_group_forms_elsewhere() {
+    let cluster = Cluster::start().await;
+    let first = cluster.host(id(1), 1).await;
+    cluster.declare("s", &service(1, 1, MemberPer::Host, 5)).await;
+    let endpoint = cluster.endpoint(1).await;
+    let mut asked = cluster.ask(&endpoint, &[1], 500).await;
+    asked.chunk().await;
+    let _second = cluster.host(id(2), 1).await;
+    drop(first);
+    // In this process a host's death closes its links, as a reset would.
+    let told = tokio::time::timeout(WAIT, async { while asked.broke().await.is_none() {} });
+    told.await.expect("an error, not silence");
+    let again = cluster.endpoint(2).await;
+    assert_eq!(again.info.endpoint.epoch.number, 2);
+    let asked = cluster.ask(&again, &[1], 10).await;
+    assert_eq!(asked.tokens().await, expected(&[1], 10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_member_lost_ends_the_incarnation_with_an_error_on_the_stream() {
+    let cluster = Cluster::start().await;
+    let _leader = cluster.host(id(1), 1).await;
+    let worker = cluster.host(id(2), 1).await;
+    let _spare = cluster.host(id(3), 1).await;
+    cluster.declare("s", &service(1, 2, MemberPer::Host, 5)).await;
+    let endpoint = cluster.endpoint(1).await;
+    let mut asked = cluster.ask(&endpoint, &[1], 500).await;
+    asked.chunk().await;
+    drop(worker);
+    let failed = loop {
+        match asked.next().await {
+            GenerateDown::Chunk(_) => {}
+            GenerateDown::Failed(error) => break error,
+            GenerateDown::Refused(error) => panic!("{error}"),
+        }
+    };
+    assert!(!failed.message.is_empty());
+    let again = cluster.endpoint(2).await;
+    assert_eq!(cluster.ask(&again, &[9], 10).await.tokens().await, expected(&[9], 10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_wiped_brings_no_old_epoch_back() {
+    let cluster = Cluster::start().await;
+    let _host = cluster.host(id(1), 1).await;
+    let launch = service(1, 1, MemberPer::Host, 0);
+    cluster.declare("s", &launch).await;
+    let first = cluster.endpoint(1).await;
+    cluster.registry.wipe();
+    cluster.declare("s", &launch).await;
+    let again = cluster.endpoint(first.info.endpoint.epoch.number + 1).await;
+    assert_eq!(cluster.ask(&again, &[2], 5).await.tokens().await, expected(&[2], 5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_request_frees_its_place_for_others() {
+    let cluster = Cluster::start().await;
+    let _host = cluster.host(id(1), 1).await;
+    let mut launch = service(1, 1, MemberPer::Host, 2);
+    launch.flags.max_num_seqs = Some(1);
+    cluster.declare("s", &launch).await;
+    let endpoint = cluster.endpoint(1).await;
+    let mut first = cluster.ask(&endpoint, &[1], 400).await;
+    first.chunk().await;
+    let second = cluster.ask(&endpoint, &[2], 5).await;
+    drop(first);
+    assert_eq!(second.tokens().await, expected(&[2], 5));
+}

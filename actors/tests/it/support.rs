@@ -1,0 +1,209 @@
+//! A whole cluster in one process: an embedded store, a controller, hosts whose members live inside,
+//! and the tensor-free executor, whose tokens show when one is lost, repeated or reordered.
+
+use std::{sync::Arc, time::Duration};
+
+use ractor::Actor;
+use tokio::time::timeout;
+use troupe_actors::{
+    controller::{
+        actor::{Controller, ControllerArgs, ControllerMsg},
+        desired,
+        plan::Timing,
+    },
+    leader::observe::Observer,
+    member::load::FakeModels,
+    node::{
+        actor::{Node, NodeArgs, NodeMsg},
+        inside::Inside,
+    },
+    worker::fake::FakeExecutor,
+};
+use troupe_runtime::{
+    actor::Owned,
+    discovery::{
+        Op, Registry, Txn, WatchEvent,
+        directory::{self, EndpointRecord, Launch, NodeRecord},
+        embedded::EmbeddedRegistry,
+        keys::Keys,
+    },
+    id::{NodeId, RequestId},
+    transport::{
+        Class, Connection, Conversation, Link, LocalNetwork, PeerIdentity, PeerRole, Stream,
+    },
+    wire::generate::{Choice, Chunk, Generate, GenerateDown, GenerateUp, SamplingOptions},
+};
+use uuid::Uuid;
+
+pub(crate) const VOCABULARY: u32 = 97;
+pub(crate) const WAIT: Duration = Duration::from_secs(20);
+const LEASE: Duration = Duration::from_millis(500);
+
+/// A cluster; dropping it ends everything.
+pub(crate) struct Cluster {
+    pub(crate) registry: Arc<EmbeddedRegistry>,
+    pub(crate) keys: Keys,
+    network: LocalNetwork,
+    link: Arc<dyn Link>,
+    _controller: Owned<ControllerMsg>,
+}
+
+/// A host; dropping it is a crash.
+pub(crate) struct Host {
+    _node: Owned<NodeMsg>,
+    /// Its own way to the store, which can be cut.
+    pub(crate) registry: Arc<EmbeddedRegistry>,
+}
+
+fn identity(role: PeerRole, node: NodeId) -> PeerIdentity {
+    PeerIdentity { cluster: "test".into(), role, node }
+}
+
+impl Cluster {
+    pub(crate) async fn start() -> Self {
+        let registry = Arc::new(EmbeddedRegistry::new());
+        let network = LocalNetwork::new();
+        let keys = Keys::new("test");
+        let lease = registry.lease(LEASE).await.unwrap();
+        let args = ControllerArgs {
+            registry: registry.clone(),
+            keys: keys.clone(),
+            lease,
+            timing: Timing { lease: LEASE, settle: Duration::ZERO },
+        };
+        let controller = Owned::new(Actor::spawn(None, Controller, args).await.unwrap());
+        let link = network.link(identity(PeerRole::Control, NodeId(Uuid::now_v7())));
+        Self { registry, keys, network, link, _controller: controller }
+    }
+
+    pub(crate) async fn host(&self, id: NodeId, devices: u32) -> Host {
+        let registry = Arc::new(self.registry.connect());
+        let models = FakeModels { vocab_size: VOCABULARY, model_len: 512, blocks: 64 };
+        let args = NodeArgs {
+            record: NodeRecord {
+                id,
+                name: id.to_string(),
+                process: Uuid::now_v7(),
+                devices,
+                device_kind: "cpu".into(),
+                version: "0".into(),
+            },
+            registry: registry.clone(),
+            keys: self.keys.clone(),
+            lease: registry.lease(LEASE).await.unwrap(),
+            spawn: Arc::new(Inside {
+                network: self.network.clone(),
+                identity: identity(PeerRole::Node, id),
+                models: Arc::new(models),
+                observer: Observer::default(),
+            }),
+            data_dir: None,
+        };
+        let node = Owned::new(Actor::spawn(None, Node, args).await.unwrap());
+        Host { _node: node, registry }
+    }
+
+    /// Declares a service.
+    pub(crate) async fn declare(&self, name: &str, launch: &Launch) {
+        let document = desired::declare(name, 1, launch).to_string().into_bytes();
+        let put = Op::Put(self.keys.spec(desired::KIND, "default", name), document);
+        let txn = Txn { compare: vec![], then: vec![put] };
+        assert!(self.registry.commit(txn).await.unwrap());
+    }
+
+    /// Waits for an endpoint whose epoch is at least this.
+    pub(crate) async fn endpoint(&self, epoch: u64) -> EndpointRecord {
+        let mut watch = self.registry.watch(&self.keys.endpoints()).await.unwrap();
+        let found = async {
+            loop {
+                let Some(WatchEvent::Put(entry)) = watch.next().await else { continue };
+                let record: EndpointRecord =
+                    directory::from_bytes(&entry.key, &entry.value).unwrap();
+                if record.info.endpoint.epoch.number >= epoch {
+                    return record;
+                }
+            }
+        };
+        timeout(WAIT, found).await.expect("an endpoint within the wait")
+    }
+
+    /// Opens a request.
+    pub(crate) async fn ask(&self, endpoint: &EndpointRecord, prompt: &[u32], max: u32) -> Asked {
+        let generate = Generate {
+            request: RequestId::new(),
+            attempt: 0,
+            endpoint: endpoint.info.endpoint.clone(),
+            tenant: String::new(),
+            priority: 0,
+            time_left_ms: 60_000,
+            prompt: prompt.to_vec(),
+            block_hashes: vec![],
+            hash_block_size: 0,
+            adapter: None,
+            cache_salt: None,
+            options: SamplingOptions { max_tokens: max, ..SamplingOptions::default() },
+            seed: 1,
+            choices: vec![Choice::default()],
+            kv_source: None,
+            traceparent: None,
+            model: endpoint.info.fingerprint.model,
+            tokenizer: endpoint.info.fingerprint.tokenizer,
+        };
+        let peer = endpoint.address.parse().unwrap();
+        let connection = self.link.connect(&peer, Class::Control, WAIT).await.unwrap();
+        let mut stream = connection.open(Conversation::Generate, WAIT).await.unwrap();
+        stream.sender.send(&GenerateUp::Start(Box::new(generate)), WAIT).await.unwrap();
+        Asked { stream, _connection: connection }
+    }
+}
+
+/// A request under way; dropping it is the abort.
+pub(crate) struct Asked {
+    stream: Stream,
+    _connection: Arc<dyn Connection>,
+}
+
+impl Asked {
+    /// What the leader says next.
+    pub(crate) async fn next(&mut self) -> GenerateDown {
+        self.stream.receiver.expect(WAIT).await.unwrap()
+    }
+
+    /// What the leader says next, or how the conversation broke.
+    pub(crate) async fn broke(&mut self) -> Option<String> {
+        match self.stream.receiver.expect::<GenerateDown>(WAIT).await {
+            Ok(GenerateDown::Chunk(_)) => None,
+            Ok(other) => Some(format!("{other:?}")),
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    pub(crate) async fn chunk(&mut self) -> Chunk {
+        match self.next().await {
+            GenerateDown::Chunk(chunk) => chunk,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// All tokens to the end.
+    pub(crate) async fn tokens(mut self) -> Vec<u32> {
+        let mut tokens = Vec::new();
+        loop {
+            let chunk = self.chunk().await;
+            assert_eq!(chunk.position as usize, tokens.len(), "the next position exactly");
+            tokens.extend(chunk.tokens);
+            if chunk.finish.is_some() {
+                return tokens;
+            }
+        }
+    }
+}
+
+/// What the tensor-free model answers.
+pub(crate) fn expected(prompt: &[u32], count: usize) -> Vec<u32> {
+    let mut tokens = prompt.to_vec();
+    for _ in 0..count {
+        tokens.push(FakeExecutor::next_token(&tokens, VOCABULARY));
+    }
+    tokens.split_off(prompt.len())
+}

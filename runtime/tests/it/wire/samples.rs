@@ -1,0 +1,320 @@
+//! One message of every kind, with every field filled.
+
+use std::fmt::Debug;
+
+use troupe_runtime::{
+    error::{ErrorKind, PublicError},
+    id::{BlockId, Coordinate, Digest, EndpointId, Epoch, GroupId, RequestId, SequenceId, StepId},
+    transport::{Conversation, DecodeMessage, EncodeMessage},
+    wire::{
+        Message,
+        generate::{
+            Choice, Chunk, Finish, FinishReason, Finished, Generate, GenerateDown, GenerateUp,
+            Grammar, SamplingOptions, TokenLogprobs, Usage,
+        },
+        group::{Formation, FormationMember, Hello, MemberDown, MemberUp, Progress, RankReport},
+        kv::{BulkChannel, BulkOpen, TensorHeader, WireDtype},
+        member::{MemberLaunch, MemberToNode, NodeToMember},
+        status::{EndpointInfo, Fingerprint, Load, Role, StatusDown, StatusUp},
+        step::{
+            NewSequence, Outcome, ResumedSequence, RunningSequence, SampledTokens, SequenceResult,
+            Span, StepKind, StepPlan, StepResult,
+        },
+    },
+};
+use uuid::Uuid;
+
+/// A message whose type is forgotten.
+pub(super) struct Sample(Box<dyn Any>);
+
+trait Any {
+    fn name(&self) -> &'static str;
+    fn bytes(&self) -> Vec<u8>;
+    fn round_trip(&self);
+    fn decode_any(&self, bytes: &[u8]);
+}
+
+impl<T: Message + EncodeMessage + DecodeMessage + PartialEq + Debug> Any for T {
+    fn name(&self) -> &'static str {
+        T::NAME
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        self.encode().unwrap().to_vec()
+    }
+
+    fn round_trip(&self) {
+        assert_eq!(&T::decode(&self.encode().unwrap()).unwrap(), self);
+    }
+
+    fn decode_any(&self, bytes: &[u8]) {
+        let _ = T::decode(bytes);
+    }
+}
+
+impl Sample {
+    pub(super) fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        self.0.bytes()
+    }
+
+    pub(super) fn round_trip(&self) {
+        self.0.round_trip();
+    }
+
+    /// Reads other bytes as this sample's type.
+    pub(super) fn decode_any(&self, bytes: &[u8]) {
+        self.0.decode_any(bytes);
+    }
+}
+
+fn group() -> GroupId {
+    GroupId { namespace: "default".into(), service: "llama".into(), index: 3 }
+}
+
+fn epoch() -> Epoch {
+    Epoch { number: 7, nonce: 0x0123_4567_89ab_cdef }
+}
+
+fn endpoint() -> EndpointId {
+    EndpointId { group: group(), revision: 2, epoch: epoch(), dp: 1 }
+}
+
+fn rank() -> Coordinate {
+    Coordinate { dp: 0, stage: 1, tp: 2 }
+}
+
+fn options() -> SamplingOptions {
+    SamplingOptions {
+        temperature: 0.5,
+        top_p: 0.9,
+        top_k: 40,
+        min_p: 0.05,
+        presence_penalty: 0.25,
+        frequency_penalty: -0.5,
+        repetition_penalty: 1.1,
+        logit_bias: vec![(3, -1.5)],
+        allowed_token_ids: vec![1, 2],
+        bad_words: vec![vec![9, 10]],
+        max_tokens: 100,
+        min_tokens: 4,
+        eos_token_ids: vec![2],
+        stop_token_ids: vec![11],
+        ignore_eos: true,
+        logprobs: Some(5),
+        prompt_logprobs: Some(1),
+        grammar: Some(Grammar::Regex("a+".into())),
+    }
+}
+
+pub(super) fn generate() -> Generate {
+    Generate {
+        request: RequestId(Uuid::from_u128(42)),
+        attempt: 1,
+        endpoint: endpoint(),
+        tenant: "tenant".into(),
+        priority: -2,
+        time_left_ms: 600_000,
+        prompt: vec![1, 2, 3],
+        block_hashes: vec![u128::MAX - 1],
+        hash_block_size: 16,
+        adapter: Some("adapter".into()),
+        cache_salt: Some("salt".into()),
+        options: options(),
+        seed: 99,
+        choices: vec![Choice { index: 0, output: vec![4, 5] }],
+        kv_source: Some(endpoint()),
+        traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+        model: Digest([1; 32]),
+        tokenizer: Digest([2; 32]),
+    }
+}
+
+fn logprobs() -> TokenLogprobs {
+    TokenLogprobs { token: 5, logprob: -0.25, rank: 1, top: vec![(5, -0.25), (6, -2.0)] }
+}
+
+fn span() -> Span {
+    Span { computed: 4, count: 2, sample: true }
+}
+
+pub(super) fn plan() -> StepPlan {
+    StepPlan {
+        epoch: epoch(),
+        step: StepId(12),
+        kind: StepKind::Run,
+        new: vec![NewSequence {
+            sequence: SequenceId(5),
+            tokens: vec![1, 2, 3],
+            prompt_len: 2,
+            choice: 1,
+            seed: 99,
+            options: options(),
+            adapter: None,
+            traceparent: None,
+            block_tables: vec![vec![BlockId(0), BlockId(7)]],
+            span: span(),
+        }],
+        resumed: vec![ResumedSequence {
+            sequence: SequenceId(4),
+            appended: vec![8],
+            block_tables: vec![vec![BlockId(1)]],
+            span: span(),
+        }],
+        running: vec![RunningSequence {
+            sequence: SequenceId(3),
+            appended: vec![9],
+            placeholder: Some(StepId(11)),
+            new_blocks: vec![vec![BlockId(2)]],
+            drafts: vec![10],
+            span: span(),
+        }],
+        finished: vec![SequenceId(1)],
+        preempted: vec![SequenceId(2)],
+    }
+}
+
+fn result() -> StepResult {
+    let outcome = |number, outcome| SequenceResult { sequence: SequenceId(number), outcome };
+    let tokens = SampledTokens {
+        tokens: vec![5],
+        logprobs: vec![logprobs()],
+        prompt_logprobs: vec![logprobs()],
+    };
+    StepResult {
+        epoch: epoch(),
+        step: StepId(12),
+        outcomes: vec![
+            outcome(1, Outcome::Tokens(tokens)),
+            outcome(2, Outcome::Embedding(vec![0.5, -0.5])),
+            outcome(3, Outcome::PromptLogprobs(vec![logprobs()])),
+            outcome(4, Outcome::Failed("why".into())),
+        ],
+        compute_us: 1234,
+    }
+}
+
+fn report() -> RankReport {
+    RankReport {
+        rank: rank(),
+        weight_bytes_sharded: 1000,
+        weight_bytes_replicated: 10,
+        replicated: vec!["model.norm.weight".into()],
+        blocks: vec![64],
+        kernel_path: "cpu/avx512".into(),
+    }
+}
+
+fn info() -> EndpointInfo {
+    EndpointInfo {
+        endpoint: endpoint(),
+        role: Role::Unified,
+        model_names: vec!["llama".into()],
+        max_model_len: 4096,
+        block_size: 16,
+        num_blocks: 64,
+        fingerprint: Fingerprint {
+            model: Digest([1; 32]),
+            tokenizer: Digest([2; 32]),
+            adapter: None,
+            dtype: "bfloat16".into(),
+            quantization: "none".into(),
+            kv_dtype: "float32".into(),
+            tensor_parallel: 2,
+            kernel_path: "cpu/avx512".into(),
+            batch_invariant: true,
+        },
+    }
+}
+
+fn formation() -> Formation {
+    let member = FormationMember { address: "quic://10.0.0.1:7000".into(), ranks: vec![rank()] };
+    Formation { epoch: epoch(), members: vec![member] }
+}
+
+fn chunk() -> Chunk {
+    Chunk {
+        request: RequestId(Uuid::from_u128(42)),
+        attempt: 1,
+        choice: 0,
+        position: 2,
+        tokens: vec![5],
+        logprobs: vec![logprobs()],
+        prompt_logprobs: vec![logprobs()],
+        finish: Some(Finished {
+            reason: FinishReason::Stop,
+            stop_token: Some(11),
+            usage: Usage { prompt_tokens: 3, cached_tokens: 1, completion_tokens: 3 },
+        }),
+    }
+}
+
+fn error() -> PublicError {
+    PublicError::bad_request("why", "field")
+}
+
+fn bulk() -> BulkOpen {
+    let to = Coordinate { stage: 2, ..rank() };
+    BulkOpen { epoch: epoch(), from: rank(), to, channel: BulkChannel::Activation }
+}
+
+/// Every message.
+pub(super) fn samples() -> Vec<Sample> {
+    let finish = Finish { choice: 0, reason: FinishReason::Stop, tokens_kept: 3 };
+    let hello =
+        Hello { group: group(), epoch: epoch(), member: 1, address: "quic://10.0.0.2:7000".into() };
+    let progress = Progress { rank: rank(), step: StepId(12), compute_us: 77 };
+    let load =
+        Load { running: 1, waiting: 2, blocks_used: 3, blocks_total: 4, steps: 5, tokens: 6 };
+    let header =
+        TensorHeader { step: StepId(12), index: 1, rows: 3, columns: 8, dtype: WireDtype::Bf16 };
+    let launch = MemberLaunch {
+        group: group(),
+        epoch: epoch(),
+        member: 1,
+        record: b"{}".to_vec(),
+        bind: "10.0.0.2".into(),
+        data_dir: "d".into(),
+        cluster: "troupe".into(),
+    };
+    vec![
+        sample(GenerateUp::Start(Box::new(generate()))),
+        sample(GenerateUp::Finish(finish)),
+        sample(GenerateDown::Chunk(chunk())),
+        sample(GenerateDown::Refused(error())),
+        sample(GenerateDown::Failed(PublicError::new(ErrorKind::Internal, "why"))),
+        sample(MemberUp::Hello(hello)),
+        sample(MemberUp::Loaded(vec![report()])),
+        sample(MemberUp::Progress(progress)),
+        sample(MemberUp::Result(result())),
+        sample(MemberUp::Failed("why".into())),
+        sample(MemberDown::Form(formation())),
+        sample(MemberDown::Start(vec![64])),
+        sample(MemberDown::Step(plan())),
+        sample(MemberDown::Stop),
+        sample(StatusUp::Watch),
+        sample(StatusDown::Info(Box::new(info()))),
+        sample(StatusDown::Load(load)),
+        sample(bulk()),
+        sample(header),
+        sample(Conversation::Generate),
+        sample(Conversation::Group),
+        sample(Conversation::Status),
+        sample(Conversation::Bulk(bulk())),
+        sample(NodeToMember::Launch(Box::new(launch))),
+        sample(NodeToMember::Leader("quic://10.0.0.1:7000".into())),
+        sample(NodeToMember::Stop),
+        sample(MemberToNode::Listening("quic://10.0.0.2:7000".into())),
+        sample(MemberToNode::Ready(b"{}".to_vec())),
+        sample(MemberToNode::Failed("why".into())),
+    ]
+}
+
+fn sample<T: Message + EncodeMessage + DecodeMessage + PartialEq + Debug + 'static>(
+    message: T,
+) -> Sample {
+    Sample(Box::new(message))
+}
