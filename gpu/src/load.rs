@@ -155,7 +155,9 @@ impl Plan {
     fn new(request: &LoadRequest) -> Result<Self, DeviceError> {
         let LoadRequest { config, coordinate, parallel, limits, collective, .. } = request;
         if let Some(method) = &config.quantization {
-            let why = format!("weights quantized by `{method}`: float32, float16 and bfloat16 are");
+            let why = format!(
+                "weights quantized by `{method}` cannot be run yet; float32, float16 and bfloat16 can"
+            );
             return Err(DeviceError::Unsupported(why));
         }
         config

@@ -138,6 +138,14 @@ impl Settings {
         self
     }
 
+    /// What was said anywhere: names, where, and the text.
+    pub fn given(&self) -> impl Iterator<Item = (&str, &Origin, &str)> {
+        self.values
+            .iter()
+            .filter(|(_, (origin, _))| *origin != Origin::Default)
+            .map(|(name, (origin, value))| (name.as_str(), origin, value.as_str()))
+    }
+
     /// A setting's typed value.
     ///
     /// # Errors

@@ -90,7 +90,7 @@ pub(crate) struct HttpArgs {
     #[arg(long, default_value_t = 8000)]
     pub(crate) port: u16,
     /// A key that clients must show as `Authorization: Bearer KEY`; may be given several times.
-    #[arg(long, env = "TROUPE_API_KEY", value_name = "KEY", hide_env_values = true)]
+    #[arg(long, value_name = "KEY")]
     pub(crate) api_key: Vec<String>,
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct Chat {
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
     /// The key, if the server wants one.
-    #[arg(long, env = "TROUPE_API_KEY", value_name = "KEY", hide_env_values = true)]
+    #[arg(long, value_name = "KEY")]
     api_key: Option<String>,
     /// What the model is told before the conversation.
     #[arg(long, value_name = "TEXT")]

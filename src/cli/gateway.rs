@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use troupe_gateway::GatewayConfig;
-use troupe_runtime::{model::source::HubCache, shutdown::shutdown, transport::PeerRole};
+use troupe_runtime::{shutdown::shutdown, transport::PeerRole};
 
 use super::{
     Failure,
@@ -12,7 +12,7 @@ use super::{
     say,
 };
 use crate::stack::{
-    asked_to_end,
+    self, asked_to_end,
     identity::{self, DataDir},
     roles::{self, Membership},
 };
@@ -45,7 +45,7 @@ impl GatewayCommand {
         let (link, _threads) = roles::quic(&me, (self.cluster.listen, 0).into())?;
         let mut config = GatewayConfig::new((self.http.host, self.http.port).into());
         config.api_keys.clone_from(&self.http.api_key);
-        config.hub = HubCache::from_variables(|name| std::env::var_os(name));
+        config.hub = stack::hub();
         let (owner, listener) = shutdown();
         let mut gateway = roles::gateway(&membership, config, link, listener).await?;
         say(&format!("gateway on http://{}", gateway.address()));

@@ -43,7 +43,9 @@ impl Logging {
             Format::Json => "json",
         };
         let mut args = vec![format!("--log={}", self.log), format!("--log-format={format}")];
-        args.extend(self.otlp_traces_endpoint.iter().map(|to| format!("--otlp-traces-endpoint={to}")));
+        args.extend(
+            self.otlp_traces_endpoint.iter().map(|to| format!("--otlp-traces-endpoint={to}")),
+        );
         args
     }
 }

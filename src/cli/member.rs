@@ -20,13 +20,12 @@ use troupe_actors::{
 };
 use troupe_runtime::{
     discovery::directory,
-    model::source::HubCache,
     transport::tls::Identity,
     wire::member::{MemberLaunch, MemberToNode, NodeToMember},
 };
 
 use super::Failure;
-use crate::stack::roles;
+use crate::stack::{self, roles};
 
 /// Runs one member to its end.
 pub(crate) async fn run() -> Result<(), Failure> {
@@ -67,7 +66,7 @@ async fn live(
         identity: identity.name().clone(),
         node: say,
         models: Arc::new(Checkpoints {
-            hub: HubCache::from_variables(|name| std::env::var_os(name)),
+            hub: stack::hub(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             progress: None,
         }),

@@ -6,6 +6,7 @@
 mod args;
 mod chat;
 mod gateway;
+pub(crate) mod layers;
 mod logging;
 mod member;
 mod node;
@@ -28,6 +29,10 @@ pub(crate) struct Cli {
     command: Command,
     #[command(flatten)]
     logging: logging::Logging,
+    /// A file of `flag: value` lines (YAML). The environment (TROUPE_PORT for --port) and flags win
+    /// over it.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<std::path::PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -25,7 +25,6 @@ use troupe_gateway::GatewayConfig;
 use troupe_runtime::{
     discovery::directory::{Launch, MemberPer},
     id::NodeId,
-    model::source::HubCache,
     shutdown::shutdown,
     telemetry::metrics::Metrics,
     transport::{Link, PeerRole, TransportRuntime},
@@ -38,7 +37,7 @@ use super::{
     say,
 };
 use crate::stack::{
-    asked_to_end, declare,
+    self, asked_to_end, declare,
     http::HttpClient,
     identity::{self, DataDir},
     roles::{self, HostOffer, Membership},
@@ -83,7 +82,7 @@ pub(crate) async fn serve(
     logging: Vec<String>,
 ) -> Result<(), Failure> {
     let began = Instant::now();
-    let hub = HubCache::from_variables(|name| std::env::var_os(name));
+    let hub = stack::hub();
     let metrics = Metrics::new();
     let bar = Bar::new(launch.tensor_parallel * launch.pipeline_parallel);
     let models = Checkpoints {
@@ -162,7 +161,8 @@ impl Place {
     ) -> Result<Self, Failure> {
         if launch.member_per == MemberPer::Host {
             let id = NodeId(Uuid::now_v7());
-            let (link, spawn) = roles::inside(id, models, metrics, &launch.model_name);
+            let served = launch.flags.served_model_name.first().unwrap_or(&launch.model_name);
+            let (link, spawn) = roles::inside(id, models, metrics, served);
             return Ok(Self { id, link, spawn, in_process: true, _held: None });
         }
         let folder = TemporaryDir::new()?;

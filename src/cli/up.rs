@@ -7,7 +7,6 @@ use clap::{Args, ValueEnum};
 use troupe_actors::controller::desired::{Desired, launch};
 use troupe_gateway::GatewayConfig;
 use troupe_runtime::{
-    model::source::HubCache,
     shutdown::shutdown,
     spec::{EngineFlags, Services},
     transport::PeerRole,
@@ -21,7 +20,7 @@ use super::{
 use crate::{
     demo,
     stack::{
-        asked_to_end, cache_dir, declare,
+        self, asked_to_end, cache_dir, declare,
         identity::{self, DataDir},
         roles::{self, HostOffer, Membership},
     },
@@ -129,7 +128,7 @@ impl Up {
                 let (link, threads) = roles::quic(&control, (self.cluster.listen, 0).into())?;
                 let mut config = GatewayConfig::new((self.http.host, self.http.port).into());
                 config.api_keys.clone_from(&self.http.api_key);
-                config.hub = HubCache::from_variables(|name| std::env::var_os(name));
+                config.hub = stack::hub();
                 let gateway = roles::gateway(&membership, config, link.clone(), listener).await?;
                 say(&format!("gateway on http://{}", gateway.address()));
                 (Some(link), Some(gateway), Some(threads))

@@ -10,16 +10,32 @@ pub(crate) mod http;
 pub(crate) mod identity;
 pub(crate) mod roles;
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
+
+use troupe_runtime::model::source::HubCache;
 
 /// Where things go that can be made again: `$XDG_CACHE_HOME/troupe`, else `~/.cache/troupe`.
 pub(crate) fn cache_dir() -> PathBuf {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     variable("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".cache")))
         .unwrap_or_else(std::env::temp_dir)
         .join("troupe")
+}
+
+/// Where models named as on the hub are.
+pub(crate) fn hub() -> HubCache {
+    HubCache::from_variables(variable)
+}
+
+/// A variable of the environment, if it is set to text.
+pub(crate) fn text_variable(name: &str) -> Option<String> {
+    variable(name)?.into_string().ok()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the edge: nothing below reads the environment")]
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
 /// Returns when the process is asked to end: SIGTERM, or Ctrl-C.

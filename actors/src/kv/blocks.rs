@@ -80,7 +80,7 @@ impl BlockPools {
     /// Takes all blocks of a sequence back, tail first, so that its head is reused last.
     pub fn release(&mut self, tables: &mut BlockTables) {
         for (pool, table) in self.groups.iter_mut().zip(tables) {
-            pool.free.extend(table.drain(..));
+            pool.free.append(table);
             assert!(pool.free.len() <= pool.total as usize, "a block was released twice");
         }
     }

@@ -9,6 +9,7 @@ use troupe_gpu::{
     dtype::Dtype,
     executor::LoadProgress,
     pipeline::{self, PartCosts},
+    weights::Checkpoint,
 };
 use troupe_runtime::{
     discovery::directory::Launch,
@@ -45,6 +46,14 @@ impl Models for Checkpoints {
         let (tensor, stages) = (launch.tensor_parallel as usize, launch.pipeline_parallel as usize);
         card.config.check_tensor_parallel(tensor).map_err(|error| chain(&error))?;
         pipeline::split(&PartCosts::of(&card.config), stages).map_err(|error| chain(&error))?;
+        if let Some(method) = &card.config.quantization {
+            return Err(format!(
+                "weights quantized by `{method}` cannot be run yet; float32, float16 and bfloat16 \
+                 can"
+            ));
+        }
+        // The files' headers: a missing or truncated file is found before a process is started.
+        Checkpoint::open(&card.files.folder).map_err(|error| chain(&error))?;
         let dtype = match dtype(launch)? {
             Some(dtype) => format!("{dtype:?}").to_lowercase(),
             None => format!("{:?}", card.config.dtype).to_lowercase(),

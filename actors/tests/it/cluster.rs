@@ -129,3 +129,23 @@ async fn a_dropped_request_frees_its_place_for_others() {
     drop(first);
     assert_eq!(second.tokens().await, expected(&[2], 5));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_without_the_store_goes_on_serving_until_it_hears_of_a_higher_epoch() {
+    let cluster = Cluster::start().await;
+    let cut = cluster.host(id(1), 1).await;
+    cluster.declare("s", &service(1, 1, MemberPer::Host, 1)).await;
+    let endpoint = cluster.endpoint(1).await;
+    cut.registry.set_reachable(false);
+    let asked = cluster.ask(&endpoint, &[1], 10).await;
+    assert_eq!(asked.tokens().await, expected(&[1], 10), "its requests do not need the store");
+    let _other = cluster.host(id(2), 1).await;
+    let again = cluster.endpoint(2).await;
+    assert_eq!(cluster.ask(&again, &[2], 10).await.tokens().await, expected(&[2], 10));
+    // Back in touch, the old incarnation ends: a stream that it still runs is told.
+    let mut late = cluster.ask(&endpoint, &[3], 500).await;
+    late.chunk().await;
+    cut.registry.set_reachable(true);
+    let told = tokio::time::timeout(WAIT, async { while late.broke().await.is_none() {} });
+    told.await.expect("the old incarnation is over");
+}

@@ -100,7 +100,8 @@ pub fn subscriber(
     config: &TelemetryConfig,
 ) -> Result<(impl Subscriber + Send + Sync + use<>, Guard), TelemetryError> {
     let filter = |text: &str| {
-        EnvFilter::try_new(text)
+        // The actor library's own spans repeat in every line what our fields say better.
+        EnvFilter::try_new(format!("ractor=warn,{text}"))
             .map_err(|source| TelemetryError::Filter { filter: text.into(), source })
     };
     let (spans, guard) = otel::layer(config)?;

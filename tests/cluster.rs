@@ -1,0 +1,25 @@
+//! What is tested across crates, with the real binary: models, batches, whole clusters, mistakes.
+//!
+//! Every test starts processes of its own on free ports, talks to them over HTTP as any client
+//! would, and waits for conditions, never for time. One binary, so that it links once.
+
+#[path = "cluster/bad_input.rs"]
+mod bad_input;
+#[path = "cluster/batching.rs"]
+mod batching;
+#[path = "cluster/chat.rs"]
+mod chat;
+#[path = "cluster/etcd.rs"]
+mod etcd;
+#[allow(dead_code)]
+#[path = "support/etcd.rs"]
+mod etcd_process;
+#[allow(dead_code)]
+#[path = "support/golden.rs"]
+mod golden;
+#[path = "cluster/goldens.rs"]
+mod goldens;
+#[path = "support/http.rs"]
+mod http;
+#[path = "support/process.rs"]
+mod process;

@@ -1,0 +1,253 @@
+//! A cluster over a real etcd: two nodes, two stages, one service; and what happens when any
+//! process of it is killed, comes twice, or does not belong.
+
+use std::{fs, path::PathBuf};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    etcd_process::EtcdProcess,
+    golden, http,
+    process::{self, Server, Troupe, completion, is_running, tokens, until},
+};
+
+#[test]
+fn a_member_that_is_killed_is_told_and_replaced() {
+    let cluster = Cluster::start();
+    // The leader's end reaches the gateway as a lost connection, a worker's through the leader.
+    for which in [LEADER, 1] {
+        let mut stream = cluster.stream();
+        let member = cluster.member(which);
+        process::kill(member);
+        let error = error_of(&mut stream);
+        assert!(!error.is_empty());
+        cluster.until_it_serves_again();
+        assert!(!is_running(member));
+    }
+}
+
+#[test]
+fn a_node_that_is_killed_takes_its_member_along_and_may_come_back() {
+    let mut cluster = Cluster::start();
+    for which in [1, LEADER] {
+        let mut stream = cluster.stream();
+        let member = cluster.member(which);
+        let index = cluster.node_of(which);
+        cluster.nodes[index].kill();
+        assert!(!error_of(&mut stream).is_empty());
+        until("its member is gone", || !is_running(member));
+        cluster.nodes[index] = cluster.node(NAMES[index]);
+        cluster.until_it_serves_again();
+    }
+}
+
+#[test]
+fn who_does_not_belong_is_turned_away() {
+    let cluster = Cluster::start();
+    let ca = cluster.path("control/ca");
+
+    let ended = Troupe::run(&cluster.node_args(NAMES[0], "other", &ca));
+    assert_eq!(ended.code, Some(2), "{}", ended.log);
+    assert!(ended.log.contains("a host named a is in the cluster already"), "{}", ended.log);
+
+    let ended = Troupe::run(&cluster.node_args("c", NAMES[0], &ca));
+    assert_eq!(ended.code, Some(2), "{}", ended.log);
+    assert!(ended.log.contains("is used by another process"), "{}", ended.log);
+
+    // A CA is made before etcd is looked for; there is none at this address.
+    let foreign = cluster.path("foreign");
+    let mut args = vec!["up", "--roles", "controller", "--etcd", "http://127.0.0.1:1"];
+    args.extend(["--cluster", "foreign", "--data-dir", &foreign]);
+    let ended = Troupe::run(&args);
+    assert!(ended.code.is_some_and(|code| code > 0), "{}", ended.log);
+    assert!(ended.log.contains("127.0.0.1:1"), "{}", ended.log);
+    let ended = Troupe::run(&cluster.node_args("c", "c", &cluster.path("foreign/ca")));
+    assert_eq!(ended.code, Some(2), "{}", ended.log);
+    assert!(ended.log.contains("is the CA of cluster foreign"), "{}", ended.log);
+
+    // And nobody took harm.
+    cluster.until_it_serves_again();
+}
+
+#[test]
+fn an_etcd_that_is_full_takes_no_node_and_stops_no_service() {
+    let cluster = Cluster::start_on(EtcdProcess::start_with(&["--quota-backend-bytes", "4194304"]));
+    let etcd = cluster.etcd.endpoint().parse().expect("its address");
+    let junk = json!({"key": "anVuaw==", "value": "A".repeat(1 << 20)});
+    until("etcd is full", || {
+        let answer = http::post(etcd, "/v3/kv/put", &junk).expect("an answer");
+        answer.text.contains("database space exceeded")
+    });
+    let ended = Troupe::run(&cluster.node_args("c", "c", &cluster.path("control/ca")));
+    assert!(ended.code.is_some_and(|code| code > 0), "{}", ended.log);
+    assert!(ended.log.contains("space exceeded"), "{}", ended.log);
+    assert_eq!(cluster.ask(), Ok(()));
+}
+
+#[test]
+fn a_service_outlives_etcd() {
+    let mut cluster = Cluster::start();
+    cluster.etcd.kill();
+    assert_eq!(cluster.ask(), Ok(()));
+    cluster.etcd.restart();
+    assert_eq!(cluster.ask(), Ok(()));
+    // The controller is at work again too.
+    process::kill(cluster.member(LEADER));
+    until("its end is noticed", || cluster.ask().is_err());
+    cluster.until_it_serves_again();
+}
+
+#[test]
+fn nothing_starts_without_etcd() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().to_str().expect("a path that can be written");
+    let ended = Troupe::run(&["up", "--etcd", "http://127.0.0.1:1", "--data-dir", data]);
+    assert!(ended.code.is_some_and(|code| code > 0), "{}", ended.log);
+    assert!(ended.log.contains("127.0.0.1:1"), "{}", ended.log);
+    assert!(!ended.log.contains("panicked"), "{}", ended.log);
+}
+
+/// Member 0 leads.
+const LEADER: u64 = 0;
+const NAMES: [&str; 2] = ["a", "b"];
+
+/// Controller and gateway in one process, two nodes with a device each, a service of two stages.
+/// In this order: what is started first ends last.
+struct Cluster {
+    nodes: Vec<Troupe>,
+    control: Server,
+    etcd: EtcdProcess,
+    folder: TempDir,
+    prompt: Vec<u32>,
+    golden: Vec<u32>,
+}
+
+impl Cluster {
+    fn start() -> Self {
+        Self::start_on(EtcdProcess::start())
+    }
+
+    fn start_on(etcd: EtcdProcess) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        fs::write(path("service.yaml"), service()).expect("it can be written");
+        let endpoint = etcd.endpoint();
+        let (data, service) = (path("control"), path("service.yaml"));
+        let mut args = vec!["up", "--roles", "controller,gateway", "--etcd", &endpoint];
+        args.extend(["-f", &service, "--data-dir", &data, "--listen", "127.0.0.1"]);
+        args.extend(["--host", "127.0.0.1", "--port", "0", "--log-format", "json"]);
+        let mut troupe = Troupe::start(&args);
+        let address = troupe.address("gateway on ");
+        // Nodes need the CA, which is there by now.
+        let control = Server { troupe, address };
+        let golden = golden::json("models/tiny-qwen2/golden.json").expect("it has goldens");
+        let tokens = |of: &Value| serde_json::from_value::<Vec<u32>>(of.clone()).expect("tokens");
+        let (prompt, golden) = (&golden["prompts"][1]["ids"], &golden["prompts"][1]["greedy_ids"]);
+        let (prompt, golden) = (tokens(prompt), tokens(golden));
+        let mut cluster = Self { nodes: Vec::new(), control, etcd, folder, prompt, golden };
+        cluster.nodes = NAMES.map(|name| cluster.node(name)).into();
+        // Until there is an endpoint, the gateway does not know the model.
+        until("the service serves", || cluster.ask().is_ok());
+        cluster
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    fn node(&self, name: &str) -> Troupe {
+        Troupe::start(&self.node_args(name, name, &self.path("control/ca")))
+    }
+
+    fn node_args(&self, name: &str, data: &str, ca: &str) -> Vec<String> {
+        let (etcd, data) = (self.etcd.endpoint(), self.path(data));
+        let args = ["node", "--etcd", &etcd, "--name", name, "--data-dir", &data, "--ca", ca];
+        let more = ["--listen", "127.0.0.1", "--log-format", "json"];
+        args.into_iter().chain(more).map(str::to_owned).collect()
+    }
+
+    /// Asks for tokens, which are the golden ones, or gives back the status of the refusal.
+    fn ask(&self) -> Result<(), u16> {
+        let body = completion(&self.prompt, self.golden.len());
+        let answer = http::post(self.control.address, "/v1/completions", &body);
+        let answer = answer.expect("the gateway answers whatever happens behind it");
+        if answer.status != 200 {
+            return Err(answer.status);
+        }
+        assert_eq!(tokens(&answer.ok()["choices"][0]), self.golden);
+        Ok(())
+    }
+
+    /// Waits until requests are served once more; until then they are told to try again.
+    fn until_it_serves_again(&self) {
+        until("the service serves again", || match self.ask() {
+            Ok(()) => true,
+            Err(status) => {
+                assert_eq!(status, 503);
+                false
+            }
+        });
+    }
+
+    /// A stream that has produced a token and has many to go.
+    fn stream(&self) -> http::Stream {
+        let mut body = completion(&self.prompt, 500);
+        body["stream"] = json!(true);
+        let stream = http::stream(self.control.address, "/v1/completions", &body);
+        let mut stream = stream.expect("an answer");
+        assert_eq!(stream.status, 200);
+        let Some(http::Event::Data(first)) = stream.next() else { panic!("it does not begin") };
+        assert!(!tokens(&first["choices"][0]).is_empty(), "{first}");
+        stream
+    }
+
+    /// The index of the node that runs this member of the group now.
+    fn node_of(&self, member: u64) -> usize {
+        let runs = |node: &Troupe| {
+            let started = node.said("start member");
+            started.last().is_some_and(|line| line["fields"]["member"] == member)
+        };
+        self.nodes.iter().position(runs).expect("a node runs it")
+    }
+
+    /// The process of this member of the group.
+    fn member(&self, member: u64) -> u32 {
+        let members = self.nodes[self.node_of(member)].members();
+        assert_eq!(members.len(), 1, "one device, one member: {members:?}");
+        members[0]
+    }
+}
+
+/// What the stream ends with, which has to be an error told in words.
+fn error_of(stream: &mut http::Stream) -> String {
+    for event in stream {
+        match event {
+            http::Event::Data(data) => {
+                if let Some(message) = data.pointer("/error/message").and_then(Value::as_str) {
+                    return message.to_owned();
+                }
+            }
+            http::Event::Done => panic!("it ended as if nothing had happened"),
+            http::Event::Broken(why) => panic!("it broke without a word: {why}"),
+        }
+    }
+    panic!("it ended without a word");
+}
+
+fn service() -> String {
+    let model: PathBuf = golden::model("tiny-qwen2").expect("both sets have it");
+    json!({
+        "apiVersion": "serving.kserve.io/v1alpha1",
+        "kind": "LLMInferenceService",
+        "metadata": {"name": "two-stages"},
+        "spec": {
+            "model": {"uri": format!("file://{}", model.display()), "name": "m"},
+            "replicas": 1,
+            "parallelism": {"pipeline": 2},
+            // Slow enough that a stream is still under way when something is killed.
+            "template": {"containers": [{"name": "main", "args": ["--stage-time-min-ms=20"]}]},
+        },
+    })
+    .to_string()
+}
