@@ -1,10 +1,11 @@
-//! The cut between the actors and a device: a [`StepBatch`] goes in, hidden states or sampled tokens
-//! come out, in two calls.
+//! The cut between the actors and a device: a [`StepBatch`] goes in, hidden states or sampled
+//! tokens come out, in two calls.
 //!
-//! [`Executor::forward`] only enqueues; [`Executor::sample`] is where a step's one download happens.
-//! Between the two the host makes what sampling needs for this step (masks), so that it overlaps
-//! with the device. A worker owns one executor and calls it from its one device thread, so nothing
-//! here is shared and nothing is async. Block *ids* come in from `actors`; block *bytes* stay here.
+//! [`Executor::forward`] only enqueues; [`Executor::sample`] is where a step's one download
+//! happens. Between the two the host makes what sampling needs for this step (masks), so that it
+//! overlaps with the device. A worker owns one executor and calls it from its one device thread, so
+//! nothing here is shared and nothing is async. Block *ids* come in from `actors`; block *bytes*
+//! stay here.
 
 use std::sync::Arc;
 

@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - [`executor`]: the cut towards the actors: a batch in, hidden states or tokens out
-//! - [`backend`]: what a device can do; [`shape`], [`dtype`], [`tensor`] and [`memory`] are its words
+//! - [`backend`]: what a device can do; its words: [`shape`], [`dtype`], [`tensor`], [`memory`]
 //! - [`cpu`]: the device that every machine has; [`kv`]: its pools of KV blocks
 //! - [`sampling`]: a token out of a row of logits, as a pure function
 //! - [`weights`]: safetensors, of which a rank reads its share; [`layers`] know their rank

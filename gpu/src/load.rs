@@ -156,7 +156,7 @@ impl Plan {
         let LoadRequest { config, coordinate, parallel, limits, collective, .. } = request;
         if let Some(method) = &config.quantization {
             let why = format!(
-                "weights quantized by `{method}` cannot be run yet; float32, float16 and bfloat16 can"
+                "weights quantized by `{method}` cannot be run yet; float32, float16, bfloat16 can"
             );
             return Err(DeviceError::Unsupported(why));
         }

@@ -1,5 +1,6 @@
 //! What moving bytes costs on this machine: the round trip of a small activation and the speed of
-//! bulk, over QUIC on loopback and between two threads: `cargo bench -p troupe-runtime --bench link`
+//! bulk, over QUIC on loopback and between two threads: `cargo bench -p troupe-runtime --bench
+//! link`
 
 use std::{hint::black_box, net::SocketAddr, sync::Arc, thread, time::Duration};
 

@@ -1,8 +1,8 @@
 //! Floor 0: what every other crate of Troupe stands on, and nothing of Troupe below it.
 //!
 //! # Layout
-//! - [`id`], [`error`]: the names of things, and errors whose public text and inner detail are apart
-//! - [`config`], [`clock`], [`backoff`], [`shutdown`]: settings, time passed in, retry spacing, ending
+//! - [`id`], [`error`]: the names of things, and errors, their public text apart from inner detail
+//! - [`config`], [`clock`], [`backoff`], [`shutdown`]: settings, time, retry spacing, ending
 //! - [`wire`]: every message that crosses a process border, grouped by conversation
 //! - [`transport`]: `Link`, the contract for moving frames and tensors: in-process, QUIC, faulty
 //! - [`discovery`]: `Registry`, the contract for finding each other: embedded, etcd

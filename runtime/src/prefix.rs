@@ -1,9 +1,9 @@
 //! The chained hash of a prompt's KV blocks: gateway and leader compute the same.
 //!
-//! A full block's hash covers its parent's hash and its tokens, so equal hashes mean equal prefixes;
-//! the first block's parent is a seed made of everything else that the KV depends on ([`Scope`]). It
-//! is BLAKE3, keyed and cut to 128 bits, and not a fast hash, because a salt separates tenants: who
-//! could make two prefixes collide could read another's cache.
+//! A full block's hash covers its parent's hash and its tokens, so equal hashes mean equal
+//! prefixes; the first block's parent is a seed made of everything else that the KV depends on
+//! ([`Scope`]). It is BLAKE3, keyed and cut to 128 bits, and not a fast hash, because a salt
+//! separates tenants: who could make two prefixes collide could read another's cache.
 
 use crate::id::Digest;
 

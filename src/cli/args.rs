@@ -34,7 +34,8 @@ pub(crate) struct EngineArgs {
     #[arg(long)]
     seed: Option<u64>,
     /// Names that requests use for the model [default: as it was given].
-    #[arg(long, num_args = 1.., value_name = "NAME")]
+    #[arg(long, num_args = 1.., value_name = "NAME",
+          value_parser = clap::builder::NonEmptyStringValueParser::new())]
     served_model_name: Vec<String>,
     /// Most sequences that wait before requests are refused with 503 [default: 1024].
     #[arg(long, value_name = "N")]

@@ -70,6 +70,32 @@ fn a_client_that_goes_away_frees_its_blocks() {
     assert!(made < ASKED as f64, "it was ended, it has not come to its end: {made} tokens");
 }
 
+/// Ctrl-C reaches every process of a terminal's foreground group; members are not among them, so
+/// that what is in flight can be finished.
+#[test]
+fn a_stream_in_flight_is_finished_when_the_server_is_asked_to_end() {
+    let args = ["-pp", "2", "--stage-processes", "--stage-time-min-ms", "10"];
+    let mut server = Server::serve(&model(), &args);
+    let alone = tokens(&server.complete(&prompts()[0], TOKENS));
+    let mut body = completion(&prompts()[0], TOKENS);
+    body["stream"] = json!(true);
+    let mut stream = http::stream(server.address, "/v1/completions", &body).expect("an answer");
+    let Some(http::Event::Data(first)) = stream.next() else { panic!("it does not begin") };
+    let mut told = tokens(&first["choices"][0]);
+    server.troupe.interrupt();
+    let mut done = false;
+    for event in stream {
+        match event {
+            http::Event::Data(data) => told.extend(tokens(&data["choices"][0])),
+            http::Event::Done => done = true,
+            http::Event::Broken(why) => panic!("the stream broke: {why}"),
+        }
+    }
+    assert!(done && told == alone, "{told:?}");
+    let status = server.troupe.ended();
+    assert!(status.success(), "{status}");
+}
+
 fn at_once(server: &Server, prompts: &[Vec<u32>]) -> Vec<Vec<u32>> {
     let together = Barrier::new(prompts.len());
     std::thread::scope(|scope| {

@@ -55,16 +55,12 @@ fn who_does_not_belong_is_turned_away() {
     assert_eq!(ended.code, Some(2), "{}", ended.log);
     assert!(ended.log.contains("is used by another process"), "{}", ended.log);
 
-    // A CA is made before etcd is looked for; there is none at this address.
-    let foreign = cluster.path("foreign");
-    let mut args = vec!["up", "--roles", "controller", "--etcd", "http://127.0.0.1:1"];
-    args.extend(["--cluster", "foreign", "--data-dir", &foreign]);
-    let ended = Troupe::run(&args);
-    assert!(ended.code.is_some_and(|code| code > 0), "{}", ended.log);
-    assert!(ended.log.contains("127.0.0.1:1"), "{}", ended.log);
-    let ended = Troupe::run(&cluster.node_args("c", "c", &cluster.path("foreign/ca")));
-    assert_eq!(ended.code, Some(2), "{}", ended.log);
-    assert!(ended.log.contains("is the CA of cluster foreign"), "{}", ended.log);
+    // One of another cluster, and one of a cluster that only has the same name.
+    for (name, words) in [("foreign", "is the CA of cluster foreign"), ("troupe", "another CA")] {
+        let ended = Troupe::run(&cluster.node_args("c", "c", &cluster.other_ca(name)));
+        assert_eq!(ended.code, Some(2), "{}", ended.log);
+        assert!(ended.log.contains(words), "{}", ended.log);
+    }
 
     // And nobody took harm.
     cluster.until_it_serves_again();
@@ -81,7 +77,7 @@ fn an_etcd_that_is_full_takes_no_node_and_stops_no_service() {
     });
     let ended = Troupe::run(&cluster.node_args("c", "c", &cluster.path("control/ca")));
     assert!(ended.code.is_some_and(|code| code > 0), "{}", ended.log);
-    assert!(ended.log.contains("space exceeded"), "{}", ended.log);
+    assert!(ended.log.contains("NOSPACE"), "{}", ended.log);
     assert_eq!(cluster.ask(), Ok(()));
 }
 
@@ -93,8 +89,9 @@ fn a_service_outlives_etcd() {
     cluster.etcd.restart();
     assert_eq!(cluster.ask(), Ok(()));
     // The controller is at work again too.
-    process::kill(cluster.member(LEADER));
-    until("its end is noticed", || cluster.ask().is_err());
+    let member = cluster.member(LEADER);
+    process::kill(member);
+    until("it is gone", || !is_running(member));
     cluster.until_it_serves_again();
 }
 
@@ -165,6 +162,18 @@ impl Cluster {
         let args = ["node", "--etcd", &etcd, "--name", name, "--data-dir", &data, "--ca", ca];
         let more = ["--listen", "127.0.0.1", "--log-format", "json"];
         args.into_iter().chain(more).map(str::to_owned).collect()
+    }
+
+    /// The CA of a control host that has nothing to do with this cluster. It is made before etcd is
+    /// looked for, and there is none at this address.
+    fn other_ca(&self, cluster: &str) -> String {
+        let data = self.path(&format!("other-{cluster}"));
+        let mut args = vec!["up", "--roles", "controller", "--etcd", "http://127.0.0.1:1"];
+        args.extend(["--cluster", cluster, "--data-dir", &data]);
+        let ended = Troupe::run(&args);
+        assert!(ended.code.is_some_and(|code| code > 0), "{}", ended.log);
+        assert!(ended.log.contains("127.0.0.1:1"), "{}", ended.log);
+        format!("{data}/ca")
     }
 
     /// Asks for tokens, which are the golden ones, or gives back the status of the refusal.

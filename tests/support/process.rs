@@ -120,10 +120,9 @@ impl Troupe {
         self.child.wait().expect("it is reaped");
     }
 
-    /// Asks it to end and waits until it has.
-    pub(crate) fn terminate(&mut self) -> ExitStatus {
-        signal("-TERM", &self.child.id().to_string());
-        self.ended()
+    /// Asks it to end, as Ctrl-C in a terminal does: its whole process group is asked.
+    pub(crate) fn interrupt(&self) {
+        signal("-INT", &format!("-{}", self.child.id()));
     }
 
     /// Waits until it has ended by itself.
@@ -239,5 +238,5 @@ fn signal(signal: &str, id: &str) {
 
 #[expect(clippy::disallowed_methods, reason = "spaces looks at another process, with a deadline")]
 fn pause() {
-    std::thread::sleep(Duration::from_millis(20));
+    std::thread::sleep(Duration::from_millis(5));
 }

@@ -2,8 +2,8 @@
 //! it holds the office.
 //!
 //! Every write compares the election key, so that a controller that has lost the office without
-//! noticing changes nothing. A write that fails is not repeated: the controller steps back, and when
-//! it has the office again it plans from what the store holds.
+//! noticing changes nothing. A write that fails is not repeated: the controller steps back, and
+//! when it has the office again it plans from what the store holds.
 
 use std::{
     collections::BTreeMap,
@@ -205,8 +205,8 @@ impl ControllerState {
             let keys = &self.args.keys;
             let op = match effect {
                 ControllerEffect::PutGroup(record) => {
-                    let members = record.members.len();
-                    tracing::info!(group = %record.group, epoch = %record.epoch, members, "plan group");
+                    let (epoch, members) = (record.epoch, record.members.len());
+                    tracing::info!(group = %record.group, %epoch, members, "plan group");
                     Op::Put(keys.group(&record.group), directory::to_bytes(record))
                 }
                 ControllerEffect::DeleteGroup(group) => Op::Delete(keys.group(&group)),

@@ -1,7 +1,7 @@
 //! Observe, then plan: which groups there should be, of which members, in which incarnation.
 //!
-//! A group is planned all or nothing: every rank has a device, or nothing is written. A group with a
-//! member that ended, whose host is gone, or whose host's process was restarted gets a new
+//! A group is planned all or nothing: every rank has a device, or nothing is written. A group with
+//! a member that ended, whose host is gone, or whose host's process was restarted gets a new
 //! incarnation: epoch = 1 + the highest that the store or any node reports. A group that keeps
 //! failing before it ever served waits longer each time. A host is given up only when its lease has
 //! been gone for one more lease time, and never while more than a third of all vanished together:

@@ -1,7 +1,7 @@
 //! The leader: carries events to the group's and the engine's cores and does what they say.
 //!
-//! It accepts members and gateways through [`super::doors`], and holds no decision of its own: every
-//! message becomes an event of one of two cores, every effect one call.
+//! It accepts members and gateways through [`super::doors`], and holds no decision of its own:
+//! every message becomes an event of one of two cores, every effect one call.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,9 +1,9 @@
 //! The engine core: requests in, step plans and chunks out.
 //!
-//! [`Engine::handle`] is the whole of it: one closed enum of events, one of effects, and `now` passed
-//! in. After every event it plans as many steps as the pipeline has room for. It never waits and
-//! never refuses late: a request that cannot be served is refused before it costs anything, with
-//! words that the gateway can act on.
+//! [`Engine::handle`] is the whole of it: one closed enum of events, one of effects, and `now`
+//! passed in. After every event it plans as many steps as the pipeline has room for. It never waits
+//! and never refuses late: a request that cannot be served is refused before it costs anything,
+//! with words that the gateway can act on.
 
 use std::{collections::BTreeMap, time::Duration};
 

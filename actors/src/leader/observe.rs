@@ -1,5 +1,5 @@
-//! Counts what a leader does, for `/metrics`: what only the engine can know. What a request's client
-//! sees (times, prompts, ends) is counted by the gateway.
+//! Counts what a leader does, for `/metrics`: what only the engine can know. What a request's
+//! client sees (times, prompts, ends) is counted by the gateway.
 
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 use troupe_runtime::{

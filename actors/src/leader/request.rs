@@ -1,7 +1,7 @@
 //! One request at its leader: its choices, what each has produced, and when each ends.
 //!
-//! The order in which a token can end a choice is vLLM's: the model's own end, a stop token that the
-//! client asked for, then the length. Before `min_tokens` nothing but the length ends it.
+//! The order in which a token can end a choice is vLLM's: the model's own end, a stop token that
+//! the client asked for, then the length. Before `min_tokens` nothing but the length ends it.
 
 use std::time::Duration;
 

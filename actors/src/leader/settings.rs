@@ -81,8 +81,8 @@ impl EngineLimits {
 }
 
 impl EngineLimits {
-    /// KV blocks of one group to allocate where there is room for `room`: what was asked for, else no
-    /// more than all sequences together could ever use.
+    /// KV blocks of one group to allocate where there is room for `room`: what was asked for, else
+    /// no more than all sequences together could ever use.
     pub fn blocks(&self, room: u32) -> u32 {
         let useful = self.max_model_len.div_ceil(self.block_size).saturating_mul(self.max_num_seqs);
         self.num_blocks.unwrap_or(useful).min(room)

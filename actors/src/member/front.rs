@@ -39,7 +39,7 @@ async fn serve(connection: Arc<dyn Connection>, directions: Directions) {
             (_, None) => true,
         };
         if refused {
-            tracing::debug!(?what, peer = ?connection.peer(), "nobody here takes this conversation");
+            tracing::debug!(?what, peer = %connection.peer(), "nobody here takes this");
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Connects a member's ranks to their neighbours, as the formation says.
 //!
-//! A line carries tensors one way from one rank to another. Whoever sends opens it; whoever receives
-//! waits for all that it expects, with a deadline. Between ranks of one process a line is a queue.
-//! [`Plan`] is pure: which lines there are and where their ends lie follows from the formation alone,
-//! so both ends agree without talking.
+//! A line carries tensors one way from one rank to another. Whoever sends opens it; whoever
+//! receives waits for all that it expects, with a deadline. Between ranks of one process a line is
+//! a queue. [`Plan`] is pure: which lines there are and where their ends lie follows from the
+//! formation alone, so both ends agree without talking.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

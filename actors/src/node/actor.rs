@@ -113,7 +113,8 @@ impl Actor for Node {
     ) -> Result<(), ActorProcessingErr> {
         let NodeMsg::Event(event) = message;
         if let NodeEvent::Exited(key, how) = &event {
-            tracing::info!(group = %key.group, epoch = %key.epoch, member = key.member, how, "member ended");
+            let MemberKey { group, epoch, member } = key;
+            tracing::info!(%group, %epoch, member, how, "member ended");
             state.members.remove(key);
         }
         for effect in state.core.handle(event) {

@@ -1,7 +1,7 @@
 //! The highest epoch that this host has seen of each group, on disk.
 //!
-//! Written (to a new file, then renamed) before anything of an epoch is started, so that a host that
-//! comes back never serves an incarnation older than one it has served.
+//! Written (to a new file, then renamed) before anything of an epoch is started, so that a host
+//! that comes back never serves an incarnation older than one it has served.
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 

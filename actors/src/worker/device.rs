@@ -83,7 +83,7 @@ impl Device {
         tell: &dyn Fn(DeviceEvent),
     ) -> Result<(), String> {
         let rank = self.rank;
-        // The executor and the mirror are dropped with the closure, so nothing half-changed is seen.
+        // Executor and mirror are dropped with the closure: nothing half-changed is seen.
         let ended = catch_unwind(AssertUnwindSafe(|| self.run_inner(commands, tell)));
         match ended {
             Ok(result) => result.map_err(|error| format!("rank {rank}: {}", chain(&error))),

@@ -1,9 +1,9 @@
 //! An executor without tensors: its token is a hash of what a model would have seen.
 //!
 //! It holds the contract of [`Executor`] (batches in order, KV written before it is read) and
-//! nothing else, so that groups, leaders and whole clusters can be run and simulated at no cost. The
-//! token of a position depends on every token before it, as a model's does, so a lost, repeated or
-//! reordered token shows.
+//! nothing else, so that groups, leaders and whole clusters can be run and simulated at no cost.
+//! The token of a position depends on every token before it, as a model's does, so a lost, repeated
+//! or reordered token shows.
 
 use std::collections::BTreeMap;
 

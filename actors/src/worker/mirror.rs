@@ -1,9 +1,9 @@
 //! What a worker knows of the sequences: plans are diffs, this is what they are diffs of.
 //!
 //! Every worker of a group is given the same plans in the same order and so holds the same mirror.
-//! From a plan it makes the rank's [`StepBatch`]; at the last stage also what sampling needs. A plan
-//! that does not fit the mirror (an unknown sequence, a gap in positions, a step out of order) is an
-//! error and ends the rank: going on would compute with wrong state.
+//! From a plan it makes the rank's [`StepBatch`]; at the last stage also what sampling needs. A
+//! plan that does not fit the mirror (an unknown sequence, a gap in positions, a step out of order)
+//! is an error and ends the rank: going on would compute with wrong state.
 
 use std::collections::BTreeMap;
 

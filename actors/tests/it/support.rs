@@ -1,5 +1,5 @@
-//! A whole cluster in one process: an embedded store, a controller, hosts whose members live inside,
-//! and the tensor-free executor, whose tokens show when one is lost, repeated or reordered.
+//! A whole cluster in one process: an embedded store, a controller, hosts whose members live
+//! inside, and the tensor-free executor, whose tokens show when one is lost, repeated or reordered.
 
 use std::{sync::Arc, time::Duration};
 

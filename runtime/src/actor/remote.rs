@@ -3,8 +3,8 @@
 //! [`RemoteRef::cast`] looks like a local cast: it never waits and never blocks a handler on the
 //! network. What is cast stands in a bounded [`Outbox`], which [`converse`] empties onto the stream
 //! while it hands what the peer says to `deliver`. A full outbox is an error that its owner acts on
-//! (a peer that does not read); dropping the last ref ends the conversation in order, after what was
-//! said has arrived.
+//! (a peer that does not read); dropping the last ref ends the conversation in order, after what
+//! was said has arrived.
 
 use std::{ops::ControlFlow, time::Duration};
 

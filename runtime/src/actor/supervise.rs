@@ -1,8 +1,8 @@
 //! An actor that does not outlive its owner.
 //!
 //! ractor links children to the actor that spawns them; an actor that is owned by something that is
-//! no actor (a process's main task, a guard in a map) needs the same: dropping [`Owned`] kills it and
-//! everything that it supervises.
+//! no actor (a process's main task, a guard in a map) needs the same: dropping [`Owned`] kills it
+//! and everything that it supervises.
 
 use ractor::{ActorRef, Message};
 use tokio::task::JoinHandle;

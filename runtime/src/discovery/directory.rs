@@ -1,7 +1,7 @@
 //! What is stored under the keys: JSON records with an `apiVersion`, one type per kind of key.
 //!
-//! A record that cannot be read (another version, a hand's edit) is an error that names the key; the
-//! reader logs it and goes on without it, so one bad record never stops a cluster.
+//! A record that cannot be read (another version, a hand's edit) is an error that names the key;
+//! the reader logs it and goes on without it, so one bad record never stops a cluster.
 
 use std::collections::BTreeMap;
 

@@ -87,8 +87,8 @@ impl Keys {
         self.under("status/endpoints/")
     }
 
-    /// One incarnation's endpoint. The epoch is part of the key, so that a host that cleans up after
-    /// an old incarnation cannot take the new one's away.
+    /// One incarnation's endpoint. The epoch is part of the key, so that a host that cleans up
+    /// after an old incarnation cannot take the new one's away.
     pub fn endpoint(&self, group: &GroupId, epoch: Epoch) -> String {
         let GroupId { namespace, service, index } = group;
         format!("{}{namespace}/{service}/{index}/{epoch}", self.endpoints())

@@ -1,7 +1,8 @@
 //! `Registry`: how processes find each other.
 //!
-//! A small, strict contract over a key-value store: put under a lease, watch a prefix without a gap,
-//! transactions that compare before they write. Two implementations pass one shared contract test:
+//! A small, strict contract over a key-value store: put under a lease, watch a prefix without a
+//! gap, transactions that compare before they write. Two implementations pass one shared contract
+//! test:
 //! `embedded` (one process) and `etcd` (many). Load, block events and chunks never go through it:
 //! its writes do not grow with requests. Values are JSON with an `apiVersion`; keys are made in
 //! `keys` and nowhere else, and each has one writer.

@@ -1,7 +1,8 @@
 //! The engine's settings as users write them: vLLM's flag names, all optional.
 //!
 //! The same flags come from the command line of `troupe serve` and from `args` of a service's
-//! container, so they are parsed once, here, and resolved against the model where the engine starts.
+//! container, so they are parsed once, here, and resolved against the model where the engine
+//! starts.
 
 use serde::{Deserialize, Serialize};
 

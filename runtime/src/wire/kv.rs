@@ -1,9 +1,9 @@
-//! Tensors between ranks: activations from stage to stage, partial sums from rank to rank, and later
-//! KV blocks from prefill to decode.
+//! Tensors between ranks: activations from stage to stage, partial sums from rank to rank, and
+//! later KV blocks from prefill to decode.
 //!
-//! A tensor travels as raw bytes behind this header, so that it is never copied into an archive. The
-//! header says what it belongs to; a receiver that expected something else fails the step rather
-//! than compute with it.
+//! A tensor travels as raw bytes behind this header, so that it is never copied into an archive.
+//! The header says what it belongs to; a receiver that expected something else fails the step
+//! rather than compute with it.
 
 use rkyv::{Archive, Deserialize, Serialize};
 

@@ -1,7 +1,8 @@
 //! A node and the member process that it started, over the child's standard input and output.
 //!
 //! Frames are a little-endian u32 length and an encoded message. The child's standard error is its
-//! log. When its input ends, the node is gone and the child exits: a member never outlives its node.
+//! log. When its input ends, the node is gone and the child exits: a member never outlives its
+//! node.
 
 use rkyv::{Archive, Deserialize, Serialize};
 

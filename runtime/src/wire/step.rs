@@ -1,8 +1,8 @@
 //! One forward pass, as the leader tells it to every stage, and its result.
 //!
-//! A [`StepPlan`] is a *diff*: workers mirror the sequences, so a new one is told in full once and a
-//! running one costs a few numbers. Every worker of a group gets the same plan at the same time and
-//! keeps the same mirror; the last stage's tensor rank 0 answers with a [`StepResult`].
+//! A [`StepPlan`] is a *diff*: workers mirror the sequences, so a new one is told in full once and
+//! a running one costs a few numbers. Every worker of a group gets the same plan at the same time
+//! and keeps the same mirror; the last stage's tensor rank 0 answers with a [`StepResult`].
 
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -196,7 +196,7 @@ impl StepPlan {
             let end = u64::from(span.computed) + u64::from(span.count);
             if span.count == 0 || end > MAX_TOKENS as u64 {
                 return Err(format!(
-                    "the span of sequence {sequence} is {}+{}, at least 1 and at most {MAX_TOKENS} is possible",
+                    "the span of sequence {sequence} is {}+{}, 1 to {MAX_TOKENS} is possible",
                     span.computed, span.count
                 ));
             }

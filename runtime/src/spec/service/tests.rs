@@ -1,3 +1,5 @@
+//! Services from documents: what is read, what is refused, and where it says so.
+
 use super::*;
 
 const FULL: &str = r#"

@@ -2,8 +2,8 @@
 //! does not move.
 //!
 //! `troupe-1.hex` holds the bytes of every sample as this version's first release wrote them. If a
-//! test here fails because a message changed, that is a new wire version (ALPN, and the previous one
-//! kept); before a first release, `UPDATE=1` writes the file anew and the diff is reviewed.
+//! test here fails because a message changed, that is a new wire version (ALPN, and the previous
+//! one kept); before a first release, `UPDATE=1` writes the file anew and the diff is reviewed.
 
 mod samples;
 

@@ -1,3 +1,5 @@
+//! The lease core from scripts of what the store answers.
+
 use super::*;
 use crate::discovery::store::By;
 
