@@ -31,6 +31,8 @@ pub struct GatewayConfig {
     pub tokenizers: usize,
     /// Where models that were named by the hub's names are.
     pub hub: HubCache,
+    /// Where requests without a seed draw theirs from; by chance if not given.
+    pub seed: Option<u64>,
     /// Metrics of engines in the same process.
     pub more_metrics: Option<MoreMetrics>,
     /// Tell in each answer how much of its prompt was cached.
@@ -51,6 +53,7 @@ impl GatewayConfig {
             drain_timeout: Duration::from_secs(60),
             tokenizers: std::thread::available_parallelism().map_or(1, usize::from),
             hub: HubCache::at(".cache/huggingface/hub"),
+            seed: None,
             more_metrics: None,
             prompt_tokens_details: false,
         }

@@ -74,7 +74,8 @@ async fn observe(
     next: Next,
 ) -> Response {
     let timeout = gateway.config.request_timeout;
-    let mut context = RequestContext::new(request.headers(), Instant::now(), timeout);
+    let mut context =
+        RequestContext::new(request.headers(), Arc::clone(&gateway.seeds), Instant::now(), timeout);
     // Paths that are no routes are counted as one, or anybody could fill the metrics.
     let handler = path.as_ref().map_or("none", MatchedPath::as_str).to_owned();
     let method = request.method().to_string();

@@ -12,6 +12,7 @@ use crate::{
     ingress::{
         context::RequestContext,
         prepared::{Prepared, PreparedPrompt},
+        seeds::Seeds,
     },
     metrics::{Meter, Metrics},
     model::Models,
@@ -25,6 +26,7 @@ pub(crate) struct Gateway {
     pub(crate) directory: Arc<Directory>,
     pub(crate) models: Arc<Models>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) seeds: Arc<Seeds>,
 }
 
 impl Gateway {
@@ -35,6 +37,7 @@ impl Gateway {
             directory: Arc::new(Directory::new()),
             models: Arc::new(Models::new(config.tokenizers, hub)),
             metrics: Arc::new(Metrics::new()),
+            seeds: Arc::new(Seeds::new(config.seed)),
             config,
         }
     }

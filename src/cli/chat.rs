@@ -77,6 +77,7 @@ impl Chat {
         if let (Some(temperature), Some(body)) = (self.temperature, body.as_object_mut()) {
             body.insert("temperature".into(), temperature.into());
         }
+        let began = Instant::now();
         let response = client
             .send("/v1/chat/completions", Some(body.to_string()))
             .await
@@ -87,7 +88,7 @@ impl Chat {
             let text = body.map(|body| String::from_utf8_lossy(&body).into_owned());
             return Err(Failure::run(format!("{status}: {}", text.unwrap_or_default())));
         }
-        let answer = print_stream(response.into_body()).await?;
+        let answer = print_stream(response.into_body(), began).await?;
         messages.push(json!({"role": "assistant", "content": answer}));
         Ok(())
     }
@@ -104,8 +105,7 @@ async fn first_model(client: &HttpClient) -> Result<String, Failure> {
 }
 
 /// Prints an answer as it comes and says how fast it came.
-async fn print_stream(mut body: Incoming) -> Result<String, Failure> {
-    let began = Instant::now();
+async fn print_stream(mut body: Incoming, began: Instant) -> Result<String, Failure> {
     let mut first = None;
     let mut answer = String::new();
     let mut tokens = 0;

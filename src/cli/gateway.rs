@@ -41,7 +41,7 @@ impl GatewayCommand {
         let dir = DataDir::take(&data_dir)?;
         let authority = identity::authority_at(&self.ca, &self.cluster.cluster)?;
         let (me, _) = dir.identity(PeerRole::Gateway, &authority)?;
-        let membership = Membership::etcd(&self.cluster.etcd, &self.cluster.cluster).await?;
+        let membership = Membership::etcd(&self.cluster.etcd, &authority).await?;
         let (link, _threads) = roles::quic(&me, (self.cluster.listen, 0).into())?;
         let mut config = GatewayConfig::new((self.http.host, self.http.port).into());
         config.api_keys.clone_from(&self.http.api_key);

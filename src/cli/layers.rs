@@ -46,6 +46,7 @@ fn layered(
     let names: Vec<String> = command
         .find_subcommand(&chosen)
         .into_iter()
+        .chain([&command])
         .flat_map(Command::get_arguments)
         .filter(|arg| matches!(arg.get_action(), ArgAction::Set | ArgAction::Append))
         .filter_map(|arg| arg.get_long().map(str::to_owned))
@@ -59,15 +60,16 @@ fn layered(
     settings = settings.environment(&variable);
     let given: Vec<_> =
         settings.given().map(|(name, _, value)| (name.to_owned(), value.to_owned())).collect();
-    let command = command.mut_subcommand(&chosen, |command| {
-        command.mut_args(|arg| {
-            let given = given.iter().find(|(name, _)| Some(name.as_str()) == arg.get_long());
-            match given {
-                Some((_, value)) => arg.default_value(value.clone()).required(false),
-                None => arg,
-            }
-        })
-    });
+    let with_default = |arg: clap::Arg| {
+        let given = given.iter().find(|(name, _)| Some(name.as_str()) == arg.get_long());
+        match given {
+            Some((_, value)) => arg.default_value(value.clone()).required(false),
+            None => arg,
+        }
+    };
+    let command = command
+        .mut_args(with_default)
+        .mut_subcommand(&chosen, |command| command.mut_args(with_default));
     Ok((command, settings))
 }
 

@@ -59,17 +59,14 @@ async fn live(
         launch.bind.parse().map_err(|_| Failure::usage(format!("`{}`", launch.bind)))?;
     // Dropped after the link, which lives on them.
     let (link, _threads) = roles::quic(&identity, (bind, 0).into())?;
+    let cores = launch.cores as usize;
     let args = MemberArgs {
         launch,
         record,
         link,
         identity: identity.name().clone(),
         node: say,
-        models: Arc::new(Checkpoints {
-            hub: stack::hub(),
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
-            progress: None,
-        }),
+        models: Arc::new(Checkpoints { hub: stack::hub(), cores, progress: None }),
         observer: Observer::default(),
     };
     let (member, mut ended) =

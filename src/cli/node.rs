@@ -42,7 +42,7 @@ impl NodeCommand {
         let dir = DataDir::take(&data_dir)?;
         let authority = identity::authority_at(&self.ca, &self.cluster.cluster)?;
         let (node, node_dir) = dir.identity(PeerRole::Node, &authority)?;
-        let membership = Membership::etcd(&self.cluster.etcd, &self.cluster.cluster).await?;
+        let membership = Membership::etcd(&self.cluster.etcd, &authority).await?;
         let offer = HostOffer {
             id: node.name().node,
             name: self.host.name.clone().unwrap_or_else(identity::host_name),
@@ -51,7 +51,7 @@ impl NodeCommand {
         };
         let name = offer.name.clone();
         let (listen, cluster) = (self.cluster.listen, &self.cluster.cluster);
-        let spawn = roles::processes(listen, node_dir, cluster, logging)?;
+        let spawn = roles::processes(listen, node_dir, cluster, logging, self.host.devices)?;
         let mut running = roles::node(&membership, offer, spawn).await?;
         say(&format!("node {name} offers {} devices", self.host.devices));
         let ended = tokio::select! {

@@ -85,11 +85,8 @@ pub(crate) async fn serve(
     let hub = stack::hub();
     let metrics = Metrics::new();
     let bar = Bar::new(launch.tensor_parallel * launch.pipeline_parallel);
-    let models = Checkpoints {
-        hub: hub.clone(),
-        cores: std::thread::available_parallelism().map_or(1, usize::from),
-        progress: Some(bar.progress()),
-    };
+    let models =
+        Checkpoints { hub: hub.clone(), cores: stack::cores(), progress: Some(bar.progress()) };
     // What cannot work is said before anything is started.
     models.prepare(&launch).map_err(Failure::usage)?;
     launch.model_uri = absolute(&launch.model_uri);
@@ -100,6 +97,7 @@ pub(crate) async fn serve(
     let mut config = GatewayConfig::new((http.host, http.port).into());
     config.api_keys.clone_from(&http.api_key);
     config.hub = hub;
+    config.seed = launch.flags.seed;
     if place.in_process {
         config.more_metrics = Some(Arc::new(move || metrics.render()));
     }
@@ -107,7 +105,7 @@ pub(crate) async fn serve(
     let offer = HostOffer {
         id: place.id,
         name: identity::host_name(),
-        devices: launch.tensor_parallel.saturating_mul(launch.pipeline_parallel),
+        devices: devices(&launch),
         data_dir: None,
     };
     let mut node = roles::node(&membership, offer, place.spawn.clone()).await?;
@@ -172,7 +170,7 @@ impl Place {
         let (control, _) = dir.identity(PeerRole::Control, &authority)?;
         let loopback = std::net::Ipv4Addr::LOCALHOST;
         let (link, threads) = roles::quic(&control, (loopback, 0).into())?;
-        let spawn = roles::processes(loopback.into(), node_dir, "local", logging)?;
+        let spawn = roles::processes(loopback.into(), node_dir, "local", logging, devices(launch))?;
         let id = node.name().node;
         Ok(Self { id, link, spawn, in_process: false, _held: Some((threads, dir, folder)) })
     }
@@ -234,6 +232,10 @@ fn absolute(model: &str) -> String {
         (true, Ok(folder)) => folder.display().to_string(),
         _ => model.to_owned(),
     }
+}
+
+fn devices(launch: &Launch) -> u32 {
+    launch.tensor_parallel.saturating_mul(launch.pipeline_parallel)
 }
 
 fn local(http: &HttpArgs, port: u16) -> String {

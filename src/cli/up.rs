@@ -113,7 +113,7 @@ impl Up {
         let dir = DataDir::take(&data_dir)?;
         let authority = dir.authority(&self.cluster.cluster)?;
         let (control, _) = dir.identity(PeerRole::Control, &authority)?;
-        let membership = Membership::etcd(&self.cluster.etcd, &self.cluster.cluster).await?;
+        let membership = Membership::etcd(&self.cluster.etcd, &authority).await?;
         for document in services {
             declare::declare(&membership.registry, &membership.keys, document).await?;
         }
@@ -145,7 +145,8 @@ impl Up {
                     data_dir: Some(dir.path().to_owned()),
                 };
                 let (listen, cluster) = (self.cluster.listen, &self.cluster.cluster);
-                let spawn = roles::processes(listen, node_dir, cluster, logging)?;
+                let spawn =
+                    roles::processes(listen, node_dir, cluster, logging, self.host.devices)?;
                 Some(roles::node(&membership, offer, spawn).await?)
             }
             false => None,

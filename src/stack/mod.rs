@@ -23,6 +23,11 @@ pub(crate) fn cache_dir() -> PathBuf {
         .join("troupe")
 }
 
+/// Processors of this machine.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Where models named as on the hub are.
 pub(crate) fn hub() -> HubCache {
     HubCache::from_variables(variable)

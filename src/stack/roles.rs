@@ -20,7 +20,7 @@ use troupe_gateway::{GatewayConfig, GatewayHandle};
 use troupe_runtime::{
     actor::Owned,
     discovery::{
-        Lease, Registry,
+        Compare, Lease, Op, Registry, RegistryError, Txn,
         directory::NodeRecord,
         embedded::EmbeddedRegistry,
         etcd::{EtcdConfig, EtcdRegistry},
@@ -31,7 +31,7 @@ use troupe_runtime::{
     telemetry::metrics::Metrics,
     transport::{
         Link, LocalNetwork, PeerIdentity, PeerRole, QuicConfig, QuicLink, TransportRuntime,
-        tls::Identity,
+        tls::{ClusterAuthority, Identity},
     },
 };
 use uuid::Uuid;
@@ -58,13 +58,18 @@ impl Membership {
         Self::in_registry(registry, Keys::new("local"), timing).await
     }
 
-    /// The store that etcd holds.
-    pub(crate) async fn etcd(endpoints: &[String], cluster: &str) -> Result<Self, Failure> {
+    /// The store that etcd holds, of the cluster that this CA belongs to.
+    pub(crate) async fn etcd(
+        endpoints: &[String],
+        authority: &ClusterAuthority,
+    ) -> Result<Self, Failure> {
         let registry = EtcdRegistry::new(EtcdConfig::new(endpoints))
             .await
             .map_err(|error| Failure::usage(error.to_string()))?;
+        let keys = Keys::new(authority.cluster());
+        check_authority(&registry, &keys, authority).await?;
         let timing = Timing { lease: LEASE, settle: LEASE };
-        Self::in_registry(Arc::new(registry), Keys::new(cluster), timing).await
+        Self::in_registry(Arc::new(registry), keys, timing).await
     }
 
     async fn in_registry(
@@ -75,6 +80,35 @@ impl Membership {
         let lease = registry.lease(LEASE).await.map_err(|error| Failure::run(error.to_string()))?;
         Ok(Self { registry, keys, lease, timing })
     }
+}
+
+/// Refuses a CA that the cluster of this name was not formed with. Its processes could see each
+/// other in etcd, but none would let the other in, and every group over both would fail to form.
+async fn check_authority(
+    registry: &dyn Registry,
+    keys: &Keys,
+    authority: &ClusterAuthority,
+) -> Result<(), Failure> {
+    let failed = |error: RegistryError| Failure::run(error.to_string());
+    let (key, mine) = (keys.authority(), authority.digest().to_string().into_bytes());
+    let first = Txn {
+        compare: vec![Compare::Absent(key.clone())],
+        then: vec![Op::Put(key.clone(), mine.clone())],
+    };
+    let stored = match registry.get(&key).await.map_err(failed)? {
+        Some(stored) => Some(stored),
+        None if registry.commit(first).await.map_err(failed)? => return Ok(()),
+        // Another process was faster.
+        None => registry.get(&key).await.map_err(failed)?,
+    };
+    if stored.is_some_and(|stored| stored.value == mine) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "the cluster {} was formed with another CA; take the one in `ca` of its control host's \
+         data directory, or form a cluster of your own with --cluster NAME",
+        authority.cluster()
+    )))
 }
 
 /// What a host is and offers.
@@ -173,6 +207,7 @@ pub(crate) fn processes(
     identity_dir: PathBuf,
     cluster: &str,
     logging: Vec<String>,
+    devices: u32,
 ) -> Result<Arc<dyn Spawn>, Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Failure::run(format!("cannot find this program's file: {error}")))?;
@@ -182,6 +217,8 @@ pub(crate) fn processes(
         bind: bind.to_string(),
         data_dir: identity_dir,
         cluster: cluster.to_owned(),
+        cores: super::cores() as u32,
+        devices,
     }))
 }
 

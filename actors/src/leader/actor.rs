@@ -132,7 +132,7 @@ impl Actor for Leader {
             }
             LeaderMsg::Stop => {
                 state.broadcast(&MemberDown::Stop);
-                state.fail("the group is stopping".into());
+                state.fail("its group is stopped, to be formed anew or for good".into());
             }
         }
         if state.over.is_some() {
@@ -149,6 +149,9 @@ impl Actor for Leader {
     ) -> Result<(), ActorProcessingErr> {
         state.outboxes.clear();
         state.members.clear();
+        // Without a sender the doors that tell the status end too.
+        state.info = watch::channel(None).0;
+        state.load = watch::channel(Load::default()).0;
         let flushed = async { while state.doors.join_next().await.is_some() {} };
         if tokio::time::timeout(FLUSH, flushed).await.is_err() {
             tracing::debug!("some peers did not take their last message in time");

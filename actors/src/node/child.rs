@@ -39,6 +39,19 @@ pub struct Processes {
     pub data_dir: PathBuf,
     /// Name of the cluster.
     pub cluster: String,
+    /// Processors of this host, which its devices share.
+    pub cores: u32,
+    /// Its devices.
+    pub devices: u32,
+}
+
+impl Processes {
+    /// A member's share of the processors, by its devices.
+    fn share(&self, key: &MemberKey, record: &GroupRecord) -> u32 {
+        let member = record.members.get(key.member as usize);
+        let ranks = member.map_or(1, |member| member.ranks.len() as u32);
+        (self.cores * ranks / self.devices.max(1)).max(1)
+    }
 }
 
 #[async_trait]
@@ -66,10 +79,11 @@ impl Spawn for Processes {
             group: key.group.clone(),
             epoch: key.epoch,
             member: key.member,
-            record: directory::to_bytes(record),
+            record: directory::to_bytes(&record),
             bind: self.bind.clone(),
             data_dir: self.data_dir.display().to_string(),
             cluster: self.cluster.clone(),
+            cores: self.share(&key, &record),
         };
         let (tell, told) = mpsc::channel(QUEUE);
         let first = NodeToMember::Launch(Box::new(launch));

@@ -55,6 +55,7 @@ impl Spawn for Inside {
                 bind: String::new(),
                 data_dir: String::new(),
                 cluster: self.identity.cluster.clone(),
+                cores: 0,
             },
             record,
             link: self.network.link(self.identity.clone()) as Arc<dyn Link>,

@@ -55,8 +55,15 @@ pub(crate) async fn prepare(
     let special = asked.add_special_tokens.unwrap_or(false);
     let tokens = served.render(conversation, special).await?;
     let (default_max_tokens, prompt_only) = (None, false);
-    let sizing =
-        Sizing { served: &served, asked, max_tokens, default_max_tokens, options, prompt_only };
+    let sizing = Sizing {
+        served: &served,
+        asked,
+        seeds: &context.seeds,
+        max_tokens,
+        default_max_tokens,
+        options,
+        prompt_only,
+    };
     let prompt = sizing.prompt(tokens)?;
     let shared = Prepared::new(served, asked, (n, stop), context, std::slice::from_ref(&prompt));
     let echo = last.filter(|_| echo).unwrap_or_default();

@@ -60,6 +60,7 @@ pub(crate) async fn prepare(
     let sizing = Sizing {
         served: &served,
         asked,
+        seeds: &context.seeds,
         max_tokens: asked.max_tokens,
         default_max_tokens: Some(DEFAULT_MAX_TOKENS),
         options,

@@ -1,10 +1,12 @@
 //! What an HTTP request says beside its body: its id, its trace, its time.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::http::HeaderMap;
 use tokio::time::Instant;
 use uuid::Uuid;
+
+use super::seeds::Seeds;
 
 /// Longest id of a client's that is taken over; longer ones are replaced, not cut.
 const MAX_ID_BYTES: usize = 128;
@@ -16,6 +18,8 @@ pub(crate) struct RequestContext {
     pub(crate) id: String,
     /// W3C trace context, if the client sent one that is well-formed.
     pub(crate) traceparent: Option<String>,
+    /// Where its seeds come from, if it has none of its own.
+    pub(crate) seeds: Arc<Seeds>,
     /// When it came.
     pub(crate) arrived: Instant,
     /// When its answer is worthless.
@@ -24,12 +28,18 @@ pub(crate) struct RequestContext {
 
 impl RequestContext {
     /// From the headers.
-    pub(crate) fn new(headers: &HeaderMap, now: Instant, timeout: Duration) -> Self {
+    pub(crate) fn new(
+        headers: &HeaderMap,
+        seeds: Arc<Seeds>,
+        now: Instant,
+        timeout: Duration,
+    ) -> Self {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let given = text("x-request-id").filter(|id| !id.is_empty() && id.len() <= MAX_ID_BYTES);
         Self {
             id: given.map_or_else(|| Uuid::now_v7().simple().to_string(), str::to_owned),
             traceparent: text("traceparent").filter(|text| well_formed(text)).map(str::to_owned),
+            seeds,
             arrived: now,
             deadline: now + timeout,
         }

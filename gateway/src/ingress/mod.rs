@@ -4,6 +4,7 @@
 //! - [`options`]: sampling options: defaults, ranges, the texts of mistakes
 //! - [`limits`]: how long prompt and output may be
 //! - [`completions`], [`chat`]: the two endpoints' own fields
+//! - [`seeds`]: for requests without one
 //! - [`sizing`]: a prompt with its room
 //! - [`messages`]: a conversation, made fit for a chat template
 //! - [`context`]: what the HTTP request says beside its body
@@ -15,4 +16,5 @@ pub(crate) mod limits;
 pub(crate) mod messages;
 pub(crate) mod options;
 pub(crate) mod prepared;
+pub(crate) mod seeds;
 pub(crate) mod sizing;

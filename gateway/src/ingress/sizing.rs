@@ -2,13 +2,14 @@
 
 use troupe_runtime::{id::RequestId, wire::generate::SamplingOptions};
 
-use super::{limits, options, prepared::PreparedPrompt};
+use super::{limits, options, prepared::PreparedPrompt, seeds::Seeds};
 use crate::{error::ApiError, model::Served, openai::common::Sampling};
 
 /// What every prompt of a request is sized by.
 pub(crate) struct Sizing<'a> {
     pub(crate) served: &'a Served,
     pub(crate) asked: &'a Sampling,
+    pub(crate) seeds: &'a Seeds,
     /// As the client named it: `max_tokens` or its modern name.
     pub(crate) max_tokens: Option<i64>,
     /// If the client did not say; without one, all the room there is.
@@ -41,7 +42,7 @@ impl Sizing<'_> {
             tokens: tokens.into(),
             options,
             // The bits are the key; their sign means nothing.
-            seed: self.asked.seed.map_or_else(rand::random, i64::cast_unsigned),
+            seed: self.asked.seed.map_or_else(|| self.seeds.next(), i64::cast_unsigned),
             prompt_only: self.prompt_only,
         })
     }

@@ -3,6 +3,7 @@
 //! | key under `/troupe/<cluster>/` | writer | lives |
 //! |---|---|---|
 //! | `incarnation` | whoever finds it absent | for good |
+//! | `ca` | whoever finds it absent | for good |
 //! | `election` | the controller in office | its lease |
 //! | `specs/<kind>/<ns>/<name>` | the controller in office, on apply | for good |
 //! | `status/services/<ns>/<name>` | the controller in office | for good |
@@ -35,6 +36,11 @@ impl Keys {
     /// The UUID that tells one life of the store from another.
     pub fn incarnation(&self) -> String {
         self.under("incarnation")
+    }
+
+    /// The digest of the CA that every process of the cluster has to hold.
+    pub fn authority(&self) -> String {
+        self.under("ca")
     }
 
     /// Held by the controller in office.

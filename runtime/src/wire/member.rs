@@ -48,6 +48,8 @@ pub struct MemberLaunch {
     pub data_dir: String,
     /// Name of the cluster.
     pub cluster: String,
+    /// Processors of the host that are this member's share.
+    pub cores: u32,
 }
 
 // === impl Message ===

@@ -279,6 +279,7 @@ pub(super) fn samples() -> Vec<Sample> {
         bind: "10.0.0.2".into(),
         data_dir: "d".into(),
         cluster: "troupe".into(),
+        cores: 4,
     };
     vec![
         sample(GenerateUp::Start(Box::new(generate()))),
