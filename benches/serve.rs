@@ -5,10 +5,10 @@
 //! cargo bench --bench serve -- [--runs N] [--random-125m DIR] [--args "-tp 2"] [MODEL_DIR...]
 //! ```
 //! The demo model is always measured: it is so small that a step of it is nearly all overhead.
-//! `--random-125m DIR` writes a Llama of 125 million random bfloat16 parameters to DIR, unless it is
-//! there already, and measures it too, so that anyone can make the numbers of the documentation
+//! `--random-125m DIR` writes a Llama of 125 million random bfloat16 parameters to DIR, unless it
+//! is there already, and measures it too, so that anyone can make the numbers of the documentation
 //! again. Every number stands as smallest, median and largest over the runs; a first run that warms
-//! caches is not counted.
+//! caches is not counted. The clients share the machine with the server.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
 

@@ -84,7 +84,7 @@ fn write_weights(path: &Path) -> io::Result<()> {
     }
     let mut header = Value::Object(header).to_string();
     // So that the numbers begin at a multiple of eight.
-    while header.len() % 8 != 0 {
+    while !header.len().is_multiple_of(8) {
         header.push(' ');
     }
     let mut file = BufWriter::new(File::create(path)?);

@@ -18,7 +18,10 @@ use crate::{
         describe::Endpoint,
         settings::{EngineLimits, EngineSettings},
     },
-    worker::{device::Loader, fake::FakeExecutor},
+    worker::{
+        device::Loader,
+        fake::{FakeExecutor, FakeModel},
+    },
 };
 
 /// Where models come from.
@@ -131,11 +134,11 @@ impl Models for FakeModels {
         &self,
         prepared: Arc<Prepared>,
         rank: Coordinate,
-        _collective: Box<dyn Collective>,
+        collective: Box<dyn Collective>,
         _ranks_here: u32,
     ) -> Loader {
-        let Self { vocab_size, blocks, .. } = *self;
         let stages = prepared.launch.pipeline_parallel;
-        Box::new(move || Ok(Box::new(FakeExecutor::new(rank, stages, vocab_size, blocks))))
+        let model = FakeModel { stages, vocab_size: self.vocab_size, blocks: self.blocks };
+        Box::new(move || Ok(Box::new(FakeExecutor::new(rank, model, collective))))
     }
 }

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use troupe_gpu::{
+    collective::Collective,
     error::DeviceError,
     executor::{
         Executor, HiddenStates, Logits, MemoryReport, SampleRequest, Sampled, StageInput,
@@ -20,19 +21,29 @@ use troupe_runtime::{
 };
 
 /// The executor.
-#[derive(Debug)]
 pub struct FakeExecutor {
     coordinate: Coordinate,
-    stages: u32,
-    vocab_size: u32,
-    blocks: u32,
+    model: FakeModel,
+    /// Ranks of a stage meet in every step, as real ones do: none can run ahead.
+    collective: Box<dyn Collective>,
     computed: BTreeMap<SequenceId, u32>,
 }
 
+/// What all ranks of a tensor-free model agree on.
+#[derive(Clone, Copy, Debug)]
+pub struct FakeModel {
+    /// Stages.
+    pub stages: u32,
+    /// Tokens of its vocabulary.
+    pub vocab_size: u32,
+    /// KV blocks that every rank has room for.
+    pub blocks: u32,
+}
+
 impl FakeExecutor {
-    /// One rank of a model with so many stages and tokens.
-    pub fn new(coordinate: Coordinate, stages: u32, vocab_size: u32, blocks: u32) -> Self {
-        Self { coordinate, stages, vocab_size, blocks, computed: BTreeMap::new() }
+    /// One rank of a model.
+    pub fn new(coordinate: Coordinate, model: FakeModel, collective: Box<dyn Collective>) -> Self {
+        Self { coordinate, model, collective, computed: BTreeMap::new() }
     }
 
     /// The token that follows these.
@@ -54,15 +65,18 @@ impl Executor for FakeExecutor {
     fn memory(&self) -> MemoryReport {
         MemoryReport {
             block_bytes: vec![0],
-            blocks: vec![self.blocks],
+            blocks: vec![self.model.blocks],
             kernel_path: "fake".into(),
             ..MemoryReport::default()
         }
     }
 
     fn allocate_kv(&mut self, blocks: &[u32]) -> Result<(), DeviceError> {
-        if blocks.iter().any(|count| *count > self.blocks) {
-            return Err(DeviceError::OutOfMemory(format!("{blocks:?} of {} blocks", self.blocks)));
+        if blocks.iter().any(|count| *count > self.model.blocks) {
+            return Err(DeviceError::OutOfMemory(format!(
+                "{blocks:?} of {} blocks",
+                self.model.blocks
+            )));
         }
         Ok(())
     }
@@ -86,8 +100,10 @@ impl Executor for FakeExecutor {
             }
             *computed = entry.computed + entry.count;
         }
-        if self.coordinate.stage + 1 == self.stages {
-            let (rows, columns) = (batch.sequences.len(), self.vocab_size as usize);
+        self.collective.begin_step(batch.step);
+        self.collective.barrier()?;
+        if self.coordinate.stage + 1 == self.model.stages {
+            let (rows, columns) = (batch.sequences.len(), self.model.vocab_size as usize);
             return Ok(StageOutput::Logits(Logits::on_host(batch.step, rows, columns, Vec::new())));
         }
         let rows = batch.tokens.len();
@@ -101,7 +117,8 @@ impl Executor for FakeExecutor {
         requests: &[SampleRequest<'_>],
     ) -> Result<Vec<Sampled>, DeviceError> {
         let sampled = requests.iter().map(|request| {
-            let token = request.sample.then(|| Self::next_token(request.tokens, self.vocab_size));
+            let token =
+                request.sample.then(|| Self::next_token(request.tokens, self.model.vocab_size));
             Sampled { token, ..Sampled::default() }
         });
         Ok(sampled.collect())
