@@ -1,8 +1,8 @@
 //! Where the random numbers of requests without a seed of their own come from.
 //!
-//! A request's tokens are a function of its seed, so the gateway draws one before placement and keeps
-//! it: a stream that moves goes on with the same. With `--seed` the draws repeat from start to start,
-//! for requests that come one after the other.
+//! A request's tokens are a function of its seed, so the gateway draws one before placement and
+//! keeps it: a stream that moves goes on with the same. With `--seed` the draws repeat from start
+//! to start, for requests that come one after the other.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -25,6 +25,7 @@ use troupe_runtime::{
 use super::{
     Candidate, Query,
     endpoint::Endpoint,
+    fence::Fence,
     keeper::{Keeper, Retry},
     profile::Profile,
 };
@@ -52,6 +53,7 @@ pub(crate) struct Follower {
     models: Arc<Models>,
     keepers: BTreeMap<String, (EndpointRecord, tokio::task::AbortHandle)>,
     tasks: JoinSet<()>,
+    fence: Fence,
 }
 
 // === impl Directory ===
@@ -136,7 +138,8 @@ impl Directory {
 
 impl Follower {
     pub(crate) fn new(directory: Arc<Directory>, link: Arc<dyn Link>, models: Arc<Models>) -> Self {
-        Self { directory, link, models, keepers: BTreeMap::new(), tasks: JoinSet::new() }
+        let (keepers, tasks, fence) = (BTreeMap::new(), JoinSet::new(), Fence::default());
+        Self { directory, link, models, keepers, tasks, fence }
     }
 
     /// Follows for ever. A registry that is shut down is asked again, as one that is away.
@@ -179,6 +182,7 @@ impl Follower {
             return;
         }
         self.remove(&key);
+        self.fence.enforce(&record.info.endpoint, &self.directory.table());
         let keeper = Keeper {
             record: record.clone(),
             directory: Arc::clone(&self.directory),
@@ -191,7 +195,10 @@ impl Follower {
     }
 
     fn remove(&mut self, key: &str) {
-        if let Some((_, task)) = self.keepers.remove(key) {
+        if let Some((record, task)) = self.keepers.remove(key) {
+            if let Some(endpoint) = self.directory.table().get(&record.info.endpoint) {
+                self.fence.remember(endpoint);
+            }
             task.abort();
             self.tell_names();
         }

@@ -8,9 +8,11 @@
 //! - [`filter`]: who cannot take the request; [`scorer`]: who should, 0 to 1; [`picker`]: who will
 //! - [`directory`]: the live table of endpoints, kept by one [`keeper`] task per endpoint
 //! - [`endpoint`]: one ready endpoint: connection, load, what this gateway has in flight there
+//! - `fence`: ends what still waits at an incarnation that is over
 
 pub(crate) mod directory;
 pub(crate) mod endpoint;
+mod fence;
 pub(crate) mod filter;
 pub(crate) mod keeper;
 pub(crate) mod picker;

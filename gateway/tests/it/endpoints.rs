@@ -154,3 +154,21 @@ async fn a_request_has_only_so_much_time() {
     stage.leaders[0].started().await;
     assert_eq!(stage.leaders[0].saw().await, Seen::Aborted);
 }
+
+#[tokio::test]
+async fn a_higher_epoch_ends_what_still_waits_at_the_old_one() {
+    let never = Arc::new(Notify::new());
+    let stage = stage(two_tokens_then(&never, <[Act]>::to_vec)).await;
+    let superseded = async {
+        let two = "generation_tokens_total{model_name=\"tiny\",engine=\"0\"} 2";
+        stage.until(|text| text.contains(two)).await;
+        stage.publish_epoch(&stage.leaders[0], 1).await;
+    };
+    let mut body = request();
+    body["stream"] = true.into();
+    let (reply, ()) = tokio::join!(stage.post(PATH, body), superseded);
+    let events = reply.events();
+    let (error, text) = events.split_last().unwrap();
+    assert_eq!(error["error"]["code"], 503, "{error}");
+    assert!(!text.is_empty());
+}

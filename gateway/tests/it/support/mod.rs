@@ -122,12 +122,19 @@ fn info(index: u32) -> EndpointInfo {
 impl Stage {
     /// Enters a leader into the registry.
     pub(crate) async fn publish(&self, leader: &Leader) {
+        self.publish_epoch(leader, leader.info.endpoint.epoch.number).await;
+    }
+
+    /// The same, as another incarnation of its group.
+    pub(crate) async fn publish_epoch(&self, leader: &Leader, number: u64) {
+        let mut info = leader.info.clone();
+        info.endpoint.epoch.number = number;
+        let key = self.keys.endpoint(&info.endpoint.group, info.endpoint.epoch);
         let record = EndpointRecord {
-            info: leader.info.clone(),
+            info,
             address: leader.address.to_string(),
             model_uri: golden::model("tiny-chat").expect("it is there").to_string_lossy().into(),
         };
-        let key = self.keys.endpoint(&leader.info.endpoint.group, leader.info.endpoint.epoch);
         let then = vec![Op::Put(key, to_bytes(record))];
         let done = self.registry.commit(Txn { compare: vec![], then }).await;
         assert!(done.expect("the store is there"));
