@@ -123,12 +123,17 @@ mod tests {
     use super::*;
     use crate::{
         id::NodeId,
-        transport::{Class, Connection, Conversation, Link, LocalNetwork, PeerIdentity, PeerRole},
+        transport::{
+            Class, Connection, Conversation, Link, LocalLink, LocalNetwork, PeerIdentity, PeerRole,
+        },
         wire::status::{Load, StatusDown, StatusUp},
     };
 
-    /// Two connected ends; the connections live as long as they are held.
-    async fn ends() -> (Stream, Stream, Vec<Arc<dyn Connection>>) {
+    /// What two connected ends live on.
+    type Held = ([Arc<LocalLink>; 2], [Arc<dyn Connection>; 2]);
+
+    /// Two connected ends.
+    async fn ends() -> (Stream, Stream, Held) {
         let network = LocalNetwork::new();
         let identity = PeerIdentity {
             cluster: "c".into(),
@@ -141,7 +146,7 @@ mod tests {
         let back = b.accept().await.expect("accepted");
         let ours = out.open(Conversation::Status, wait).await.expect("opened");
         let (_, theirs) = back.accept().await.expect("opened");
-        (ours, theirs, vec![out, back])
+        (ours, theirs, ([a, b], [out, back]))
     }
 
     #[tokio::test]
