@@ -83,7 +83,10 @@ pub struct LeaderState {
     pub(super) last_door: u64,
     pub(super) info: watch::Sender<Option<EndpointInfo>>,
     pub(super) load: watch::Sender<Load>,
+    /// Doors of members and of gateways that follow the status.
     pub(super) doors: JoinSet<()>,
+    /// Doors of requests: what is said there last has to arrive.
+    pub(super) requests: JoinSet<()>,
     /// Why it is over, once it is.
     pub(super) over: Option<String>,
 }
@@ -108,6 +111,7 @@ impl Actor for Leader {
             info: watch::channel(None).0,
             load: watch::channel(Load::default()).0,
             doors: JoinSet::new(),
+            requests: JoinSet::new(),
             over: None,
         })
     }
@@ -141,18 +145,15 @@ impl Actor for Leader {
         Ok(())
     }
 
-    /// Lets the doors deliver what was said last: an error must arrive rather than silence.
+    /// Lets requests hear what was said last: an error must arrive rather than silence. Members see
+    /// the conversation end, which says enough; one that is dead would only be waited for.
     async fn post_stop(
         &self,
         _myself: ActorRef<LeaderMsg>,
         state: &mut LeaderState,
     ) -> Result<(), ActorProcessingErr> {
         state.outboxes.clear();
-        state.members.clear();
-        // Without a sender the doors that tell the status end too.
-        state.info = watch::channel(None).0;
-        state.load = watch::channel(Load::default()).0;
-        let flushed = async { while state.doors.join_next().await.is_some() {} };
+        let flushed = async { while state.requests.join_next().await.is_some() {} };
         if tokio::time::timeout(FLUSH, flushed).await.is_err() {
             tracing::debug!("some peers did not take their last message in time");
         }

@@ -30,11 +30,12 @@ impl LeaderState {
         stream: Stream,
     ) {
         while self.doors.try_join_next().is_some() {}
+        while self.requests.try_join_next().is_some() {}
         match what {
             Conversation::Group => self.doors.spawn(doors::group(myself.clone(), stream)),
             Conversation::Generate => {
                 self.last_door += 1;
-                self.doors.spawn(doors::generate(myself.clone(), self.last_door, stream))
+                self.requests.spawn(doors::generate(myself.clone(), self.last_door, stream))
             }
             Conversation::Status => {
                 let (info, load) = (self.info.subscribe(), self.load.subscribe());

@@ -123,7 +123,10 @@ impl Device {
         let began = Instant::now();
         if plan.kind == StepKind::Run {
             match executor.forward(&batch, input)? {
-                StageOutput::Hidden(hidden) => self.pass_on(plan.step, hidden)?,
+                StageOutput::Hidden(hidden) => {
+                    self.take_at_least(began);
+                    self.pass_on(plan.step, hidden)?;
+                }
                 StageOutput::Logits(logits) => {
                     if self.rank.tp == 0 {
                         let result = sample(plan, &batch, executor, mirror, logits)?;
