@@ -118,7 +118,9 @@ impl Actor for Node {
             state.members.remove(key);
         }
         for effect in state.core.handle(event) {
-            state.act(&myself, effect).await?;
+            // Its supervisor only learns that it ended; why stands in the log.
+            let done = state.act(&myself, effect).await;
+            done.inspect_err(|error| tracing::error!(%error, "the node cannot go on"))?;
         }
         Ok(())
     }
