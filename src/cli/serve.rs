@@ -5,13 +5,13 @@
 //! are processes that speak QUIC with each other, as on several hosts.
 
 use std::{
-    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use tempfile::TempDir;
 use tokio::time::Instant;
 use troupe_actors::{
     controller::desired::{self, launch},
@@ -147,7 +147,7 @@ struct Place {
     spawn: Arc<dyn Spawn>,
     in_process: bool,
     /// The link's threads and the certificates' folder, for members that are processes.
-    _held: Option<(TransportRuntime, DataDir, TemporaryDir)>,
+    _held: Option<(TransportRuntime, DataDir, TempDir)>,
 }
 
 impl Place {
@@ -163,8 +163,11 @@ impl Place {
             let (link, spawn) = roles::inside(id, models, metrics, served);
             return Ok(Self { id, link, spawn, in_process: true, _held: None });
         }
-        let folder = TemporaryDir::new()?;
-        let dir = DataDir::take(&folder.0)?;
+        let folder = tempfile::Builder::new()
+            .prefix("troupe-")
+            .tempdir()
+            .map_err(|error| Failure::run(format!("cannot make a temporary folder: {error}")))?;
+        let dir = DataDir::take(folder.path())?;
         let authority = dir.authority("local")?;
         let (node, node_dir) = dir.identity(PeerRole::Node, &authority)?;
         let (control, _) = dir.identity(PeerRole::Control, &authority)?;
@@ -173,24 +176,6 @@ impl Place {
         let spawn = roles::processes(loopback.into(), node_dir, "local", logging, devices(launch))?;
         let id = node.name().node;
         Ok(Self { id, link, spawn, in_process: false, _held: Some((threads, dir, folder)) })
-    }
-}
-
-/// A folder that goes with this process.
-struct TemporaryDir(PathBuf);
-
-impl TemporaryDir {
-    fn new() -> Result<Self, Failure> {
-        let path = std::env::temp_dir().join(format!("troupe-{}", Uuid::now_v7()));
-        std::fs::create_dir_all(&path)
-            .map_err(|error| Failure::run(format!("{}: {error}", path.display())))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for TemporaryDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
