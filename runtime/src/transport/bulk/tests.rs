@@ -45,8 +45,9 @@ fn over_link(runtime: &tokio::runtime::Runtime, depth: usize) -> (BulkSender, Bu
         let handle = Handle::current();
         let (sender, _) = bulk_over(opened, depth, &handle);
         let (_, receiver) = bulk_over(accepted, depth, &handle);
-        // The links must outlive the streams here, as a process does.
-        std::mem::forget((a, b));
+        // Links and connections must outlive the streams here, as they do in a process: an end
+        // that is dropped is then a reset, and not the whole connection's end.
+        std::mem::forget((a, b, here, there));
         (sender, receiver)
     })
 }
