@@ -2,7 +2,7 @@
 //!
 //! | key under `/troupe/<cluster>/` | writer | lives |
 //! |---|---|---|
-//! | `incarnation` | whoever finds it absent | for good |
+//! | `incarnation` | whoever finds it absent; reserved, nobody writes it yet | for good |
 //! | `ca` | whoever finds it absent | for good |
 //! | `election` | the controller in office | its lease |
 //! | `specs/<kind>/<ns>/<name>` | the controller in office, on apply | for good |
@@ -12,7 +12,7 @@
 //! | `nodes/<id>` | that node | its lease |
 //! | `names/<name>` | the node that took the name | its lease |
 //! | `groups/<ns>/<service>/<g>` | the controller in office | for good |
-//! | `gateways/<id>` | that gateway | its lease |
+//! | `gateways/<id>` | that gateway; reserved, nobody writes it yet | its lease |
 
 use crate::id::{Epoch, GroupId, NodeId};
 
