@@ -77,7 +77,8 @@ fn batch(sequences: usize, computed: usize, count: usize) -> StepBatch {
             computed: computed as u32,
             block_tables: vec![
                 (0..blocks).map(|at| BlockId((index * blocks + at) as u32)).collect(),
-            ],
+            ]
+            .into(),
             logits: LogitRows::Last,
         });
         batch.tokens.extend((0..count).map(|at| (at % 200 + 5) as u32));

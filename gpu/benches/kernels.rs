@@ -133,7 +133,8 @@ fn batch(sequences: usize, computed: usize, count: usize) -> StepBatch {
         row: (number * count) as u32,
         count: count as u32,
         computed: computed as u32,
-        block_tables: vec![(0..blocks).map(|at| BlockId((number * blocks + at) as u32)).collect()],
+        block_tables: vec![(0..blocks).map(|at| BlockId((number * blocks + at) as u32)).collect()]
+            .into(),
         ..BatchSequence::default()
     };
     let positions = (0..sequences).flat_map(|_| computed..computed + count);

@@ -296,6 +296,13 @@ pub trait Backend: Send + 'static {
     /// [`DeviceError::Contract`] if shapes or live rows differ.
     fn add(&mut self, x: &Self::Buffer, out: &mut Self::Buffer) -> Done;
 
+    /// Copies one block over all layers of a group, before the step's first write: a sequence that
+    /// shares the beginning of a block gets one of its own before it writes there.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if there is no such block.
+    fn copy_kv(&mut self, kv: &mut Self::Kv, from: BlockId, to: BlockId) -> Done;
+
     // --- KV between devices ---------------------------------------------------------------------
 
     /// Waits, then puts blocks of some heads of one layer into `bytes` (cleared first) in the

@@ -14,6 +14,7 @@ use troupe_runtime::{
     wire::{
         generate::{SamplingOptions, TokenLogprobs},
         kv::WireDtype,
+        step::BlockCopy,
     },
 };
 
@@ -68,6 +69,8 @@ pub struct StepBatch {
     pub positions: Vec<u32>,
     /// The sequences whose rows these are, in row order.
     pub sequences: Vec<BatchSequence>,
+    /// KV blocks to copy before anything is computed, in order.
+    pub copies: Vec<BlockCopy>,
 }
 
 /// One sequence's rows in a batch.
@@ -82,7 +85,8 @@ pub struct BatchSequence {
     /// Positions whose KV exists before this step; the rows are `computed..computed + count`.
     pub computed: u32,
     /// One block table per KV group, covering `computed + count` positions.
-    pub block_tables: Vec<Vec<BlockId>>,
+    /// Shared with whoever keeps the tables, so that a step copies none of them.
+    pub block_tables: Arc<Vec<Vec<BlockId>>>,
     /// For which rows logits are needed.
     pub logits: LogitRows,
 }
@@ -95,6 +99,8 @@ pub enum LogitRows {
     None,
     /// The last row, to sample from.
     Last,
+    /// The last so many rows: drafts are verified by sampling at each of their positions.
+    Tail(u32),
     /// All rows, for prompt log-probabilities; the last one is sampled from if the plan says so.
     All,
 }

@@ -3,7 +3,7 @@
 //! The order is cheap checks first: a size that does not work, a missing shard or a wrong shape is
 //! found before gigabytes are read. Nothing here waits for another rank.
 
-use std::path::PathBuf;
+use std::{ops::Range, path::PathBuf};
 
 use troupe_runtime::{id::Coordinate, model::config::ModelConfig};
 
@@ -64,6 +64,26 @@ pub struct ParallelSizes {
     pub tensor: usize,
     /// Stages.
     pub pipeline: usize,
+}
+
+impl ParallelSizes {
+    /// The layers of each stage, if this model can be run and divided like that.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unsupported`], naming what works.
+    pub fn divide(&self, config: &ModelConfig) -> Result<Vec<Range<usize>>, DeviceError> {
+        if let Some(method) = &config.quantization {
+            let why = format!(
+                "weights quantized by `{method}` cannot be run yet; float32, float16 and bfloat16 \
+                 can"
+            );
+            return Err(DeviceError::Unsupported(why));
+        }
+        config
+            .check_tensor_parallel(self.tensor)
+            .map_err(|error| DeviceError::Unsupported(error.to_string()))?;
+        pipeline::split(&PartCosts::of(config), self.pipeline)
+    }
 }
 
 /// What bounds a step; every buffer is sized from it once.
@@ -154,16 +174,7 @@ struct Plan {
 impl Plan {
     fn new(request: &LoadRequest) -> Result<Self, DeviceError> {
         let LoadRequest { config, coordinate, parallel, limits, collective, .. } = request;
-        if let Some(method) = &config.quantization {
-            let why = format!(
-                "weights quantized by `{method}` cannot be run yet; float32, float16, bfloat16 can"
-            );
-            return Err(DeviceError::Unsupported(why));
-        }
-        config
-            .check_tensor_parallel(parallel.tensor)
-            .map_err(|error| DeviceError::Unsupported(error.to_string()))?;
-        let stages = pipeline::split(&PartCosts::of(config), parallel.pipeline)?;
+        let stages = parallel.divide(config)?;
         let (stage, rank) = (coordinate.stage as usize, coordinate.tp as usize);
         let met = (collective.rank(), collective.ranks());
         let Some(layers) = stages.get(stage).cloned().filter(|_| met == (rank, parallel.tensor))

@@ -128,6 +128,12 @@ impl<B: Backend> RankExecutor<B> {
         }
         context.group.begin_step(batch.step);
         context.backend.prepare_step(batch, kv, meta)?;
+        for copy in &batch.copies {
+            let Some(pool) = kv.get_mut(copy.group as usize) else {
+                return Err(DeviceError::Contract(format!("KV group {} of a copy", copy.group)));
+            };
+            context.backend.copy_kv(pool, copy.from, copy.to)?;
+        }
         match (&parts.embedding, input) {
             (Some(table), StageInput::Tokens) => table.embed(context, meta)?,
             (None, StageInput::Hidden(hidden)) => take_in(context, meta.rows(), &hidden)?,

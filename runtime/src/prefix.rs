@@ -27,19 +27,44 @@ pub fn block_hashes(
     tokens: &[u32],
     block_size: usize,
 ) -> Vec<u128> {
-    let mut parent = seed(key, scope);
-    tokens
-        .chunks_exact(block_size.max(1))
-        .map(|block| {
-            let mut hasher = blake3::Hasher::new_keyed(key);
-            hasher.update(&parent.to_le_bytes());
-            for token in block {
-                hasher.update(&token.to_le_bytes());
-            }
-            parent = cut(&hasher);
-            parent
-        })
-        .collect()
+    let mut chain = Chain::new(key, scope);
+    tokens.chunks_exact(block_size.max(1)).map(|block| chain.push(block)).collect()
+}
+
+/// The hash of a sequence that grows: give it block after block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chain {
+    key: [u8; 32],
+    parent: u128,
+}
+
+impl Chain {
+    /// The chain of an empty sequence.
+    pub fn new(key: &[u8; 32], scope: &Scope<'_>) -> Self {
+        Self { key: *key, parent: seed(key, scope) }
+    }
+
+    /// The hash of the next full block; what follows is chained to it.
+    pub fn push(&mut self, block: &[u32]) -> u128 {
+        self.parent = self.peek(block);
+        self.parent
+    }
+
+    /// The hash that these tokens would have as the next block. Fewer tokens than a block's give
+    /// the hash of a partly filled one, which equals no full block's.
+    pub fn peek(&self, tokens: &[u32]) -> u128 {
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        hasher.update(&self.parent.to_le_bytes());
+        for token in tokens {
+            hasher.update(&token.to_le_bytes());
+        }
+        cut(&hasher)
+    }
+}
+
+/// The key for the hashes of one model's blocks.
+pub fn key_of(model: Digest) -> [u8; 32] {
+    blake3::derive_key("troupe 2026-11 prefix hash of a model's KV blocks", &model.0)
 }
 
 fn seed(key: &[u8; 32], scope: &Scope<'_>) -> u128 {

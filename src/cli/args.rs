@@ -3,7 +3,10 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::Args;
+use troupe_gateway::GatewayConfig;
 use troupe_runtime::spec::EngineFlags;
+
+use crate::stack::{self, identity};
 
 /// How a model is run: vLLM's flag names.
 #[derive(Args, Clone, Debug)]
@@ -40,6 +43,22 @@ pub(crate) struct EngineArgs {
     /// Most sequences that wait before requests are refused with 503 [default: 1024].
     #[arg(long, value_name = "N")]
     max_num_queued_reqs: Option<u32>,
+    /// Most tokens of one prompt in a step while others are there too; 0 is no limit [default: 0].
+    #[arg(long, value_name = "TOKENS")]
+    long_prefill_token_threshold: Option<u32>,
+    /// Who runs first: by arrival, by priority, or by the longest prefix in the cache [default:
+    /// fcfs].
+    #[arg(long, value_parser = ["fcfs", "priority", "lpm"])]
+    scheduling_policy: Option<String>,
+    /// Find KV blocks of earlier requests again [default].
+    #[arg(long, overrides_with = "no_enable_prefix_caching")]
+    enable_prefix_caching: bool,
+    /// Forget KV blocks with the request that made them.
+    #[arg(long, overrides_with = "enable_prefix_caching")]
+    no_enable_prefix_caching: bool,
+    /// Drafts, as JSON: {"method": "ngram", "num_speculative_tokens": 4}.
+    #[arg(long, value_name = "JSON")]
+    speculative_config: Option<String>,
     /// Threads per device [default: the machine's, divided by its devices].
     #[arg(long, value_name = "N")]
     threads: Option<u32>,
@@ -75,6 +94,15 @@ impl EngineArgs {
             seed: self.seed,
             served_model_name: self.served_model_name.clone(),
             max_num_queued_reqs: self.max_num_queued_reqs,
+            long_prefill_token_threshold: self.long_prefill_token_threshold,
+            scheduling_policy: self.scheduling_policy.clone(),
+            enable_prefix_caching: match (self.enable_prefix_caching, self.no_enable_prefix_caching)
+            {
+                (_, true) => Some(false),
+                (true, false) => Some(true),
+                (false, false) => None,
+            },
+            speculative_config: self.speculative_config.clone(),
             threads: self.threads,
             stage_time_min_ms: self.stage_time_min_ms,
         }
@@ -93,6 +121,16 @@ pub(crate) struct HttpArgs {
     /// A key that clients must show as `Authorization: Bearer KEY`; may be given several times.
     #[arg(long, value_name = "KEY")]
     pub(crate) api_key: Vec<String>,
+}
+
+impl HttpArgs {
+    /// A gateway that serves like this, and finds models as this process does.
+    pub(crate) fn config(&self) -> GatewayConfig {
+        let mut config = GatewayConfig::new((self.host, self.port).into());
+        config.api_keys.clone_from(&self.api_key);
+        config.hub = stack::hub();
+        config
+    }
 }
 
 /// How a process takes part in a cluster.
@@ -117,9 +155,16 @@ pub(crate) struct ClusterArgs {
 pub(crate) struct HostArgs {
     /// Name of this host [default: its host name].
     #[arg(long, value_name = "NAME")]
-    pub(crate) name: Option<String>,
+    name: Option<String>,
     /// How many devices it offers; a rank takes one.
     #[arg(long, default_value_t = 1, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) devices: u32,
+}
+
+impl HostArgs {
+    /// The name that this host goes by.
+    pub(crate) fn name(&self) -> String {
+        self.name.clone().unwrap_or_else(identity::host_name)
+    }
 }

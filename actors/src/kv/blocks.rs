@@ -1,10 +1,18 @@
-//! Which KV blocks are free and which a sequence holds, for every KV group of a model.
+//! The KV blocks of an engine as its sequences use them: found, taken, grown, released.
 //!
-//! Ids only, never bytes. Ask, then do: [`BlockPools::can_grow`] before [`BlockPools::grow`]. A
-//! sequence's table grows in all groups or in none. `free + used == total` always; the pool checks
-//! it where blocks come back, and an engine that is idle checks it as a whole.
+//! Ids only, never bytes. Ask, then do: [`BlockPools::can_admit`] before [`BlockPools::admit`],
+//! [`BlockPools::can_grow`] before [`BlockPools::grow`]. A sequence's table grows in all KV groups
+//! or in none. What a sequence gives back while a step in flight may still touch it is *fenced*: it
+//! stays held until that step is done, because only then nothing writes there any more.
 
-use troupe_runtime::id::BlockId;
+use std::collections::BTreeMap;
+
+use troupe_runtime::{
+    id::{BlockId, StepId},
+    wire::step::{BlockCopy, BlockSwap},
+};
+
+use super::pool::{BlockKey, Pool, Usage};
 
 /// A sequence's blocks: one table per KV group, covering the same positions.
 pub type BlockTables = Vec<Vec<BlockId>>;
@@ -14,24 +22,47 @@ pub type BlockTables = Vec<Vec<BlockId>>;
 pub struct BlockPools {
     block_size: u32,
     groups: Vec<Pool>,
+    /// Blocks that are given back once a step is done: (group, block, whether to keep it).
+    fenced: BTreeMap<StepId, Vec<(u32, BlockId, bool)>>,
 }
 
-#[derive(Clone, Debug)]
-struct Pool {
-    total: u32,
-    /// Free ids; the last one is given first, so that a warm block is used again soon.
-    free: Vec<BlockId>,
+/// What names the contents of a sequence's blocks.
+#[derive(Clone, Copy, Debug)]
+pub struct PrefixKeys<'a> {
+    /// One for each full block, in order.
+    pub full: &'a [BlockKey],
+    /// The prompt's last block, if it is not full, and where the prompt ends.
+    pub end: Option<(BlockKey, u32)>,
+}
+
+/// The beginning of a sequence whose KV exists already.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hit {
+    /// Positions that need not be computed.
+    pub positions: u32,
+    /// Full blocks to share, per group.
+    shared: BlockTables,
+    /// Per group, the block whose beginning is to be copied into the first own one.
+    source: Vec<BlockId>,
+}
+
+/// A sequence's tables when it starts, and what must be copied first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Admitted {
+    /// Tables that cover all of its positions.
+    pub tables: BlockTables,
+    /// Copies that its first step makes.
+    pub copies: Vec<BlockCopy>,
+    /// How many leading blocks are shared.
+    pub shared: u32,
 }
 
 impl BlockPools {
     /// Pools with `totals[g]` blocks in group `g`, each block of `block_size` positions.
     pub fn new(block_size: u32, totals: &[u32]) -> Self {
         assert!(block_size > 0, "a block holds at least one position");
-        let groups = totals
-            .iter()
-            .map(|&total| Pool { total, free: (0..total).rev().map(BlockId).collect() })
-            .collect();
-        Self { block_size, groups }
+        let groups = totals.iter().map(|&total| Pool::new(total)).collect();
+        Self { block_size, groups, fenced: BTreeMap::new() }
     }
 
     /// Empty tables for a new sequence.
@@ -47,16 +78,96 @@ impl BlockPools {
     /// Whether a sequence of `positions` could run at all, alone.
     pub fn could_ever_hold(&self, positions: u32) -> bool {
         let blocks = positions.div_ceil(self.block_size);
-        self.groups.iter().all(|pool| blocks <= pool.total)
+        self.groups.iter().all(|pool| blocks <= pool.usage().total)
+    }
+
+    /// The longest beginning, of at most `limit` positions, whose KV is or will be there when step
+    /// `now` begins. Full blocks may be written by the same step, because a layer writes before it
+    /// reads; a block that is to be copied must have been written by an earlier one.
+    pub fn find(&self, keys: PrefixKeys<'_>, limit: u32, now: StepId) -> Hit {
+        let mut shared = self.tables();
+        let mut full = 0;
+        while let Some(blocks) = keys.full.get(full as usize).and_then(|key| self.find_all(*key)) {
+            shared.iter_mut().zip(&blocks).for_each(|(table, (block, _))| table.push(*block));
+            full += 1;
+        }
+        let mut positions = full * self.block_size;
+        let mut last = None;
+        if let Some((key, end)) = keys.end
+            && end / self.block_size == full
+            && let Some(blocks) = self.find_all(key)
+        {
+            (positions, last) = (end, Some(blocks));
+        }
+        positions = positions.min(limit);
+        let keep = positions / self.block_size;
+        let rest = positions % self.block_size;
+        let source = match last {
+            Some(blocks) if keep == full => Some(blocks),
+            _ => keys.full.get(keep as usize).and_then(|key| self.find_all(*key)),
+        };
+        let source = source.filter(|blocks| rest > 0 && blocks.iter().all(|(_, step)| *step < now));
+        if source.is_none() {
+            positions = keep * self.block_size;
+        }
+        shared.iter_mut().for_each(|table| table.truncate(keep as usize));
+        let source = source.unwrap_or_default().into_iter().map(|(block, _)| block).collect();
+        Hit { positions, shared, source }
+    }
+
+    /// Whether a sequence with this hit can be given blocks for all `positions`, leaving `reserve`.
+    pub fn can_admit(&self, hit: &Hit, positions: u32, reserve: u32) -> bool {
+        let blocks = positions.div_ceil(self.block_size);
+        self.groups.iter().enumerate().all(|(group, pool)| {
+            let shared = hit.shared.get(group).map_or(&[][..], Vec::as_slice);
+            let revived = shared.iter().filter(|block| !pool.is_held(**block)).count() as u32;
+            let own = blocks.saturating_sub(shared.len() as u32);
+            own.saturating_add(revived).saturating_add(reserve) <= pool.available()
+        })
+    }
+
+    /// Gives a sequence the blocks of its hit and further ones to cover `positions`.
+    ///
+    /// Panics if [`BlockPools::can_admit`] does not hold: the caller has asked.
+    pub fn admit(&mut self, hit: &Hit, positions: u32) -> Admitted {
+        assert!(self.can_admit(hit, positions, 0), "admit without can_admit");
+        for (pool, shared) in self.groups.iter_mut().zip(&hit.shared) {
+            shared.iter().for_each(|block| pool.share(*block));
+        }
+        let mut tables = self.tables();
+        tables.iter_mut().zip(&hit.shared).for_each(|(table, shared)| table.clone_from(shared));
+        let shared = tables.first().map_or(0, Vec::len) as u32;
+        self.grow(&mut tables, positions);
+        let copies = (0..)
+            .zip(tables.iter().zip(&hit.source))
+            .filter_map(|(group, (table, &from))| {
+                let to = *table.get(shared as usize)?;
+                // A block that was given out again still holds what it held: nothing to copy.
+                (from != to).then_some(BlockCopy { group, from, to })
+            })
+            .collect();
+        Admitted { tables, copies, shared }
     }
 
     /// Whether `tables` can be made to cover `positions` now.
     pub fn can_grow(&self, tables: &BlockTables, positions: u32) -> bool {
-        let blocks = positions.div_ceil(self.block_size) as usize;
-        self.groups
-            .iter()
-            .zip(tables)
-            .all(|(pool, table)| blocks.saturating_sub(table.len()) <= pool.free.len())
+        self.lacks(tables, positions, |_| 0)
+    }
+
+    /// Whether they could be once the steps in flight are done.
+    pub fn can_grow_later(&self, tables: &BlockTables, positions: u32) -> bool {
+        self.lacks(tables, positions, |group| {
+            let fenced = self.fenced.values().flatten();
+            fenced.filter(|(of, _, _)| *of == group).count() as u32
+        })
+    }
+
+    fn lacks(&self, tables: &BlockTables, positions: u32, more: impl Fn(u32) -> u32) -> bool {
+        let blocks = positions.div_ceil(self.block_size);
+        (0..).zip(self.groups.iter().zip(tables)).all(|(group, (pool, table))| {
+            let need = blocks.saturating_sub(table.len() as u32);
+            need <= pool.available() || need <= pool.available() + more(group)
+        })
     }
 
     /// Makes `tables` cover `positions` and returns what was added to each group's table.
@@ -70,33 +181,84 @@ impl BlockPools {
             .zip(tables)
             .map(|(pool, table)| {
                 let need = blocks.saturating_sub(table.len());
-                let added = pool.free.split_off(pool.free.len() - need);
-                table.extend(added.iter().rev());
-                added.into_iter().rev().collect()
+                let added: Vec<_> = (0..need).map_while(|_| pool.take()).collect();
+                table.extend(&added);
+                added
             })
             .collect()
     }
 
-    /// Takes all blocks of a sequence back, tail first, so that its head is reused last.
-    pub fn release(&mut self, tables: &mut BlockTables) {
-        for (pool, table) in self.groups.iter_mut().zip(tables) {
-            pool.free.append(table);
-            assert!(pool.free.len() <= pool.total as usize, "a block was released twice");
+    /// Takes all blocks of a sequence back, tail first, so that its head is reused last; once
+    /// `fence` is done, if a step may still touch them. What they contain stays findable if `keep`.
+    pub fn release(&mut self, tables: &mut BlockTables, fence: Option<StepId>, keep: bool) {
+        for (group, table) in (0..).zip(tables) {
+            for block in table.drain(..).rev() {
+                self.give_back(group, block, fence, keep);
+            }
         }
     }
 
-    /// Blocks in use and in all, of the fullest group.
-    pub fn usage(&self) -> (u32, u32) {
-        self.groups
-            .iter()
-            .map(|pool| (pool.total - pool.free.len() as u32, pool.total))
-            .max_by(|a, b| {
-                (u64::from(a.0) * u64::from(b.1)).cmp(&(u64::from(b.0) * u64::from(a.1)))
-            })
-            .unwrap_or((0, 0))
+    /// A step is done: what was fenced by it or an earlier one is free to be used.
+    pub fn step_done(&mut self, step: StepId) {
+        while let Some(entry) = self.fenced.first_entry().filter(|entry| *entry.key() <= step) {
+            for (group, block, keep) in entry.remove() {
+                self.groups[group as usize].release(block, keep);
+            }
+        }
     }
 
-    /// Checks that what sequences hold and what is free make up the whole, each block once.
+    /// Names the contents of one column of a sequence's tables, which `step` completes.
+    pub fn name(&mut self, tables: &BlockTables, index: u32, key: BlockKey, step: StepId) {
+        for (pool, table) in self.groups.iter_mut().zip(tables) {
+            if let Some(&block) = table.get(index as usize) {
+                pool.name(block, key, step);
+            }
+        }
+    }
+
+    /// Puts the block that is known by `key` into a sequence's tables in place of an equal one of
+    /// its own, and says what was put where.
+    pub fn merge(
+        &mut self,
+        tables: &mut BlockTables,
+        index: u32,
+        key: BlockKey,
+        fence: Option<StepId>,
+    ) -> Vec<BlockSwap> {
+        let mut swaps = Vec::new();
+        for (group, table) in (0..).zip(tables) {
+            let Some(slot) = table.get_mut(index as usize) else { continue };
+            let pool = &mut self.groups[group as usize];
+            let Some((known, _)) = pool.find(key).filter(|(known, _)| known != slot) else {
+                continue;
+            };
+            pool.share(known);
+            let own = std::mem::replace(slot, known);
+            swaps.push(BlockSwap { group, index, block: known });
+            self.give_back(group, own, fence, true);
+        }
+        swaps
+    }
+
+    /// Forgets what a sequence's blocks contain: it turned out to be worthless.
+    pub fn forget(&mut self, tables: &BlockTables) {
+        for (pool, table) in self.groups.iter_mut().zip(tables) {
+            table.iter().for_each(|block| pool.forget(*block));
+        }
+    }
+
+    /// Forgets everything that no sequence holds.
+    pub fn clear_cache(&mut self) {
+        self.groups.iter_mut().for_each(Pool::clear_cache);
+    }
+
+    /// How the blocks of the fullest group are used.
+    pub fn usage(&self) -> Usage {
+        let share = |usage: &Usage| u64::from(usage.held) * 1_000_000 / u64::from(usage.total.max(1));
+        self.groups.iter().map(Pool::usage).max_by_key(share).unwrap_or_default()
+    }
+
+    /// Checks that what sequences hold, what is fenced and what can be reused make up the whole.
     ///
     /// # Errors
     /// What does not add up.
@@ -104,51 +266,32 @@ impl BlockPools {
         &self,
         held: impl Iterator<Item = &'a BlockTables> + Clone,
     ) -> Result<(), String> {
-        for (group, pool) in self.groups.iter().enumerate() {
-            let mut seen = vec![false; pool.total as usize];
-            let tables = held.clone().filter_map(|tables| tables.get(group)).flatten();
-            for block in pool.free.iter().chain(tables) {
-                match seen.get_mut(block.0 as usize) {
-                    Some(seen) if !*seen => *seen = true,
-                    Some(_) => return Err(format!("block {block} of group {group} is held twice")),
+        for (group, pool) in (0_u32..).zip(&self.groups) {
+            let mut holders = vec![0; pool.usage().total as usize];
+            let tables = held.clone().filter_map(|tables| tables.get(group as usize)).flatten();
+            let fenced = self.fenced.values().flatten().filter(|(of, _, _)| *of == group);
+            for block in tables.chain(fenced.map(|(_, block, _)| block)) {
+                match holders.get_mut(block.0 as usize) {
+                    Some(count) => *count += 1,
                     None => return Err(format!("block {block} of group {group} does not exist")),
                 }
             }
-            if let Some(lost) = seen.iter().position(|seen| !seen) {
-                return Err(format!("block {lost} of group {group} is neither free nor held"));
-            }
+            pool.check_integrity(&holders).map_err(|why| format!("KV group {group}: {why}"))?;
         }
         Ok(())
+    }
+
+    fn find_all(&self, key: BlockKey) -> Option<Vec<(BlockId, StepId)>> {
+        self.groups.iter().map(|pool| pool.find(key)).collect()
+    }
+
+    fn give_back(&mut self, group: u32, block: BlockId, fence: Option<StepId>, keep: bool) {
+        match fence {
+            Some(step) => self.fenced.entry(step).or_default().push((group, block, keep)),
+            None => self.groups[group as usize].release(block, keep),
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn grows_in_all_groups_or_none_and_gives_everything_back() {
-        let mut pools = BlockPools::new(16, &[4, 3]);
-        let mut tables = pools.tables();
-        assert_eq!(pools.grow(&mut tables, 17)[0].len(), 2);
-        assert_eq!(pools.grow(&mut tables, 32), vec![vec![], vec![]]);
-        assert!(!pools.can_grow(&tables, 64), "group 1 has three blocks only");
-        assert_eq!(pools.usage(), (2, 3));
-        pools.check_integrity([&tables].into_iter()).expect("all blocks are accounted for");
-        pools.release(&mut tables);
-        assert_eq!(pools.usage().0, 0);
-        pools.check_integrity(std::iter::empty()).expect("all blocks are free");
-    }
-
-    #[test]
-    fn integrity_names_a_block_that_was_lost_or_doubled() {
-        let mut pools = BlockPools::new(16, &[4]);
-        let mut tables = pools.tables();
-        pools.grow(&mut tables, 20);
-        let doubled = [tables.clone(), tables.clone()];
-        let error = pools.check_integrity(doubled.iter()).expect_err("held twice");
-        assert!(error.contains("held twice"), "{error}");
-        let error = pools.check_integrity(std::iter::empty()).expect_err("lost");
-        assert!(error.contains("neither"), "{error}");
-    }
-}
+mod tests;

@@ -1,5 +1,9 @@
-//! KV bookkeeping: block *ids* and who holds them. Block bytes live in `gpu`.
+//! KV bookkeeping at the leader: which block is whose. Ids only; the bytes are in `troupe_gpu`.
 //!
-//! - [`blocks`]: the pool of one KV group, and the tables of sequences
+//! - [`blocks`]: the pools of all KV groups as sequences use them: find, take, grow, release
+//! - [`pool`]: the blocks of one group: who holds each, what it contains, which is reused next
+//! - [`lru`]: the order of reuse
 
 pub mod blocks;
+pub mod lru;
+pub mod pool;

@@ -132,7 +132,7 @@ impl LeaderState {
         let Some(engine) = &mut self.engine else { return };
         let effects = engine.handle(now, event);
         let load = engine.load();
-        self.args.observer.load(&load, engine.preemptions());
+        self.args.observer.load(&load, &engine.counters());
         self.load.send_if_modified(|told| std::mem::replace(told, load) != load);
         for effect in effects {
             match effect {
@@ -143,6 +143,10 @@ impl LeaderState {
                 EngineEffect::Send(key, down) => self.send(key, down),
                 EngineEffect::Close(key) => drop(self.outboxes.remove(&key)),
                 EngineEffect::Observe(observation) => self.args.observer.observe(&observation),
+                EngineEffect::Broken(why) => {
+                    tracing::error!(why, "the engine's books do not add up: the group ends");
+                    self.fail(why);
+                }
             }
         }
     }

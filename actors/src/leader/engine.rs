@@ -10,20 +10,22 @@ use std::{collections::BTreeMap, time::Duration};
 use troupe_runtime::{
     error::{ErrorKind, PublicError},
     id::SequenceId,
+    prefix::{Chain, Scope},
     wire::{
-        generate::{Finish, FinishReason, Generate, GenerateDown, TokenLogprobs, Usage},
+        generate::{Finish, FinishReason, Generate, GenerateDown, Usage},
         status::Load,
-        step::{Outcome, SampledTokens, StepPlan, StepResult},
+        step::{Outcome, SampledTokens, Span, StepPlan, StepResult},
     },
 };
 
 use super::{
-    request::{Request, RequestKey},
+    refuse,
+    request::{Ended, Request, RequestKey, Times},
     settings::EngineSettings,
 };
 use crate::{
     kv::blocks::BlockPools,
-    scheduler::{Limits, Scheduler, SequenceSpec},
+    scheduler::{Completed, Counters, Scheduler, Sequence, SequenceSpec},
 };
 
 /// What can happen to an engine.
@@ -54,6 +56,8 @@ pub enum EngineEffect {
     Close(RequestKey),
     /// Count this.
     Observe(Observation),
+    /// The bookkeeping does not add up: the group cannot be trusted and must be formed anew.
+    Broken(String),
 }
 
 /// What is worth counting.
@@ -64,12 +68,21 @@ pub enum Observation {
         /// Tokens computed.
         tokens: u32,
     },
+    /// A choice ran for the first time.
+    Started {
+        /// Since it was asked for.
+        waited: Duration,
+    },
     /// A choice ended.
     Finished {
         /// Why.
         reason: FinishReason,
         /// What it cost.
         usage: Usage,
+        /// When its stages began and ended, if it ever ran.
+        times: Option<Times>,
+        /// How often it lost its blocks.
+        preemptions: u32,
     },
     /// A request was refused.
     Refused,
@@ -85,19 +98,17 @@ pub struct Engine {
     owners: BTreeMap<SequenceId, RequestKey>,
     steps: u64,
     tokens: u64,
+    /// Whether the books were checked since there was last work.
+    checked: bool,
 }
 
 impl Engine {
     /// An engine over pools with these many blocks per KV group.
     pub fn new(settings: EngineSettings, blocks: &[u32]) -> Self {
-        let limits = Limits {
-            max_batched_tokens: settings.limits.max_num_batched_tokens,
-            max_sequences: settings.limits.max_num_seqs,
-            depth: settings.steps_in_flight,
-        };
+        let limits = settings.scheduling(blocks);
         let scheduler = Scheduler::new(limits, BlockPools::new(settings.limits.block_size, blocks));
         let (requests, owners) = (BTreeMap::new(), BTreeMap::new());
-        Self { settings, scheduler, requests, owners, steps: 0, tokens: 0 }
+        Self { settings, scheduler, requests, owners, steps: 0, tokens: 0, checked: false }
     }
 
     /// Takes one event and says what to do about it.
@@ -105,19 +116,20 @@ impl Engine {
         let mut effects = Vec::new();
         match event {
             EngineEvent::Submit(generate) => self.submit(now, *generate, &mut effects),
-            EngineEvent::Finish(key, finish) => self.finish(key, &finish, &mut effects),
+            EngineEvent::Finish(key, finish) => self.finish(now, key, &finish, &mut effects),
             EngineEvent::Abort(key) => self.abort(key, &mut effects),
-            EngineEvent::Result(result) => self.apply(result, &mut effects),
-            EngineEvent::Tick => self.expire(now, &mut effects),
+            EngineEvent::Result(result) => self.apply(now, result, &mut effects),
+            EngineEvent::Tick => {
+                self.expire(now, &mut effects);
+                self.check_when_idle(&mut effects);
+            }
             EngineEvent::Fail(error) => {
                 self.fail_all(&error, &mut effects);
                 return effects;
             }
         }
         while let Some(plan) = self.scheduler.compose(self.settings.endpoint.epoch) {
-            let tokens = plan.tokens();
-            self.tokens += u64::from(tokens);
-            effects.push(EngineEffect::Observe(Observation::Step { tokens }));
+            self.planned(now, &plan, &mut effects);
             effects.push(EngineEffect::Plan(plan));
         }
         effects
@@ -126,9 +138,16 @@ impl Engine {
     /// How busy it is.
     pub fn load(&self) -> Load {
         let (running, waiting) = self.scheduler.counts();
-        let (blocks_used, blocks_total) = self.scheduler.usage();
+        let usage = self.scheduler.usage();
         let (steps, tokens) = (self.steps, self.tokens);
-        Load { running, waiting, blocks_used, blocks_total, steps, tokens }
+        Load {
+            running,
+            waiting,
+            blocks_used: usage.held,
+            blocks_total: usage.total,
+            steps,
+            tokens,
+        }
     }
 
     /// Steps planned and not done: while there are some, progress is owed.
@@ -136,9 +155,9 @@ impl Engine {
         self.scheduler.steps_in_flight()
     }
 
-    /// Preemptions since the start.
-    pub fn preemptions(&self) -> u64 {
-        self.scheduler.preemptions()
+    /// What has been counted since the start.
+    pub fn counters(&self) -> Counters {
+        self.scheduler.counters()
     }
 
     /// Checks its own bookkeeping; for idle moments and for tests.
@@ -154,6 +173,18 @@ impl Engine {
         Err(format!("{owned} open choices, but {} sequences have owners", self.owners.len()))
     }
 
+    /// Nobody waits for an idle engine, so it looks at its books: once after every time of work.
+    fn check_when_idle(&mut self, effects: &mut Vec<EngineEffect>) {
+        let idle = self.requests.is_empty() && self.scheduler.steps_in_flight() == 0;
+        if idle && !std::mem::replace(&mut self.checked, idle) {
+            let held = self.scheduler.usage().held;
+            let leaked = (held > 0).then(|| format!("{held} KV blocks are held by nobody"));
+            let broken = self.check_integrity().err().or(leaked);
+            effects.extend(broken.map(EngineEffect::Broken));
+        }
+        self.checked = idle;
+    }
+
     fn submit(&mut self, now: Duration, generate: Generate, effects: &mut Vec<EngineEffect>) {
         let key = RequestKey { request: generate.request, attempt: generate.attempt };
         if let Err(error) = self.admit(key, &generate) {
@@ -164,6 +195,8 @@ impl Engine {
         }
         let mut request = Request::new(&generate, now, self.longest());
         let options = request.options();
+        let chain = self.chain(&generate);
+        let mut first_choice = None;
         for choice in &generate.choices {
             let mut tokens = generate.prompt.clone();
             tokens.extend(&choice.output);
@@ -176,177 +209,191 @@ impl Engine {
                 adapter: generate.adapter.clone(),
                 traceparent: generate.traceparent.clone(),
                 priority: generate.priority,
+                chain,
+                first_choice,
             });
+            // Where the prompt's own logits are wanted, every choice computes them.
+            if options.prompt_logprobs.is_none() {
+                first_choice = first_choice.or(Some(id));
+            }
             request.open(id, choice.index, choice.output.len() as u32);
             self.owners.insert(id, key);
         }
         self.requests.insert(key, request);
     }
 
-    /// Refuses what cannot be served here.
+    /// Where the hashes of a request's blocks begin. Without a prefix cache its choices still share
+    /// the prompt, but no other request shares with them.
+    fn chain(&self, generate: &Generate) -> Chain {
+        let own = (!self.settings.limits.prefix_caching)
+            .then(|| format!("{}/{}", generate.request, generate.attempt));
+        let scope = Scope {
+            model: self.settings.model,
+            kv_dtype: &self.settings.kv_dtype,
+            adapter: generate.adapter.as_deref(),
+            salt: own.as_deref().or(generate.cache_salt.as_deref()),
+        };
+        Chain::new(&self.settings.prefix_key, &scope)
+    }
+
+    fn planned(&mut self, now: Duration, plan: &StepPlan, effects: &mut Vec<EngineEffect>) {
+        let tokens = plan.tokens();
+        self.tokens += u64::from(tokens);
+        effects.push(EngineEffect::Observe(Observation::Step { tokens }));
+        for new in &plan.new {
+            let request = self.owners.get(&new.sequence).and_then(|key| self.requests.get_mut(key));
+            let cached = self.scheduler.sequence(new.sequence).map_or(0, |s| s.cached_tokens());
+            let waited = request.and_then(|request| request.start(new.sequence, now, cached));
+            let started = waited.map(|waited| Observation::Started { waited });
+            effects.extend(started.map(EngineEffect::Observe));
+        }
+    }
+
     fn admit(&self, key: RequestKey, generate: &Generate) -> Result<(), PublicError> {
-        let refuse = |kind, message: String| Err(PublicError::new(kind, message));
-        if generate.endpoint != self.settings.endpoint {
-            let message = format!("{} is no longer here", generate.endpoint);
-            return refuse(ErrorKind::Unavailable, message);
-        }
-        if generate.model != self.settings.model || generate.tokenizer != self.settings.tokenizer {
-            let message = "this endpoint serves another version of the model".into();
-            return refuse(ErrorKind::Unavailable, message);
-        }
         if self.requests.contains_key(&key) {
-            return refuse(ErrorKind::BadRequest, "this attempt is under way already".into());
+            let why = "this attempt is under way already";
+            return Err(PublicError::new(ErrorKind::BadRequest, why));
         }
-        if generate.adapter.is_some() {
-            return refuse(ErrorKind::NotFound, "this endpoint has no LoRA adapters".into());
-        }
-        let waiting = self.scheduler.counts().1 as usize + generate.choices.len();
-        if waiting > self.settings.limits.max_num_queued as usize {
-            let message = "The engine is currently busy and cannot accept new requests. Please try \
-                           again later or on a different instance.";
-            return refuse(ErrorKind::Overloaded, message.into());
-        }
-        let output = generate.choices.iter().map(|choice| choice.output.len()).max().unwrap_or(0);
-        let wants = usize::from(generate.options.max_tokens > output as u32);
-        let needs = generate.prompt.len() + output + wants;
-        let longest = self.longest() as usize;
-        if needs > longest {
-            let message = format!(
-                "This model's maximum context length is {longest} tokens. However, the request \
-                 needs at least {needs}."
-            );
-            return Err(PublicError::bad_request(message, "input_tokens"));
-        }
-        if let Some(token) = generate.prompt.iter().find(|t| **t >= self.settings.vocab_size) {
-            let message = format!(
-                "Token id {token} is out of vocabulary: the model has {} tokens",
-                self.settings.vocab_size
-            );
-            return Err(PublicError::bad_request(message, "prompt"));
-        }
-        Ok(())
+        let waiting = self.scheduler.counts().1;
+        refuse::check(&self.settings, generate, waiting, self.longest())
     }
 
     /// Most positions of one sequence: the model's context, or what the blocks can hold.
     fn longest(&self) -> u32 {
-        let (_, blocks) = self.scheduler.usage();
+        let blocks = self.scheduler.usage().total;
         self.settings
             .limits
             .max_model_len
             .min(blocks.saturating_mul(self.settings.limits.block_size))
     }
 
-    fn apply(&mut self, result: StepResult, effects: &mut Vec<EngineEffect>) {
+    fn apply(&mut self, now: Duration, result: StepResult, effects: &mut Vec<EngineEffect>) {
         // A result of another epoch, or one told twice, is dropped: its step is not in flight.
         if result.epoch != self.settings.endpoint.epoch {
             return;
         }
-        let Ok(wanted) = self.scheduler.complete(&result) else { return };
+        let Ok(completed) = self.scheduler.complete(result) else { return };
         self.steps += 1;
-        for entry in result.outcomes {
-            if !wanted.contains(&entry.sequence) {
-                continue;
-            }
-            let id = entry.sequence;
-            match entry.outcome {
-                Outcome::Tokens(sampled) => self.take_tokens(id, sampled, effects),
-                Outcome::PromptLogprobs(logprobs) => self.take_prompt_logprobs(id, logprobs),
-                Outcome::Failed(why) => self.fail_sequence(id, why, effects),
-                Outcome::Embedding(_) => {
+        for Completed { id, span, outcome } in completed {
+            match outcome {
+                None => {}
+                Some(Outcome::Tokens(sampled)) => {
+                    self.take_tokens(now, (id, span), sampled, effects);
+                }
+                Some(Outcome::PromptLogprobs(logprobs)) => {
+                    if let Some(request) = self.request_of(id) {
+                        request.add_prompt_logprobs(id, span.computed, logprobs);
+                    }
+                }
+                Some(Outcome::Failed(why)) => self.fail_sequence(id, why, effects),
+                Some(Outcome::Embedding(_)) => {
                     self.fail_sequence(id, "an embedding was not asked for".into(), effects);
                 }
             }
-        }
-        for id in wanted {
-            self.end_if_prompt_only(id, effects);
+            self.end_if_prompt_only(now, id, effects);
+            self.scheduler.settle(id);
         }
     }
 
     fn take_tokens(
         &mut self,
-        id: SequenceId,
+        now: Duration,
+        (id, span): (SequenceId, Span),
         sampled: SampledTokens,
         effects: &mut Vec<EngineEffect>,
     ) {
-        self.take_prompt_logprobs(id, sampled.prompt_logprobs);
+        let Some(request) = self.request_of(id) else { return };
+        request.add_prompt_logprobs(id, span.computed, sampled.prompt_logprobs);
         let mut logprobs = sampled.logprobs.into_iter();
         for token in sampled.tokens {
-            let Some(request) = self.owners.get(&id).and_then(|key| self.requests.get_mut(key))
-            else {
-                return;
-            };
-            let Some(advance) = request.advance(id, token, logprobs.next()) else { return };
-            let usage = advance.chunk.finish.as_ref().map(|finished| finished.usage);
+            let Some(request) = self.request_of(id) else { return };
+            let Some(advance) = request.advance(id, now, token, logprobs.next()) else { return };
             let key = request.key;
             effects.push(EngineEffect::Send(key, GenerateDown::Chunk(advance.chunk)));
-            if let (Some(reason), Some(usage)) = (advance.ended, usage) {
-                self.end_choice(key, id, reason, usage, effects);
+            if let Some(end) = advance.ended {
+                self.end_choice(key, id, end, effects);
                 return;
             }
             self.scheduler.append(id, token);
         }
     }
 
-    fn take_prompt_logprobs(&mut self, id: SequenceId, logprobs: Vec<TokenLogprobs>) {
-        if let Some(request) = self.owners.get(&id).and_then(|key| self.requests.get_mut(key)) {
-            request.add_prompt_logprobs(id, logprobs);
-        }
+    fn request_of(&mut self, id: SequenceId) -> Option<&mut Request> {
+        self.requests.get_mut(self.owners.get(&id)?)
     }
 
     /// A request with `max_tokens` 0 ends when its prompt is computed.
-    fn end_if_prompt_only(&mut self, id: SequenceId, effects: &mut Vec<EngineEffect>) {
-        let Some(request) = self.owners.get(&id).and_then(|key| self.requests.get_mut(key)) else {
-            return;
-        };
-        let done = self.scheduler.sequence(id).is_some_and(|sequence| sequence.is_caught_up());
-        if !request.is_prompt_only() || !done {
+    fn end_if_prompt_only(
+        &mut self,
+        now: Duration,
+        id: SequenceId,
+        effects: &mut Vec<EngineEffect>,
+    ) {
+        if !self.scheduler.sequence(id).is_some_and(Sequence::is_caught_up) {
             return;
         }
+        let Some(request) = self.request_of(id).filter(|request| request.is_prompt_only()) else {
+            return;
+        };
         let key = request.key;
-        let Some(chunk) = request.finish_without_token(id) else { return };
-        let usage = chunk.finish.as_ref().map(|finished| finished.usage).unwrap_or_default();
-        effects.push(EngineEffect::Send(key, GenerateDown::Chunk(chunk)));
-        self.end_choice(key, id, FinishReason::Length, usage, effects);
+        let Some(advance) = request.finish_without_token(id, now) else { return };
+        effects.push(EngineEffect::Send(key, GenerateDown::Chunk(advance.chunk)));
+        if let Some(end) = advance.ended {
+            self.end_choice(key, id, end, effects);
+        }
     }
 
     fn end_choice(
         &mut self,
         key: RequestKey,
         id: SequenceId,
-        reason: FinishReason,
-        usage: Usage,
+        end: Ended,
         effects: &mut Vec<EngineEffect>,
     ) {
         self.owners.remove(&id);
+        let preemptions = self.scheduler.sequence(id).map_or(0, Sequence::preemptions);
         self.scheduler.release(id);
-        effects.push(EngineEffect::Observe(Observation::Finished { reason, usage }));
+        let Ended { reason, usage, times } = end;
+        let observation = Observation::Finished { reason, usage, times, preemptions };
+        effects.push(EngineEffect::Observe(observation));
         if self.requests.get(&key).is_some_and(|request| request.choices.is_empty()) {
             self.requests.remove(&key);
             effects.push(EngineEffect::Close(key));
         }
     }
 
-    fn finish(&mut self, key: RequestKey, finish: &Finish, effects: &mut Vec<EngineEffect>) {
+    fn finish(
+        &mut self,
+        now: Duration,
+        key: RequestKey,
+        finish: &Finish,
+        effects: &mut Vec<EngineEffect>,
+    ) {
         let Some(request) = self.requests.get_mut(&key) else { return };
-        let Some((id, usage)) = request.finish(finish) else { return };
-        self.end_choice(key, id, finish.reason, usage, effects);
+        let Some((id, end)) = request.finish(finish, now) else { return };
+        self.end_choice(key, id, end, effects);
     }
 
     fn abort(&mut self, key: RequestKey, effects: &mut Vec<EngineEffect>) {
         let Some(request) = self.requests.remove(&key) else { return };
         for choice in request.choices {
             self.owners.remove(&choice.sequence);
+            let preemptions =
+                self.scheduler.sequence(choice.sequence).map_or(0, Sequence::preemptions);
             self.scheduler.release(choice.sequence);
             let (reason, usage) = (FinishReason::Abort, Usage::default());
-            effects.push(EngineEffect::Observe(Observation::Finished { reason, usage }));
+            let observation = Observation::Finished { reason, usage, times: None, preemptions };
+            effects.push(EngineEffect::Observe(observation));
         }
         effects.push(EngineEffect::Close(key));
     }
 
+    /// Ends the request of a sequence that cannot go on; its KV may be as bad as its logits.
     fn fail_sequence(&mut self, id: SequenceId, why: String, effects: &mut Vec<EngineEffect>) {
         let Some(&key) = self.owners.get(&id) else { return };
         let error = PublicError::new(ErrorKind::Internal, why);
         effects.push(EngineEffect::Send(key, GenerateDown::Failed(error)));
+        self.scheduler.discard(id);
         self.abort(key, effects);
     }
 

@@ -2,7 +2,9 @@
 //!
 //! - [`engine`]: the core: requests in, plans and chunks out (pure)
 //! - [`request`]: one request's choices and when each ends (pure)
+//! - `refuse`: what is turned away at once (pure)
 //! - [`settings`]: flags resolved against the model (pure)
+//! - `speculate`: the flag that asks for drafts (pure)
 //! - [`describe`]: what the world is told once the group serves (pure)
 //! - [`observe`]: counts for `/metrics`
 //! - [`actor`]: carries events in; `acts`: and effects out
@@ -14,7 +16,9 @@ pub mod describe;
 pub mod doors;
 pub mod engine;
 pub mod observe;
+mod refuse;
 pub mod request;
 pub mod settings;
+mod speculate;
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ use troupe_runtime::{
 };
 
 use super::engine::Observation;
+use crate::scheduler::Counters;
 
 /// Counts; cheap to clone, and empty where nobody asks.
 #[derive(Clone, Default)]
@@ -45,13 +46,13 @@ impl Observer {
         }
     }
 
-    /// The load as it is now, and the preemptions since the start.
-    pub fn load(&self, load: &Load, preemptions: u64) {
+    /// The load as it is now, and what was counted since the start.
+    pub fn load(&self, load: &Load, counters: &Counters) {
         let Some(series) = &self.series else { return };
         series.running.set(load.running.into());
         series.waiting.set(load.waiting.into());
         series.usage.set(f64::from(load.blocks_used) / f64::from(load.blocks_total.max(1)));
-        series.preemptions.inc_by(preemptions.saturating_sub(series.preemptions.get()));
+        raise(&series.preemptions, counters.preemptions);
     }
 
     /// Something worth counting happened.
@@ -60,7 +61,12 @@ impl Observer {
         match observation {
             Observation::Step { tokens } => series.iteration_tokens.observe(f64::from(*tokens)),
             // The gateway counts these, with what its client was told.
-            Observation::Finished { .. } | Observation::Refused => {}
+            Observation::Started { .. } | Observation::Finished { .. } | Observation::Refused => {}
         }
     }
+}
+
+/// Brings a counter up to a number that only grows.
+fn raise(counter: &Counter, to: u64) {
+    counter.inc_by(to.saturating_sub(counter.get()));
 }

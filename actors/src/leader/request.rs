@@ -27,6 +27,7 @@ pub struct Request {
     pub(super) key: RequestKey,
     pub(super) choices: Vec<OpenChoice>,
     pub(super) deadline: Duration,
+    arrived: Duration,
     options: SamplingOptions,
     prompt_len: u32,
     /// Most output tokens: asked for, and what the context leaves.
@@ -40,14 +41,35 @@ pub(super) struct OpenChoice {
     index: u32,
     /// Output tokens so far, those of earlier attempts included.
     produced: u32,
+    /// Prompt tokens whose KV was found in the prefix cache.
+    cached: u32,
     prompt_logprobs: Vec<TokenLogprobs>,
+    started: Option<Duration>,
+    first_token: Option<Duration>,
 }
 
 /// What a token did to its choice.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Advance {
     pub(super) chunk: Chunk,
-    pub(super) ended: Option<FinishReason>,
+    pub(super) ended: Option<Ended>,
+}
+
+/// The end of a choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub(super) reason: FinishReason,
+    pub(super) usage: Usage,
+    pub(super) times: Option<Times>,
+}
+
+/// How long the stages of a choice's life took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// From its first step to its first token.
+    pub prefill: Duration,
+    /// From its first token to its last.
+    pub decode: Duration,
 }
 
 impl Request {
@@ -58,6 +80,7 @@ impl Request {
             key: RequestKey { request: generate.request, attempt: generate.attempt },
             choices: Vec::with_capacity(generate.choices.len()),
             deadline: now.saturating_add(Duration::from_millis(generate.time_left_ms)),
+            arrived: now,
             options: generate.options.clone(),
             prompt_len,
             max_tokens: generate.options.max_tokens.min(longest.saturating_sub(prompt_len)),
@@ -66,14 +89,37 @@ impl Request {
 
     /// Opens a choice that has `output` tokens from earlier attempts.
     pub(super) fn open(&mut self, sequence: SequenceId, index: u32, output: u32) {
-        let prompt_logprobs = Vec::new();
-        self.choices.push(OpenChoice { sequence, index, produced: output, prompt_logprobs });
+        self.choices.push(OpenChoice {
+            sequence,
+            index,
+            produced: output,
+            cached: 0,
+            prompt_logprobs: Vec::new(),
+            started: None,
+            first_token: None,
+        });
     }
 
-    /// Takes log-probabilities of prompt tokens until the choice's first chunk.
-    pub(super) fn add_prompt_logprobs(&mut self, id: SequenceId, logprobs: Vec<TokenLogprobs>) {
+    /// A choice is in its first step; returns how long it has waited for it.
+    pub(super) fn start(&mut self, id: SequenceId, now: Duration, cached: u32) -> Option<Duration> {
+        let prompt_len = self.prompt_len;
+        let choice = self.choices.iter_mut().find(|choice| choice.sequence == id)?;
+        choice.started = Some(now);
+        choice.cached = cached.min(prompt_len);
+        Some(now.saturating_sub(self.arrived))
+    }
+
+    /// Takes log-probabilities of the prompt tokens behind position `computed` on, until the
+    /// choice's first chunk. A preempted prompt is computed, and told, again.
+    pub(super) fn add_prompt_logprobs(
+        &mut self,
+        id: SequenceId,
+        computed: u32,
+        logprobs: Vec<TokenLogprobs>,
+    ) {
         let most = self.prompt_len.saturating_sub(1) as usize;
         if let Some(choice) = self.choices.iter_mut().find(|choice| choice.sequence == id) {
+            choice.prompt_logprobs.truncate(computed as usize);
             let room = most.saturating_sub(choice.prompt_logprobs.len());
             choice.prompt_logprobs.extend(logprobs.into_iter().take(room));
         }
@@ -83,6 +129,7 @@ impl Request {
     pub(super) fn advance(
         &mut self,
         id: SequenceId,
+        now: Duration,
         token: u32,
         logprobs: Option<TokenLogprobs>,
     ) -> Option<Advance> {
@@ -90,34 +137,38 @@ impl Request {
         let choice = self.choices.get_mut(at)?;
         let position = choice.produced;
         choice.produced += 1;
+        choice.first_token.get_or_insert(now);
         let ended = ends(&self.options, self.max_tokens, choice.produced, token);
         let mut chunk = chunk(self.key, choice, position);
         chunk.tokens.push(token);
         chunk.logprobs.extend(logprobs);
-        let reason = ended.map(|(reason, stop_token)| {
+        let ended = ended.map(|(reason, stop_token)| {
             let choice = self.choices.remove(at);
-            chunk.finish = Some(self.finished(&choice, reason, stop_token));
-            reason
+            let usage = self.usage(&choice, choice.produced);
+            chunk.finish = Some(Finished { reason, stop_token, usage });
+            Ended { reason, usage, times: choice.times(now) }
         });
-        Some(Advance { chunk, ended: reason })
+        Some(Advance { chunk, ended })
     }
 
     /// Ends a choice that is to produce nothing: only its prompt was asked about.
-    pub(super) fn finish_without_token(&mut self, id: SequenceId) -> Option<Chunk> {
+    pub(super) fn finish_without_token(&mut self, id: SequenceId, now: Duration) -> Option<Advance> {
         let at = self.choices.iter().position(|choice| choice.sequence == id)?;
         let mut choice = self.choices.remove(at);
         let position = choice.produced;
         let mut chunk = chunk(self.key, &mut choice, position);
-        chunk.finish = Some(self.finished(&choice, FinishReason::Length, None));
-        Some(chunk)
+        let (reason, usage) = (FinishReason::Length, self.usage(&choice, choice.produced));
+        chunk.finish = Some(Finished { reason, stop_token: None, usage });
+        Some(Advance { chunk, ended: Some(Ended { reason, usage, times: choice.times(now) }) })
     }
 
     /// The gateway ends a choice: what it keeps is what counts.
-    pub(super) fn finish(&mut self, finish: &Finish) -> Option<(SequenceId, Usage)> {
+    pub(super) fn finish(&mut self, finish: &Finish, now: Duration) -> Option<(SequenceId, Ended)> {
         let at = self.choices.iter().position(|choice| choice.index == finish.choice)?;
         let choice = self.choices.remove(at);
-        let kept = choice.produced.min(finish.tokens_kept);
-        Some((choice.sequence, self.usage(kept)))
+        let usage = self.usage(&choice, choice.produced.min(finish.tokens_kept));
+        let ended = Ended { reason: finish.reason, usage, times: choice.times(now) };
+        Some((choice.sequence, ended))
     }
 
     /// Whether nothing is asked of the model but the prompt.
@@ -130,17 +181,18 @@ impl Request {
         SamplingOptions { max_tokens: self.max_tokens, ..self.options.clone() }
     }
 
-    fn finished(
-        &self,
-        choice: &OpenChoice,
-        reason: FinishReason,
-        stop_token: Option<u32>,
-    ) -> Finished {
-        Finished { reason, stop_token, usage: self.usage(choice.produced) }
+    fn usage(&self, choice: &OpenChoice, completion_tokens: u32) -> Usage {
+        let cached_tokens = choice.cached;
+        Usage { prompt_tokens: self.prompt_len, cached_tokens, completion_tokens }
     }
+}
 
-    fn usage(&self, completion_tokens: u32) -> Usage {
-        Usage { prompt_tokens: self.prompt_len, cached_tokens: 0, completion_tokens }
+impl OpenChoice {
+    fn times(&self, now: Duration) -> Option<Times> {
+        let started = self.started?;
+        let first = self.first_token.unwrap_or(now);
+        let (prefill, decode) = (first.saturating_sub(started), now.saturating_sub(first));
+        Some(Times { prefill, decode })
     }
 }
 

@@ -8,6 +8,9 @@ use troupe_runtime::{
     spec::EngineFlags,
 };
 
+use super::speculate;
+use crate::scheduler::{Limits, NgramSettings, Policy, arena::MAX_LIVE};
+
 /// Resolved settings, without options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineSettings {
@@ -21,8 +24,36 @@ pub struct EngineSettings {
     pub vocab_size: u32,
     /// Bounds of a step and of a sequence.
     pub limits: EngineLimits,
-    /// Most steps in flight: one per stage.
-    pub steps_in_flight: u32,
+    /// Pipeline stages.
+    pub stages: u32,
+    /// Type of the KV cache: part of what names a block's contents.
+    pub kv_dtype: String,
+    /// Keys the names of blocks' contents.
+    pub prefix_key: [u8; 32],
+}
+
+impl EngineSettings {
+    /// The scheduler's bounds and rules, with these many blocks per KV group.
+    pub fn scheduling(&self, blocks: &[u32]) -> Limits {
+        let limits = &self.limits;
+        Limits {
+            max_batched_tokens: limits.max_num_batched_tokens,
+            max_sequences: limits.max_num_seqs,
+            long_prefill_threshold: limits.long_prefill_token_threshold,
+            stages: self.stages,
+            depth: steps_in_flight(self.stages),
+            policy: limits.policy,
+            prefix_caching: limits.prefix_caching,
+            watermark: blocks.iter().min().copied().unwrap_or(0) / WATERMARK_SHARE,
+            speculation: limits.speculation,
+        }
+    }
+}
+
+/// Steps that a group of so many stages has in flight: one at each stage, and one more that is
+/// ready when the first stage is.
+pub fn steps_in_flight(stages: u32) -> u32 {
+    stages + 1
 }
 
 /// Bounds that flags set and the model caps.
@@ -40,6 +71,14 @@ pub struct EngineLimits {
     pub max_num_queued: u32,
     /// KV blocks per group whatever the memory, if that was said.
     pub num_blocks: Option<u32>,
+    /// Most tokens of one prompt in a step while others are there too; 0 is no limit.
+    pub long_prefill_token_threshold: u32,
+    /// Order of admission.
+    pub policy: Policy,
+    /// Whether KV blocks stay findable once no sequence holds them.
+    pub prefix_caching: bool,
+    /// Drafts, if any.
+    pub speculation: Option<NgramSettings>,
 }
 
 impl EngineLimits {
@@ -65,6 +104,10 @@ impl EngineLimits {
             max_num_seqs: flags.max_num_seqs.unwrap_or(DEFAULT_SEQUENCES),
             max_num_queued: flags.max_num_queued_reqs.unwrap_or(DEFAULT_QUEUED),
             num_blocks: flags.num_gpu_blocks_override,
+            long_prefill_token_threshold: flags.long_prefill_token_threshold.unwrap_or(0),
+            policy: policy(flags.scheduling_policy.as_deref())?,
+            prefix_caching: flags.enable_prefix_caching.unwrap_or(true),
+            speculation: flags.speculative_config.as_deref().map(speculate::parse).transpose()?,
         };
         let least_one = [
             ("--max-num-batched-tokens", limits.max_num_batched_tokens),
@@ -76,11 +119,15 @@ impl EngineLimits {
                 return Err(format!("{flag} is 0, at least 1 is needed"));
             }
         }
+        if limits.max_num_queued > MOST_QUEUED {
+            return Err(format!(
+                "--max-num-queued-reqs is {}, at most {MOST_QUEUED} can wait",
+                limits.max_num_queued
+            ));
+        }
         Ok(limits)
     }
-}
 
-impl EngineLimits {
     /// KV blocks of one group to allocate where there is room for `room`: what was asked for, else
     /// no more than all sequences together could ever use.
     pub fn blocks(&self, room: u32) -> u32 {
@@ -89,6 +136,22 @@ impl EngineLimits {
     }
 }
 
+fn policy(name: Option<&str>) -> Result<Policy, String> {
+    match name {
+        None | Some("fcfs") => Ok(Policy::Fcfs),
+        Some("priority") => Ok(Policy::Priority),
+        Some("lpm") => Ok(Policy::Lpm),
+        Some(other) => {
+            Err(format!("--scheduling-policy is {other}, fcfs, priority or lpm are possible"))
+        }
+    }
+}
+
+/// The share of the blocks that admission leaves free while others run, so that these can grow for
+/// a while before anything must be preempted: one in a hundred.
+const WATERMARK_SHARE: u32 = 100;
+/// Half of what the arena of sequences holds: the other half is for those that run.
+const MOST_QUEUED: u32 = MAX_LIVE as u32 / 2;
 /// Tokens per KV block, as in vLLM on devices.
 const DEFAULT_BLOCK_SIZE: u32 = 16;
 /// Tokens in a step: long enough for products to be efficient, short enough for decodes to go on.
@@ -111,5 +174,9 @@ mod tests {
         assert!(error.contains("--max-model-len") && error.contains("1024"), "{error}");
         let flags = EngineFlags { max_num_seqs: Some(0), ..EngineFlags::default() };
         assert!(EngineLimits::resolve(&flags, 1024).is_err());
+        let policy = Some("lifo".to_owned());
+        let flags = EngineFlags { scheduling_policy: policy, ..EngineFlags::default() };
+        let error = EngineLimits::resolve(&flags, 1024).expect_err("no such policy");
+        assert!(error.contains("fcfs, priority or lpm"), "{error}");
     }
 }

@@ -18,7 +18,7 @@ use super::{
     wiring::{self, Wired},
 };
 use crate::{
-    leader::actor::LeaderMsg,
+    leader::{actor::LeaderMsg, settings::steps_in_flight},
     worker::{
         actor::{Worker, WorkerArgs, WorkerMsg},
         device::{Device, DeviceEvent},
@@ -101,11 +101,12 @@ impl MemberState {
                 limits: self.prepared.limits,
                 loader,
                 pipes,
+                stages: self.parallel.pipeline,
                 stage_time_min: self.prepared.stage_time_min,
             };
             let to = myself.clone();
             let tell = Box::new(move |event| drop(to.cast(MemberMsg::Event(translate(event)))));
-            let steps_in_flight = self.parallel.pipeline;
+            let steps_in_flight = steps_in_flight(self.parallel.pipeline);
             let args = WorkerArgs { device, tell, steps_in_flight };
             let (worker, _) = Actor::spawn_linked(None, Worker, args, myself.get_cell()).await?;
             self.workers.insert(rank, worker);

@@ -11,6 +11,7 @@ use troupe_runtime::{
     discovery::directory::{GroupRecord, Launch},
     id::{Coordinate, Digest, EndpointId},
     wire::status::Fingerprint,
+    prefix,
 };
 
 use crate::{
@@ -75,7 +76,10 @@ impl Prepared {
             tokenizer: self.tokenizer,
             vocab_size: self.vocab_size,
             limits: self.limits,
-            steps_in_flight: record.launch.pipeline_parallel,
+            stages: record.launch.pipeline_parallel,
+            kv_dtype: KV_DTYPE.into(),
+            // Whoever knows the model can name blocks of it; salts keep tenants apart.
+            prefix_key: prefix::key_of(self.model),
         }
     }
 
@@ -96,7 +100,7 @@ impl Prepared {
                 adapter: None,
                 dtype: self.dtype.clone(),
                 quantization: "none".into(),
-                kv_dtype: "float32".into(),
+                kv_dtype: KV_DTYPE.into(),
                 tensor_parallel: launch.tensor_parallel,
                 kernel_path: String::new(),
                 batch_invariant: true,
@@ -104,6 +108,9 @@ impl Prepared {
         }
     }
 }
+
+/// Type of the KV cache.
+const KV_DTYPE: &str = "float32";
 
 /// A tensor-free model: its tokens are hashes of what came before.
 #[derive(Clone, Copy, Debug)]
@@ -138,7 +145,12 @@ impl Models for FakeModels {
         _ranks_here: u32,
     ) -> Loader {
         let stages = prepared.launch.pipeline_parallel;
-        let model = FakeModel { stages, vocab_size: self.vocab_size, blocks: self.blocks };
+        let model = FakeModel {
+            stages,
+            vocab_size: self.vocab_size,
+            blocks: self.blocks,
+            block_size: prepared.limits.block_size,
+        };
         Box::new(move || Ok(Box::new(FakeExecutor::new(rank, model, collective))))
     }
 }

@@ -27,7 +27,9 @@ use troupe_runtime::{
     },
 };
 
-use crate::{group::layout::Parallel, worker::pipes::Pipes};
+use crate::{
+    group::layout::Parallel, leader::settings::steps_in_flight, worker::pipes::Pipes,
+};
 
 /// Incoming lines, as the front door accepts them.
 pub type Desk = mpsc::Receiver<(BulkOpen, Stream)>;
@@ -86,9 +88,18 @@ impl Plan {
     }
 }
 
-/// Every line of a group: hidden states to the next stage, collectives all to all within one.
+/// Every line of a group: hidden states to the next stage, collectives all to all within one, and
+/// sampled tokens from where they are sampled to every rank of the first stage but itself.
 fn lines(epoch: Epoch, parallel: Parallel) -> impl Iterator<Item = BulkOpen> {
-    parallel.ranks().flat_map(move |from| {
+    let sampler = Coordinate { dp: 0, stage: parallel.pipeline - 1, tp: 0 };
+    let readers = (0..parallel.tensor).map(|tp| Coordinate { dp: 0, stage: 0, tp });
+    let tokens = readers.filter(move |to| *to != sampler).map(move |to| BulkOpen {
+        epoch,
+        from: sampler,
+        to,
+        channel: BulkChannel::Tokens,
+    });
+    let others = parallel.ranks().flat_map(move |from| {
         let next = Coordinate { stage: from.stage + 1, ..from };
         let activation = (next.stage < parallel.pipeline).then_some(BulkOpen {
             epoch,
@@ -101,7 +112,8 @@ fn lines(epoch: Epoch, parallel: Parallel) -> impl Iterator<Item = BulkOpen> {
             BulkOpen { epoch, from, to, channel: BulkChannel::Collective }
         });
         activation.into_iter().chain(peers)
-    })
+    });
+    others.chain(tokens)
 }
 
 /// Opens and awaits all lines of `member` and hands each rank its ends.
@@ -116,8 +128,8 @@ pub async fn wire(
     desk: &mut Desk,
 ) -> Result<Vec<Wired>, String> {
     let plan = Plan::new(formation, member, parallel);
-    // Steps in flight are at most the stages, and one more tensor may be on its way.
-    let depth = parallel.pipeline as usize + 1;
+    // One tensor for each step in flight, and one more may be on its way.
+    let depth = steps_in_flight(parallel.pipeline) as usize + 1;
     let mut ends = Ends::default();
     for line in &plan.inside {
         let (sender, receiver) = bulk_pair(depth);
@@ -222,10 +234,18 @@ impl Ends {
     }
 
     fn pipes(&mut self, rank: Coordinate) -> Pipes {
-        let is_activation = |line: &BulkOpen| line.channel == BulkChannel::Activation;
-        let upstream = take(&mut self.receivers, |line| is_activation(line) && line.to == rank);
-        let downstream = take(&mut self.senders, |line| is_activation(line) && line.from == rank);
-        Pipes { upstream, downstream }
+        let to = |channel| move |line: &BulkOpen| line.channel == channel && line.to == rank;
+        let from = |channel| move |line: &BulkOpen| line.channel == channel && line.from == rank;
+        let mut tokens_out = Vec::new();
+        while let Some(sender) = take(&mut self.senders, from(BulkChannel::Tokens)) {
+            tokens_out.push(sender);
+        }
+        Pipes {
+            upstream: take(&mut self.receivers, to(BulkChannel::Activation)),
+            downstream: take(&mut self.senders, from(BulkChannel::Activation)),
+            tokens_in: take(&mut self.receivers, to(BulkChannel::Tokens)),
+            tokens_out,
+        }
     }
 
     fn collective(
@@ -279,7 +299,8 @@ mod tests {
     fn one_process_needs_queues_between_stages_and_memory_within() {
         let parallel = Parallel { tensor: 2, pipeline: 2 };
         let plan = Plan::new(&formation(&[&[(0, 0), (0, 1), (1, 0), (1, 1)]]), 0, parallel);
-        assert_eq!((plan.inside.len(), plan.outgoing.len(), plan.incoming.len()), (2, 0, 0));
+        // Two activations, and tokens from the last stage to both ranks of the first.
+        assert_eq!((plan.inside.len(), plan.outgoing.len(), plan.incoming.len()), (4, 0, 0));
         assert_eq!(plan.local_stages, [0, 1].into());
     }
 
@@ -291,7 +312,7 @@ mod tests {
         let out: BTreeSet<_> = plans.iter().flat_map(|plan| plan.outgoing.keys()).collect();
         let back: BTreeSet<_> = plans.iter().flat_map(|plan| &plan.incoming).collect();
         assert_eq!(out, back);
-        assert_eq!(out.len(), 4, "two activations and a collective each way");
+        assert_eq!(out.len(), 6, "two activations, a collective each way, tokens back to two ranks");
         assert!(plans[2].local_stages.contains(&1) && plans[0].local_stages.is_empty());
     }
 }

@@ -1,19 +1,33 @@
-//! Composing one step: running sequences, then waiting ones, within the budget.
+//! Composing one step: the sequences that run, then those that wait, within the budget.
 
 use troupe_runtime::{
     id::{Epoch, SequenceId, StepId},
-    wire::step::{NewSequence, ResumedSequence, RunningSequence, Span, StepKind, StepPlan},
+    wire::step::{RunningSequence, StepKind, StepPlan},
 };
 
-use super::queues::{Scheduler, Sequence};
+use super::{
+    ngram,
+    scheduler::{Held, Scheduler, name_blocks},
+    sequence::Sequence,
+};
 
 /// A plan that is being made, with what is left to give.
-struct Draft {
-    plan: StepPlan,
-    held: Vec<SequenceId>,
-    tokens_left: u32,
-    sequences_left: u32,
+pub(super) struct Draft {
+    pub(super) plan: StepPlan,
+    /// Of new, resumed and running sequences: the order of the plan.
+    held: [Vec<Held>; 3],
+    pub(super) tokens_left: u32,
+    pub(super) sequences_left: u32,
     preempted_any: bool,
+}
+
+/// How early the next step of a sequence may be planned whose last token is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ahead {
+    /// When in a full pipeline the token would just arrive.
+    InTime,
+    /// At once: a stage would wait for the token, but it has nothing else to do.
+    AtOnce,
 }
 
 impl Scheduler {
@@ -26,27 +40,25 @@ impl Scheduler {
         let plan = StepPlan { epoch, step, kind: StepKind::Run, ..StepPlan::default() };
         let mut draft = Draft {
             plan,
-            held: Vec::new(),
+            held: Default::default(),
             tokens_left: self.limits.max_batched_tokens,
             sequences_left: self.share_of_a_step(),
             preempted_any: false,
         };
-        self.add_running(&mut draft);
+        self.add_running(&mut draft, Ahead::InTime);
         if !draft.preempted_any {
             self.add_waiting(&mut draft);
         }
-        if draft.held.is_empty() {
+        if draft.is_empty() && self.waiting.is_empty() {
+            self.add_running(&mut draft, Ahead::AtOnce);
+        }
+        if draft.is_empty() {
             return None;
         }
         self.last_step += 1;
         draft.plan.finished = std::mem::take(&mut self.finished);
         draft.plan.preempted = std::mem::take(&mut self.preempted);
-        for id in &draft.held {
-            if let Some(sequence) = self.sequences.get_mut(id) {
-                sequence.in_flight = Some(step);
-            }
-        }
-        self.in_flight.insert(step, draft.held);
+        self.in_flight.insert(step, draft.held.concat());
         Some(draft.plan)
     }
 
@@ -54,38 +66,92 @@ impl Scheduler {
     /// step, planned while this one runs, has some left.
     fn share_of_a_step(&self) -> u32 {
         let live = self.running.len() as u32 + self.waiting.len() as u32;
-        live.min(self.limits.max_sequences).div_ceil(self.limits.depth).max(1)
+        live.min(self.limits.max_sequences).div_ceil(self.limits.stages).max(1)
     }
 
-    fn add_running(&mut self, draft: &mut Draft) {
-        for id in self.running.clone() {
+    fn add_running(&mut self, draft: &mut Draft, ahead: Ahead) {
+        // A victim that stood earlier in the list (priorities) moves the rest up, and one sequence is
+        // passed over until the next step.
+        let mut at = 0;
+        while let Some(&id) = self.running.get(at) {
             if draft.tokens_left == 0 || draft.sequences_left == 0 {
                 return;
             }
-            let Some(sequence) = self.sequences.get(&id) else { continue };
-            // A victim of this very loop is no longer running.
-            if sequence.in_flight.is_some() || sequence.preempted {
-                continue;
-            }
-            let count = (sequence.len() - sequence.computed).min(draft.tokens_left);
+            at += 1;
+            let Some(sequence) = self.sequences.get(id) else { continue };
+            let count = self.positions(sequence, draft, ahead);
             if count == 0 {
                 continue;
             }
+            let drafts = self.drafts(sequence, draft);
             let end = sequence.computed + count;
-            if self.make_room(id, end, draft) {
-                self.put_running(id, count, draft);
+            // A draft is worth a block, but not somebody else's.
+            let with_drafts = end + drafts.len() as u32;
+            if !drafts.is_empty() && self.pools.can_grow(&sequence.tables, with_drafts) {
+                self.put_running(id, count, drafts, draft);
+            } else if self.make_room(id, end, draft) {
+                self.put_running(id, count, Vec::new(), draft);
             }
         }
     }
 
-    /// Preempts until `id` can cover `end` positions; false if it was preempted itself.
+    /// How many positions of a running sequence the step computes.
+    fn positions(&self, sequence: &Sequence, draft: &Draft, ahead: Ahead) -> u32 {
+        let step = draft.plan.step;
+        if sequence.last_step == step {
+            return 0;
+        }
+        let left = sequence.wanted() - sequence.computed.min(sequence.wanted());
+        let is_placeholder = sequence.computed >= sequence.len();
+        if sequence.in_flight > 0 && is_placeholder {
+            let in_time = sequence.last_step.0 + u64::from(self.limits.stages) <= step.0;
+            let may = self.limits.speculation.is_none()
+                && sequence.pending == 1
+                && sequence.tokens_left() > 0
+                && (in_time || ahead == Ahead::AtOnce);
+            if !may {
+                return 0;
+            }
+        }
+        self.chunk(left, draft)
+    }
+
+    /// As many of `left` positions as the step has room for.
+    pub(super) fn chunk(&self, left: u32, draft: &Draft) -> u32 {
+        let alone = self.running.len() + self.waiting.len() <= 1;
+        let threshold = match self.limits.long_prefill_threshold {
+            threshold if threshold > 0 && !alone => threshold,
+            _ => u32::MAX,
+        };
+        left.min(draft.tokens_left).min(threshold)
+    }
+
+    /// Guesses at what follows a sequence's last token, to be verified by the step.
+    fn drafts(&self, sequence: &Sequence, draft: &Draft) -> Vec<u32> {
+        let Some(settings) = self.limits.speculation else { return Vec::new() };
+        let decodes = sequence.in_flight == 0
+            && sequence.computed + 1 == sequence.len()
+            && sequence.computed >= sequence.spec.prompt_len;
+        if !decodes {
+            return Vec::new();
+        }
+        // One token comes without a draft.
+        let most = (draft.tokens_left - 1).min(sequence.tokens_left().saturating_sub(1));
+        ngram::draft(&sequence.spec.tokens, settings, most)
+    }
+
+    /// Preempts until `id` can cover `end` positions; false if it cannot in this step.
     fn make_room(&mut self, id: SequenceId, end: u32, draft: &mut Draft) -> bool {
         loop {
-            let Some(sequence) = self.sequences.get(&id) else { return false };
+            let Some(sequence) = self.sequences.get(id) else { return false };
             if self.pools.can_grow(&sequence.tables, end) {
                 return true;
             }
-            let Some(victim) = self.victim(draft) else { return false };
+            // Enough will be free when the steps in flight are done: no need to take more.
+            if self.pools.can_grow_later(&sequence.tables, end) {
+                return false;
+            }
+            let Some(victim) = self.victim(draft.plan.step) else { return false };
             self.preempt(victim);
             draft.preempted_any = true;
             if victim == id {
@@ -94,115 +160,65 @@ impl Scheduler {
         }
     }
 
-    /// The youngest running sequence of the lowest priority that no step holds.
-    fn victim(&self, draft: &Draft) -> Option<SequenceId> {
+    /// The youngest running sequence of the lowest priority that this step does not hold.
+    fn victim(&self, step: StepId) -> Option<SequenceId> {
         self.running
             .iter()
-            .copied()
-            .filter(|id| !draft.held.contains(id))
-            .filter_map(|id| Some((id, self.sequences.get(&id)?)))
-            .filter(|(_, sequence)| sequence.in_flight.is_none())
+            .filter_map(|id| Some((*id, self.sequences.get(*id)?)))
+            .filter(|(_, sequence)| sequence.last_step != step)
             .max_by_key(|(id, sequence)| (sequence.spec.priority, *id))
             .map(|(id, _)| id)
     }
 
     fn preempt(&mut self, id: SequenceId) {
-        let Some(sequence) = self.sequences.get_mut(&id) else { return };
-        self.pools.release(&mut sequence.tables);
-        sequence.computed = 0;
-        sequence.preempted = true;
+        let Some(sequence) = self.sequences.get_mut(id) else { return };
+        let fence = (sequence.in_flight > 0).then_some(sequence.last_step);
+        self.pools.release(&mut sequence.tables, fence, self.limits.prefix_caching);
+        sequence.restart();
+        sequence.waits_since = self.counters.admissions;
         if sequence.mirrored.is_some() {
             self.preempted.push(id);
         }
-        self.preemptions += 1;
+        self.counters.preemptions += 1;
         self.running.retain(|running| *running != id);
-        self.waiting.push_front(id);
+        self.waiting.insert(sequence.spec.priority, id);
     }
 
-    fn add_waiting(&mut self, draft: &mut Draft) {
-        while draft.tokens_left > 0
-            && draft.sequences_left > 0
-            && (self.running.len() as u32) < self.limits.max_sequences
-        {
-            let Some(&id) = self.waiting.front() else { return };
-            let Some(sequence) = self.sequences.get(&id) else { return };
-            // All of what is known must fit, or it would be preempted half way.
-            if !self.pools.can_grow(&sequence.tables, sequence.len()) {
-                return;
-            }
-            let count = sequence.len().min(draft.tokens_left);
-            self.waiting.pop_front();
-            self.running.push(id);
-            self.put_waiting(id, count, draft);
+    fn put_running(&mut self, id: SequenceId, count: u32, drafts: Vec<u32>, draft: &mut Draft) {
+        let Some(sequence) = self.sequences.get_mut(id) else { return };
+        let step = draft.plan.step;
+        let placeholder =
+            (sequence.computed + count > sequence.len()).then_some(sequence.last_sampling);
+        let span = sequence.advance(count + drafts.len() as u32, step);
+        let new_blocks = self.pools.grow(&mut sequence.tables, sequence.computed);
+        name_blocks(&mut self.pools, sequence, step);
+        if !drafts.is_empty() {
+            self.counters.drafts += 1;
+            self.counters.draft_tokens += drafts.len() as u64;
         }
-    }
-
-    fn put_running(&mut self, id: SequenceId, count: u32, draft: &mut Draft) {
-        let Some(sequence) = self.sequences.get_mut(&id) else { return };
-        let span = advance(sequence, count);
-        let new_blocks = self.pools.grow(&mut sequence.tables, span.computed + count);
+        let (drafted, preemptions) = (drafts.len() as u32, sequence.preemptions);
+        draft.take(2, Held { id, span, drafts: drafted, preemptions });
         draft.plan.running.push(RunningSequence {
             sequence: id,
-            appended: mirror(sequence),
-            placeholder: None,
+            appended: sequence.mirror(),
+            placeholder,
+            swaps: std::mem::take(&mut sequence.swaps),
             new_blocks,
-            drafts: Vec::new(),
+            drafts,
             span,
         });
-        draft.take(id, count);
-    }
-
-    fn put_waiting(&mut self, id: SequenceId, count: u32, draft: &mut Draft) {
-        let Some(sequence) = self.sequences.get_mut(&id) else { return };
-        let span = advance(sequence, count);
-        // The whole of it was found to fit, so take the whole now: nothing else may have it.
-        let positions = sequence.len();
-        self.pools.grow(&mut sequence.tables, positions);
-        sequence.preempted = false;
-        let block_tables = sequence.tables.clone();
-        if sequence.mirrored.is_some() {
-            let appended = mirror(sequence);
-            let resumed = ResumedSequence { sequence: id, appended, block_tables, span };
-            draft.plan.resumed.push(resumed);
-        } else {
-            mirror(sequence);
-            let spec = &sequence.spec;
-            draft.plan.new.push(NewSequence {
-                sequence: id,
-                tokens: spec.tokens.clone(),
-                prompt_len: spec.prompt_len,
-                choice: spec.choice,
-                seed: spec.seed,
-                options: spec.options.clone(),
-                adapter: spec.adapter.clone(),
-                traceparent: spec.traceparent.clone(),
-                block_tables,
-                span,
-            });
-        }
-        draft.take(id, count);
     }
 }
 
 impl Draft {
-    fn take(&mut self, id: SequenceId, count: u32) {
-        self.held.push(id);
-        self.tokens_left -= count;
+    fn is_empty(&self) -> bool {
+        self.held.iter().all(Vec::is_empty)
+    }
+
+    /// Notes a sequence of the plan's `part`: 0 is new, 1 resumed, 2 running.
+    pub(super) fn take(&mut self, part: usize, held: Held) {
+        self.held[part].push(held);
+        self.tokens_left -= held.span.count;
         self.sequences_left -= 1;
     }
-}
-
-/// Moves a sequence on by `count` positions and says which those are.
-fn advance(sequence: &mut Sequence, count: u32) -> Span {
-    let computed = sequence.computed;
-    sequence.computed += count;
-    // Only the step that computes the last known token can yield the next one.
-    let wants_token = sequence.spec.options.max_tokens > 0;
-    Span { computed, count, sample: wants_token && sequence.computed == sequence.len() }
-}
-
-/// Tokens that the workers lack; afterwards they have them.
-fn mirror(sequence: &mut Sequence) -> Vec<u32> {
-    let known = sequence.mirrored.replace(sequence.len()).unwrap_or(0);
-    sequence.spec.tokens.get(known as usize..).unwrap_or_default().to_vec()
 }

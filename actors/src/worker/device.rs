@@ -28,8 +28,12 @@ use troupe_runtime::{
     },
 };
 
-use super::{mirror::Mirror, pipes::Pipes};
-use crate::leader::settings::EngineLimits;
+use super::{
+    mirror::Mirror,
+    pipes::Pipes,
+    tokens::{self, SampledAt, TokenFeed},
+};
+use crate::leader::settings::{EngineLimits, steps_in_flight};
 
 /// Makes the executor; runs on the device thread, because loading takes long and what it allocates
 /// belongs to that thread.
@@ -65,8 +69,10 @@ pub struct Device {
     pub limits: EngineLimits,
     /// Makes the executor.
     pub loader: Loader,
-    /// To its neighbours.
+    /// To the other ranks.
     pub pipes: Pipes,
+    /// Pipeline stages of its group.
+    pub stages: u32,
     /// The least time that this stage takes for a step: a slow device for tests and measurements
     /// of pipelining, zero otherwise.
     pub stage_time_min: Duration,
@@ -100,11 +106,22 @@ impl Device {
         let mut executor = loader()?;
         tell(DeviceEvent::Loaded(self.report(executor.as_ref())));
         let mut mirror = Mirror::new(self.epoch, self.limits.block_size);
+        let depth = steps_in_flight(self.stages);
+        let mut feed = self.pipes.tokens_in.take().map(|line| TokenFeed::new(line, depth));
+        let mut idle_since = Instant::now();
         // The channel ends when the owner is gone: then so is this thread.
         while let Ok(command) = commands.recv() {
             match command {
                 Command::Start(blocks) => executor.allocate_kv(&blocks)?,
-                Command::Step(plan) => self.step(&plan, executor.as_mut(), &mut mirror, tell)?,
+                Command::Step(plan) => {
+                    if let Some(feed) = &mut feed {
+                        mirror.learn(&feed.take(&plan, NEIGHBOUR_DEADLINE)?);
+                    }
+                    let progress =
+                        self.step(&plan, executor.as_mut(), &mut mirror, idle_since, tell)?;
+                    idle_since = Instant::now();
+                    tell(DeviceEvent::Progress(progress));
+                }
             }
         }
         Ok(())
@@ -115,8 +132,9 @@ impl Device {
         plan: &StepPlan,
         executor: &mut dyn Executor,
         mirror: &mut Mirror,
+        idle_since: Instant,
         tell: &dyn Fn(DeviceEvent),
-    ) -> Result<(), DeviceError> {
+    ) -> Result<Progress, DeviceError> {
         let _in = self.trace(plan).entered();
         let batch = mirror.apply(plan).map_err(DeviceError::Contract)?;
         let input = self.take_input(plan.step)?;
@@ -126,22 +144,28 @@ impl Device {
                 StageOutput::Hidden(hidden) => {
                     self.take_at_least(began);
                     self.pass_on(plan.step, hidden)?;
+                    mirror.drop_drafts(plan);
                 }
-                StageOutput::Logits(logits) => {
-                    if self.rank.tp == 0 {
-                        let result = sample(plan, &batch, executor, mirror, logits)?;
-                        self.take_at_least(began);
-                        tell(DeviceEvent::Result(StepResult {
-                            compute_us: micros(began),
-                            ..result
-                        }));
+                StageOutput::Logits(logits) if self.rank.tp == 0 => {
+                    let (result, sampled) = sample(plan, &batch, executor, mirror, logits)?;
+                    self.take_at_least(began);
+                    mirror.drop_drafts(plan);
+                    mirror.learn(&sampled);
+                    if plan.spans().any(|(_, span)| span.sample) {
+                        tokens::tell(&mut self.pipes.tokens_out, plan.step, &sampled)?;
                     }
+                    let compute_us = micros(began.elapsed());
+                    tell(DeviceEvent::Result(StepResult { compute_us, ..result }));
                 }
+                StageOutput::Logits(_) => mirror.drop_drafts(plan),
             }
         }
-        let progress = Progress { rank: self.rank, step: plan.step, compute_us: micros(began) };
-        tell(DeviceEvent::Progress(progress));
-        Ok(())
+        Ok(Progress {
+            rank: self.rank,
+            step: plan.step,
+            compute_us: micros(began.elapsed()),
+            idle_us: micros(began - idle_since),
+        })
     }
 
     /// The step as a part of the trace of the first request that it starts; later steps of a
@@ -213,20 +237,20 @@ fn sample(
     executor: &mut dyn Executor,
     mirror: &Mirror,
     logits: Logits,
-) -> Result<StepResult, DeviceError> {
+) -> Result<(StepResult, Vec<SampledAt>), DeviceError> {
     let requests = mirror.requests(plan, batch);
     let sampled = executor.sample(logits, &requests)?;
-    let outcomes = Mirror::outcomes(&requests, sampled);
-    Ok(StepResult { epoch: plan.epoch, step: plan.step, outcomes, compute_us: 0 })
+    let (outcomes, told) = Mirror::outcomes(&requests, sampled);
+    Ok((StepResult { epoch: plan.epoch, step: plan.step, outcomes, compute_us: 0 }, told))
 }
 
 fn no_loader() -> Result<Box<dyn Executor>, DeviceError> {
     Err(DeviceError::Contract("a device loads once".into()))
 }
 
-fn micros(began: Instant) -> u64 {
+fn micros(duration: Duration) -> u64 {
     // Half a million years fit.
-    began.elapsed().as_micros() as u64
+    duration.as_micros() as u64
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {

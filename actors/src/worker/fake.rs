@@ -1,24 +1,22 @@
 //! An executor without tensors: its token is a hash of what a model would have seen.
 //!
-//! It holds the contract of [`Executor`] (batches in order, KV written before it is read) and
-//! nothing else, so that groups, leaders and whole clusters can be run and simulated at no cost.
-//! The token of a position depends on every token before it, as a model's does, so a lost, repeated
-//! or reordered token shows.
+//! It holds the contract of [`Executor`] and nothing else, so that groups, leaders and whole
+//! clusters can be run and simulated at no cost. Where a model keeps keys and values of a position,
+//! it keeps one number that depends on every token up to there, in the same KV blocks. So whatever
+//! goes wrong with blocks (one shared with the wrong prefix, reused too early, not copied) or with
+//! tokens (lost, repeated, reordered) shows in the tokens that follow, and between stages at once.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use troupe_gpu::{
     collective::Collective,
     error::DeviceError,
     executor::{
-        Executor, HiddenStates, Logits, MemoryReport, SampleRequest, Sampled, StageInput,
-        StageOutput, StepBatch,
+        BatchSequence, Executor, HiddenStates, LogitRows, Logits, MemoryReport, SampleRequest,
+        Sampled, StageInput, StageOutput, StepBatch,
     },
 };
-use troupe_runtime::{
-    id::{Coordinate, SequenceId},
-    wire::kv::WireDtype,
-};
+use troupe_runtime::{id::Coordinate, wire::kv::WireDtype};
 
 /// The executor.
 pub struct FakeExecutor {
@@ -26,7 +24,10 @@ pub struct FakeExecutor {
     model: FakeModel,
     /// Ranks of a stage meet in every step, as real ones do: none can run ahead.
     collective: Box<dyn Collective>,
-    computed: BTreeMap<SequenceId, u32>,
+    /// What every position of every block holds.
+    kv: Vec<u64>,
+    /// The step's logits: what each row with logits has seen.
+    logits: Vec<u64>,
 }
 
 /// What all ranks of a tensor-free model agree on.
@@ -38,22 +39,85 @@ pub struct FakeModel {
     pub vocab_size: u32,
     /// KV blocks that every rank has room for.
     pub blocks: u32,
+    /// Positions per KV block.
+    pub block_size: u32,
 }
+
+/// One row of hidden states: what it has seen, and its token.
+type Row = (u64, u32);
 
 impl FakeExecutor {
     /// One rank of a model.
     pub fn new(coordinate: Coordinate, model: FakeModel, collective: Box<dyn Collective>) -> Self {
-        Self { coordinate, model, collective, computed: BTreeMap::new() }
+        Self { coordinate, model, collective, kv: Vec::new(), logits: Vec::new() }
     }
 
     /// The token that follows these.
     pub fn next_token(tokens: &[u32], vocab_size: u32) -> u32 {
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        for token in tokens {
-            state = (state ^ u64::from(*token)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            state ^= state >> 29;
+        choose(tokens.iter().fold(NOTHING, |seen, token| see(seen, *token)), vocab_size)
+    }
+
+    /// Where a position of a sequence is kept.
+    fn slot(&self, entry: &BatchSequence, position: u32) -> Result<usize, DeviceError> {
+        let table = entry.block_tables.first().map_or(&[][..], Vec::as_slice);
+        let block = table.get((position / self.model.block_size) as usize);
+        let slot = block.map(|block| {
+            (block.0 * self.model.block_size + position % self.model.block_size) as usize
+        });
+        slot.filter(|slot| *slot < self.kv.len()).ok_or_else(|| {
+            let id = entry.sequence;
+            DeviceError::Contract(format!("sequence {id} has no block for position {position}"))
+        })
+    }
+
+    /// Computes all rows. A sequence may begin with blocks that another one writes in this very
+    /// step, so whoever does not depend on one that is still to come goes first.
+    fn compute(&mut self, batch: &StepBatch, given: Option<&[Row]>) -> Result<Vec<Row>, DeviceError> {
+        let mut rows = vec![(0, 0); batch.tokens.len()];
+        let mut left: Vec<&BatchSequence> = batch.sequences.iter().collect();
+        let mut unwritten = BTreeSet::new();
+        for entry in &left {
+            for position in entry.computed..entry.computed + entry.count {
+                unwritten.insert(self.slot(entry, position)?);
+            }
         }
-        (state % u64::from(vocab_size)) as u32
+        while !left.is_empty() {
+            let mut later = Vec::new();
+            let before = left.len();
+            for entry in left {
+                let waits = entry.computed > 0
+                    && unwritten.contains(&self.slot(entry, entry.computed - 1)?);
+                if waits {
+                    later.push(entry);
+                    continue;
+                }
+                for offset in 0..entry.count {
+                    let position = entry.computed + offset;
+                    let row = (entry.row + offset) as usize;
+                    let seen = match position.checked_sub(1) {
+                        Some(previous) => self.kv[self.slot(entry, previous)?],
+                        None => NOTHING,
+                    };
+                    let token = given.map_or(batch.tokens[row], |given| given[row].1);
+                    let now = see(seen, token);
+                    if given.is_some_and(|given| given[row].0 != now) {
+                        return Err(DeviceError::Contract(format!(
+                            "{}: sequence {} differs from the previous stage at position {position}",
+                            self.coordinate, entry.sequence
+                        )));
+                    }
+                    let slot = self.slot(entry, position)?;
+                    unwritten.remove(&slot);
+                    self.kv[slot] = now;
+                    rows[row] = (now, token);
+                }
+            }
+            if later.len() == before {
+                return Err(DeviceError::Contract("sequences that wait for each other".into()));
+            }
+            left = later;
+        }
+        Ok(rows)
     }
 }
 
@@ -72,12 +136,14 @@ impl Executor for FakeExecutor {
     }
 
     fn allocate_kv(&mut self, blocks: &[u32]) -> Result<(), DeviceError> {
-        if blocks.iter().any(|count| *count > self.model.blocks) {
-            return Err(DeviceError::OutOfMemory(format!(
-                "{blocks:?} of {} blocks",
-                self.model.blocks
-            )));
+        let &[count] = blocks else {
+            return Err(DeviceError::Contract("a tensor-free model has one KV group".into()));
+        };
+        if count > self.model.blocks {
+            let room = self.model.blocks;
+            return Err(DeviceError::OutOfMemory(format!("{count} of {room} blocks")));
         }
+        self.kv = vec![0; count as usize * self.model.block_size as usize];
         Ok(())
     }
 
@@ -86,29 +152,42 @@ impl Executor for FakeExecutor {
         batch: &StepBatch,
         input: StageInput,
     ) -> Result<StageOutput, DeviceError> {
-        let first = self.coordinate.stage == 0;
-        if first != matches!(input, StageInput::Tokens) {
-            return Err(DeviceError::Contract("only the first stage takes tokens".into()));
+        let given = match (self.coordinate.stage, input) {
+            (0, StageInput::Tokens) => None,
+            (1.., StageInput::Hidden(hidden)) => Some(rows_of(&hidden, batch.tokens.len())?),
+            _ => return Err(DeviceError::Contract("only the first stage takes tokens".into())),
+        };
+        let size = self.model.block_size as usize;
+        for copy in &batch.copies {
+            let (from, to) = (copy.from.0 as usize * size, copy.to.0 as usize * size);
+            self.kv.copy_within(from..from + size, to);
         }
-        for entry in &batch.sequences {
-            let computed = self.computed.entry(entry.sequence).or_insert(0);
-            if entry.computed > *computed {
-                return Err(DeviceError::Contract(format!(
-                    "sequence {} starts at {}, only {computed} positions are computed",
-                    entry.sequence, entry.computed
-                )));
-            }
-            *computed = entry.computed + entry.count;
-        }
+        let rows = self.compute(batch, given.as_deref())?;
         self.collective.begin_step(batch.step);
         self.collective.barrier()?;
-        if self.coordinate.stage + 1 == self.model.stages {
-            let (rows, columns) = (batch.sequences.len(), self.model.vocab_size as usize);
-            return Ok(StageOutput::Logits(Logits::on_host(batch.step, rows, columns, Vec::new())));
+        if self.coordinate.stage + 1 < self.model.stages {
+            let columns = WORDS;
+            let bytes: Vec<u8> = rows.iter().flat_map(bytes_of).collect();
+            return Ok(StageOutput::Hidden(HiddenStates {
+                rows: rows.len(),
+                columns,
+                dtype: WireDtype::U32,
+                bytes: bytes.into(),
+            }));
         }
-        let rows = batch.tokens.len();
-        let bytes = vec![0_u8; rows * 4].into();
-        Ok(StageOutput::Hidden(HiddenStates { rows, columns: 1, dtype: WireDtype::F32, bytes }))
+        self.logits.clear();
+        for entry in &batch.sequences {
+            let count = match entry.logits {
+                LogitRows::None => 0,
+                LogitRows::Last => 1,
+                LogitRows::Tail(rows) => rows,
+                LogitRows::All => entry.count,
+            };
+            let end = (entry.row + entry.count) as usize;
+            self.logits.extend(rows[end - count as usize..end].iter().map(|(seen, _)| seen));
+        }
+        let (rows, columns) = (self.logits.len(), self.model.vocab_size as usize);
+        Ok(StageOutput::Logits(Logits::on_host(batch.step, rows, columns, Vec::new())))
     }
 
     fn sample(
@@ -117,10 +196,45 @@ impl Executor for FakeExecutor {
         requests: &[SampleRequest<'_>],
     ) -> Result<Vec<Sampled>, DeviceError> {
         let sampled = requests.iter().map(|request| {
-            let token =
-                request.sample.then(|| Self::next_token(request.tokens, self.model.vocab_size));
-            Sampled { token, ..Sampled::default() }
+            let (first, count) = request.rows;
+            let seen = self.logits.get((first + count).saturating_sub(1));
+            let token = seen.map(|seen| choose(*seen, self.model.vocab_size));
+            Sampled { token: token.filter(|_| request.sample), ..Sampled::default() }
         });
         Ok(sampled.collect())
     }
 }
+
+fn see(seen: u64, token: u32) -> u64 {
+    let mixed = (seen ^ u64::from(token)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed ^ mixed >> 29
+}
+
+fn choose(seen: u64, vocab_size: u32) -> u32 {
+    (seen % u64::from(vocab_size)) as u32
+}
+
+fn bytes_of(&(seen, token): &Row) -> [u8; 4 * WORDS] {
+    let mut bytes = [0; 4 * WORDS];
+    bytes[..8].copy_from_slice(&seen.to_le_bytes());
+    bytes[8..].copy_from_slice(&token.to_le_bytes());
+    bytes
+}
+
+fn rows_of(hidden: &HiddenStates, rows: usize) -> Result<Vec<Row>, DeviceError> {
+    let (own, _) = hidden.bytes.as_chunks::<{ 4 * WORDS }>();
+    if own.len() != rows || hidden.columns != WORDS {
+        return Err(DeviceError::Contract(format!("{} rows, {rows} were to come", own.len())));
+    }
+    let row = |bytes: &[u8; 4 * WORDS]| {
+        let (words, _) = bytes.as_chunks::<4>();
+        let [low, high, token] = [0, 1, 2].map(|at| u32::from_le_bytes(words[at]));
+        (u64::from(high) << 32 | u64::from(low), token)
+    };
+    Ok(own.iter().map(row).collect())
+}
+
+/// What an empty sequence has seen.
+const NOTHING: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Words per row of hidden states.
+const WORDS: usize = 3;

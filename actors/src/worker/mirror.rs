@@ -1,23 +1,28 @@
 //! What a worker knows of the sequences: plans are diffs, this is what they are diffs of.
 //!
 //! Every worker of a group is given the same plans in the same order and so holds the same mirror.
-//! From a plan it makes the rank's [`StepBatch`]; at the last stage also what sampling needs. A
-//! plan that does not fit the mirror (an unknown sequence, a gap in positions, a step out of order)
-//! is an error and ends the rank: going on would compute with wrong state.
+//! From a plan it makes the rank's [`StepBatch`]; at the last stage also what sampling needs
+//! ([`super::verify`]). A plan that does not fit the mirror (an unknown sequence, a gap in
+//! positions, a step out of order) is an error and ends the rank: going on would compute with wrong
+//! state.
+//!
+//! A plan may be ahead of the leader's knowledge: its last token is then a placeholder. Ranks that
+//! need the token learn it from the rank that sampled it ([`Mirror::learn`]) before they apply the
+//! plan; the leader confirms it with a later one. Ranks of other stages compute with hidden states
+//! and never look at token ids.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use troupe_gpu::executor::{BatchSequence, LogitRows, SampleRequest, Sampled, StepBatch};
+use troupe_gpu::executor::{BatchSequence, LogitRows, StepBatch};
 use troupe_runtime::{
     id::{BlockId, Epoch, SequenceId, StepId},
     wire::{
         generate::SamplingOptions,
-        step::{
-            NewSequence, Outcome, ResumedSequence, RunningSequence, SampledTokens, SequenceResult,
-            Span, StepPlan,
-        },
+        step::{NewSequence, ResumedSequence, RunningSequence, Span, StepPlan},
     },
 };
+
+use super::tokens::SampledAt;
 
 /// The sequences of one group as its workers know them.
 #[derive(Clone, Debug)]
@@ -25,32 +30,42 @@ pub struct Mirror {
     epoch: Epoch,
     block_size: u32,
     last_step: StepId,
-    sequences: BTreeMap<SequenceId, Mirrored>,
+    pub(super) sequences: BTreeMap<SequenceId, Mirrored>,
 }
 
+/// One sequence.
 #[derive(Clone, Debug)]
-struct Mirrored {
-    tokens: Vec<u32>,
-    prompt_len: u32,
-    choice: u32,
-    seed: u64,
-    options: SamplingOptions,
-    tables: Vec<Vec<BlockId>>,
+pub(super) struct Mirrored {
+    /// Prompt and output; then what was learned and not confirmed; then this step's drafts.
+    pub(super) tokens: Vec<u32>,
+    /// How many of them the leader has told.
+    confirmed: usize,
+    /// How many of the last are drafts.
+    pub(super) drafts: usize,
+    pub(super) prompt_len: u32,
+    pub(super) choice: u32,
+    pub(super) seed: u64,
+    pub(super) options: SamplingOptions,
+    tables: Arc<Vec<Vec<BlockId>>>,
     computed: u32,
-}
-
-/// A sequence's part of a batch that has logits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Asked {
-    sequence: SequenceId,
-    span: Span,
-    rows: (usize, usize),
 }
 
 impl Mirror {
     /// An empty mirror for one incarnation.
     pub fn new(epoch: Epoch, block_size: u32) -> Self {
         Self { epoch, block_size, last_step: StepId(0), sequences: BTreeMap::new() }
+    }
+
+    /// Notes sampled tokens that the leader has not told yet. What it has, and what belongs to
+    /// sequences that are gone, is passed over.
+    pub fn learn(&mut self, sampled: &[SampledAt]) {
+        for sampled in sampled {
+            if let Some(sequence) = self.sequences.get_mut(&sampled.sequence)
+                && sampled.position as usize == sequence.tokens.len()
+            {
+                sequence.tokens.push(sampled.token);
+            }
+        }
     }
 
     /// Takes a plan and makes the batch that it asks for.
@@ -71,16 +86,17 @@ impl Mirror {
         for id in &plan.preempted {
             let sequence = known(&mut self.sequences, *id)?;
             sequence.computed = 0;
-            sequence.tables.iter_mut().for_each(Vec::clear);
+            sequence.tables = Arc::default();
         }
-        let mut batch = StepBatch { step: plan.step, ..StepBatch::default() };
+        let mut batch =
+            StepBatch { step: plan.step, copies: plan.copies.clone(), ..StepBatch::default() };
         for new in &plan.new {
             let sequence = self.sequences.entry(new.sequence).or_insert_with(|| mirrored(new));
             sequence.extend(&mut batch, new.sequence, new.span, self.block_size)?;
         }
         for resumed in &plan.resumed {
             let sequence = known(&mut self.sequences, resumed.sequence)?;
-            sequence.resume(resumed);
+            sequence.resume(resumed)?;
             sequence.extend(&mut batch, resumed.sequence, resumed.span, self.block_size)?;
         }
         for running in &plan.running {
@@ -91,60 +107,69 @@ impl Mirror {
         Ok(batch)
     }
 
-    /// What the last stage's sampling needs for the batch that [`Mirror::apply`] made of this plan,
-    /// in batch order.
-    pub fn requests(&self, plan: &StepPlan, batch: &StepBatch) -> Vec<SampleRequest<'_>> {
-        asked(plan, batch)
-            .filter_map(|asked| {
-                let sequence = self.sequences.get(&asked.sequence)?;
-                Some(SampleRequest {
-                    sequence: asked.sequence,
-                    rows: asked.rows,
-                    sample: asked.span.sample,
-                    tokens: &sequence.tokens,
-                    prompt_len: sequence.prompt_len as usize,
-                    computed: asked.span.computed as usize,
-                    options: &sequence.options,
-                    seed: sequence.seed,
-                    choice: sequence.choice,
-                    mask: None,
-                })
-            })
-            .collect()
-    }
-
-    /// Sampling's answers as the leader is told them.
-    pub fn outcomes(requests: &[SampleRequest<'_>], sampled: Vec<Sampled>) -> Vec<SequenceResult> {
-        requests
-            .iter()
-            .zip(sampled)
-            .map(|(request, sampled)| SequenceResult {
-                sequence: request.sequence,
-                outcome: outcome(sampled),
-            })
-            .collect()
+    /// Forgets the drafts of a step that is done, right or wrong: what is right is learned.
+    pub fn drop_drafts(&mut self, plan: &StepPlan) {
+        for running in plan.running.iter().filter(|running| !running.drafts.is_empty()) {
+            if let Some(sequence) = self.sequences.get_mut(&running.sequence) {
+                sequence.tokens.truncate(sequence.tokens.len() - sequence.drafts);
+                sequence.drafts = 0;
+            }
+        }
     }
 }
 
 impl Mirrored {
-    fn resume(&mut self, resumed: &ResumedSequence) {
-        self.tokens.extend(&resumed.appended);
-        self.tables.clone_from(&resumed.block_tables);
-        self.computed = 0;
+    fn resume(&mut self, resumed: &ResumedSequence) -> Result<(), String> {
+        self.confirm(resumed.sequence, &resumed.appended)?;
+        self.tables = Arc::new(resumed.block_tables.clone());
+        self.computed = resumed.span.computed;
+        Ok(())
     }
 
     fn grow(&mut self, running: &RunningSequence) -> Result<(), String> {
-        self.tokens.extend(&running.appended);
-        if self.tables.len() != running.new_blocks.len() {
-            return Err(format!(
-                "sequence {} has {} block tables, the plan {}",
-                running.sequence,
-                self.tables.len(),
-                running.new_blocks.len()
-            ));
+        let id = running.sequence;
+        self.confirm(id, &running.appended)?;
+        // A placeholder that was not learned, at a rank that does not need it.
+        let wanted = (running.span.computed + running.span.count) as usize - running.drafts.len();
+        if running.placeholder.is_none() && self.tokens.len() < wanted {
+            return Err(format!("sequence {id} has {} of {wanted} tokens", self.tokens.len()));
         }
-        for (table, new) in self.tables.iter_mut().zip(&running.new_blocks) {
+        self.tokens.extend(&running.drafts);
+        self.drafts = running.drafts.len();
+        if self.tables.len() != running.new_blocks.len() {
+            let (own, told) = (self.tables.len(), running.new_blocks.len());
+            return Err(format!("sequence {id} has {own} block tables, the plan {told}"));
+        }
+        if running.swaps.is_empty() && running.new_blocks.iter().all(Vec::is_empty) {
+            return Ok(());
+        }
+        // Nobody else holds the tables between steps, so this copies nothing.
+        let tables = Arc::make_mut(&mut self.tables);
+        for swap in &running.swaps {
+            let table = tables.get_mut(swap.group as usize);
+            let slot = table.and_then(|table| table.get_mut(swap.index as usize));
+            *slot.ok_or_else(|| format!("sequence {id} has no block for {swap:?}"))? = swap.block;
+        }
+        for (table, new) in tables.iter_mut().zip(&running.new_blocks) {
             table.extend(new);
+        }
+        Ok(())
+    }
+
+    /// Takes tokens that the leader tells; those that are known already must be the same.
+    fn confirm(&mut self, id: SequenceId, appended: &[u32]) -> Result<(), String> {
+        for &token in appended {
+            match self.tokens.get(self.confirmed) {
+                None => self.tokens.push(token),
+                Some(&own) if own == token => {}
+                Some(own) => {
+                    let position = self.confirmed;
+                    return Err(format!(
+                        "sequence {id}: token {position} is {own} here and {token} at the leader"
+                    ));
+                }
+            }
+            self.confirmed += 1;
         }
         Ok(())
     }
@@ -158,7 +183,8 @@ impl Mirrored {
         block_size: u32,
     ) -> Result<(), String> {
         let (first, end) = (span.computed as usize, (span.computed + span.count) as usize);
-        if span.computed != self.computed || end > self.tokens.len() {
+        // What was computed of drafts that were wrong is computed again, but nothing is left out.
+        if span.computed > self.computed || end > self.tokens.len() + 1 {
             return Err(format!(
                 "sequence {id} is asked for {first}..{end}, it has {} of {} tokens computed",
                 self.computed,
@@ -174,12 +200,15 @@ impl Mirrored {
             row: batch.tokens.len() as u32,
             count: span.count,
             computed: span.computed,
-            block_tables: self.tables.clone(),
+            block_tables: Arc::clone(&self.tables),
             logits: self.logit_rows(span),
         });
-        batch.tokens.extend(&self.tokens[first..end]);
+        let known = self.tokens.len().min(end);
+        batch.tokens.extend(self.tokens.get(first..known).unwrap_or_default());
+        // A token that this rank does not know and does not need.
+        batch.tokens.resize(batch.positions.len() + span.count as usize, 0);
         batch.positions.extend(span.computed..span.computed + span.count);
-        self.computed += span.count;
+        self.computed = span.computed + span.count;
         Ok(())
     }
 
@@ -189,6 +218,7 @@ impl Mirrored {
             span.computed < self.prompt_len && self.tokens.len() == self.prompt_len as usize;
         match (self.options.prompt_logprobs, span.sample) {
             (Some(_), _) if in_prompt => LogitRows::All,
+            (_, true) if self.drafts > 0 => LogitRows::Tail(self.drafts as u32 + 1),
             (_, true) => LogitRows::Last,
             (_, false) => LogitRows::None,
         }
@@ -198,12 +228,14 @@ impl Mirrored {
 fn mirrored(new: &NewSequence) -> Mirrored {
     Mirrored {
         tokens: new.tokens.clone(),
+        confirmed: new.tokens.len(),
+        drafts: 0,
         prompt_len: new.prompt_len,
         choice: new.choice,
         seed: new.seed,
         options: new.options.clone(),
-        tables: new.block_tables.clone(),
-        computed: 0,
+        tables: Arc::new(new.block_tables.clone()),
+        computed: new.span.computed,
     }
 }
 
@@ -214,97 +246,5 @@ fn known(
     sequences.get_mut(&id).ok_or_else(|| format!("sequence {id} is not known"))
 }
 
-/// The batch's sequences that have logits, each with its rows of the logits.
-fn asked<'a>(plan: &'a StepPlan, batch: &'a StepBatch) -> impl Iterator<Item = Asked> + use<'a> {
-    let mut next = 0;
-    plan.spans().zip(&batch.sequences).filter_map(move |((sequence, span), entry)| {
-        let count = match entry.logits {
-            LogitRows::None => return None,
-            LogitRows::Last => 1,
-            LogitRows::All => entry.count as usize,
-        };
-        let rows = (next, count);
-        next += count;
-        Some(Asked { sequence, span, rows })
-    })
-}
-
-fn outcome(sampled: Sampled) -> Outcome {
-    if let Some(why) = sampled.failed {
-        return Outcome::Failed(why);
-    }
-    let Some(token) = sampled.token else {
-        return Outcome::PromptLogprobs(sampled.prompt_logprobs);
-    };
-    Outcome::Tokens(SampledTokens {
-        tokens: vec![token],
-        logprobs: sampled.logprobs.into_iter().collect(),
-        prompt_logprobs: sampled.prompt_logprobs,
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn new(id: u64, tokens: &[u32], span: Span) -> NewSequence {
-        NewSequence {
-            sequence: SequenceId(id),
-            tokens: tokens.to_vec(),
-            prompt_len: tokens.len() as u32,
-            choice: 0,
-            seed: 1,
-            options: SamplingOptions::default(),
-            adapter: None,
-            traceparent: None,
-            block_tables: vec![vec![BlockId(3), BlockId(1)]],
-            span,
-        }
-    }
-
-    #[test]
-    fn a_new_sequence_then_a_decode_make_the_right_rows() {
-        let mut mirror = Mirror::new(Epoch::default(), 4);
-        let span = Span { computed: 0, count: 3, sample: true };
-        let plan = StepPlan {
-            step: StepId(1),
-            new: vec![new(1, &[5, 6, 7], span)],
-            ..StepPlan::default()
-        };
-        let batch = mirror.apply(&plan).expect("fits");
-        assert_eq!(
-            (batch.tokens.as_slice(), batch.positions.as_slice()),
-            (&[5, 6, 7][..], &[0, 1, 2][..])
-        );
-        assert_eq!(mirror.requests(&plan, &batch)[0].rows, (0, 1));
-        let running = RunningSequence {
-            sequence: SequenceId(1),
-            appended: vec![9],
-            placeholder: None,
-            new_blocks: vec![vec![]],
-            drafts: vec![],
-            span: Span { computed: 3, count: 1, sample: true },
-        };
-        let plan = StepPlan { step: StepId(2), running: vec![running], ..StepPlan::default() };
-        let batch = mirror.apply(&plan).expect("fits");
-        assert_eq!((batch.tokens[0], batch.positions[0]), (9, 3));
-        assert_eq!(mirror.requests(&plan, &batch)[0].tokens, [5, 6, 7, 9]);
-    }
-
-    #[test]
-    fn what_does_not_fit_is_named() {
-        let mut mirror = Mirror::new(Epoch::default(), 4);
-        let gap = StepPlan { step: StepId(2), ..StepPlan::default() };
-        assert!(mirror.apply(&gap).expect_err("a gap").contains("step 2 after step 0"));
-        let old = StepPlan {
-            epoch: Epoch { number: 9, nonce: 0 },
-            step: StepId(1),
-            ..StepPlan::default()
-        };
-        assert!(mirror.apply(&old).expect_err("another epoch").contains("epoch"));
-        let span = Span { computed: 0, count: 9, sample: true };
-        let plan =
-            StepPlan { step: StepId(1), new: vec![new(1, &[5], span)], ..StepPlan::default() };
-        assert!(mirror.apply(&plan).expect_err("too many").contains("0..9"));
-    }
-}
+mod tests;

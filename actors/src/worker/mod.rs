@@ -1,8 +1,9 @@
 //! The worker: the actor that owns one device.
 //!
-//! - [`mirror`]: the core: plans in, a rank's batch and sampling requests out (pure)
+//! - [`mirror`]: the core: plans in, a rank's batch out (pure); [`verify`]: what sampling is asked
+//!   for it, and what its answers come to (pure)
 //! - [`device`]: the device thread: receive, forward, send or sample
-//! - [`pipes`]: what connects a rank to its neighbours
+//! - [`pipes`]: what connects a rank to the others; [`tokens`]: sampled tokens on their way
 //! - [`actor`]: owns the thread, reports its end
 //! - [`fake`]: an executor without tensors, for tests and simulation
 
@@ -11,3 +12,5 @@ pub mod device;
 pub mod fake;
 pub mod mirror;
 pub mod pipes;
+pub mod tokens;
+pub mod verify;

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use troupe_runtime::id::BlockId;
+
 use crate::{
     backend::{
         Activations, Backend, Epilogue, KvSpan, KvStep, LinearCall, Norm, PreparedLinear, RopeSpec,
@@ -315,6 +317,10 @@ impl Backend for CpuDevice {
 
     fn export_kv(&mut self, kv: &KvPool, span: &KvSpan<'_>, bytes: &mut Vec<u8>) -> Done {
         kv.export(span, bytes)
+    }
+
+    fn copy_kv(&mut self, kv: &mut KvPool, from: BlockId, to: BlockId) -> Done {
+        kv.copy_block(from.0 as usize, to.0 as usize)
     }
 
     fn import_kv(&mut self, kv: &mut KvPool, span: &KvSpan<'_>, bytes: &[u8]) -> Done {

@@ -117,9 +117,14 @@ impl CpuStep {
             match sequence.logits {
                 LogitRows::None => {}
                 LogitRows::Last => self.logit_rows.push(next - 1),
+                LogitRows::Tail(rows) => {
+                    let first = next.saturating_sub(rows as usize).max(row.row);
+                    self.logit_rows.extend(first..next);
+                }
                 LogitRows::All => self.logit_rows.extend(row.row..next),
             }
-            for ((table, group), kv) in sequence.block_tables.iter().zip(&mut self.groups).zip(kv) {
+            let tables = sequence.block_tables.iter();
+            for ((table, group), kv) in tables.zip(&mut self.groups).zip(kv) {
                 check_table(table, &row, kv)?;
                 group.ids.extend(table.iter().map(|block| block.0));
                 group.ends.push(group.ids.len());

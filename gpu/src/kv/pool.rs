@@ -183,6 +183,26 @@ impl KvPool {
         Ok(())
     }
 
+    /// Makes block `to` hold what block `from` holds, in every layer.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if one of them does not exist.
+    pub fn copy_block(&mut self, from: usize, to: usize) -> Result<(), DeviceError> {
+        let blocks = self.layout.blocks;
+        if from >= blocks || to >= blocks {
+            return Err(DeviceError::Contract(format!("copy block {from} to {to} of {blocks}")));
+        }
+        let size = self.layout.heads * self.layout.head_stride;
+        for layer in 0..self.spec.layers {
+            let (from, to) = (self.layout.head(layer, from, 0), self.layout.head(layer, to, 0));
+            match &mut self.data {
+                KvData::Bf16(data) | KvData::F16(data) => data.copy_within(from..from + size, to),
+                KvData::F32(data) => data.copy_within(from..from + size, to),
+            }
+        }
+        Ok(())
+    }
+
     /// One element of a stored key.
     ///
     /// # Panics

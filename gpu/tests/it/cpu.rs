@@ -221,7 +221,7 @@ pub(crate) fn one_sequence(tokens: &[u32], logits: LogitRows, pools: usize) -> S
     let count = tokens.len() as u32;
     let sequence = BatchSequence {
         count,
-        block_tables: vec![vec![Default::default(); tokens.len()]; pools],
+        block_tables: vec![vec![Default::default(); tokens.len()]; pools].into(),
         logits,
         ..Default::default()
     };

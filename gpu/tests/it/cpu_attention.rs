@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests may stop at the first surprise")]
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use troupe_gpu::{
     backend::{Backend, KvSpan, KvStep, RopeSpec},
@@ -111,7 +113,7 @@ impl<'a> Bench<'a> {
                 row: batch.tokens.len() as u32,
                 count: count as u32,
                 computed: computed as u32,
-                block_tables: vec![self.table(sequence, computed)],
+                block_tables: vec![self.table(sequence, computed)].into(),
                 ..BatchSequence::default()
             });
             for position in computed..computed + count {
@@ -246,18 +248,21 @@ fn broken_batches_are_refused() {
         sequences: vec![BatchSequence {
             count: 3,
             computed: 5,
-            block_tables: vec![vec![BlockId(2), BlockId(0)]],
+            block_tables: vec![vec![BlockId(2), BlockId(0)]].into(),
             ..BatchSequence::default()
         }],
         ..StepBatch::default()
     };
     device.prepare_step(&good, &kv, &mut meta).unwrap();
     type Breaking = fn(&mut StepBatch);
+    fn tables(batch: &mut StepBatch) -> &mut Vec<Vec<BlockId>> {
+        Arc::make_mut(&mut batch.sequences[0].block_tables)
+    }
     let broken: [(&str, Breaking); 9] = [
-        ("an absurd block", |b| b.sequences[0].block_tables[0][0] = BlockId(u32::MAX)),
-        ("one block too far", |b| b.sequences[0].block_tables[0][1] = BlockId(3)),
-        ("a short table", |b| b.sequences[0].block_tables[0].truncate(1)),
-        ("no table", |b| b.sequences[0].block_tables.clear()),
+        ("an absurd block", |b| tables(b)[0][0] = BlockId(u32::MAX)),
+        ("one block too far", |b| tables(b)[0][1] = BlockId(3)),
+        ("a short table", |b| tables(b)[0].truncate(1)),
+        ("no table", |b| tables(b).clear()),
         ("a gap", |b| b.positions[1] = 7),
         ("no rows", |b| b.sequences[0].count = 0),
         ("too many rows", |b| b.sequences[0].count = 4),
@@ -272,7 +277,7 @@ fn broken_batches_are_refused() {
     let mut long = good.clone();
     long.positions = vec![10, 11, 12];
     long.sequences[0].computed = 10;
-    long.sequences[0].block_tables = vec![vec![BlockId(0); 4]];
+    long.sequences[0].block_tables = vec![vec![BlockId(0); 4]].into();
     assert!(device.prepare_step(&long, &kv, &mut meta).is_err(), "longer than the model");
 
     // A pool that is smaller than the one that ids were checked against is never touched.

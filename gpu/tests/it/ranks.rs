@@ -239,7 +239,8 @@ pub(crate) fn batch(
             row: batch.tokens.len() as u32,
             count: count as u32,
             computed: computed as u32,
-            block_tables: vec![sequence.table[..end.div_ceil(BLOCK_SIZE)].to_vec(); kv_groups],
+            block_tables: vec![sequence.table[..end.div_ceil(BLOCK_SIZE)].to_vec(); kv_groups]
+                .into(),
             logits,
         });
         batch.tokens.extend_from_slice(&sequence.tokens[computed..end]);

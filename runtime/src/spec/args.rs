@@ -53,6 +53,15 @@ impl Flag<'_> {
             "kv-cache-memory-bytes" => flags.kv_cache_memory_bytes = self.number(1),
             "seed" => flags.seed = self.number(0),
             "max-num-queued-reqs" => flags.max_num_queued_reqs = self.count(),
+            "long-prefill-token-threshold" => {
+                flags.long_prefill_token_threshold = self.number_u32(0);
+            }
+            "scheduling-policy" => flags.scheduling_policy = self.one_of(&POLICIES),
+            "enable-prefix-caching" => flags.enable_prefix_caching = self.switch(true),
+            "no-enable-prefix-caching" => flags.enable_prefix_caching = self.switch(false),
+            "speculative-config" => {
+                flags.speculative_config = self.value().map(ToOwned::to_owned);
+            }
             "threads" => flags.threads = self.count(),
             "stage-time-min-ms" => flags.stage_time_min_ms = self.count(),
             SERVED_MODEL_NAME if self.values.is_empty() => self.problem("needs a value"),
@@ -91,8 +100,24 @@ impl Flag<'_> {
         Some(value.to_owned())
     }
 
+    /// A flag that is said or not; `=true` and `=false` are understood too.
+    fn switch(&self, said: bool) -> Option<bool> {
+        match self.values.first().copied() {
+            None | Some("true") => Some(said),
+            Some("false") => Some(!said),
+            Some(other) => {
+                self.problem(format!("takes no value, got {other}"));
+                None
+            }
+        }
+    }
+
     fn count(&self) -> Option<u32> {
-        let number = self.number(1)?;
+        self.number_u32(1)
+    }
+
+    fn number_u32(&self, least: u64) -> Option<u32> {
+        let number = self.number(least)?;
         let count = u32::try_from(number).ok();
         if count.is_none() {
             self.problem(format!("must be at most {}, got {number}", u32::MAX));
@@ -111,6 +136,9 @@ impl Flag<'_> {
         }
     }
 }
+
+/// Orders of admission.
+const POLICIES: [&str; 3] = ["fcfs", "priority", "lpm"];
 
 /// Data types that the engine computes in.
 const DTYPES: [&str; 6] = ["auto", "float32", "float", "bfloat16", "float16", "half"];

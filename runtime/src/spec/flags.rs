@@ -30,6 +30,14 @@ pub struct EngineFlags {
     pub served_model_name: Vec<String>,
     /// `--max-num-queued-reqs`: most waiting requests before refusing.
     pub max_num_queued_reqs: Option<u32>,
+    /// `--long-prefill-token-threshold`: most tokens of one prompt in a step while others are there.
+    pub long_prefill_token_threshold: Option<u32>,
+    /// `--scheduling-policy`: `fcfs`, `priority` or `lpm`.
+    pub scheduling_policy: Option<String>,
+    /// `--enable-prefix-caching`, `--no-enable-prefix-caching`.
+    pub enable_prefix_caching: Option<bool>,
+    /// `--speculative-config`: drafts, as JSON.
+    pub speculative_config: Option<String>,
     /// Threads per device (CPU).
     pub threads: Option<u32>,
     /// `--stage-time-min-ms`: the least time that a stage takes for a step. A slow device for tests
@@ -50,6 +58,10 @@ impl EngineFlags {
             ("--kv-cache-memory-bytes", self.kv_cache_memory_bytes),
             ("--seed", self.seed),
             ("--max-num-queued-reqs", self.max_num_queued_reqs.map(u64::from)),
+            (
+                "--long-prefill-token-threshold",
+                self.long_prefill_token_threshold.map(u64::from),
+            ),
             ("--threads", self.threads.map(u64::from)),
             ("--stage-time-min-ms", self.stage_time_min_ms.map(u64::from)),
         ];
@@ -57,7 +69,16 @@ impl EngineFlags {
             .into_iter()
             .filter_map(|(flag, value)| Some(format!("{flag}={}", value?)))
             .collect();
-        args.extend(self.dtype.iter().map(|dtype| format!("--dtype={dtype}")));
+        let texts = [
+            ("--dtype", &self.dtype),
+            ("--scheduling-policy", &self.scheduling_policy),
+            ("--speculative-config", &self.speculative_config),
+        ];
+        let texts = texts.into_iter().filter_map(|(flag, value)| Some((flag, value.as_ref()?)));
+        args.extend(texts.map(|(flag, value)| format!("{flag}={value}")));
+        args.extend(self.enable_prefix_caching.map(|on| {
+            if on { "--enable-prefix-caching" } else { "--no-enable-prefix-caching" }.to_owned()
+        }));
         if !self.served_model_name.is_empty() {
             args.push("--served-model-name".to_owned());
             args.extend(self.served_model_name.iter().cloned());

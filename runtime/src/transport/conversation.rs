@@ -58,7 +58,10 @@ impl Conversation {
         match self {
             Self::Generate | Self::Group | Self::Status => Class::Control,
             Self::Bulk(open) => match open.channel {
-                BulkChannel::Activation | BulkChannel::Collective => Class::Activations,
+                // Tokens are few, and a step waits for them.
+                BulkChannel::Activation | BulkChannel::Collective | BulkChannel::Tokens => {
+                    Class::Activations
+                }
                 BulkChannel::Kv => Class::Kv,
             },
         }

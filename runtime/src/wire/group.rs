@@ -112,6 +112,9 @@ pub struct Progress {
     pub step: StepId,
     /// How long it computed, in microseconds.
     pub compute_us: u64,
+    /// How long the rank waited before it computed: for the plan, for tokens, for the stage before
+    /// it. In microseconds.
+    pub idle_us: u64,
 }
 
 // === impl Message ===

@@ -36,6 +36,8 @@ pub enum BulkChannel {
     Collective,
     /// KV blocks.
     Kv,
+    /// Sampled tokens, from where sampling happens to where the next step begins.
+    Tokens,
 }
 
 /// Element type of a tensor on the wire.

@@ -44,6 +44,31 @@ pub struct StepPlan {
     pub finished: Vec<SequenceId>,
     /// These lost their blocks; their tokens stay known.
     pub preempted: Vec<SequenceId>,
+    /// Copied before anything is computed: a sequence that shares the beginning of a block gets a
+    /// block of its own before it writes there.
+    pub copies: Vec<BlockCopy>,
+}
+
+/// One KV block to copy into another of the same group, over all layers.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockCopy {
+    /// KV group.
+    pub group: u32,
+    /// Read.
+    pub from: BlockId,
+    /// Written.
+    pub to: BlockId,
+}
+
+/// A block that turned out to hold what another one holds, and gives way to it.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockSwap {
+    /// KV group.
+    pub group: u32,
+    /// Place in the sequence's block table.
+    pub index: u32,
+    /// The block that stands there from now on.
+    pub block: BlockId,
 }
 
 /// Which of a step's positions of one sequence are computed, and what for.
@@ -105,6 +130,8 @@ pub struct RunningSequence {
     /// The last input token is not known yet: it is what this earlier step samples for the
     /// sequence, and the last stage sends it to the first directly.
     pub placeholder: Option<StepId>,
+    /// Blocks that replace earlier ones, before any are appended.
+    pub swaps: Vec<BlockSwap>,
     /// Blocks to append to each KV group's table.
     pub new_blocks: Vec<Vec<BlockId>>,
     /// Draft tokens to verify (speculative decoding).
@@ -181,6 +208,7 @@ impl StepPlan {
         bounded("running", &self.running, MAX_SEQUENCES)?;
         bounded("finished", &self.finished, MAX_SEQUENCES)?;
         bounded("preempted", &self.preempted, MAX_SEQUENCES)?;
+        bounded("copies", &self.copies, MAX_SEQUENCES)?;
         for new in &self.new {
             bounded("tokens", &new.tokens, MAX_TOKENS)?;
             if new.prompt_len as usize > new.tokens.len() {

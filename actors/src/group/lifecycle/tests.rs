@@ -86,7 +86,7 @@ fn one_member_lost_is_all_lost_at_once() {
 fn a_step_without_end_names_the_ranks_still_at_it() {
     let mut group = serving();
     group.handle(AT, GroupEvent::Planned(StepId(1)));
-    let progress = Progress { rank: rank(0), step: StepId(1), compute_us: 5 };
+    let progress = Progress { rank: rank(0), step: StepId(1), compute_us: 5, idle_us: 0 };
     group.handle(AT, GroupEvent::Progress(progress));
     assert!(group.handle(AT + Duration::from_secs(29), GroupEvent::Tick).is_empty());
     let effects = group.handle(AT + Duration::from_secs(31), GroupEvent::Tick);

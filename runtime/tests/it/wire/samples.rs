@@ -17,8 +17,8 @@ use troupe_runtime::{
         member::{MemberLaunch, MemberToNode, NodeToMember},
         status::{EndpointInfo, Fingerprint, Load, Role, StatusDown, StatusUp},
         step::{
-            NewSequence, Outcome, ResumedSequence, RunningSequence, SampledTokens, SequenceResult,
-            Span, StepKind, StepPlan, StepResult,
+            BlockCopy, BlockSwap, NewSequence, Outcome, ResumedSequence, RunningSequence,
+            SampledTokens, SequenceResult, Span, StepKind, StepPlan, StepResult,
         },
     },
 };
@@ -168,12 +168,14 @@ pub(super) fn plan() -> StepPlan {
             sequence: SequenceId(3),
             appended: vec![9],
             placeholder: Some(StepId(11)),
+            swaps: vec![BlockSwap { group: 0, index: 1, block: BlockId(7) }],
             new_blocks: vec![vec![BlockId(2)]],
             drafts: vec![10],
             span: span(),
         }],
         finished: vec![SequenceId(1)],
         preempted: vec![SequenceId(2)],
+        copies: vec![BlockCopy { group: 0, from: BlockId(4), to: BlockId(5) }],
     }
 }
 
@@ -266,7 +268,7 @@ pub(super) fn samples() -> Vec<Sample> {
     let finish = Finish { choice: 0, reason: FinishReason::Stop, tokens_kept: 3 };
     let hello =
         Hello { group: group(), epoch: epoch(), member: 1, address: "quic://10.0.0.2:7000".into() };
-    let progress = Progress { rank: rank(), step: StepId(12), compute_us: 77 };
+    let progress = Progress { rank: rank(), step: StepId(12), compute_us: 77, idle_us: 5 };
     let load =
         Load { running: 1, waiting: 2, blocks_used: 3, blocks_total: 4, steps: 5, tokens: 6 };
     let header =

@@ -1,0 +1,127 @@
+//! Composing one step: which waiting sequences begin, and with what they find in the prefix cache.
+//!
+//! Who is next must find room for all of its tokens, or it would be preempted half way; if it does
+//! not, nobody overtakes it. Only sequences that cannot begin yet whatever the room are passed
+//! over: further choices of a request whose first one is still computing the prompt they share, and
+//! preempted ones that a step in flight still holds.
+
+use troupe_runtime::{
+    id::{SequenceId, StepId},
+    wire::step::{NewSequence, ResumedSequence},
+};
+
+use super::{
+    compose::Draft,
+    scheduler::{Held, Scheduler, name_blocks},
+    sequence::Sequence,
+    waiting::{LPM_MOST, PATIENCE, Policy},
+};
+use crate::kv::blocks::Hit;
+
+impl Scheduler {
+    pub(super) fn add_waiting(&mut self, draft: &mut Draft) {
+        while draft.tokens_left > 0
+            && draft.sequences_left > 0
+            && (self.running.len() as u32) < self.limits.max_sequences
+        {
+            let step = draft.plan.step;
+            let Some(id) = self.next(step) else { return };
+            let Some(sequence) = self.sequences.get(id) else { return };
+            let hit = self.look_up(sequence, step);
+            let reserve = if self.running.is_empty() { 0 } else { self.limits.watermark };
+            if !self.pools.can_admit(&hit, sequence.len(), reserve) {
+                return;
+            }
+            let count = self.chunk(sequence.len() - hit.positions, draft);
+            self.admit(id, &hit, count, draft);
+        }
+    }
+
+    /// Who is to begin next, of those who can.
+    fn next(&self, step: StepId) -> Option<SequenceId> {
+        let ready = |id: &SequenceId| self.is_ready(*id, step);
+        let oldest = self.waiting.by_age().find(ready)?;
+        let patience = PATIENCE * u64::from(self.limits.max_sequences);
+        let overdue = self.sequences.get(oldest).is_some_and(|sequence| {
+            self.counters.admissions - sequence.waits_since >= patience
+        });
+        match self.limits.policy {
+            Policy::Priority if !overdue => self.waiting.by_priority().find(ready),
+            Policy::Lpm if !overdue && self.waiting.len() <= LPM_MOST => {
+                let found = |id: &SequenceId| {
+                    let sequence = self.sequences.get(*id);
+                    sequence.map_or(0, |sequence| self.look_up(sequence, step).positions)
+                };
+                // The first of equals: ids ascend with age, so the reversed id breaks ties.
+                let ready = self.waiting.by_age().filter(ready);
+                ready.max_by_key(|id| (found(id), std::cmp::Reverse(*id)))
+            }
+            Policy::Fcfs | Policy::Priority | Policy::Lpm => Some(oldest),
+        }
+    }
+
+    fn is_ready(&self, id: SequenceId, step: StepId) -> bool {
+        let Some(sequence) = self.sequences.get(id) else { return false };
+        if sequence.in_flight > 0 {
+            return false;
+        }
+        let first = sequence.spec.first_choice.and_then(|first| self.sequences.get(first));
+        // Planned by this very step, the prompt's last block is not there yet to be copied.
+        let has_prompt =
+            |first: &Sequence| first.keys.end_named.is_some_and(|planned| planned < step);
+        sequence.mirrored.is_some() || first.is_none_or(has_prompt)
+    }
+
+    /// What a sequence would find in the prefix cache: at most all but its last token, whose logits
+    /// are wanted. Log-probabilities of the prompt need all of its logits, so there it is nothing.
+    fn look_up(&self, sequence: &Sequence, step: StepId) -> Hit {
+        let limit = match sequence.spec.options.prompt_logprobs {
+            Some(_) => 0,
+            None => sequence.len().saturating_sub(1),
+        };
+        self.pools.find(sequence.prefix(), limit, step)
+    }
+
+    fn admit(&mut self, id: SequenceId, hit: &Hit, count: u32, draft: &mut Draft) {
+        let Some(sequence) = self.sequences.get_mut(id) else { return };
+        let step = draft.plan.step;
+        self.waiting.remove(sequence.spec.priority, id);
+        self.running.push(id);
+        self.counters.admissions += 1;
+        // The whole of it was found to fit, so take the whole now: nothing else may have it.
+        let admitted = self.pools.admit(hit, sequence.len());
+        sequence.tables = admitted.tables;
+        (sequence.computed, sequence.done) = (hit.positions, hit.positions);
+        (sequence.keys.named, sequence.keys.merged) = (admitted.shared, admitted.shared);
+        draft.plan.copies.extend(admitted.copies);
+        let span = sequence.advance(count, step);
+        name_blocks(&mut self.pools, sequence, step);
+        let block_tables = sequence.tables.clone();
+        let held = Held { id, span, drafts: 0, preemptions: sequence.preemptions };
+        if sequence.mirrored.is_some() {
+            let appended = sequence.mirror();
+            let resumed = ResumedSequence { sequence: id, appended, block_tables, span };
+            draft.plan.resumed.push(resumed);
+            draft.take(1, held);
+        } else {
+            sequence.cached = hit.positions;
+            self.counters.prefix_queries += u64::from(sequence.len());
+            self.counters.prefix_hits += u64::from(hit.positions);
+            sequence.mirror();
+            let spec = &sequence.spec;
+            draft.plan.new.push(NewSequence {
+                sequence: id,
+                tokens: spec.tokens.clone(),
+                prompt_len: spec.prompt_len,
+                choice: spec.choice,
+                seed: spec.seed,
+                options: spec.options.clone(),
+                adapter: spec.adapter.clone(),
+                traceparent: spec.traceparent.clone(),
+                block_tables,
+                span,
+            });
+            draft.take(0, held);
+        }
+    }
+}

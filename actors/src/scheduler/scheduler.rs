@@ -1,0 +1,307 @@
+//! The sequences of an engine, the steps in flight, and what results change.
+
+use std::collections::BTreeMap;
+
+use troupe_runtime::{
+    id::{SequenceId, StepId},
+    wire::step::{Outcome, Span, StepResult},
+};
+
+use super::{
+    arena::Arena,
+    ngram::NgramSettings,
+    sequence::{Sequence, SequenceSpec},
+    waiting::{Policy, Waiting},
+};
+use crate::kv::{blocks::BlockPools, pool::Usage};
+
+/// Bounds and rules of planning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most tokens in a step.
+    pub max_batched_tokens: u32,
+    /// Most sequences that run at a time.
+    pub max_sequences: u32,
+    /// Most tokens of one prompt in a step while others are there too; 0 is no limit.
+    pub long_prefill_threshold: u32,
+    /// Pipeline stages.
+    pub stages: u32,
+    /// Most steps in flight.
+    pub depth: u32,
+    /// Order of admission.
+    pub policy: Policy,
+    /// Whether blocks stay findable once nobody holds them.
+    pub prefix_caching: bool,
+    /// Blocks that admission leaves free while others run.
+    pub watermark: u32,
+    /// Drafts, if any. Drafts need to know the last token, so that nothing is planned ahead of it.
+    pub speculation: Option<NgramSettings>,
+}
+
+/// What has been counted since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Sequences that lost their blocks.
+    pub preemptions: u64,
+    /// Sequences that went from waiting to running.
+    pub admissions: u64,
+    /// Tokens whose KV was looked for in the prefix cache.
+    pub prefix_queries: u64,
+    /// Tokens whose KV was found.
+    pub prefix_hits: u64,
+    /// Drafts, their tokens, and those that were right.
+    pub drafts: u64,
+    /// Draft tokens.
+    pub draft_tokens: u64,
+    /// Draft tokens that were accepted.
+    pub accepted_tokens: u64,
+    /// Blocks that gave way to equal ones.
+    pub merged_blocks: u64,
+}
+
+/// The queues, the blocks and the steps in flight of one engine.
+#[derive(Clone, Debug)]
+pub struct Scheduler {
+    pub(super) limits: Limits,
+    pub(super) pools: BlockPools,
+    pub(super) sequences: Arena<Sequence>,
+    pub(super) waiting: Waiting,
+    /// In order of admission.
+    pub(super) running: Vec<SequenceId>,
+    pub(super) in_flight: BTreeMap<StepId, Vec<Held>>,
+    /// Told to the workers with the next plan.
+    pub(super) finished: Vec<SequenceId>,
+    /// Told to the workers with the next plan.
+    pub(super) preempted: Vec<SequenceId>,
+    pub(super) counters: Counters,
+    pub(super) last_step: u64,
+}
+
+/// A sequence's part of a step in flight.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    pub(super) id: SequenceId,
+    pub(super) span: Span,
+    pub(super) drafts: u32,
+    /// How often it had been preempted when it was planned.
+    pub(super) preemptions: u32,
+}
+
+/// What a step did for a sequence that is still wanted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Completed {
+    /// Which.
+    pub id: SequenceId,
+    /// The positions that were computed.
+    pub span: Span,
+    /// What came of it, if anything was asked for.
+    pub outcome: Option<Outcome>,
+}
+
+impl Scheduler {
+    /// A scheduler with empty queues.
+    pub fn new(limits: Limits, pools: BlockPools) -> Self {
+        assert!(limits.max_batched_tokens > 0 && limits.max_sequences > 0);
+        assert!(limits.stages > 0 && limits.depth > 0);
+        Self {
+            limits,
+            pools,
+            sequences: Arena::new(),
+            waiting: Waiting::default(),
+            running: Vec::new(),
+            in_flight: BTreeMap::new(),
+            finished: Vec::new(),
+            preempted: Vec::new(),
+            counters: Counters::default(),
+            last_step: 0,
+        }
+    }
+
+    /// Puts a sequence into the queue.
+    pub fn add(&mut self, spec: SequenceSpec) -> SequenceId {
+        let priority = spec.priority;
+        let mut sequence = Sequence::new(spec, self.pools.tables(), self.pools.block_size());
+        sequence.waits_since = self.counters.admissions;
+        let id = self.sequences.insert(sequence);
+        self.waiting.insert(priority, id);
+        id
+    }
+
+    /// Whether a sequence of this many positions could run at all.
+    pub fn could_ever_hold(&self, positions: u32) -> bool {
+        self.pools.could_ever_hold(positions)
+    }
+
+    /// Notes that a step is done and returns what it did for each of its sequences that is still
+    /// wanted, in the order of the plan.
+    ///
+    /// # Errors
+    /// A result for a step that is not in flight.
+    pub fn complete(&mut self, result: StepResult) -> Result<Vec<Completed>, String> {
+        let held = self
+            .in_flight
+            .remove(&result.step)
+            .ok_or_else(|| format!("a result for step {}, which is not in flight", result.step))?;
+        self.pools.step_done(result.step);
+        let mut completed = Vec::with_capacity(held.len());
+        let mut outcomes = result.outcomes.into_iter().peekable();
+        for held in held {
+            let outcome = outcomes.next_if(|outcome| outcome.sequence == held.id);
+            let outcome = outcome.map(|outcome| outcome.outcome);
+            let Some(sequence) = self.sequences.get_mut(held.id) else { continue };
+            sequence.in_flight -= 1;
+            sequence.pending -= u32::from(held.span.sample);
+            let mut end = held.span.computed + held.span.count;
+            if held.drafts > 0 {
+                let sampled = match &outcome {
+                    Some(Outcome::Tokens(sampled)) => sampled.tokens.len() as u32,
+                    _ => 1,
+                };
+                self.counters.accepted_tokens += u64::from(sampled.saturating_sub(1));
+                // What was computed of drafts that are wrong is computed again. Nothing is planned
+                // ahead of drafts, so that no later step has built on it.
+                end = held.span.computed + sampled;
+                if held.preemptions == sequence.preemptions {
+                    sequence.computed = end;
+                }
+            }
+            // A sequence that lost its blocks in the meantime has lost what was computed as well.
+            if held.preemptions == sequence.preemptions {
+                sequence.done = end;
+            }
+            completed.push(Completed { id: held.id, span: held.span, outcome });
+        }
+        Ok(completed)
+    }
+
+    /// Adds a sampled token to a sequence.
+    pub fn append(&mut self, id: SequenceId, token: u32) {
+        let block_size = self.pools.block_size();
+        if let Some(sequence) = self.sequences.get_mut(id) {
+            sequence.append(token, block_size);
+        }
+    }
+
+    /// Names the blocks that results have completed, and merges those that others hold too.
+    pub fn settle(&mut self, id: SequenceId) {
+        let step = StepId(self.last_step);
+        let Some(sequence) = self.sequences.get_mut(id) else { return };
+        name_blocks(&mut self.pools, sequence, step);
+        let size = self.pools.block_size();
+        while sequence.keys.merged < sequence.keys.named
+            && (sequence.keys.merged + 1) * size <= sequence.done
+        {
+            let index = sequence.keys.merged;
+            sequence.keys.merged += 1;
+            let Some(key) = sequence.key(index) else { break };
+            let fence = (sequence.in_flight > 0).then_some(sequence.last_step);
+            let swaps = self.pools.merge(&mut sequence.tables, index, key, fence);
+            self.counters.merged_blocks += swaps.len() as u64;
+            sequence.swaps.extend(swaps);
+        }
+    }
+
+    /// A live sequence.
+    pub fn sequence(&self, id: SequenceId) -> Option<&Sequence> {
+        self.sequences.get(id)
+    }
+
+    /// Ends a sequence: its blocks are free at once, or when the steps that hold it are done.
+    pub fn release(&mut self, id: SequenceId) {
+        self.end(id, self.limits.prefix_caching)
+    }
+
+    /// Ends a sequence whose KV cannot be trusted: nobody shall find it.
+    pub fn discard(&mut self, id: SequenceId) {
+        if let Some(sequence) = self.sequences.get(id) {
+            self.pools.forget(&sequence.tables);
+        }
+        self.end(id, false)
+    }
+
+    fn end(&mut self, id: SequenceId, keep: bool) {
+        let Some(mut sequence) = self.sequences.remove(id) else { return };
+        self.waiting.remove(sequence.spec.priority, id);
+        self.running.retain(|running| *running != id);
+        self.preempted.retain(|preempted| *preempted != id);
+        let fence = (sequence.in_flight > 0).then_some(sequence.last_step);
+        self.pools.release(&mut sequence.tables, fence, keep);
+        if sequence.mirrored.is_some() {
+            self.finished.push(id);
+        }
+    }
+
+    /// Sequences that run and that wait.
+    pub fn counts(&self) -> (u32, u32) {
+        (self.running.len() as u32, self.waiting.len() as u32)
+    }
+
+    /// How the blocks are used.
+    pub fn usage(&self) -> Usage {
+        self.pools.usage()
+    }
+
+    /// What has been counted since the start.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Steps in flight.
+    pub fn steps_in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Forgets the KV that no sequence holds.
+    pub fn clear_cache(&mut self) {
+        self.pools.clear_cache();
+    }
+
+    /// Checks that every block and every sequence is where it should be.
+    ///
+    /// # Errors
+    /// What is not.
+    pub fn check_integrity(&self) -> Result<(), String> {
+        self.pools.check_integrity(self.sequences.iter().map(|(_, sequence)| &sequence.tables))?;
+        if self.running.len() + self.waiting.len() != self.sequences.len() {
+            return Err(format!(
+                "{} sequences run, {} wait, there are {}",
+                self.running.len(),
+                self.waiting.len(),
+                self.sequences.len()
+            ));
+        }
+        for (id, sequence) in self.sequences.iter() {
+            let waits = self.waiting.contains(id);
+            if waits == self.running.contains(&id) {
+                return Err(format!("sequence {id} is in two places or in none"));
+            }
+            if waits && sequence.tables.iter().any(|table| !table.is_empty()) {
+                return Err(format!("sequence {id} waits and holds blocks"));
+            }
+            let steps = self.in_flight.values().flatten().filter(|held| held.id == id).count();
+            if steps != sequence.in_flight as usize {
+                return Err(format!("sequence {id} is in {steps} steps, not {}", sequence.in_flight));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tells the pools what the blocks of a sequence contain, as far as planned steps write them.
+pub(super) fn name_blocks(pools: &mut BlockPools, sequence: &mut Sequence, step: StepId) {
+    let size = pools.block_size();
+    let known = sequence.computed.min(sequence.len());
+    while (sequence.keys.named + 1) * size <= known {
+        let index = sequence.keys.named;
+        sequence.keys.named += 1;
+        if let Some(key) = sequence.key(index) {
+            pools.name(&sequence.tables, index, key, step);
+        }
+    }
+    if sequence.keys.end_named.is_none() && sequence.computed >= sequence.spec.prompt_len {
+        sequence.keys.end_named = Some(step);
+        if let Some(key) = sequence.end_key() {
+            pools.name(&sequence.tables, sequence.spec.prompt_len / size, key, step);
+        }
+    }
+}
