@@ -3,7 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use troupe_runtime::transport::PeerRole;
+use troupe_actors::node::actor::NodeMsg;
+use troupe_runtime::{
+    actor::Owned,
+    transport::{PeerRole, tls::ClusterAuthority},
+};
 
 use super::{
     Failure,
@@ -13,7 +17,8 @@ use super::{
 use crate::stack::{
     asked_to_end,
     identity::{self, DataDir},
-    roles::{self, HostOffer, Membership},
+    membership::Membership,
+    roles::{self, HostOffer},
 };
 
 /// Offer this host's devices to a cluster.
@@ -41,19 +46,13 @@ impl NodeCommand {
         })?;
         let dir = DataDir::take(&data_dir)?;
         let authority = identity::authority_at(&self.ca, &self.cluster.cluster)?;
-        let (node, node_dir) = dir.identity(PeerRole::Node, &authority)?;
+        // Its directory is looked at before the store is.
+        dir.identity(PeerRole::Node, &authority)?;
         let membership = Membership::etcd(&self.cluster.etcd, &authority).await?;
-        let offer = HostOffer {
-            id: node.name().node,
-            name: self.host.name.clone().unwrap_or_else(identity::host_name),
-            devices: self.host.devices,
-            data_dir: Some(dir.path().to_owned()),
-        };
-        let name = offer.name.clone();
-        let (listen, cluster) = (self.cluster.listen, &self.cluster.cluster);
-        let spawn = roles::processes(listen, node_dir, cluster, logging, self.host.devices)?;
-        let mut running = roles::node(&membership, offer, spawn).await?;
-        say(&format!("node {name} offers {} devices", self.host.devices));
+        let (cluster, host) = (&self.cluster, &self.host);
+        let joining = Joining { cluster, host, dir: &dir, authority: &authority };
+        let mut running = joining.start(&membership, logging).await?;
+        say(&format!("node {} offers {} devices", host.name(), host.devices));
         let ended = tokio::select! {
             () = asked_to_end() => Ok(()),
             () = running.ended() => Err(Failure::run("the node has ended; see the log")),
@@ -61,5 +60,33 @@ impl NodeCommand {
         drop(running);
         let _ = membership.lease.revoke().await;
         ended
+    }
+}
+
+/// What a host that joins a cluster goes by, of `troupe node` and of `troupe up` alike.
+pub(super) struct Joining<'a> {
+    pub(super) cluster: &'a ClusterArgs,
+    pub(super) host: &'a HostArgs,
+    pub(super) dir: &'a DataDir,
+    pub(super) authority: &'a ClusterAuthority,
+}
+
+impl Joining<'_> {
+    /// Starts the host's node, whose members are processes that log as `logging` says.
+    pub(super) async fn start(
+        self,
+        membership: &Membership,
+        logging: Vec<String>,
+    ) -> Result<Owned<NodeMsg>, Failure> {
+        let (node, node_dir) = self.dir.identity(PeerRole::Node, self.authority)?;
+        let offer = HostOffer {
+            id: node.name().node,
+            name: self.host.name(),
+            devices: self.host.devices,
+            data_dir: Some(self.dir.path().to_owned()),
+        };
+        let ClusterArgs { listen, cluster, .. } = self.cluster;
+        let spawn = roles::processes(*listen, node_dir, cluster, logging, offer.devices)?;
+        roles::node(membership, offer, spawn).await
     }
 }

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use troupe_actors::controller::desired::{Desired, launch};
-use troupe_gateway::GatewayConfig;
 use troupe_runtime::{
     shutdown::shutdown,
     spec::{EngineFlags, Services},
@@ -15,14 +14,16 @@ use troupe_runtime::{
 use super::{
     Failure,
     args::{ClusterArgs, HostArgs, HttpArgs},
+    node::Joining,
     say, serve,
 };
 use crate::{
     demo,
     stack::{
-        self, asked_to_end, cache_dir, declare,
-        identity::{self, DataDir},
-        roles::{self, HostOffer, Membership},
+        asked_to_end, cache_dir, declare,
+        identity::DataDir,
+        membership::Membership,
+        roles::{self, GatewayPlace},
     },
 };
 
@@ -126,10 +127,10 @@ impl Up {
         let (_link, mut gateway, _threads) = match has(Role::Gateway) {
             true => {
                 let (link, threads) = roles::quic(&control, (self.cluster.listen, 0).into())?;
-                let mut config = GatewayConfig::new((self.http.host, self.http.port).into());
-                config.api_keys.clone_from(&self.http.api_key);
-                config.hub = stack::hub();
-                let gateway = roles::gateway(&membership, config, link.clone(), listener).await?;
+                let place = GatewayPlace { id: control.name().node, host: self.cluster.listen };
+                let config = self.http.config();
+                let gateway =
+                    roles::gateway(&membership, config, place, link.clone(), listener).await?;
                 say(&format!("gateway on http://{}", gateway.address()));
                 (Some(link), Some(gateway), Some(threads))
             }
@@ -137,17 +138,9 @@ impl Up {
         };
         let node = match has(Role::Node) {
             true => {
-                let (node, node_dir) = dir.identity(PeerRole::Node, &authority)?;
-                let offer = HostOffer {
-                    id: node.name().node,
-                    name: self.host.name.clone().unwrap_or_else(identity::host_name),
-                    devices: self.host.devices,
-                    data_dir: Some(dir.path().to_owned()),
-                };
-                let (listen, cluster) = (self.cluster.listen, &self.cluster.cluster);
-                let spawn =
-                    roles::processes(listen, node_dir, cluster, logging, self.host.devices)?;
-                Some(roles::node(&membership, offer, spawn).await?)
+                let (cluster, host) = (&self.cluster, &self.host);
+                let joining = Joining { cluster, host, dir: &dir, authority: &authority };
+                Some(joining.start(&membership, logging).await?)
             }
             false => None,
         };

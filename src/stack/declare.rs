@@ -6,13 +6,14 @@ use serde_json::Value;
 use troupe_actors::controller::desired::KIND;
 use troupe_runtime::{
     discovery::{
-        Op, Registry, Txn, WatchEvent,
+        Compare, Op, Registry, Txn, WatchEvent,
         directory::{self, ServiceStatus},
         keys::Keys,
     },
     spec::ServiceSpec,
 };
 
+use super::membership::{RACES, busy, failed};
 use crate::cli::Failure;
 
 /// Stores a service as it was declared; one that is there already and says the same stays as it is,
@@ -25,22 +26,32 @@ pub(crate) async fn declare(
     let (spec, _) = ServiceSpec::from_document(document.clone())
         .map_err(|error| Failure::usage(error.to_string()))?;
     let key = keys.spec(KIND, &spec.metadata.namespace, &spec.metadata.name);
-    let failed = |error: troupe_runtime::discovery::RegistryError| Failure::run(error.to_string());
-    let stored = registry.get(&key).await.map_err(failed)?;
-    let stored = stored.and_then(|entry| serde_json::from_slice::<Value>(&entry.value).ok());
-    let generation = match &stored {
-        Some(stored) if stored.get("spec") == document.get("spec") => return Ok(spec),
-        Some(stored) => {
-            1 + stored.pointer("/metadata/generation").and_then(Value::as_u64).unwrap_or(0)
+    for _ in 0..RACES {
+        let life = registry.incarnation(&keys.incarnation()).await.map_err(failed)?;
+        let entry = registry.get(&key).await.map_err(failed)?;
+        let unchanged = match &entry {
+            Some(entry) => Compare::Version(key.clone(), entry.version),
+            None => Compare::Absent(key.clone()),
+        };
+        let stored = entry.and_then(|entry| serde_json::from_slice::<Value>(&entry.value).ok());
+        let generation = match &stored {
+            Some(stored) if stored.get("spec") == document.get("spec") => return Ok(spec),
+            Some(stored) => {
+                1 + stored.pointer("/metadata/generation").and_then(Value::as_u64).unwrap_or(0)
+            }
+            None => 1,
+        };
+        if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.insert("generation".into(), generation.into());
         }
-        None => 1,
-    };
-    if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.insert("generation".into(), generation.into());
+        let put = Op::Put(key.clone(), document.to_string().into_bytes());
+        let txn = Txn { compare: vec![life.compare(), unchanged], then: vec![put] };
+        if registry.commit(txn).await.map_err(failed)? {
+            return Ok(spec);
+        }
+        // Declared by another at the same time, or in another life of the store: look again.
     }
-    let put = Op::Put(key, document.to_string().into_bytes());
-    registry.commit(Txn { compare: Vec::new(), then: vec![put] }).await.map_err(failed)?;
-    Ok(spec)
+    Err(busy(&key))
 }
 
 /// Waits until a service has a group that serves; fails with the controller's reason as soon as one
@@ -52,7 +63,6 @@ pub(crate) async fn until_ready(
     name: &str,
 ) -> Result<(), Failure> {
     let key = keys.service_status(namespace, name);
-    let failed = |error: troupe_runtime::discovery::RegistryError| Failure::run(error.to_string());
     let mut watch = registry.watch(&key).await.map_err(failed)?;
     while let Some(event) = watch.next().await {
         let WatchEvent::Put(entry) = event else { continue };

@@ -1,13 +1,15 @@
 //! Puts a process together from its roles: what `serve`, `up`, `node` and `gateway` have in common.
 //!
 //! - [`identity`]: data directories, certificates, who this process is
+//! - [`membership`]: its way to the store, and its lease there
 //! - [`roles`]: starts a node, a controller, a gateway
+//! - [`presence`]: a record that stands as long as a part of this process
 //! - [`declare`]: writes services to the store, waits for them
-//! - [`http`]: a small HTTP client for our own endpoints
 
 pub(crate) mod declare;
-pub(crate) mod http;
 pub(crate) mod identity;
+pub(crate) mod membership;
+pub(crate) mod presence;
 pub(crate) mod roles;
 
 use std::{ffi::OsString, path::PathBuf};

@@ -1,14 +1,14 @@
 //! Starts the roles of a process. Each gives back what keeps it running; dropping that ends it.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use ractor::Actor;
 use troupe_actors::{
-    controller::{
-        actor::{Controller, ControllerArgs, ControllerMsg},
-        plan::Timing,
-    },
-    leader::observe::Observer,
+    controller::actor::{Controller, ControllerArgs, ControllerMsg},
     member::load::Models,
     node::{
         actor::{Node, NodeArgs, NodeMsg, Spawn},
@@ -19,97 +19,18 @@ use troupe_actors::{
 use troupe_gateway::{GatewayConfig, GatewayHandle};
 use troupe_runtime::{
     actor::Owned,
-    discovery::{
-        Compare, Lease, Op, Registry, RegistryError, Txn,
-        directory::NodeRecord,
-        embedded::EmbeddedRegistry,
-        etcd::{EtcdConfig, EtcdRegistry},
-        keys::Keys,
-    },
+    discovery::directory::{self, GatewayRecord, NodeRecord},
     id::NodeId,
     shutdown::Shutdown,
-    telemetry::metrics::Metrics,
     transport::{
         Link, LocalNetwork, PeerIdentity, PeerRole, QuicConfig, QuicLink, TransportRuntime,
-        tls::{ClusterAuthority, Identity},
+        tls::Identity,
     },
 };
 use uuid::Uuid;
 
+use super::{membership::Membership, presence::Presence};
 use crate::cli::Failure;
-
-/// The store of a cluster and what a process holds in it.
-pub(crate) struct Membership {
-    /// The store.
-    pub(crate) registry: Arc<dyn Registry>,
-    /// Its keys.
-    pub(crate) keys: Keys,
-    /// Under which this process's records stand.
-    pub(crate) lease: Arc<dyn Lease>,
-    /// How long the controller waits for what.
-    pub(crate) timing: Timing,
-}
-
-impl Membership {
-    /// A store of this process's own.
-    pub(crate) async fn embedded() -> Result<Self, Failure> {
-        let registry: Arc<dyn Registry> = Arc::new(EmbeddedRegistry::new());
-        let timing = Timing { lease: LEASE, settle: Duration::ZERO };
-        Self::in_registry(registry, Keys::new("local"), timing).await
-    }
-
-    /// The store that etcd holds, of the cluster that this CA belongs to.
-    pub(crate) async fn etcd(
-        endpoints: &[String],
-        authority: &ClusterAuthority,
-    ) -> Result<Self, Failure> {
-        let registry = EtcdRegistry::new(EtcdConfig::new(endpoints))
-            .await
-            .map_err(|error| Failure::usage(error.to_string()))?;
-        let keys = Keys::new(authority.cluster());
-        check_authority(&registry, &keys, authority).await?;
-        let timing = Timing { lease: LEASE, settle: LEASE };
-        Self::in_registry(Arc::new(registry), keys, timing).await
-    }
-
-    async fn in_registry(
-        registry: Arc<dyn Registry>,
-        keys: Keys,
-        timing: Timing,
-    ) -> Result<Self, Failure> {
-        let lease = registry.lease(LEASE).await.map_err(|error| Failure::run(error.to_string()))?;
-        Ok(Self { registry, keys, lease, timing })
-    }
-}
-
-/// Refuses a CA that the cluster of this name was not formed with. Its processes could see each
-/// other in etcd, but none would let the other in, and every group over both would fail to form.
-async fn check_authority(
-    registry: &dyn Registry,
-    keys: &Keys,
-    authority: &ClusterAuthority,
-) -> Result<(), Failure> {
-    let failed = |error: RegistryError| Failure::run(error.to_string());
-    let (key, mine) = (keys.authority(), authority.digest().to_string().into_bytes());
-    let first = Txn {
-        compare: vec![Compare::Absent(key.clone())],
-        then: vec![Op::Put(key.clone(), mine.clone())],
-    };
-    let stored = match registry.get(&key).await.map_err(failed)? {
-        Some(stored) => Some(stored),
-        None if registry.commit(first).await.map_err(failed)? => return Ok(()),
-        // Another process was faster.
-        None => registry.get(&key).await.map_err(failed)?,
-    };
-    if stored.is_some_and(|stored| stored.value == mine) {
-        return Ok(());
-    }
-    Err(Failure::usage(format!(
-        "the cluster {} was formed with another CA; take the one in `ca` of its control host's \
-         data directory, or form a cluster of your own with --cluster NAME",
-        authority.cluster()
-    )))
-}
 
 /// What a host is and offers.
 pub(crate) struct HostOffer {
@@ -173,37 +94,76 @@ pub(crate) async fn controller(membership: &Membership) -> Result<Owned<Controll
     spawned.map(Owned::new).map_err(|error| Failure::run(error.to_string()))
 }
 
-/// Starts a gateway.
+/// Who a gateway is to the rest of the cluster.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GatewayPlace {
+    /// Its identity.
+    pub(crate) id: NodeId,
+    /// Where other hosts reach this one; told if the gateway listens on every address.
+    pub(crate) host: IpAddr,
+}
+
+/// A gateway that others can find. Dropping it ends it and takes its record away.
+pub(crate) struct RunningGateway {
+    handle: GatewayHandle,
+    _presence: Presence,
+}
+
+/// Starts a gateway, and registers it once it listens.
 pub(crate) async fn gateway(
     membership: &Membership,
     config: GatewayConfig,
+    place: GatewayPlace,
     link: Arc<dyn Link>,
     shutdown: Shutdown,
-) -> Result<GatewayHandle, Failure> {
+) -> Result<RunningGateway, Failure> {
     let (registry, keys) = (membership.registry.clone(), membership.keys.clone());
-    troupe_gateway::serve(config, link, registry, keys, shutdown)
+    let ending = shutdown.clone();
+    let handle = troupe_gateway::serve(config, link, registry, keys, shutdown)
         .await
-        .map_err(|error| Failure::of(&error))
+        .map_err(|error| Failure::of(&error))?;
+    let mut address = handle.address();
+    if address.ip().is_unspecified() {
+        address.set_ip(place.host);
+    }
+    let record = GatewayRecord {
+        id: place.id,
+        address: address.to_string(),
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    let key = membership.keys.gateway(place.id);
+    let presence =
+        Presence::put(&membership.lease, key, directory::to_bytes(record), ending).await?;
+    Ok(RunningGateway { handle, _presence: presence })
+}
+
+impl RunningGateway {
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.handle.address()
+    }
+
+    /// Returns when it has ended.
+    pub(crate) async fn wait(&mut self) {
+        self.handle.wait().await;
+    }
 }
 
 /// A network inside this process: members live in it, and the gateway reaches them.
 pub(crate) fn inside(
     id: NodeId,
     models: Arc<dyn Models>,
-    metrics: &Metrics,
-    model_name: &str,
 ) -> (Arc<dyn Link>, Arc<dyn Spawn>) {
     let network = LocalNetwork::new();
     let identity = |role| PeerIdentity { cluster: "local".into(), role, node: id };
     let link = network.link(identity(PeerRole::Control));
-    let observer = Observer::new(metrics, model_name);
-    let spawn = Inside { network, identity: identity(PeerRole::Node), models, observer };
+    let spawn = Inside { network, identity: identity(PeerRole::Node), models };
     (link, Arc::new(spawn))
 }
 
 /// Members as processes of this binary, started with these arguments on logging.
 pub(crate) fn processes(
-    bind: std::net::IpAddr,
+    bind: IpAddr,
     identity_dir: PathBuf,
     cluster: &str,
     logging: Vec<String>,
@@ -233,6 +193,3 @@ pub(crate) fn quic(
     let link = QuicLink::bind(identity, &config, &threads).map_err(|error| Failure::of(&error))?;
     Ok((link, threads))
 }
-
-/// How long this process's records outlive it.
-const LEASE: Duration = Duration::from_secs(3);

@@ -3,8 +3,16 @@
 
 use std::{fs, path::PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use troupe_runtime::discovery::{
+    Entry, Op, Registry, Txn,
+    declared::Declared,
+    directory::{self, EndpointRecord, GatewayRecord},
+    etcd::{EtcdConfig, EtcdRegistry},
+    keys::Keys,
+};
 
 use crate::{
     etcd_process::EtcdProcess,
@@ -93,6 +101,51 @@ fn a_service_outlives_etcd() {
     process::kill(member);
     until("it is gone", || !is_running(member));
     cluster.until_it_serves_again();
+}
+
+#[test]
+fn an_etcd_that_lost_everything_is_filled_by_those_who_remember() {
+    let mut cluster = Cluster::start();
+    let keys = Keys::new("troupe");
+    let lost = cluster.records(&keys.incarnation());
+    let spec = cluster.records(&keys.all_specs());
+    assert_eq!((lost.len(), spec.len()), (1, 1));
+    let gateways = cluster.records(&keys.gateways());
+    let [gateway] = gateways.as_slice() else { panic!("one gateway: {gateways:?}") };
+    let record: GatewayRecord = read(gateway);
+    assert_eq!(record.address, cluster.control.address.to_string());
+    assert!(gateway.key.ends_with(&record.id.to_string()), "{gateway:?}");
+
+    cluster.etcd.kill();
+    cluster.etcd.wipe();
+    cluster.etcd.restart();
+    // Nobody declares the service again: the nodes kept it.
+    let values = |entries: Vec<Entry>| entries.into_iter().map(|e| e.value).collect::<Vec<_>>();
+    let spec = values(spec);
+    until("the spec is back", || values(cluster.records(&keys.all_specs())) == spec);
+    let epoch = |entry: &Entry| read::<EndpointRecord>(entry).info.endpoint.epoch.number;
+    until("an endpoint of a later epoch", || {
+        cluster.records(&keys.endpoints()).iter().any(|entry| epoch(entry) > 1)
+    });
+    cluster.until_it_serves_again();
+    let found = cluster.records(&keys.incarnation());
+    assert!(found.len() == 1 && found[0].value != lost[0].value, "{found:?}");
+    until("all hosts and the gateway are back", || {
+        let nodes = cluster.records(&keys.nodes());
+        (nodes.len(), values(cluster.records(&keys.gateways()))) == (2, vec![gateway.value.clone()])
+    });
+
+    // Deleted, it is not given back.
+    let key = cluster.records(&keys.all_specs()).remove(0).key;
+    cluster.delete(&key);
+    until("its tombstone", || {
+        let found = cluster.records(&key);
+        found.iter().any(|entry| Declared::of(&entry.value).is_some_and(|found| found.deleted))
+    });
+    until("its group is gone", || cluster.records(&keys.groups()).is_empty());
+
+    cluster.control.troupe.interrupt();
+    until("its gateway is no longer listed", || cluster.records(&keys.gateways()).is_empty());
 }
 
 #[test]
@@ -188,6 +241,25 @@ impl Cluster {
         Ok(())
     }
 
+    /// What etcd holds under a prefix; nothing while it does not answer.
+    fn records(&self, prefix: &str) -> Vec<Entry> {
+        self.ask_etcd(async |etcd| etcd.list(prefix).await.unwrap_or_default())
+    }
+
+    /// Deletes a key, as an operator does.
+    fn delete(&self, key: &str) {
+        let txn = Txn { compare: vec![], then: vec![Op::Delete(key.into())] };
+        assert!(self.ask_etcd(async |etcd| etcd.commit(txn).await).expect("it answers"));
+    }
+
+    fn ask_etcd<T>(&self, ask: impl AsyncFnOnce(EtcdRegistry) -> T) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("threads").block_on(async {
+            let etcd = EtcdRegistry::new(EtcdConfig::new([self.etcd.endpoint()])).await;
+            ask(etcd.expect("an endpoint")).await
+        })
+    }
+
     /// Waits until requests are served once more; until then they are told to try again.
     fn until_it_serves_again(&self) {
         until("the service serves again", || match self.ask() {
@@ -226,6 +298,10 @@ impl Cluster {
         assert_eq!(members.len(), 1, "one device, one member: {members:?}");
         members[0]
     }
+}
+
+fn read<T: DeserializeOwned>(entry: &Entry) -> T {
+    directory::from_bytes(&entry.key, &entry.value).expect("a record")
 }
 
 /// What the stream ends with, which has to be an error told in words.

@@ -2,29 +2,24 @@
 //! it holds the office.
 //!
 //! Every write compares the election key, so that a controller that has lost the office without
-//! noticing changes nothing. A write that fails is not repeated: the controller steps back, and
-//! when it has the office again it plans from what the store holds.
+//! noticing changes nothing, and the incarnation that its watch told of, so that what was planned
+//! from one life of the store is not written into the next. A write that fails is not repeated: the
+//! controller steps back, and when it has the office again it plans from what the store holds.
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::{task::JoinSet, time::Instant};
-use troupe_runtime::{
-    discovery::{
-        Compare, Lease, Op, Registry, Txn, WatchEvent,
-        directory::{self, GroupRecord, NodeRecord, NodeStatus},
-        keys::Keys,
-    },
-    id::NodeId,
+use troupe_runtime::discovery::{
+    Compare, Lease, Op, Registry, Txn, WatchEvent, directory, keys::Keys,
 };
 use uuid::Uuid;
 
 use super::{
-    desired::{self, Desired},
+    observed::{Observed, Seen},
     plan::{Controller as Core, ControllerEffect, ControllerEvent, Timing},
 };
 
@@ -58,17 +53,9 @@ pub struct ControllerState {
     core: Core,
     identity: Vec<u8>,
     origin: Instant,
-    /// What the store said under each key, to know what a deletion means.
-    known: BTreeMap<String, Known>,
+    observed: Observed,
     in_office: bool,
     _tasks: JoinSet<()>,
-}
-
-#[derive(Debug)]
-enum Known {
-    Node(NodeId),
-    Group(GroupRecord),
-    Service(String, String),
 }
 
 impl Actor for Controller {
@@ -97,10 +84,10 @@ impl Actor for Controller {
         myself.send_interval(TICK, || ControllerMsg::Tick);
         Ok(ControllerState {
             core: Core::new(args.timing, entropy(identity)),
+            observed: Observed::new(args.keys.clone()),
             args,
             identity: identity.to_string().into_bytes(),
             origin: Instant::now(),
-            known: BTreeMap::new(),
             in_office: false,
             _tasks: tasks,
         })
@@ -114,7 +101,11 @@ impl Actor for Controller {
     ) -> Result<(), ActorProcessingErr> {
         let event = match message {
             ControllerMsg::Tick => Some(state.run_for_office().await),
-            ControllerMsg::Store(event) => state.translate(event),
+            ControllerMsg::Store(event) => match state.observed.see(event) {
+                Seen::Nothing => None,
+                Seen::Event(event) => Some(event),
+                Seen::OtherLife => state.begin_anew(),
+            },
         };
         let Some(event) = event else { return Ok(()) };
         let effects = state.core.handle(state.origin.elapsed(), event);
@@ -131,11 +122,13 @@ impl ControllerState {
             true => self.args.lease.holds(&key),
             false => self.args.lease.claim(&key, self.identity.clone()).await.unwrap_or(false),
         };
+        // Claiming it makes the store's incarnation; the watch then tells it.
+        let held = held && self.observed.life().is_some();
         let before = std::mem::replace(&mut self.in_office, held);
         match (before, held) {
             (false, true) => {
                 tracing::info!("this controller takes office");
-                ControllerEvent::Elected(self.stored_groups())
+                ControllerEvent::Elected(self.observed.groups())
             }
             (true, false) => {
                 tracing::warn!("this controller is no longer in office");
@@ -145,59 +138,13 @@ impl ControllerState {
         }
     }
 
-    fn stored_groups(&self) -> Vec<GroupRecord> {
-        let records = self.known.values().filter_map(|known| match known {
-            Known::Group(record) => Some(record.clone()),
-            Known::Node(_) | Known::Service(..) => None,
-        });
-        records.collect()
-    }
-
-    fn translate(&mut self, event: WatchEvent) -> Option<ControllerEvent> {
-        match event {
-            WatchEvent::Put(entry) => match self.put(&entry.key, &entry.value) {
-                Ok(event) => event,
-                Err(error) => {
-                    tracing::error!(key = entry.key, error, "a record is left out");
-                    None
-                }
-            },
-            WatchEvent::Delete(key) => Some(match self.known.remove(&key)? {
-                Known::Node(node) => ControllerEvent::NodeGone(node),
-                Known::Group(record) => ControllerEvent::GroupGone(record.group),
-                Known::Service(namespace, name) => ControllerEvent::Undeclared(namespace, name),
-            }),
-            WatchEvent::Synced => Some(ControllerEvent::Synced),
-            WatchEvent::Disconnected(why) => {
-                tracing::warn!(why, "the store does not answer: nothing is changed meanwhile");
-                None
-            }
+    /// The store lives another life: what was planned is void, and so is the office.
+    fn begin_anew(&mut self) -> Option<ControllerEvent> {
+        let in_office = std::mem::take(&mut self.in_office);
+        if in_office {
+            tracing::warn!("the store lives anew: everything is planned from what it holds now");
         }
-    }
-
-    fn put(&mut self, key: &str, value: &[u8]) -> Result<Option<ControllerEvent>, String> {
-        let keys = &self.args.keys;
-        let text = |error: directory::RecordError| troupe_runtime::error::chain(&error);
-        let event = if key.starts_with(&keys.nodes()) {
-            let record: NodeRecord = directory::from_bytes(key, value).map_err(text)?;
-            self.known.insert(key.into(), Known::Node(record.id));
-            ControllerEvent::NodePut(record)
-        } else if key.starts_with(&keys.node_statuses()) {
-            let status: NodeStatus = directory::from_bytes(key, value).map_err(text)?;
-            ControllerEvent::StatusPut(status)
-        } else if key.starts_with(&keys.groups()) {
-            let record: GroupRecord = directory::from_bytes(key, value).map_err(text)?;
-            self.known.insert(key.into(), Known::Group(record.clone()));
-            ControllerEvent::GroupPut(record)
-        } else if key.starts_with(&keys.specs(desired::KIND)) {
-            let declared: Desired = desired::from_stored(value)?;
-            let name = (declared.namespace.clone(), declared.name.clone());
-            self.known.insert(key.into(), Known::Service(name.0, name.1));
-            ControllerEvent::Declared(declared)
-        } else {
-            return Ok(None);
-        };
-        Ok(Some(event))
+        in_office.then_some(ControllerEvent::Deposed)
     }
 
     async fn act(&mut self, effects: Vec<ControllerEffect>) {
@@ -223,11 +170,13 @@ impl ControllerState {
                     Op::Put(keys.service_status(&namespace, &name), directory::to_bytes(status))
                 }
             };
+            // Who is in office knows it; without it nothing can be compared, nor written.
+            let Some(life) = self.observed.life() else { return };
             let office = Compare::Value(keys.election(), self.identity.clone());
-            let txn = Txn { compare: vec![office], then: vec![op] };
+            let txn = Txn { compare: vec![life.compare(), office], then: vec![op] };
             let failed = match self.args.registry.commit(txn).await {
                 Ok(true) => continue,
-                Ok(false) => "another controller is in office".to_owned(),
+                Ok(false) => "another controller is in office, or the store lives anew".to_owned(),
                 Err(error) => error.to_string(),
             };
             // Plan again from what is stored, as soon as the office is (still) ours.

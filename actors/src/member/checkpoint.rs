@@ -5,10 +5,9 @@ use std::{sync::Arc, time::Duration};
 use troupe_gpu::{
     LoadRequest, ParallelSizes, StepLimits,
     collective::Collective,
-    cpu::CpuOptions,
+    cpu::{CpuOptions, KernelPath},
     dtype::Dtype,
     executor::LoadProgress,
-    pipeline::{self, PartCosts},
     weights::Checkpoint,
 };
 use troupe_runtime::{
@@ -43,15 +42,7 @@ impl Models for Checkpoints {
         let card = self.card(launch)?;
         let positions = u32::try_from(card.config.max_position_embeddings).unwrap_or(u32::MAX);
         let limits = EngineLimits::resolve(&launch.flags, positions)?;
-        let (tensor, stages) = (launch.tensor_parallel as usize, launch.pipeline_parallel as usize);
-        card.config.check_tensor_parallel(tensor).map_err(|error| chain(&error))?;
-        pipeline::split(&PartCosts::of(&card.config), stages).map_err(|error| chain(&error))?;
-        if let Some(method) = &card.config.quantization {
-            return Err(format!(
-                "weights quantized by `{method}` cannot be run yet; float32, float16 and bfloat16 \
-                 can"
-            ));
-        }
+        parallel_sizes(launch).divide(&card.config).map_err(|error| chain(&error))?;
         // The files' headers: a missing or truncated file is found before a process is started.
         Checkpoint::open(&card.files.folder).map_err(|error| chain(&error))?;
         let dtype = match dtype(launch)? {
@@ -93,10 +84,7 @@ impl Models for Checkpoints {
                 folder: card.files.folder.clone(),
                 config: card.config.clone(),
                 coordinate: rank,
-                parallel: ParallelSizes {
-                    tensor: launch.tensor_parallel as usize,
-                    pipeline: launch.pipeline_parallel as usize,
-                },
+                parallel: parallel_sizes(launch),
                 dtype: dtype(launch).map_err(unsupported)?,
                 kv_dtype: Some(Dtype::F32),
                 limits: StepLimits {
@@ -108,7 +96,7 @@ impl Models for Checkpoints {
                 kv_bytes: kv_total / u64::from(ranks_here),
                 device: CpuOptions {
                     threads: launch.flags.threads.map_or(share, |threads| threads as usize),
-                    path: None,
+                    path: kernel_path(launch).map_err(unsupported)?,
                 },
                 collective,
                 progress,
@@ -121,6 +109,23 @@ impl Checkpoints {
     fn card(&self, launch: &Launch) -> Result<ModelCard, String> {
         let source = ModelSource::resolve(&launch.model_uri, &self.hub);
         source.and_then(|source| ModelCard::load(&source)).map_err(|error| chain(&error))
+    }
+}
+
+fn parallel_sizes(launch: &Launch) -> ParallelSizes {
+    ParallelSizes {
+        tensor: launch.tensor_parallel as usize,
+        pipeline: launch.pipeline_parallel as usize,
+    }
+}
+
+/// `--cpu-path`; `None` takes the best that this machine has.
+fn kernel_path(launch: &Launch) -> Result<Option<KernelPath>, String> {
+    let Some(name) = launch.flags.cpu_path.as_deref() else { return Ok(None) };
+    let path = KernelPath::ALL.into_iter().find(|path| path.name() == format!("cpu/{name}"));
+    match path.filter(|path| path.available()) {
+        Some(path) => Ok(Some(path)),
+        None => Err(format!("--cpu-path is {name}, which this machine has not")),
     }
 }
 

@@ -16,7 +16,7 @@ use troupe_runtime::{
 
 use super::{
     core::{MemberKey, Node as Core, NodeEffect, NodeEvent},
-    epochs,
+    epochs, specs,
     store::{WRITES, Write, watch_groups, watch_statuses, write},
 };
 
@@ -65,7 +65,8 @@ pub struct NodeArgs {
     pub lease: Arc<dyn Lease>,
     /// How members are started.
     pub spawn: Arc<dyn Spawn>,
-    /// Where the highest epochs are kept; none for a node that lives as long as its store.
+    /// Where the highest epochs and all specs are kept; none for a node that lives as long as its
+    /// store.
     pub data_dir: Option<PathBuf>,
 }
 
@@ -99,6 +100,10 @@ impl Actor for Node {
         args.lease.put(&key, directory::to_bytes(core.status())).await?;
         let (writes, queue) = mpsc::channel(WRITES);
         let mut tasks = JoinSet::new();
+        if let Some(dir) = &args.data_dir {
+            let keeper = specs::Keeper::load(dir)?;
+            tasks.spawn(keeper.run(args.registry.clone(), args.keys.clone(), myself.clone()));
+        }
         tasks.spawn(write(args.lease.clone(), queue));
         tasks.spawn(watch_groups(args.registry.clone(), args.keys.clone(), myself.clone()));
         tasks.spawn(watch_statuses(args.registry.clone(), args.keys.clone(), myself));

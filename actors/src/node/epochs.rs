@@ -3,21 +3,18 @@
 //! Written (to a new file, then renamed) before anything of an epoch is started, so that a host
 //! that comes back never serves an incarnation older than one it has served.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{collections::BTreeMap, io, path::Path};
+
+use super::disk;
 
 /// Reads the epochs; none if they were never written.
 ///
 /// # Errors
 /// A file that cannot be read, or that is not what was written.
 pub(super) fn load(data_dir: &Path) -> io::Result<BTreeMap<String, u64>> {
-    let file = data_dir.join(FILE);
-    match fs::read(&file) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", file.display()))
-        }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
-        Err(error) => Err(error),
-    }
+    let Some(bytes) = disk::read(data_dir, FILE)? else { return Ok(BTreeMap::new()) };
+    serde_json::from_slice(&bytes)
+        .map_err(|error| disk::invalid(format!("{}: {error}", data_dir.join(FILE).display())))
 }
 
 /// Writes the epochs so that either all or none of them are there afterwards.
@@ -25,13 +22,7 @@ pub(super) fn load(data_dir: &Path) -> io::Result<BTreeMap<String, u64>> {
 /// # Errors
 /// A disk that is full or read-only, with the file's name.
 pub(super) fn save(data_dir: &Path, epochs: &BTreeMap<String, u64>) -> io::Result<()> {
-    let (file, new) = (data_dir.join(FILE), data_dir.join("epochs.json.new"));
-    let write = || {
-        fs::write(&new, serde_json::to_vec(epochs)?)?;
-        fs::File::open(&new)?.sync_all()?;
-        fs::rename(&new, &file)
-    };
-    write().map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))
+    disk::write(data_dir, FILE, &serde_json::to_vec(epochs)?)
 }
 
 const FILE: &str = "epochs.json";
@@ -47,7 +38,7 @@ mod tests {
         let epochs: BTreeMap<_, _> = [("default/s-0".to_owned(), 7)].into();
         save(dir.path(), &epochs).expect("saved");
         assert_eq!(load(dir.path()).expect("loaded"), epochs);
-        fs::write(dir.path().join(FILE), "nonsense").expect("written");
+        std::fs::write(dir.path().join(FILE), "nonsense").expect("written");
         let error = load(dir.path()).expect_err("broken");
         assert!(error.to_string().contains(FILE), "{error}");
     }

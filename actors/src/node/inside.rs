@@ -17,7 +17,6 @@ use super::{
     core::{MemberKey, NodeEvent},
 };
 use crate::{
-    leader::observe::Observer,
     member::{
         actor::{Member, MemberArgs, MemberMsg},
         load::Models,
@@ -32,8 +31,6 @@ pub struct Inside {
     pub identity: PeerIdentity,
     /// Where models come from.
     pub models: Arc<dyn Models>,
-    /// Counts what leaders do.
-    pub observer: Observer,
 }
 
 #[async_trait]
@@ -62,7 +59,6 @@ impl Spawn for Inside {
             identity: self.identity.clone(),
             node: say,
             models: self.models.clone(),
-            observer: self.observer.clone(),
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(run(key, args, said_queue, told, node));

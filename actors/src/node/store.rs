@@ -111,4 +111,4 @@ pub(super) async fn watch_statuses(
 /// A status, and an endpoint's coming and going, for each of a host's members.
 pub(super) const WRITES: usize = 4096;
 /// Between attempts to write.
-const RETRY: Duration = Duration::from_millis(500);
+pub(super) const RETRY: Duration = Duration::from_millis(500);

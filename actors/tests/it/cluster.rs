@@ -1,15 +1,24 @@
 //! A cluster in one process, from a declared service to tokens, and through the loss of its parts.
 
+use std::sync::{Arc, atomic::Ordering};
+
 use troupe_actors::controller::desired::launch;
 use troupe_runtime::{
-    discovery::directory::{Launch, MemberPer},
+    discovery::{
+        directory::{Launch, MemberPer},
+        embedded::EmbeddedRegistry,
+        keys::Keys,
+    },
     id::NodeId,
     spec::EngineFlags,
     wire::generate::GenerateDown,
 };
 use uuid::Uuid;
 
-use super::support::{Cluster, WAIT, expected};
+use super::{
+    overtaken::Overtaken,
+    support::{Cluster, WAIT, expected},
+};
 
 fn service(tensor: u32, pipeline: u32, per: MemberPer, stage_ms: u32) -> Launch {
     let flags = EngineFlags {
@@ -113,6 +122,19 @@ async fn a_store_that_is_wiped_brings_no_old_epoch_back() {
     cluster.declare("s", &launch).await;
     let again = cluster.endpoint(first.info.endpoint.epoch.number + 1).await;
     assert_eq!(cluster.ask(&again, &[2], 5).await.tokens().await, expected(&[2], 5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_planned_in_one_life_of_the_store_is_not_written_in_the_next() {
+    let store = Arc::new(EmbeddedRegistry::new());
+    let overtaken = Overtaken::on_the_way_to(&store, Keys::new("test").incarnation());
+    let cluster = Cluster::start_with(store, overtaken.clone()).await;
+    let _host = cluster.host(id(1), 1).await;
+    cluster.declare("s", &service(1, 1, MemberPer::Host, 0)).await;
+    // It plans once more from what the store holds now.
+    let endpoint = cluster.endpoint(1).await;
+    assert!(overtaken.happened() && !overtaken.was_done.load(Ordering::SeqCst));
+    assert_eq!(cluster.ask(&endpoint, &[1], 10).await.tokens().await, expected(&[1], 10));
 }
 
 #[tokio::test(flavor = "multi_thread")]

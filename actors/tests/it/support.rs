@@ -11,7 +11,6 @@ use troupe_actors::{
         desired,
         plan::Timing,
     },
-    leader::observe::Observer,
     member::load::FakeModels,
     node::{
         actor::{Node, NodeArgs, NodeMsg},
@@ -62,11 +61,19 @@ fn identity(role: PeerRole, node: NodeId) -> PeerIdentity {
 impl Cluster {
     pub(crate) async fn start() -> Self {
         let registry = Arc::new(EmbeddedRegistry::new());
+        Self::start_with(registry.clone(), registry).await
+    }
+
+    /// The same, with a controller that reaches the store in its own way.
+    pub(crate) async fn start_with(
+        registry: Arc<EmbeddedRegistry>,
+        controllers: Arc<dyn Registry>,
+    ) -> Self {
         let network = LocalNetwork::new();
         let keys = Keys::new("test");
-        let lease = registry.lease(LEASE).await.unwrap();
+        let lease = registry.lease(LEASE, &keys.incarnation()).await.unwrap();
         let args = ControllerArgs {
-            registry: registry.clone(),
+            registry: controllers,
             keys: keys.clone(),
             lease,
             timing: Timing { lease: LEASE, settle: Duration::ZERO },
@@ -90,12 +97,11 @@ impl Cluster {
             },
             registry: registry.clone(),
             keys: self.keys.clone(),
-            lease: registry.lease(LEASE).await.unwrap(),
+            lease: registry.lease(LEASE, &self.keys.incarnation()).await.unwrap(),
             spawn: Arc::new(Inside {
                 network: self.network.clone(),
                 identity: identity(PeerRole::Node, id),
                 models: Arc::new(models),
-                observer: Observer::default(),
             }),
             data_dir: None,
         };

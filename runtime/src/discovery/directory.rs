@@ -202,6 +202,18 @@ pub struct EndpointRecord {
     pub model_uri: String,
 }
 
+/// A gateway.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayRecord {
+    /// Its identity.
+    pub id: NodeId,
+    /// `host:port` of its HTTP API, as other hosts reach it.
+    pub address: String,
+    /// Version of the binary.
+    pub version: String,
+}
+
 /// What the controller says of a service.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]

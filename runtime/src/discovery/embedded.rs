@@ -16,9 +16,9 @@ use tokio::{sync::watch, task::JoinSet, time::Instant};
 
 use self::data::{Data, Since};
 use super::{
-    Entry, Lease, Registry, RegistryError, Txn, Watch, keeper,
-    store::{Broken, Change, Changes, Held, Hold, LeaseId, Renewed, Store},
-    watcher,
+    Entry, Incarnation, RegistryError, Txn,
+    backed::Backed,
+    store::{Broken, Change, Changes, Held, Hold, LeaseId, Released, Renewed, Store},
 };
 
 /// A client of a store in this process.
@@ -30,7 +30,7 @@ pub struct EmbeddedRegistry {
 
 /// The store, as one client reaches it.
 #[derive(Clone, Debug)]
-struct EmbeddedStore {
+pub(super) struct EmbeddedStore {
     shared: Arc<Shared>,
     /// Whether this client reaches the store.
     reachable: Arc<watch::Sender<bool>>,
@@ -87,26 +87,15 @@ impl EmbeddedRegistry {
     }
 }
 
-#[async_trait]
-impl Registry for EmbeddedRegistry {
-    async fn get(&self, key: &str) -> Result<Option<Entry>, RegistryError> {
-        self.store.get(key).await
+impl Backed for EmbeddedRegistry {
+    type Store = EmbeddedStore;
+
+    fn store(&self) -> &EmbeddedStore {
+        &self.store
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<Entry>, RegistryError> {
-        self.store.list(prefix).await
-    }
-
-    async fn commit(&self, txn: Txn) -> Result<bool, RegistryError> {
-        self.store.commit(txn).await
-    }
-
-    async fn watch(&self, prefix: &str) -> Result<Watch, RegistryError> {
-        watcher::start(self.store.clone(), prefix, &self.watches).await
-    }
-
-    async fn lease(&self, ttl: Duration) -> Result<Arc<dyn Lease>, RegistryError> {
-        keeper::start(self.store.clone(), ttl).await
+    fn watches(&self) -> &Mutex<JoinSet<()>> {
+        &self.watches
     }
 }
 
@@ -177,15 +166,22 @@ impl Store for EmbeddedStore {
         })
     }
 
-    async fn ensure(&self, lease: LeaseId, hold: &Hold) -> Result<Held, RegistryError> {
-        self.request(|data, _| data.ensure(lease, hold))
+    async fn ensure(
+        &self,
+        lease: LeaseId,
+        hold: &Hold,
+        life: &Incarnation,
+    ) -> Result<Held, RegistryError> {
+        self.request(|data, _| data.ensure(lease, hold, life))
     }
 
-    async fn release(&self, lease: LeaseId, key: &str) -> Result<(), RegistryError> {
-        self.request(|data, _| {
-            data.release(lease, key);
-            Ok(())
-        })
+    async fn release(
+        &self,
+        lease: LeaseId,
+        key: &str,
+        life: &Incarnation,
+    ) -> Result<Released, RegistryError> {
+        self.request(|data, _| Ok(data.release(lease, key, life)))
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), RegistryError> {
@@ -207,7 +203,7 @@ impl Shared {
 
 /// A reader of the store's history.
 #[derive(Debug)]
-struct EmbeddedChanges {
+pub(super) struct EmbeddedChanges {
     shared: Arc<Shared>,
     prefix: String,
     read_to: data::Position,

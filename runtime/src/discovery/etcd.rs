@@ -24,9 +24,9 @@ use tokio::{task::JoinSet, time::Instant};
 
 use self::{changes::EtcdChanges, error::Failure, lease::EtcdRenewal};
 use super::{
-    Compare, Entry, Lease, Op, Registry, RegistryError, Txn, Watch, keeper,
-    store::{self, Held, Hold, LeaseId, Renewed, Store},
-    watcher,
+    Compare, Entry, Incarnation, Op, RegistryError, Txn,
+    backed::Backed,
+    store::{self, Held, Hold, LeaseId, Released, Renewed, Store},
 };
 
 /// How etcd is reached.
@@ -47,7 +47,7 @@ pub struct EtcdRegistry {
 
 /// etcd's single requests.
 #[derive(Clone, Debug)]
-struct EtcdStore {
+pub(super) struct EtcdStore {
     shared: Arc<Shared>,
 }
 
@@ -118,26 +118,15 @@ impl EtcdRegistry {
     }
 }
 
-#[async_trait]
-impl Registry for EtcdRegistry {
-    async fn get(&self, key: &str) -> Result<Option<Entry>, RegistryError> {
-        self.store.get(key).await
+impl Backed for EtcdRegistry {
+    type Store = EtcdStore;
+
+    fn store(&self) -> &EtcdStore {
+        &self.store
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<Entry>, RegistryError> {
-        self.store.list(prefix).await
-    }
-
-    async fn commit(&self, txn: Txn) -> Result<bool, RegistryError> {
-        self.store.commit(txn).await
-    }
-
-    async fn watch(&self, prefix: &str) -> Result<Watch, RegistryError> {
-        watcher::start(self.store.clone(), prefix, &self.watches).await
-    }
-
-    async fn lease(&self, ttl: Duration) -> Result<Arc<dyn Lease>, RegistryError> {
-        keeper::start(self.store.clone(), ttl).await
+    fn watches(&self) -> &Mutex<JoinSet<()>> {
+        &self.watches
     }
 }
 
@@ -256,19 +245,26 @@ impl Store for EtcdStore {
         lease::renew(self, renewal, lease).await
     }
 
-    async fn ensure(&self, lease: LeaseId, hold: &Hold) -> Result<Held, RegistryError> {
+    async fn ensure(
+        &self,
+        lease: LeaseId,
+        hold: &Hold,
+        life: &Incarnation,
+    ) -> Result<Held, RegistryError> {
         self.request(Repeatable::Yes, async |member: Member| {
-            lease::ensure(&member, lease, hold).await
+            lease::ensure(&member, lease, hold, life).await
         })
         .await
     }
 
-    async fn release(&self, lease: LeaseId, key: &str) -> Result<(), RegistryError> {
-        let under = etcd::Compare::lease(key, etcd::CompareOp::Equal, lease);
-        let delete = etcd::TxnOp::delete(key, None);
-        let txn = etcd::Txn::new().when([under]).and_then([delete]);
+    async fn release(
+        &self,
+        lease: LeaseId,
+        key: &str,
+        life: &Incarnation,
+    ) -> Result<Released, RegistryError> {
         self.request(Repeatable::Yes, async |member: Member| {
-            Ok(member.kv().txn(txn.clone()).await.map(|_| ())?)
+            lease::release(&member, lease, key, life).await
         })
         .await
     }

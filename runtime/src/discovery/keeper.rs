@@ -2,7 +2,8 @@
 //!
 //! The core owns the keys: what was once put is put again whenever the store may have lost it,
 //! under the same lease if it lives and under a new one if not. One task carries out what the core
-//! wants, one request at a time, so that a put can never overtake a grant.
+//! wants, one request at a time, so that a put can never overtake a grant. Each write compares the
+//! store's incarnation; where it is another one, all keys are put again in that.
 
 mod core;
 
@@ -21,7 +22,7 @@ use tokio::{
 
 use self::core::{Core, Effect, Event};
 use super::{
-    Lease, RegistryError,
+    Incarnation, Lease, RegistryError, incarnation,
     store::{By, Hold, Store},
 };
 
@@ -29,19 +30,22 @@ use super::{
 /// callers, and the task reads one after the other.
 const COMMANDS: usize = 16;
 
-/// Leases that may be lost one after the other in one go: more is a store gone wrong.
-const MOST_GRANTS: u32 = 3;
+/// Leases, or lives of the store, that may be lost one after the other in one go: more is a store
+/// gone wrong.
+const MOST_STARTS: u32 = 3;
 
 /// Starts a lease. Its task ends within the request under way and a revocation of the lease's drop.
 pub(super) async fn start<S: Store>(
     store: S,
     ttl: Duration,
+    incarnation: &str,
 ) -> Result<Arc<dyn Lease>, RegistryError> {
     let patience = store.request_timeout() * PATIENCE;
     let standing = Standing { confirmed: Instant::now(), held: BTreeSet::new() };
     let standing = Arc::new(Mutex::new(standing));
     let (core, renewal) = (Core::new(ttl, rand::random()), S::Renewal::default());
-    let mut keeper = Keeper { core, store, renewal, standing: standing.clone() };
+    let (incarnation, shown) = (incarnation.to_owned(), standing.clone());
+    let mut keeper = Keeper { core, store, renewal, incarnation, standing: shown };
     keeper.carry_out(vec![Effect::Grant]).await?;
     let (commands, received) = mpsc::channel(COMMANDS);
     // Not aborted with its owner, because the revocation comes after that.
@@ -83,6 +87,8 @@ struct Keeper<S: Store> {
     core: Core,
     store: S,
     renewal: S::Renewal,
+    /// The key of the store's incarnation.
+    incarnation: String,
     standing: Arc<Mutex<Standing>>,
 }
 
@@ -157,14 +163,15 @@ impl<S: Store> Keeper<S> {
     async fn carry_out(&mut self, effects: Vec<Effect>) -> Result<(), RegistryError> {
         let mut pending = VecDeque::from(effects);
         let mut outcome = Ok(());
-        let mut grants = 0;
+        let mut starts = 0;
         while let Some(effect) = pending.pop_front() {
-            grants += u32::from(effect == Effect::Grant);
+            // Each grant is followed by one.
+            starts += u32::from(effect == Effect::Open);
             // The time of asking is what counts: the store's ttl began no earlier.
             let asked = Instant::now();
             let performed = match &effect {
-                Effect::Grant if grants > MOST_GRANTS => Err(RegistryError::Refused(
-                    "the store forgets each lease as soon as it is granted".into(),
+                Effect::Open if starts > MOST_STARTS => Err(RegistryError::Refused(
+                    "the store forgets each lease, or its incarnation, at once".into(),
                 )),
                 _ => self.perform(effect.clone()).await,
             };
@@ -183,7 +190,7 @@ impl<S: Store> Keeper<S> {
             };
             let confirms = event.confirms_lease().then_some(asked);
             if event.is_loss() {
-                // The rest is pointless under a lost lease; the next one brings it all.
+                // The rest is pointless now; what comes after brings it all.
                 pending.clear();
             }
             pending.extend(self.core.handle(event));
@@ -200,22 +207,31 @@ impl<S: Store> Keeper<S> {
                 self.renewal = S::Renewal::default();
                 Some(Event::Granted(lease))
             }
+            Effect::Open => {
+                Some(Event::Opened(incarnation::open(&self.store, &self.incarnation).await?))
+            }
             Effect::Renew(lease) => {
                 Some(Event::Renewed(self.store.renew(&mut self.renewal, lease).await?))
             }
             Effect::Ensure(lease, hold) => {
-                let held = self.store.ensure(lease, &hold).await?;
+                let held = self.store.ensure(lease, &hold, self.life()?).await?;
                 Some(Event::Ensured(hold.key, held))
             }
             Effect::Release(lease, key) => {
-                self.store.release(lease, &key).await?;
-                Some(Event::Released(key))
+                let released = self.store.release(lease, &key, self.life()?).await?;
+                Some(Event::Released(key, released))
             }
             Effect::Revoke(lease) => {
                 self.store.revoke(lease).await?;
                 None
             }
         })
+    }
+
+    /// The life of the store that the core's writes are for. It asks for none before it knows it.
+    fn life(&self) -> Result<&Incarnation, RegistryError> {
+        let unknown = || RegistryError::Refused("the store's incarnation was not read".into());
+        self.core.life.as_ref().ok_or_else(unknown)
     }
 
     /// Lets the owner see how it stands.

@@ -2,17 +2,17 @@
 //!
 //! | key under `/troupe/<cluster>/` | writer | lives |
 //! |---|---|---|
-//! | `incarnation` | whoever finds it absent; reserved, nobody writes it yet | for good |
+//! | `incarnation` | whoever finds it absent; every write compares it | for good |
 //! | `ca` | whoever finds it absent | for good |
 //! | `election` | the controller in office | its lease |
-//! | `specs/<kind>/<ns>/<name>` | the controller in office, on apply | for good |
+//! | `specs/<kind>/<ns>/<name>` | who declares it; a node that knows a higher generation | for good |
 //! | `status/services/<ns>/<name>` | the controller in office | for good |
 //! | `status/nodes/<id>` | that node: its members' states, the epochs it has seen | the node's lease |
 //! | `status/endpoints/<ns>/<service>/<g>/<epoch>` | the leader's node | the node's lease |
 //! | `nodes/<id>` | that node | its lease |
 //! | `names/<name>` | the node that took the name | its lease |
 //! | `groups/<ns>/<service>/<g>` | the controller in office | for good |
-//! | `gateways/<id>` | that gateway; reserved, nobody writes it yet | its lease |
+//! | `gateways/<id>` | that gateway | its lease |
 
 use crate::id::{Epoch, GroupId, NodeId};
 
@@ -46,6 +46,11 @@ impl Keys {
     /// Held by the controller in office.
     pub fn election(&self) -> String {
         self.under("election")
+    }
+
+    /// All specs.
+    pub fn all_specs(&self) -> String {
+        self.under("specs/")
     }
 
     /// All specs of one kind.
@@ -108,6 +113,11 @@ impl Keys {
     /// One group's plan.
     pub fn group(&self, group: &GroupId) -> String {
         format!("{}{}/{}/{}", self.groups(), group.namespace, group.service, group.index)
+    }
+
+    /// All gateways.
+    pub fn gateways(&self) -> String {
+        self.under("gateways/")
     }
 
     /// One gateway.

@@ -4,16 +4,21 @@
 //! gap, transactions that compare before they write. Two implementations pass one shared contract
 //! test:
 //! `embedded` (one process) and `etcd` (many). Load, block events and chunks never go through it:
-//! its writes do not grow with requests. Values are JSON with an `apiVersion`; keys are made in
-//! `keys` and nowhere else, and each has one writer.
+//! its writes do not grow with requests. Writes compare the store's `incarnation`, so that what was
+//! read before a wipe is not written after it. Values are JSON with an `apiVersion`; keys are made
+//! in `keys` and nowhere else, and each has one writer.
 
+mod backed;
+pub mod declared;
 pub mod directory;
 pub mod embedded;
 pub mod etcd;
+mod incarnation;
 mod keeper;
 pub mod keys;
 mod registry;
 mod store;
 mod watcher;
 
+pub use incarnation::Incarnation;
 pub use registry::{Compare, Entry, Lease, Op, Registry, RegistryError, Txn, Watch, WatchEvent};

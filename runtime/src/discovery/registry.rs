@@ -4,6 +4,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
+use super::Incarnation;
+
 /// The store.
 #[async_trait]
 pub trait Registry: Send + Sync + fmt::Debug {
@@ -36,12 +38,24 @@ pub trait Registry: Send + Sync + fmt::Debug {
     /// [`WatchEvent::Disconnected`].
     async fn watch(&self, prefix: &str) -> Result<Watch, RegistryError>;
 
+    /// The store's incarnation, which stands under `key`; made if there is none.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    async fn incarnation(&self, key: &str) -> Result<Incarnation, RegistryError>;
+
     /// A lease of this length, kept alive until it is dropped. If the store forgets it (or was
-    /// wiped) it is granted anew and everything put under it is put again.
+    /// wiped) it is granted anew and everything put under it is put again. Each of its writes
+    /// compares the incarnation under that key; where the store has another one by now, it is read
+    /// again (or made) and everything put again.
     ///
     /// # Errors
     /// [`RegistryError`] if the first grant fails.
-    async fn lease(&self, ttl: Duration) -> Result<Arc<dyn Lease>, RegistryError>;
+    async fn lease(
+        &self,
+        ttl: Duration,
+        incarnation: &str,
+    ) -> Result<Arc<dyn Lease>, RegistryError>;
 }
 
 /// Keys that vanish when their owner does. Dropping it revokes it in the background.

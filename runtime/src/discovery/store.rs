@@ -8,7 +8,7 @@ use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{Entry, Op, RegistryError, Txn};
+use super::{Entry, Incarnation, Op, RegistryError, Txn};
 use crate::backoff::Backoff;
 
 /// Operations in one transaction, compares and writes counted apart, as etcd counts them.
@@ -50,11 +50,22 @@ pub(super) trait Store: Clone + fmt::Debug + Send + Sync + 'static {
         lease: LeaseId,
     ) -> Result<Renewed, RegistryError>;
 
-    /// Makes sure that a key has this value under this lease; writes only if it has not.
-    async fn ensure(&self, lease: LeaseId, hold: &Hold) -> Result<Held, RegistryError>;
+    /// Makes sure that a key has this value under this lease in this life of the store; writes only
+    /// if it has not.
+    async fn ensure(
+        &self,
+        lease: LeaseId,
+        hold: &Hold,
+        life: &Incarnation,
+    ) -> Result<Held, RegistryError>;
 
-    /// Removes a key if it is under this lease.
-    async fn release(&self, lease: LeaseId, key: &str) -> Result<(), RegistryError>;
+    /// Removes a key if it is under this lease in this life of the store.
+    async fn release(
+        &self,
+        lease: LeaseId,
+        key: &str,
+        life: &Incarnation,
+    ) -> Result<Released, RegistryError>;
 
     /// Ends a lease; its keys are gone then. One that is not there is no error.
     async fn revoke(&self, lease: LeaseId) -> Result<(), RegistryError>;
@@ -123,6 +134,17 @@ pub(super) enum Held {
     Theirs,
     /// There is no such lease.
     NoLease,
+    /// The store has another incarnation, or none: nothing was written.
+    OtherLife,
+}
+
+/// What became of a key that was to leave a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Released {
+    /// It is not under the lease.
+    Done,
+    /// The store has another incarnation, or none: nothing was written.
+    OtherLife,
 }
 
 /// What no store would take, refused before it is sent.

@@ -10,8 +10,8 @@ use std::{
 };
 
 use crate::discovery::{
-    Compare, Entry, Op, RegistryError, Txn,
-    store::{self, By, Change, Held, Hold, LeaseId},
+    Compare, Entry, Incarnation, Op, RegistryError, Txn,
+    store::{self, By, Change, Held, Hold, LeaseId, Released},
 };
 
 /// Changes that are remembered. Any number is right, because a reader that falls further behind
@@ -118,12 +118,20 @@ impl Data {
         true
     }
 
-    pub(super) fn ensure(&mut self, lease: LeaseId, hold: &Hold) -> Result<Held, RegistryError> {
+    pub(super) fn ensure(
+        &mut self,
+        lease: LeaseId,
+        hold: &Hold,
+        life: &Incarnation,
+    ) -> Result<Held, RegistryError> {
         let Hold { key, value, by } = hold;
         if key.is_empty() {
             return Err(RegistryError::Refused("a key is empty".into()));
         }
         check_size(key.len() + value.len())?;
+        if !self.holds(&life.compare()) {
+            return Ok(Held::OtherLife);
+        }
         if !self.leases.contains_key(&lease) {
             return Ok(Held::NoLease);
         }
@@ -136,10 +144,14 @@ impl Data {
     }
 
     /// Removes a key if it is under this lease.
-    pub(super) fn release(&mut self, lease: LeaseId, key: &str) {
+    pub(super) fn release(&mut self, lease: LeaseId, key: &str, life: &Incarnation) -> Released {
+        if !self.holds(&life.compare()) {
+            return Released::OtherLife;
+        }
         if self.records.get(key).is_some_and(|record| record.lease == Some(lease)) {
             self.delete(key);
         }
+        Released::Done
     }
 
     pub(super) fn revoke(&mut self, lease: LeaseId) {
@@ -278,12 +290,19 @@ mod tests {
         assert_eq!(data.since(position, ""), Since::Gone);
     }
 
+    /// The incarnation that these tests' store has.
+    fn life(data: &mut Data) -> Incarnation {
+        put(data, "life");
+        Incarnation::of(data.get("life").expect("it was put"))
+    }
+
     #[test]
     fn a_key_put_for_good_survives_the_lease_it_was_under() {
         let mut data = Data::default();
         let lease = data.grant(Duration::from_secs(1), Duration::ZERO);
         let hold = Hold { key: "a".into(), value: b"v".to_vec(), by: By::Put };
-        assert!(data.ensure(lease, &hold).is_ok_and(|held| held == Held::Ours));
+        let life = life(&mut data);
+        assert!(data.ensure(lease, &hold, &life).is_ok_and(|held| held == Held::Ours));
         put(&mut data, "a");
         data.expire(Duration::from_secs(1));
         assert_eq!(data.get("a").map(|entry| entry.version), Some(2));

@@ -21,7 +21,7 @@ use crate::discovery::{
 const QUIET: Duration = Duration::from_secs(5);
 
 /// A watch on one member.
-pub(super) struct EtcdChanges {
+pub(in crate::discovery) struct EtcdChanges {
     member: Member,
     prefix: String,
     stream: etcd::WatchStream,

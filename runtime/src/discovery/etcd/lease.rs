@@ -8,13 +8,13 @@ use etcd_client as etcd;
 
 use super::{EtcdStore, Member, Repeatable, error::Failure};
 use crate::discovery::{
-    RegistryError,
-    store::{By, Held, Hold, LeaseId, Renewed},
+    Incarnation, RegistryError,
+    store::{By, Held, Hold, LeaseId, Released, Renewed},
 };
 
 /// A stream of renewals at one member.
 #[derive(Default)]
-pub(super) struct EtcdRenewal {
+pub(in crate::discovery) struct EtcdRenewal {
     stream: Option<Stream>,
     revision: i64,
 }
@@ -57,11 +57,24 @@ pub(super) async fn renew(
 
 /// Looks at a key and writes it only if it is not as it should be, so that an etcd that was away
 /// for a moment is not answered with a write per key. May be repeated.
-pub(super) async fn ensure(member: &Member, lease: LeaseId, hold: &Hold) -> Result<Held, Failure> {
+pub(super) async fn ensure(
+    member: &Member,
+    lease: LeaseId,
+    hold: &Hold,
+    life: &Incarnation,
+) -> Result<Held, Failure> {
     let Hold { key, value, by } = hold;
     for _ in 0..RACES {
-        let answer = member.kv().get(key.as_str(), None).await?;
-        let found = answer.kvs().first();
+        let looks = [key, &life.key].map(|key| etcd::TxnOp::get(key.as_str(), None));
+        let answer = member.kv().txn(etcd::Txn::new().and_then(looks)).await?;
+        let found = answer.op_responses();
+        let found: Vec<_> = found.iter().map(first_entry).collect();
+        let [found, incarnation] = found.as_slice() else {
+            return Err(Failure::Odd(format!("{} answers to two reads", found.len())));
+        };
+        if incarnation.is_none_or(|kv| kv.value() != life.value) {
+            return Ok(Held::OtherLife);
+        }
         if found.is_some_and(|kv| kv.lease() == lease && kv.value() == value) {
             return Ok(Held::Ours);
         }
@@ -72,7 +85,7 @@ pub(super) async fn ensure(member: &Member, lease: LeaseId, hold: &Hold) -> Resu
         let unchanged = etcd::Compare::mod_revision(key.as_str(), etcd::CompareOp::Equal, seen);
         let options = etcd::PutOptions::new().with_lease(lease);
         let put = etcd::TxnOp::put(key.as_str(), value.as_slice(), Some(options));
-        let txn = etcd::Txn::new().when([unchanged]).and_then([put]);
+        let txn = etcd::Txn::new().when([unchanged, same_life(life)]).and_then([put]);
         match member.kv().txn(txn).await.map_err(Failure::from) {
             Ok(done) if done.succeeded() => return Ok(Held::Ours),
             Ok(_) => {}
@@ -81,6 +94,36 @@ pub(super) async fn ensure(member: &Member, lease: LeaseId, hold: &Hold) -> Resu
         }
     }
     Err(Failure::Odd(format!("{key} is written by others all the time, though it has one writer")))
+}
+
+/// Removes a key if it is under this lease. May be repeated.
+pub(super) async fn release(
+    member: &Member,
+    lease: LeaseId,
+    key: &str,
+    life: &Incarnation,
+) -> Result<Released, Failure> {
+    let under = etcd::Compare::lease(key, etcd::CompareOp::Equal, lease);
+    let txn = etcd::Txn::new()
+        .when([under, same_life(life)])
+        .and_then([etcd::TxnOp::delete(key, None)])
+        .or_else([etcd::TxnOp::get(life.key.as_str(), None)]);
+    let answer = member.kv().txn(txn).await?;
+    let found = answer.op_responses();
+    let same = || found.first().and_then(first_entry).is_some_and(|kv| kv.value() == life.value);
+    Ok(if answer.succeeded() || same() { Released::Done } else { Released::OtherLife })
+}
+
+fn same_life(life: &Incarnation) -> etcd::Compare {
+    super::comparison(life.compare())
+}
+
+/// What a read within a transaction found.
+fn first_entry(answer: &etcd::TxnOpResponse) -> Option<&etcd::KeyValue> {
+    match answer {
+        etcd::TxnOpResponse::Get(found) => found.kvs().first(),
+        _ => None,
+    }
 }
 
 /// How often another may write a key between our look and our write.

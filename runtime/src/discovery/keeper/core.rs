@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use crate::discovery::store::{BACKOFF, Held, Hold, LeaseId, Renewed};
+use crate::discovery::{
+    Incarnation,
+    store::{BACKOFF, Held, Hold, LeaseId, Released, Renewed},
+};
 
 /// Renewals per ttl: two may be lost before the lease is.
 const RENEWALS_PER_TTL: u32 = 3;
@@ -17,6 +20,9 @@ pub(super) struct Core {
     /// For the jitter of waits.
     seed: u64,
     lease: Option<LeaseId>,
+    /// The life of the store that the keys are in. Read anew with each lease, because a lease that
+    /// was lost may be a store that was.
+    pub(super) life: Option<Incarnation>,
     pub(super) owned: BTreeMap<String, Owned>,
     /// Keys that may still be under the lease and must not be.
     leaving: BTreeSet<String>,
@@ -40,9 +46,11 @@ pub(super) enum Event {
     /// It is time to look after the lease.
     Due,
     Granted(LeaseId),
+    /// The store lives this life.
+    Opened(Incarnation),
     Renewed(Renewed),
     Ensured(String, Held),
-    Released(String),
+    Released(String, Released),
     /// The store will never take this key.
     Refused(String),
     /// Something was not done, or it is not known whether it was.
@@ -55,6 +63,8 @@ pub(super) enum Event {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
     Grant,
+    /// Read the store's incarnation, or make it.
+    Open,
     Renew(LeaseId),
     Ensure(LeaseId, Hold),
     Release(LeaseId, String),
@@ -69,6 +79,7 @@ impl Core {
             ttl,
             seed,
             lease: None,
+            life: None,
             owned: BTreeMap::new(),
             leaving: BTreeSet::new(),
             failures: 0,
@@ -81,12 +92,17 @@ impl Core {
                 self.leaving.remove(&hold.key);
                 let owned = Owned { hold: hold.clone(), stored: false, ours: false };
                 self.owned.insert(hold.key.clone(), owned);
-                vec![self.lease.map_or(Effect::Grant, |lease| Effect::Ensure(lease, hold))]
+                vec![match (self.lease, &self.life) {
+                    (None, _) => Effect::Grant,
+                    (Some(_), None) => Effect::Open,
+                    (Some(lease), Some(_)) => Effect::Ensure(lease, hold),
+                }]
             }
             Event::Delete(key) => {
                 self.owned.remove(&key);
                 self.leaving.insert(key.clone());
-                self.lease.map(|lease| Effect::Release(lease, key)).into_iter().collect()
+                let lease = self.lease.filter(|_| self.life.is_some());
+                lease.map(|lease| Effect::Release(lease, key)).into_iter().collect()
             }
             Event::Due => vec![self.lease.map_or(Effect::Grant, Effect::Renew)],
             Event::Granted(lease) => {
@@ -94,14 +110,22 @@ impl Core {
                 self.lease = Some(lease);
                 // They went with the lease that they were under.
                 self.leaving.clear();
+                self.life = None;
+                self.missing()
+            }
+            Event::Opened(life) => {
+                self.life = Some(life);
                 self.missing()
             }
             Event::Renewed(Renewed::Lost) | Event::Ensured(_, Held::NoLease) => {
                 self.lease = None;
-                for owned in self.owned.values_mut() {
-                    (owned.stored, owned.ours) = (false, false);
-                }
+                self.lose();
                 vec![Effect::Grant]
+            }
+            Event::Ensured(_, Held::OtherLife) | Event::Released(_, Released::OtherLife) => {
+                self.life = None;
+                self.lose();
+                vec![Effect::Open]
             }
             Event::Renewed(renewed) => {
                 self.failures = 0;
@@ -120,7 +144,7 @@ impl Core {
                 self.owned.remove(&key);
                 Vec::new()
             }
-            Event::Released(key) => {
+            Event::Released(key, Released::Done) => {
                 self.leaving.remove(&key);
                 Vec::new()
             }
@@ -145,11 +169,21 @@ impl Core {
         }
     }
 
+    /// Nothing is known to be stored, and nothing is ours, until the store says so again.
+    fn lose(&mut self) {
+        for owned in self.owned.values_mut() {
+            (owned.stored, owned.ours) = (false, false);
+        }
+    }
+
     /// What the store does not have as it should.
     fn missing(&self) -> Vec<Effect> {
         let Some(lease) = self.lease else {
             return Vec::new();
         };
+        if self.life.is_none() {
+            return vec![Effect::Open];
+        }
         let leaving = self.leaving.iter().map(|key| Effect::Release(lease, key.clone()));
         let missing = self.owned.values().filter(|owned| !owned.stored);
         leaving.chain(missing.map(|owned| Effect::Ensure(lease, owned.hold.clone()))).collect()
@@ -165,8 +199,14 @@ impl Core {
 // === impl Event ===
 
 impl Event {
+    /// What was planned under the lost lease, or for the lost store, is pointless.
     pub(super) fn is_loss(&self) -> bool {
-        matches!(self, Self::Renewed(Renewed::Lost) | Self::Ensured(_, Held::NoLease))
+        matches!(
+            self,
+            Self::Renewed(Renewed::Lost)
+                | Self::Ensured(_, Held::NoLease | Held::OtherLife)
+                | Self::Released(_, Released::OtherLife)
+        )
     }
 
     pub(super) fn confirms_lease(&self) -> bool {

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use troupe_runtime::discovery::{Compare, Op, Registry, RegistryError, Txn, WatchEvent};
+use uuid::Uuid;
 
-use super::{Mirror, delete, put, put_op, until_value, value};
+use super::{LIFE, Mirror, delete, put, put_op, until_value, value};
 
 const TTL: Duration = Duration::from_secs(3);
 
@@ -17,6 +18,8 @@ pub(super) async fn holds(registry: &dyn Registry) {
     a_slow_reader_ends_with_the_content(registry).await;
     a_lease_owns_keys(registry).await;
     a_claim_has_one_winner(registry).await;
+    an_incarnation_is_made_once(registry).await;
+    a_lease_moves_into_another_life(registry).await;
 }
 
 async fn keys_have_versions(registry: &dyn Registry) {
@@ -125,7 +128,7 @@ async fn a_slow_reader_ends_with_the_content(registry: &dyn Registry) {
 
 async fn a_lease_owns_keys(registry: &dyn Registry) {
     let mut watch = Mirror::of(registry, "l/").await;
-    let lease = registry.lease(TTL).await.expect("it is granted");
+    let lease = registry.lease(TTL, LIFE).await.expect("it is granted");
     lease.put("l/a", b"1".to_vec()).await.expect("it is put");
     lease.put("l/a", b"2".to_vec()).await.expect("it is put");
     lease.put("l/b", b"1".to_vec()).await.expect("it is put");
@@ -146,22 +149,22 @@ async fn a_lease_owns_keys(registry: &dyn Registry) {
     let error = lease.put("l/a", b"3".to_vec()).await.expect_err("it is over");
     assert!(matches!(error, RegistryError::Refused(_)), "{error}");
 
-    let dropped = registry.lease(TTL).await.expect("it is granted");
+    let dropped = registry.lease(TTL, LIFE).await.expect("it is granted");
     dropped.put("l/d", b"1".to_vec()).await.expect("it is put");
     drop(dropped);
     until_value(registry, "l/d", None).await;
 }
 
 async fn a_claim_has_one_winner(registry: &dyn Registry) {
-    let first = registry.lease(TTL).await.expect("it is granted");
-    let second = registry.lease(TTL).await.expect("it is granted");
+    let first = registry.lease(TTL, LIFE).await.expect("it is granted");
+    let second = registry.lease(TTL, LIFE).await.expect("it is granted");
     assert!(first.claim("e/office", b"first".to_vec()).await.expect("it answers"));
     assert!(!second.claim("e/office", b"second".to_vec()).await.expect("it answers"));
     assert!(first.holds("e/office") && !second.holds("e/office"));
     // Who has it may claim it again.
     assert!(first.claim("e/office", b"first".to_vec()).await.expect("it answers"));
     // The same identity takes over from its own earlier lease, which then has no say in it.
-    let again = registry.lease(TTL).await.expect("it is granted");
+    let again = registry.lease(TTL, LIFE).await.expect("it is granted");
     assert!(again.claim("e/office", b"first".to_vec()).await.expect("it answers"));
     first.revoke().await.expect("it is revoked");
     assert!(!first.holds("e/office"));
@@ -174,4 +177,68 @@ async fn a_claim_has_one_winner(registry: &dyn Registry) {
     // What another has now is not deleted by who had it.
     again.delete("e/office").await.expect("it answers");
     assert_eq!(value(registry, "e/office").await.as_deref(), Some("second"));
+}
+
+async fn an_incarnation_is_made_once(registry: &dyn Registry) {
+    let key = "i/once";
+    let (a, b, c) = tokio::join!(
+        registry.incarnation(key),
+        registry.incarnation(key),
+        registry.incarnation(key)
+    );
+    let made = a.expect("it answers");
+    assert!(Uuid::parse_str(&made.id()).is_ok_and(|id| !id.is_nil()), "{made:?}");
+    for again in [b, c, registry.incarnation(key).await] {
+        assert_eq!(again.expect("it answers"), made);
+    }
+    assert_eq!(value(registry, key).await.as_deref(), Some(&*made.id()));
+
+    // What was read in it is written in it, and in no other.
+    let guarded = || Txn { compare: vec![made.compare()], then: vec![put_op("i/done", "1")] };
+    assert!(registry.commit(guarded()).await.expect("it answers"));
+    delete(registry, "i/done").await;
+    for other in [Some("another"), None] {
+        match other {
+            Some(other) => put(registry, key, other).await,
+            None => delete(registry, key).await,
+        }
+        assert!(!registry.commit(guarded()).await.expect("it answers"));
+        assert_eq!(value(registry, "i/done").await, None);
+    }
+    let anew = registry.incarnation(key).await.expect("it answers");
+    assert_ne!(anew, made, "a new life has a new name");
+}
+
+/// The store's content is another's from one moment to the next, though the lease lives on.
+async fn a_lease_moves_into_another_life(registry: &dyn Registry) {
+    let key = "i/leased";
+    let lease = registry.lease(TTL, key).await.expect("it is granted");
+    let first = value(registry, key).await.expect("a lease makes it");
+    lease.put("o/a", b"1".to_vec()).await.expect("it is put");
+    assert!(lease.claim("o/b", b"ours".to_vec()).await.expect("it answers"));
+    assert!(lease.claim("o/c", b"ours".to_vec()).await.expect("it answers"));
+
+    // Filled by others: the record is gone, one name is taken and one is free.
+    let others = vec![
+        put_op(key, "another"),
+        Op::Delete("o/a".into()),
+        put_op("o/b", "theirs"),
+        Op::Delete("o/c".into()),
+    ];
+    assert!(registry.commit(Txn { compare: vec![], then: others }).await.expect("it answers"));
+    lease.put("o/d", b"1".to_vec()).await.expect("it is put");
+    for (key, wanted) in [(key, "another"), ("o/a", "1"), ("o/b", "theirs"), ("o/c", "ours")] {
+        assert_eq!(value(registry, key).await.as_deref(), Some(wanted), "{key}");
+    }
+    assert!(!lease.holds("o/b") && lease.holds("o/c"));
+
+    // Emptied, with a key that is to go at this very moment.
+    let gone = ["o/a", "o/c", key].map(|key| Op::Delete(key.into()));
+    assert!(registry.commit(Txn { compare: vec![], then: gone.into() }).await.expect("it answers"));
+    lease.delete("o/d").await.expect("it is deleted");
+    assert_eq!(value(registry, "o/d").await, None);
+    assert_eq!(value(registry, "o/a").await.as_deref(), Some("1"));
+    assert!(lease.holds("o/c"));
+    let made = value(registry, key).await.expect("whoever finds it absent makes it");
+    assert!(Uuid::parse_str(&made).is_ok() && made != first, "{made}");
 }

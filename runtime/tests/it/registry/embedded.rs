@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use troupe_runtime::discovery::{Registry, RegistryError, embedded::EmbeddedRegistry};
 
-use super::{Mirror, contract, put, value};
+use super::{LIFE, Mirror, contract, put, value};
 
 #[tokio::test(start_paused = true)]
 async fn the_contract_holds() {
@@ -18,7 +18,7 @@ async fn a_client_that_is_cut_off_loses_its_keys_after_the_ttl_and_puts_them_aga
     let host = registry.connect();
     let mut watch = Mirror::of(&registry, "n/").await;
     let mut hosts_watch = Mirror::of(&host, "n/").await;
-    let lease = host.lease(ttl).await.expect("it is granted");
+    let lease = host.lease(ttl, LIFE).await.expect("it is granted");
     lease.put("n/host", b"here".to_vec()).await.expect("it is put");
     assert!(lease.claim("n/name", b"host".to_vec()).await.expect("it answers"));
     watch.until("the host", |mirror| mirror.entries.len() == 2).await;
@@ -36,7 +36,7 @@ async fn a_client_that_is_cut_off_loses_its_keys_after_the_ttl_and_puts_them_aga
     assert!(lease.since_confirmed() >= ttl, "its owner can tell that it is over");
 
     // Meanwhile another takes the name.
-    let other = registry.lease(ttl).await.expect("it is granted");
+    let other = registry.lease(ttl, LIFE).await.expect("it is granted");
     assert!(other.claim("n/name", b"other".to_vec()).await.expect("it answers"));
     host.set_reachable(true);
     watch.until("the host again", |mirror| mirror.entries.len() == 3).await;
@@ -53,15 +53,17 @@ async fn a_client_that_is_cut_off_loses_its_keys_after_the_ttl_and_puts_them_aga
 #[tokio::test(start_paused = true)]
 async fn a_wiped_store_is_told_and_filled_again() {
     let registry = EmbeddedRegistry::new();
-    let lease = registry.lease(Duration::from_secs(9)).await.expect("it is granted");
+    let lease = registry.lease(Duration::from_secs(9), LIFE).await.expect("it is granted");
     lease.put("k/leased", b"1".to_vec()).await.expect("it is put");
     put(&registry, "k/for-good", "1").await;
     let mut watch = Mirror::of(&registry, "k/").await;
+    let lost = registry.incarnation(LIFE).await.expect("it answers");
     registry.wipe();
     watch.until("the wipe", |mirror| mirror.entries.is_empty()).await;
     watch.until("the lease's key", |mirror| mirror.value("k/leased").is_some()).await;
     assert_eq!(watch.entries.len(), 1);
     assert_eq!(value(&registry, "k/leased").await.as_deref(), Some("1"));
+    assert_ne!(registry.incarnation(LIFE).await.expect("it answers"), lost);
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use troupe_runtime::discovery::{
-    Registry, RegistryError,
+    Registry, RegistryError, Txn,
     etcd::{EtcdConfig, EtcdRegistry},
 };
 
-use super::{Mirror, contract, delete, put, put_op, until_value, value};
+use super::{LIFE, Mirror, contract, delete, put, put_op, until_value, value};
 use crate::etcd_process::EtcdProcess;
 
 const TTL: Duration = Duration::from_secs(5);
@@ -32,7 +32,7 @@ async fn a_restart_under_a_watch_and_a_lease_loses_nothing() {
     let mut etcd = EtcdProcess::start();
     let registry = connect([etcd.endpoint()]).await;
     let mut watch = Mirror::of(&registry, "k/").await;
-    let lease = registry.lease(TTL).await.expect("it is granted");
+    let lease = registry.lease(TTL, LIFE).await.expect("it is granted");
     lease.put("k/leased", b"1".to_vec()).await.expect("it is put");
     put(&registry, "k/a", "1").await;
     watch.until("both", |mirror| mirror.entries.len() == 2).await;
@@ -90,7 +90,7 @@ async fn what_was_compacted_while_a_watch_was_away_is_told_as_a_difference() {
 async fn a_wiped_store_is_told_and_its_leases_granted_anew() {
     let mut etcd = EtcdProcess::start();
     let registry = connect([etcd.endpoint()]).await;
-    let lease = registry.lease(TTL).await.expect("it is granted");
+    let lease = registry.lease(TTL, LIFE).await.expect("it is granted");
     lease.put("k/leased", b"1".to_vec()).await.expect("it is put");
     assert!(lease.claim("k/claimed", b"1".to_vec()).await.expect("it answers"));
     // The revision is far ahead of anything that the new life will see.
@@ -98,6 +98,7 @@ async fn a_wiped_store_is_told_and_its_leases_granted_anew() {
         put(&registry, "k/for-good", &n.to_string()).await;
     }
     let mut watch = Mirror::of(&registry, "k/").await;
+    let lost = registry.incarnation(LIFE).await.expect("it answers");
     etcd.kill();
     etcd.wipe();
     etcd.restart();
@@ -105,6 +106,9 @@ async fn a_wiped_store_is_told_and_its_leases_granted_anew() {
     until_value(&registry, "k/leased", Some("1")).await;
     until_value(&registry, "k/claimed", Some("1")).await;
     watch.until("the lease's keys", |mirror| mirror.entries.len() == 2).await;
+    assert_ne!(registry.incarnation(LIFE).await.expect("it answers"), lost);
+    let stale = Txn { compare: vec![lost.compare()], then: vec![put_op("k/stale", "1")] };
+    assert!(!registry.commit(stale).await.expect("it answers"), "it was read before the wipe");
     put(&registry, "k/after", "1").await;
     watch.until("a change", |mirror| mirror.value("k/after").is_some()).await;
 }
@@ -113,7 +117,7 @@ async fn a_wiped_store_is_told_and_its_leases_granted_anew() {
 async fn a_store_that_was_restored_to_an_older_revision_is_told_and_filled_again() {
     let mut etcd = EtcdProcess::start();
     let registry = connect([etcd.endpoint()]).await;
-    let lease = registry.lease(Duration::from_secs(30)).await.expect("it is granted");
+    let lease = registry.lease(Duration::from_secs(30), LIFE).await.expect("it is granted");
     lease.put("k/old", b"1".to_vec()).await.expect("it is put");
     put(&registry, "k/for-good", "old").await;
     etcd.kill();
@@ -142,7 +146,7 @@ async fn a_store_that_was_restored_to_an_older_revision_is_told_and_filled_again
 async fn a_lease_that_was_lost_is_granted_anew() {
     let etcd = EtcdProcess::start();
     let registry = connect([etcd.endpoint()]).await;
-    let lease = registry.lease(TTL).await.expect("it is granted");
+    let lease = registry.lease(TTL, LIFE).await.expect("it is granted");
     lease.put("k/a", b"1".to_vec()).await.expect("it is put");
     let mut watch = Mirror::of(&registry, "k/").await;
     let mut operator = operator(&etcd).await;
@@ -160,7 +164,7 @@ async fn an_etcd_that_does_not_answer_costs_one_timeout_and_says_so() {
     config.request_timeout = Duration::from_millis(700);
     let registry = EtcdRegistry::new(config).await.expect("this is an endpoint");
     put(&registry, "k", "1").await;
-    let lease = registry.lease(TTL).await.expect("it is granted");
+    let lease = registry.lease(TTL, LIFE).await.expect("it is granted");
     etcd.freeze();
     let asking = async {
         [
@@ -168,7 +172,7 @@ async fn an_etcd_that_does_not_answer_costs_one_timeout_and_says_so() {
             registry.list("k").await.expect_err("it is frozen"),
             registry.commit(Default::default()).await.expect_err("it is frozen"),
             registry.watch("k").await.expect_err("it is frozen"),
-            registry.lease(TTL).await.expect_err("it is frozen"),
+            registry.lease(TTL, LIFE).await.expect_err("it is frozen"),
             lease.put("l", b"1".to_vec()).await.expect_err("it is frozen"),
         ]
     };
@@ -192,7 +196,7 @@ async fn one_dead_endpoint_among_several_is_passed_over() {
         put(&registry, "k/a", &n.to_string()).await;
     }
     let mut watch = Mirror::of(&registry, "k/").await;
-    let lease = registry.lease(TTL).await.expect("it is granted");
+    let lease = registry.lease(TTL, LIFE).await.expect("it is granted");
     lease.put("k/leased", b"1".to_vec()).await.expect("it is put");
     watch.until("the leased key", |mirror| mirror.value("k/leased").is_some()).await;
     assert_eq!(watch.value("k/a").as_deref(), Some("9"));
@@ -233,7 +237,7 @@ async fn a_full_store_says_how_to_make_room() {
     let mut outcome = Ok(true);
     for n in 0..100 {
         let then = vec![put_op(&format!("k/{n}"), &text)];
-        outcome = registry.commit(troupe_runtime::discovery::Txn { compare: vec![], then }).await;
+        outcome = registry.commit(Txn { compare: vec![], then }).await;
         if outcome.is_err() {
             break;
         }

@@ -11,6 +11,9 @@ use troupe_runtime::discovery::{Entry, Op, Registry, Txn, Watch, WatchEvent};
 /// Longer than anything here takes on a busy machine: past it something hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The key of the store's incarnation.
+const LIFE: &str = "life";
+
 /// What a watch's reader knows, by applying what it was told.
 #[derive(Debug)]
 struct Mirror {

@@ -7,10 +7,15 @@ fn hold(key: &str, by: By) -> Hold {
     Hold { key: key.into(), value: b"v".to_vec(), by }
 }
 
+fn life(value: &str) -> Incarnation {
+    Incarnation { key: "incarnation".into(), value: value.into() }
+}
+
 /// A lease with `a` put and `b` claimed.
 fn core_with_keys() -> Core {
     let mut core = Core::new(Duration::from_secs(9), 1);
     core.handle(Event::Granted(1));
+    core.handle(Event::Opened(life("one")));
     for (key, by) in [("a", By::Put), ("b", By::Claim)] {
         core.handle(Event::Hold(hold(key, by)));
         core.handle(Event::Ensured(key.into(), Held::Ours));
@@ -29,7 +34,29 @@ fn a_lost_lease_is_granted_anew_and_everything_put_again() {
     assert_eq!(core.handle(Event::Renewed(Renewed::Lost)), [Effect::Grant]);
     assert!(core.held().is_empty(), "nothing is ours under a lost lease");
     let wanted = [ensure(2, "a", By::Put), ensure(2, "b", By::Claim)];
-    assert_eq!(core.handle(Event::Granted(2)), wanted);
+    assert_eq!(core.handle(Event::Granted(2)), [Effect::Open]);
+    assert_eq!(core.handle(Event::Opened(life("two"))), wanted);
+}
+
+#[test]
+fn in_another_life_of_the_store_nothing_is_ours_until_it_is_put_again() {
+    for other in [
+        Event::Ensured("c".into(), Held::OtherLife),
+        Event::Released("c".into(), Released::OtherLife),
+    ] {
+        let mut core = core_with_keys();
+        assert!(other.is_loss());
+        assert_eq!(core.handle(other), [Effect::Open]);
+        assert!(core.held().is_empty());
+        // Asked meanwhile, it first reads which life it is.
+        assert_eq!(core.handle(Event::Hold(hold("c", By::Put))), [Effect::Open]);
+        assert_eq!(core.handle(Event::Delete("c".into())), []);
+        core.handle(Event::Failed);
+        assert_eq!(core.handle(Event::Renewed(Renewed::Kept)), [Effect::Open]);
+        let release = Effect::Release(1, "c".into());
+        let wanted = [release, ensure(1, "a", By::Put), ensure(1, "b", By::Claim)];
+        assert_eq!(core.handle(Event::Opened(life("two"))), wanted);
+    }
 }
 
 #[test]
@@ -37,11 +64,13 @@ fn a_claim_that_another_took_meanwhile_is_given_up() {
     let mut core = core_with_keys();
     core.handle(Event::Renewed(Renewed::Lost));
     core.handle(Event::Granted(2));
+    core.handle(Event::Opened(life("two")));
     core.handle(Event::Ensured("a".into(), Held::Ours));
     core.handle(Event::Ensured("b".into(), Held::Theirs));
     assert_eq!(core.held(), BTreeSet::from(["a".to_owned()]));
     core.handle(Event::Renewed(Renewed::Lost));
-    assert_eq!(core.handle(Event::Granted(3)), [ensure(3, "a", By::Put)]);
+    core.handle(Event::Granted(3));
+    assert_eq!(core.handle(Event::Opened(life("two"))), [ensure(3, "a", By::Put)]);
 }
 
 #[test]
@@ -80,10 +109,11 @@ fn a_key_whose_deletion_failed_is_deleted_at_the_next_renewal_and_never_put() {
     assert_eq!(core.handle(Event::Delete("a".into())), std::slice::from_ref(&release));
     core.handle(Event::Failed);
     assert_eq!(core.handle(Event::Renewed(Renewed::Kept)), [release]);
-    core.handle(Event::Released("a".into()));
+    core.handle(Event::Released("a".into(), Released::Done));
     assert_eq!(core.handle(Event::Renewed(Renewed::Kept)), []);
     core.handle(Event::Renewed(Renewed::Lost));
-    assert_eq!(core.handle(Event::Granted(2)), [ensure(2, "b", By::Claim)]);
+    core.handle(Event::Granted(2));
+    assert_eq!(core.handle(Event::Opened(life("two"))), [ensure(2, "b", By::Claim)]);
 }
 
 #[test]
