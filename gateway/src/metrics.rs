@@ -1,7 +1,7 @@
 //! What this gateway measures, under vLLM's names, and the text of `/metrics`.
 //!
-//! Request-level figures are observed here, where the client is ([`meter`]); engine-level gauges
-//! are what the leaders push, and a process that runs engines too adds their text ([`text`]).
+//! Request-level figures are observed here, where the client is ([`meter`]); what only an engine can
+//! know is asked of every leader when somebody asks the gateway ([`text`]).
 
 pub(crate) mod meter;
 mod text;
@@ -11,6 +11,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use futures_util::future::join_all;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 use troupe_runtime::telemetry::{
     self,
@@ -79,16 +80,17 @@ impl Metrics {
         self.all.counter(HTTP_REQUESTS, &labels).inc();
     }
 
-    /// The text of `/metrics`: this gateway's, and that of engines in the same process; of engines
-    /// elsewhere the loads that they push.
-    pub(crate) fn text(&self, table: &Table, engines: Option<String>) -> String {
+    /// The text of `/metrics`: this gateway's, and what every ready endpoint's leader has counted.
+    pub(crate) async fn text(&self, table: &Table) -> String {
         for endpoint in table.values() {
             if let Some(model) = endpoint.info.model_names.first() {
                 self.of(model);
             }
         }
-        let engines = engines.unwrap_or_default();
-        text::merge(&[&self.all.render(), &engines, &text::loads(table)])
+        let engines = join_all(table.values().map(|endpoint| endpoint.metrics())).await;
+        let own = self.all.render();
+        let engines = engines.iter().flatten().map(String::as_str);
+        text::merge(std::iter::once(own.as_str()).chain(engines))
     }
 }
 

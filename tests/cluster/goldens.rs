@@ -133,7 +133,7 @@ fn flags(tensor: u32, pipeline: u32) -> Vec<&'static str> {
 }
 
 /// The set's models that this version can serve.
-fn models() -> Vec<PathBuf> {
+pub(crate) fn models() -> Vec<PathBuf> {
     let folders = std::fs::read_dir(golden::dir().join("models")).expect("the set is a folder");
     let mut models: Vec<PathBuf> = folders
         .map(|entry| entry.expect("the set can be listed").path())
@@ -148,7 +148,7 @@ fn models() -> Vec<PathBuf> {
     models
 }
 
-fn prompts(model: &Path) -> Vec<Value> {
+pub(crate) fn prompts(model: &Path) -> Vec<Value> {
     let golden = std::fs::read(model.join("golden.json")).expect("it has goldens");
     let golden: Value = serde_json::from_slice(&golden).expect("a golden file is JSON");
     let prompts = golden["prompts"].as_array().expect("it has prompts").clone();
@@ -156,6 +156,6 @@ fn prompts(model: &Path) -> Vec<Value> {
     prompts
 }
 
-fn ids(of: &Value) -> Vec<u32> {
+pub(crate) fn ids(of: &Value) -> Vec<u32> {
     serde_json::from_value(of.clone()).unwrap_or_else(|error| panic!("{error}: tokens in {of}"))
 }

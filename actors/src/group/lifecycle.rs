@@ -23,8 +23,8 @@ pub enum GroupEvent {
     Hello(Hello),
     /// A member holds its weights.
     Loaded(u32, Vec<RankReport>),
-    /// A step was sent to all.
-    Planned(StepId),
+    /// A step of so many tokens was sent to all.
+    Planned(StepId, u32),
     /// A rank is through a step.
     Progress(Progress),
     /// A step is done.
@@ -71,10 +71,19 @@ pub struct Group {
     since: Duration,
     addresses: BTreeMap<u32, String>,
     reports: BTreeMap<u32, Vec<RankReport>>,
-    /// Steps in flight: when sent, and which ranks are through.
-    steps: BTreeMap<StepId, (Duration, Vec<Coordinate>)>,
+    steps: BTreeMap<StepId, InFlight>,
     /// Longest step of late, decaying.
     longest: Duration,
+    /// Least time per token of any step.
+    per_token: Option<Duration>,
+}
+
+/// A step that is not done.
+#[derive(Clone, Debug)]
+struct InFlight {
+    sent: Duration,
+    tokens: u32,
+    through: Vec<Coordinate>,
 }
 
 /// How long a group may take for what.
@@ -86,8 +95,11 @@ pub struct Deadlines {
     pub load: Duration,
     /// A step may always take this long, however fast others were.
     pub step_min: Duration,
-    /// Beyond it, this many times the longest step of late.
+    /// Beyond it, this many times the longest step of late, or what its tokens take at the best
+    /// speed that was measured, whichever is more: a long prompt is no hang.
     pub step_factor: u32,
+    /// What a token may take before anything was measured.
+    pub token_unmeasured: Duration,
 }
 
 impl Default for Deadlines {
@@ -97,6 +109,7 @@ impl Default for Deadlines {
             load: Duration::from_secs(1800),
             step_min: Duration::from_secs(30),
             step_factor: 20,
+            token_unmeasured: Duration::from_millis(500),
         }
     }
 }
@@ -120,6 +133,7 @@ impl Group {
             reports: BTreeMap::new(),
             steps: BTreeMap::new(),
             longest: Duration::ZERO,
+            per_token: None,
         }
     }
 
@@ -136,13 +150,13 @@ impl Group {
         match event {
             GroupEvent::Hello(hello) => self.hello(now, hello),
             GroupEvent::Loaded(member, reports) => self.loaded(now, member, reports),
-            GroupEvent::Planned(step) => {
-                self.steps.insert(step, (now, Vec::new()));
+            GroupEvent::Planned(step, tokens) => {
+                self.steps.insert(step, InFlight { sent: now, tokens, through: Vec::new() });
                 Vec::new()
             }
             GroupEvent::Progress(progress) => {
-                if let Some((_, through)) = self.steps.get_mut(&progress.step) {
-                    through.push(progress.rank);
+                if let Some(step) = self.steps.get_mut(&progress.step) {
+                    step.through.push(progress.rank);
                 }
                 Vec::new()
             }
@@ -216,8 +230,10 @@ impl Group {
     }
 
     fn done(&mut self, now: Duration, step: StepId) {
-        let Some((sent, _)) = self.steps.remove(&step) else { return };
-        let took = now.saturating_sub(sent);
+        let Some(step) = self.steps.remove(&step) else { return };
+        let took = now.saturating_sub(step.sent);
+        let per_token = took / step.tokens.max(1);
+        self.per_token = Some(self.per_token.map_or(per_token, |least| least.min(per_token)));
         // Forgets a slow step by half within some forty faster ones.
         self.longest = took.max(self.longest - self.longest / 64);
     }
@@ -239,9 +255,10 @@ impl Group {
     }
 
     fn tick_steps(&mut self, now: Duration) -> Vec<GroupEffect> {
-        let limit = self.deadlines.step_min.max(self.longest * self.deadlines.step_factor);
-        let late = self.steps.iter().find(|(_, (sent, _))| now.saturating_sub(*sent) > limit);
-        let Some((step, (_, through))) = late else { return Vec::new() };
+        let mut steps = self.steps.iter();
+        let late = steps.find(|(_, step)| now.saturating_sub(step.sent) > self.limit(step.tokens));
+        let Some((step, InFlight { through, tokens, .. })) = late else { return Vec::new() };
+        let limit = self.limit(*tokens);
         let stuck: Vec<_> = self
             .expected
             .iter()
@@ -251,6 +268,16 @@ impl Group {
             .collect();
         let cause = format!("step {step} is not done within {limit:?}, still at it: {stuck:?}");
         self.over(cause)
+    }
+
+    /// How long a step of so many tokens may take.
+    fn limit(&self, tokens: u32) -> Duration {
+        let Deadlines { step_min, step_factor, token_unmeasured, .. } = self.deadlines;
+        let by_tokens = match self.per_token {
+            Some(per_token) => per_token * tokens * step_factor,
+            None => token_unmeasured * tokens,
+        };
+        step_min.max(self.longest * step_factor).max(by_tokens)
     }
 
     fn missing(&self, here: impl Fn(u32) -> bool) -> Vec<u32> {

@@ -67,8 +67,6 @@ pub struct LeaderArgs {
     pub endpoint: Endpoint,
     /// To the node.
     pub node: mpsc::Sender<MemberToNode>,
-    /// Counts what happens.
-    pub observer: Observer,
     /// What `now` counts from.
     pub origin: Instant,
 }
@@ -77,6 +75,7 @@ pub struct LeaderArgs {
 pub struct LeaderState {
     pub(super) args: LeaderArgs,
     pub(super) engine: Option<Engine>,
+    pub(super) observer: Observer,
     pub(super) members: BTreeMap<u32, RemoteRef<MemberDown>>,
     pub(super) outboxes: BTreeMap<RequestKey, (u64, RemoteRef<GenerateDown>)>,
     /// Numbers doors, so that a request that was asked twice is aborted by its own door only.
@@ -102,9 +101,12 @@ impl Actor for Leader {
         args: LeaderArgs,
     ) -> Result<LeaderState, ActorProcessingErr> {
         myself.send_interval(TICK, || LeaderMsg::Tick);
+        let model_name = args.endpoint.model_names.first().map_or("", String::as_str);
+        let observer = Observer::new(model_name, &args.settings.endpoint.group);
         Ok(LeaderState {
             args,
             engine: None,
+            observer,
             members: BTreeMap::new(),
             outboxes: BTreeMap::new(),
             last_door: 0,

@@ -39,7 +39,8 @@ impl LeaderState {
             }
             Conversation::Status => {
                 let (info, load) = (self.info.subscribe(), self.load.subscribe());
-                self.doors.spawn(doors::status(info, load, stream))
+                let metrics = self.observer.metrics();
+                self.doors.spawn(doors::status(info, load, metrics, stream))
             }
             // Tensors go to the ranks; the member's front door has taken them out.
             Conversation::Bulk(_) => return,
@@ -55,7 +56,10 @@ impl LeaderState {
         match up {
             MemberUp::Hello(hello) => self.group(GroupEvent::Hello(hello)),
             MemberUp::Loaded(reports) => self.group(GroupEvent::Loaded(member, reports)),
-            MemberUp::Progress(progress) => self.group(GroupEvent::Progress(progress)),
+            MemberUp::Progress(progress) => {
+                self.observer.progress(&progress);
+                self.group(GroupEvent::Progress(progress))
+            }
             MemberUp::Failed(cause) => self.group(GroupEvent::Lost(member, cause)),
             MemberUp::Result(result) => {
                 self.group(GroupEvent::Done(result.step));
@@ -120,6 +124,7 @@ impl LeaderState {
             );
         }
         self.engine = Some(Engine::new(self.args.settings.clone(), blocks));
+        self.observer.begin(&self.args.settings, blocks);
         let info = self.args.endpoint.info(&self.args.settings, blocks, reports);
         let record = self.args.endpoint.record(info.clone());
         self.info.send_replace(Some(info));
@@ -132,17 +137,17 @@ impl LeaderState {
         let Some(engine) = &mut self.engine else { return };
         let effects = engine.handle(now, event);
         let load = engine.load();
-        self.args.observer.load(&load, &engine.counters());
+        self.observer.load(&load, &engine.counters());
         self.load.send_if_modified(|told| std::mem::replace(told, load) != load);
         for effect in effects {
             match effect {
                 EngineEffect::Plan(plan) => {
-                    self.group(GroupEvent::Planned(plan.step));
+                    self.group(GroupEvent::Planned(plan.step, plan.tokens()));
                     self.broadcast(&MemberDown::Step(plan));
                 }
                 EngineEffect::Send(key, down) => self.send(key, down),
                 EngineEffect::Close(key) => drop(self.outboxes.remove(&key)),
-                EngineEffect::Observe(observation) => self.args.observer.observe(&observation),
+                EngineEffect::Observe(observation) => self.observer.observe(&observation),
                 EngineEffect::Broken(why) => {
                     tracing::error!(why, "the engine's books do not add up: the group ends");
                     self.fail(why);

@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use tracing::Instrument as _;
 use troupe_runtime::{
     actor::{TheirEnd, converse, remote_ref},
-    telemetry,
-    transport::{FrameReceiver, FrameSender, LinkError, Stream},
+    telemetry::{self, Metrics},
+    transport::{FrameSender, LinkError, Stream},
     wire::{
         generate::{Generate, GenerateUp},
         group::MemberUp,
@@ -80,14 +80,21 @@ fn flow(goes_on: bool) -> ControlFlow<()> {
     if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
 }
 
-/// Tells one gateway what the endpoint is and how busy, for as long as it listens.
+/// Tells one gateway what the endpoint is and how busy, for as long as it listens; or once what it
+/// has counted.
 pub(super) async fn status(
     info: watch::Receiver<Option<EndpointInfo>>,
     load: watch::Receiver<Load>,
+    metrics: Metrics,
     stream: Stream,
 ) {
-    let Stream { mut sender, mut receiver } = stream;
-    if let Err(error) = tell_status(info, load, &mut sender, &mut receiver).await {
+    let Stream { sender, mut receiver } = stream;
+    let told = match receiver.expect::<StatusUp>(FIRST_FRAME).await {
+        Ok(StatusUp::Watch) => tell_status(info, load, sender).await,
+        Ok(StatusUp::Metrics) => tell_metrics(&metrics, sender).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = told {
         tracing::debug!(%error, "a gateway no longer follows the load");
     }
 }
@@ -95,10 +102,8 @@ pub(super) async fn status(
 async fn tell_status(
     mut info: watch::Receiver<Option<EndpointInfo>>,
     mut load: watch::Receiver<Load>,
-    sender: &mut FrameSender,
-    receiver: &mut FrameReceiver,
+    mut sender: FrameSender,
 ) -> Result<(), LinkError> {
-    let StatusUp::Watch = receiver.expect::<StatusUp>(FIRST_FRAME).await?;
     let Ok(ready) = info.wait_for(Option::is_some).await.map(|info| info.clone()) else {
         return Ok(());
     };
@@ -114,6 +119,12 @@ async fn tell_status(
             () = sender.stopped() => return Ok(()),
         }
     }
+}
+
+async fn tell_metrics(metrics: &Metrics, mut sender: FrameSender) -> Result<(), LinkError> {
+    sender.send(&StatusDown::Metrics(metrics.render()), SEND_DEADLINE).await?;
+    // Dropped without this, the stream would be reset and the text lost on its way.
+    sender.finish()
 }
 
 /// One chunk per token of every choice, and its end; more are never under way.

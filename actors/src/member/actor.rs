@@ -29,7 +29,6 @@ use crate::{
     },
     leader::{
         actor::{Leader, LeaderArgs, LeaderMsg},
-        observe::Observer,
     },
     worker::actor::WorkerMsg,
 };
@@ -61,8 +60,6 @@ pub struct MemberArgs {
     pub node: mpsc::Sender<MemberToNode>,
     /// Where models come from.
     pub models: Arc<dyn Models>,
-    /// Counts what the leader does.
-    pub observer: Observer,
 }
 
 /// A member's state.
@@ -206,7 +203,6 @@ async fn start_leader(
         settings: prepared.settings(&args.record),
         endpoint: prepared.endpoint(&args.record, &hello.address),
         node: args.node.clone(),
-        observer: args.observer.clone(),
         origin,
     };
     let (leader, _) = Actor::spawn_linked(None, Leader, args, myself.get_cell()).await?;

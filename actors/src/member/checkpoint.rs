@@ -16,12 +16,16 @@ use troupe_runtime::{
     id::Coordinate,
     model::{
         card::ModelCard,
+        grammar::GrammarFactory,
         source::{HubCache, ModelSource},
     },
 };
 
 use super::load::{Models, Prepared};
-use crate::{leader::settings::EngineLimits, worker::device::Loader};
+use crate::{
+    leader::settings::EngineLimits,
+    worker::{device::Loader, grammar::GrammarSource},
+};
 
 /// Told how far each rank has loaded, from 0 to 1.
 pub type RankProgress = Arc<dyn Fn(Coordinate, f32) + Send + Sync>;
@@ -102,6 +106,14 @@ impl Models for Checkpoints {
                 progress,
             })
         })
+    }
+
+    fn grammars(&self, launch: &Launch) -> Option<GrammarSource> {
+        let (models, launch) = (self.clone(), launch.clone());
+        Some(Arc::new(move || {
+            let card = models.card(&launch)?;
+            GrammarFactory::new(&card.tokenizer, &card.stop_ids).map_err(|error| chain(&error))
+        }))
     }
 }
 

@@ -22,6 +22,7 @@ use crate::{
     worker::{
         device::Loader,
         fake::{FakeExecutor, FakeModel},
+        grammar::GrammarSource,
     },
 };
 
@@ -41,6 +42,11 @@ pub trait Models: Send + Sync {
         collective: Box<dyn Collective>,
         ranks_here: u32,
     ) -> Loader;
+
+    /// How the factory of the model's grammars is made; a model without a tokenizer has none.
+    fn grammars(&self, _launch: &Launch) -> Option<GrammarSource> {
+        None
+    }
 }
 
 /// A model as a member knows it before its weights are loaded.

@@ -1,34 +1,38 @@
 //! Texts of metrics as one text.
 //!
-//! A gateway and an engine in one process both know, say, how long requests took. A scraper accepts
-//! each family once, so the first text that has a family is the one that tells it.
+//! A scraper accepts each family once, so the samples that several texts have of one family are put
+//! together behind its first header. Leaders label theirs, so that no two samples are alike.
 
-use std::{collections::BTreeSet, fmt::Write};
+use std::collections::BTreeMap;
 
-use troupe_runtime::{telemetry::names, wire::status::Load};
-
-use crate::placement::directory::Table;
-
-/// The families of all texts; of one that several have, the first text's.
-pub(super) fn merge(texts: &[&str]) -> String {
-    let mut merged = String::new();
-    let mut told = BTreeSet::new();
+/// The families of all texts, each with the samples of all texts.
+pub(super) fn merge<'a>(texts: impl Iterator<Item = &'a str>) -> String {
+    let mut families: Vec<(Vec<&str>, Vec<&str>)> = Vec::new();
+    let mut by_name: BTreeMap<&str, usize> = BTreeMap::new();
     for text in texts {
-        let mut own: BTreeSet<&str> = BTreeSet::new();
-        let mut telling = true;
+        // The family whose samples follow, and whether its header is this text's.
+        let mut current: Option<(usize, bool)> = None;
         for line in text.lines().filter(|line| !line.is_empty() && *line != "# EOF") {
-            if let Some(family) = family(line) {
-                telling = !told.contains(family);
-                own.insert(family);
+            if let Some(name) = family(line) {
+                let known = by_name.get(name).copied();
+                let is_own = current.is_some_and(|(at, own)| own && known == Some(at));
+                let at = known.unwrap_or_else(|| {
+                    families.push((Vec::new(), Vec::new()));
+                    families.len() - 1
+                });
+                by_name.insert(name, at);
+                current = Some((at, known.is_none() || is_own));
             }
-            if telling {
-                merged.push_str(line);
-                merged.push('\n');
+            let Some((at, own)) = current else { continue };
+            match family(line) {
+                Some(_) if own => families[at].0.push(line),
+                Some(_) => {}
+                None => families[at].1.push(line),
             }
         }
-        told.extend(own);
     }
-    merged
+    let lines = families.iter().flat_map(|(header, samples)| header.iter().chain(samples));
+    lines.flat_map(|line| [line, "\n"]).collect()
 }
 
 /// The family that a `# HELP` or `# TYPE` line begins or goes on with; the samples follow it.
@@ -37,43 +41,18 @@ fn family(line: &str) -> Option<&str> {
     rest.split(' ').next()
 }
 
-/// The loads that leaders push, per endpoint.
-pub(super) fn loads(table: &Table) -> String {
-    type Value = fn(&Load) -> f64;
-    let gauges: [(names::MetricName, Value); 3] = [
-        (names::NUM_REQUESTS_RUNNING, |load| load.running.into()),
-        (names::NUM_REQUESTS_WAITING, |load| load.waiting.into()),
-        (names::KV_CACHE_USAGE_PERC, |load| {
-            f64::from(load.blocks_used) / f64::from(load.blocks_total.max(1))
-        }),
-    ];
-    let mut text = String::new();
-    for (names::MetricName { name, help, .. }, value) in gauges {
-        // Writing to memory cannot fail.
-        let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} gauge");
-        for endpoint in table.values() {
-            let model = endpoint.info.model_names.first().map_or("", String::as_str);
-            let model = model.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            let (group, value) = (&endpoint.info.endpoint.group, value(&endpoint.load()));
-            let _ = writeln!(text, "{name}{{model_name=\"{model}\",engine=\"{group}\"}} {value}");
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_family_is_told_once() {
+    fn a_family_is_told_once_with_the_samples_of_all() {
         let one = "# HELP a first.\n# TYPE a gauge\na{x=\"1\"} 1\n";
         let two =
             "# HELP b b.\n# TYPE b counter\nb 2\n# HELP a other.\n# TYPE a gauge\na 3\n# EOF\n";
-        let merged = merge(&[one, two, "# TYPE c gauge\nc 4"]);
-        assert_eq!(
-            merged,
-            format!("{one}# HELP b b.\n# TYPE b counter\nb 2\n# TYPE c gauge\nc 4\n")
-        );
+        let merged = merge([one, two, "# TYPE c gauge\nc 4"].into_iter());
+        let expected = "# HELP a first.\n# TYPE a gauge\na{x=\"1\"} 1\na 3\n\
+                        # HELP b b.\n# TYPE b counter\nb 2\n# TYPE c gauge\nc 4\n";
+        assert_eq!(merged, expected);
     }
 }

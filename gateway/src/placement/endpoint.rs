@@ -9,15 +9,19 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use troupe_runtime::{
-    transport::Connection,
-    wire::status::{EndpointInfo, Load},
+    transport::{Connection, Conversation, Stream},
+    wire::status::{EndpointInfo, Load, StatusDown, StatusUp},
 };
 
 use super::Candidate;
 use crate::model::ServedModel;
+
+/// A scraper waits for the slowest leader; one that takes longer is left out.
+const METRICS_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Connected, its model known, and so able to take requests.
 pub(crate) struct Endpoint {
@@ -55,6 +59,20 @@ impl Endpoint {
     /// Keeps what the leader says.
     pub(crate) fn set_load(&self, load: Load) {
         *self.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
+    }
+
+    /// What its leader has counted, as Prometheus' text; none if it does not say in time.
+    pub(crate) async fn metrics(&self) -> Option<String> {
+        let ask = async {
+            let stream = self.connection.open(Conversation::Status, METRICS_DEADLINE).await;
+            let Stream { mut sender, mut receiver } = stream.ok()?;
+            sender.send(&StatusUp::Metrics, METRICS_DEADLINE).await.ok()?;
+            match receiver.expect::<StatusDown>(METRICS_DEADLINE).await.ok()? {
+                StatusDown::Metrics(text) => Some(text),
+                StatusDown::Info(_) | StatusDown::Load(_) => None,
+            }
+        };
+        tokio::time::timeout(METRICS_DEADLINE, ask).await.ok().flatten()
     }
 
     /// Counts one more request, until the guard is dropped.

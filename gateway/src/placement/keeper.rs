@@ -100,7 +100,7 @@ impl Keeper {
 async fn introduction(receiver: &mut FrameReceiver) -> Result<EndpointInfo, NotReady> {
     match receiver.expect::<StatusDown>(CONNECT_DEADLINE).await? {
         StatusDown::Info(info) => Ok(*info),
-        StatusDown::Load(_) => Err(NotReady::NoInfo),
+        StatusDown::Load(_) | StatusDown::Metrics(_) => Err(NotReady::NoInfo),
     }
 }
 
@@ -116,7 +116,7 @@ async fn follow(
             closed = connection.closed() => return closed.into(),
             message = receiver.next::<StatusDown>() => match message {
                 Ok(Some(StatusDown::Load(load))) => endpoint.set_load(load),
-                Ok(Some(StatusDown::Info(_))) => {}
+                Ok(Some(StatusDown::Info(_) | StatusDown::Metrics(_))) => {}
                 Ok(None) => return troupe_runtime::transport::LinkError::Ended.into(),
                 Err(error) => return error.into(),
             },

@@ -11,6 +11,7 @@ mod environment;
 mod json;
 mod methods;
 mod strftime;
+mod tags;
 #[cfg(test)]
 mod tests;
 
@@ -123,6 +124,12 @@ impl ChatTemplates {
             variables.push(("additional_special_tokens", tokens));
         }
         Ok(Self { named, variables })
+    }
+
+    /// Whether a text stands in one of the templates: what a template shows, its model writes.
+    pub fn contain(&self, text: &str) -> bool {
+        let templates = self.named.iter().map(|(_, of)| of.get_template(environment::NAME));
+        templates.flatten().any(|template| template.source().contains(text))
     }
 
     /// Renders a conversation: by the template for tools where there is one and tools are given,

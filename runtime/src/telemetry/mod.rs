@@ -18,7 +18,7 @@ use tracing::Subscriber;
 use tracing_subscriber::{EnvFilter, Layer, Registry, layer::SubscriberExt};
 
 pub use self::{
-    metrics::{EngineMetrics, Metrics},
+    metrics::Metrics,
     otel::{Guard, current_traceparent, set_parent},
 };
 

@@ -31,6 +31,10 @@ pub const LABEL_MODEL: &str = "model_name";
 /// The label of every engine metric that tells engines of one process apart.
 pub const LABEL_ENGINE: &str = "engine";
 
+/// The label of every engine metric that names the service, as `namespace/name`: two services may
+/// serve one model name.
+pub const LABEL_SERVICE: &str = "service";
+
 const fn gauge(name: &'static str, help: &'static str) -> MetricName {
     MetricName { name, help, kind: Kind::Gauge }
 }
@@ -57,7 +61,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// All that an engine exposes, with the labels `model_name` and `engine`.
+    /// All that an engine exposes, with the labels `model_name`, `engine` and `service`.
     ENGINE:
     NUM_REQUESTS_RUNNING = gauge(
         "vllm:num_requests_running", "Requests in the batches that are under way");
@@ -112,6 +116,19 @@ metrics! {
         "vllm:request_decode_time_seconds", "First token to last token", &REQUEST_SECONDS);
     REQUEST_NUM_PREEMPTIONS = histogram(
         "vllm:request_num_preemptions", "How often a request was preempted", &PREEMPTIONS);
+    SPEC_DECODE_DRAFTS = counter(
+        "vllm:spec_decode_num_drafts", "Drafts that were verified");
+    SPEC_DECODE_DRAFT_TOKENS = counter(
+        "vllm:spec_decode_num_draft_tokens", "Tokens of drafts");
+    SPEC_DECODE_ACCEPTED_TOKENS = counter(
+        "vllm:spec_decode_num_accepted_tokens", "Tokens of drafts that were right");
+    MERGED_BLOCKS = counter(
+        "troupe:merged_kv_blocks", "KV blocks that gave way to equal ones");
+    RANK_BUSY = counter(
+        "troupe:rank_busy_microseconds", "Time that a rank computed");
+    RANK_IDLE = counter(
+        "troupe:rank_idle_microseconds", "Time that a rank waited before a step: for the plan, for \
+         tokens, for the stage before it");
 }
 
 /// Names of spans. Few and fixed: dashboards are built on them.

@@ -1,7 +1,8 @@
 //! What an endpoint is ([`EndpointInfo`], [`Fingerprint`]) and how busy it is ([`Load`]).
 //!
 //! A gateway opens one such conversation per endpoint and keeps it; the leader answers
-//! [`StatusUp::Watch`] with its [`EndpointInfo`] and then pushes [`Load`] at change.
+//! [`StatusUp::Watch`] with its [`EndpointInfo`] and then pushes [`Load`] at change. For what it has
+//! counted it is asked in a conversation of its own, when somebody asks the gateway.
 
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -13,6 +14,8 @@ use crate::id::{Digest, EndpointId};
 pub enum StatusUp {
     /// Tell me now, and then whenever it changes.
     Watch,
+    /// Tell me once what you have counted.
+    Metrics,
 }
 
 /// Leader to gateway.
@@ -22,6 +25,8 @@ pub enum StatusDown {
     Info(Box<EndpointInfo>),
     /// Whenever it changes, at most every 50 ms.
     Load(Load),
+    /// What was counted, as Prometheus' text; the conversation is over.
+    Metrics(String),
 }
 
 /// What an endpoint is, for as long as its epoch lasts.
@@ -146,7 +151,7 @@ impl Message for StatusDown {
     fn check(&self) -> Result<(), String> {
         match self {
             Self::Info(info) if info.block_size == 0 => Err("block_size is 0".into()),
-            Self::Info(_) | Self::Load(_) => Ok(()),
+            Self::Info(_) | Self::Load(_) | Self::Metrics(_) => Ok(()),
         }
     }
 }

@@ -85,7 +85,7 @@ fn one_member_lost_is_all_lost_at_once() {
 #[test]
 fn a_step_without_end_names_the_ranks_still_at_it() {
     let mut group = serving();
-    group.handle(AT, GroupEvent::Planned(StepId(1)));
+    group.handle(AT, GroupEvent::Planned(StepId(1), 1));
     let progress = Progress { rank: rank(0), step: StepId(1), compute_us: 5, idle_us: 0 };
     group.handle(AT, GroupEvent::Progress(progress));
     assert!(group.handle(AT + Duration::from_secs(29), GroupEvent::Tick).is_empty());
@@ -97,7 +97,7 @@ fn a_step_without_end_names_the_ranks_still_at_it() {
 #[test]
 fn a_step_that_is_done_is_not_late() {
     let mut group = serving();
-    group.handle(AT, GroupEvent::Planned(StepId(1)));
+    group.handle(AT, GroupEvent::Planned(StepId(1), 1));
     group.handle(AT, GroupEvent::Done(StepId(1)));
     assert!(group.handle(AT + Duration::from_secs(99), GroupEvent::Tick).is_empty());
 }
@@ -109,4 +109,18 @@ fn forming_has_a_deadline_that_names_who_is_missing() {
     let effects = group.handle(AT + Duration::from_secs(62), GroupEvent::Tick);
     let [GroupEffect::Over(cause)] = effects.as_slice() else { panic!("{effects:?}") };
     assert!(cause.contains("[1]"), "{cause}");
+}
+
+#[test]
+fn a_long_prompt_is_no_hang() {
+    let mut group = serving();
+    group.handle(AT, GroupEvent::Planned(StepId(1), 2000));
+    let after = |seconds| AT + Duration::from_secs(seconds);
+    assert!(group.handle(after(900), GroupEvent::Tick).is_empty(), "nothing was measured yet");
+    group.handle(after(900), GroupEvent::Done(StepId(1)));
+    group.handle(after(900), GroupEvent::Planned(StepId(2), 2000));
+    let measured = 900 * 20;
+    assert!(group.handle(after(900 + measured - 1), GroupEvent::Tick).is_empty());
+    let over = group.handle(after(900 + measured + 1), GroupEvent::Tick);
+    assert!(matches!(over.as_slice(), [GroupEffect::Over(_)]), "{over:?}");
 }

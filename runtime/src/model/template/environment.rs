@@ -9,7 +9,7 @@ use minijinja::{
     value::{Kwargs, Rest, ValueKind},
 };
 
-use super::{json, methods};
+use super::{json, methods, tags};
 
 /// The one template of an environment.
 pub(super) const NAME: &str = "chat";
@@ -36,11 +36,12 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, Error> {
     environment.set_unknown_method_callback(methods::call);
     environment.add_function("raise_exception", raise_exception);
     environment.add_filter("tojson", tojson);
+    environment.add_filter(tags::COUNTED, tags::counted);
     environment.add_test("iterable", is_iterable);
     environment.add_test("number", is_number);
     environment.add_test("sequence", is_sequence);
     environment.remove_global("debug");
-    environment.add_template_owned(NAME, without_generation_tags(source))?;
+    environment.add_template_owned(NAME, tags::rewrite(source))?;
     Ok(environment)
 }
 
@@ -84,46 +85,6 @@ fn is_sequence(value: &Value) -> bool {
         ValueKind::Iterable => value.len().is_some(),
         _ => false,
     }
-}
-
-/// `{% generation %}` marks what an assistant said, for training; for us it is a block that is
-/// always taken. Whitespace control inside the tags is kept.
-fn without_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let (before, tag) = rest.split_at(start);
-        out.push_str(before);
-        rest = match generation_tag(tag) {
-            Some((replacement, after)) => {
-                out.push_str(&replacement);
-                after
-            }
-            None => {
-                out.push_str("{%");
-                &tag[2..]
-            }
-        };
-    }
-    out.push_str(rest);
-    out
-}
-
-/// What replaces a generation tag at the start of `tag`, and what follows it.
-fn generation_tag(tag: &str) -> Option<(String, &str)> {
-    let end = tag.find("%}")?;
-    let inner = &tag[2..end];
-    let open = if inner.starts_with(['-', '+']) { &inner[..1] } else { "" };
-    let close = match inner.len() > open.len() && inner.ends_with(['-', '+']) {
-        true => &inner[inner.len() - 1..],
-        false => "",
-    };
-    let keyword = match inner[open.len()..inner.len() - close.len()].trim() {
-        "generation" => "if true",
-        "endgeneration" => "endif",
-        _ => return None,
-    };
-    Some((format!("{{%{open} {keyword} {close}%}}"), &tag[end + 2..]))
 }
 
 /// Instructions in one rendering. A message takes about a hundred; a conversation of ten thousand

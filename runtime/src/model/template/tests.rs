@@ -71,6 +71,44 @@ fn generation_tags_are_as_if_not_there() {
 }
 
 #[test]
+fn loops_know_their_last_character() {
+    let around = "{{ loop.index }}/{{ loop.length }}{{ c }}{% if not loop.last %}, {% endif %}";
+    let over = |iterable| format!("{{% for c in {iterable} %}}{around}{{% endfor %}}");
+    let expected = "1/3a, 2/3\u{e9}, 3/3}";
+    check(&over("'a\u{e9}}'"), expected);
+    check(&over("'a\u{e9}' ~ ['}', 'in'][0]"), expected);
+    check(&over("'a\u{e9}' + '}' if true"), expected);
+    check(&over("['a', '\u{e9}', '}']"), expected);
+    check(&over("'-a-\u{e9}-}'|list if c != '-'"), expected);
+    check(&over("''"), "");
+    check(&over("none or 'x'"), "1/1x");
+    check(&over("{'k': 'in', 'l': 'if'}"), "1/2k, 2/2l");
+    check(&over("{'k': 'v'}|items"), "1/1('k', 'v')");
+    check(&over("{'if': ['v'], 'z': 0}.if"), "1/1v");
+    check("{%-for (k, v) in x.o|items recursive-%}{{k}}{%else%}none{%endfor-%}", "none");
+    check("{% for k\n in 'ab'\n %}{{ k }}{{ loop.revindex0 }}{% endfor %}", "a1b0");
+}
+
+#[test]
+fn loops_that_are_no_tags_stay_as_they_are() {
+    for text in ["{{ '{% for a in b %}' }}", "{{ {'k': {'l': \"\\\"}}{% for a in b %}\"}}.k.l }}"] {
+        assert_eq!(tags::rewrite(text), text);
+    }
+    check("{% raw %}{% for a in b %}{% endfor %}{%- endraw %}", "{% for a in b %}{% endfor %}");
+    check("{# {% for a in b %} '#}{{ \"'\" }}", "'");
+    let failed = render("\n{% for a\nin\n5 %}{% endfor %}", &json!({})).unwrap_err();
+    assert!(failed.to_string().contains("number is not iterable (line 4)"), "{failed}");
+    for malformed in
+        ["{% for a in %}", "{% for a in 'b %}", "{% for a in [ %}", "{% for", "{% raw %}"]
+    {
+        let sources = [("default", malformed)];
+        let config = TokenizerConfig::default();
+        let error = ChatTemplates::parse(Path::new("t"), &sources, &config).unwrap_err();
+        assert!(!error.to_string().contains(tags::COUNTED), "{malformed}: {error}");
+    }
+}
+
+#[test]
 fn dates_come_from_the_argument() {
     check("{{ strftime_now('%d %b %Y %H:%M') }}", "30 Jun 2025 12:00");
     check("{{ strftime_now('%A %-d %B, %j %I%p %q%') }}", "Monday 30 June, 181 12PM %q%");

@@ -1,0 +1,93 @@
+//! Sixty-four requests at once into a KV cache that is far too small for them: tokens are the
+//! golden ones all the same, whatever is preempted, shared, chunked or drafted on the way.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::{
+    golden,
+    goldens::{ids, models, prompts},
+    http,
+    process::{Server, completion, tokens, until},
+};
+
+const REQUESTS: usize = 64;
+/// Two of the longest sequences and a half: 150 tokens of prompt and 48 of output in blocks of 16.
+const BLOCKS: &str = "32";
+const DRAFTS: &str =
+    r#"{"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1}"#;
+
+/// A way to run, and what has to be seen in it.
+struct Setting {
+    flags: &'static [&'static str],
+    caches: bool,
+    drafts: bool,
+}
+
+const SETTINGS: [Setting; 4] = [
+    Setting { flags: &[], caches: true, drafts: false },
+    Setting { flags: &["--no-enable-prefix-caching"], caches: false, drafts: false },
+    Setting { flags: &["--speculative-config", DRAFTS], caches: true, drafts: true },
+    Setting { flags: &["-pp", "2", "--scheduling-policy", "lpm"], caches: true, drafts: false },
+];
+
+#[test]
+fn tokens_are_golden_under_pressure() {
+    for model in models() {
+        let requests = requests(&model);
+        for setting in &SETTINGS {
+            check(&model, &requests, setting);
+        }
+    }
+}
+
+fn check(model: &Path, requests: &[(Vec<u32>, Vec<u32>)], setting: &Setting) {
+    let what = format!("{} {:?}", model.display(), setting.flags);
+    let mut args = vec!["--dtype", "float32", "--num-gpu-blocks-override", BLOCKS];
+    args.extend(["--max-num-batched-tokens", "16", "--max-num-queued-reqs", "1024"]);
+    args.extend(setting.flags);
+    let server = Server::serve(model, &args);
+    let cached: u64 = std::thread::scope(|scope| {
+        let asked = requests.iter().map(|(prompt, wanted)| {
+            let (server, what) = (&server, &what);
+            scope.spawn(move || {
+                let body = completion(prompt, wanted.len());
+                let answer = http::post(server.address, "/v1/completions", &body);
+                let answer = answer.expect("an answer").ok();
+                assert_eq!(tokens(&answer["choices"][0]), *wanted, "{what}");
+                let cached = answer.pointer("/usage/prompt_tokens_details/cached_tokens");
+                cached.and_then(Value::as_u64).expect("it says how many")
+            })
+        });
+        let asked: Vec<_> = asked.collect();
+        asked.into_iter().map(|asked| asked.join().expect("an answer")).sum()
+    });
+    let metric = |name| server.metric(name);
+    assert!(metric("vllm:num_preemptions_total") > 0.0, "{what}: nothing was preempted");
+    assert_eq!(cached > 0, setting.caches, "{what}: {cached} tokens came out of the cache");
+    let accepted = metric("vllm:spec_decode_num_accepted_tokens_total");
+    assert_eq!(accepted > 0.0, setting.drafts, "{what}: {accepted} tokens of drafts were right");
+    until("all blocks are free", || server.metric("vllm:kv_cache_usage_perc") == 0.0);
+}
+
+/// Golden prompts with as many of their golden tokens as the number of the request says; prompts
+/// of the batch goldens too, where the model has them.
+fn requests(model: &Path) -> Vec<(Vec<u32>, Vec<u32>)> {
+    let mut known: Vec<(Vec<u32>, Vec<u32>)> = prompts(model)
+        .iter()
+        .map(|prompt| (ids(&prompt["ids"]), ids(&prompt["greedy_ids"])))
+        .collect();
+    let name = model.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let batch = golden::json(&format!("models/{name}/golden_batch.json"));
+    let batch = batch.as_ref().and_then(|batch| batch["requests"].as_array());
+    for request in batch.into_iter().flatten() {
+        known.push((ids(&request["ids"]), ids(&request["greedy_ids"])));
+    }
+    let of = |number: usize| {
+        let (prompt, greedy) = &known[number % known.len()];
+        let most = greedy.len();
+        (prompt.clone(), greedy[..most - number * 3 % (most / 2).max(1)].to_vec())
+    };
+    (0..REQUESTS).map(of).collect()
+}
