@@ -6,11 +6,15 @@ CARGO ?= cargo
 # ARGS="--port 8001".
 ARGS ?=
 
+# Where tests/clients.rs looks for Python.
+CLIENTS := target/clients
+
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
-# $(call need,command,packages): installs the packages if the command is missing.
+# $(call need,command,packages,test): installs the packages if the command is missing, or if the
+# test fails where one is given.
 define need
-	@command -v $(1) >/dev/null 2>&1 || { \
+	@$(or $(3),command -v $(1)) >/dev/null 2>&1 || { \
 		command -v apt-get >/dev/null 2>&1 || { \
 			echo "$(1) is missing; install it with this system's package manager" >&2; exit 1; }; \
 		echo "$(1) is missing: installing $(2) with $(strip $(AS_ROOT) apt-get)"; \
@@ -45,6 +49,14 @@ tools:
 	$(call need,cc,gcc libc6-dev)
 	$(call need,protoc,protobuf-compiler libprotobuf-dev)
 
-# Tests of discovery start a real etcd of their own, on a free port.
-test-tools: tools
+# Tests of discovery start a real etcd of their own, on a free port. Tests of the API run the
+# clients that users have, in a virtual environment.
+test-tools: tools $(CLIENTS)/installed
 	$(call need,etcd,etcd-server)
+
+# From nothing each time, so that what is no longer listed is no longer there.
+$(CLIENTS)/installed: tests/clients/requirements.txt
+	$(call need,python3-venv,python3 python3-venv,python3 -c "import ensurepip")
+	python3 -m venv --clear $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install -q --disable-pip-version-check -r $<
+	@touch $@

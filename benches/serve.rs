@@ -2,23 +2,29 @@
 //! tokens per second of one stream and of sixteen, and what a step costs beside its arithmetic.
 //!
 //! ```text
-//! cargo bench --bench serve -- [--runs N] [--random-125m DIR] [--args "-tp 2"] [MODEL_DIR...]
+//! cargo bench --bench serve -- [--runs N] [--random-125m DIR] [--random-160m DIR] \
+//!     [--args "-tp 2"] [MODEL_DIR...]
 //! ```
 //! The demo model is always measured: it is so small that a step of it is nearly all overhead.
 //! `--random-125m DIR` writes a Llama of 125 million random bfloat16 parameters to DIR, unless it
-//! is there already, and measures it too, so that anyone can make the numbers of the documentation
+//! is there already, and measures it too (`--random-160m`: one of 162 million), so that anyone can
+//! make the numbers of the documentation
 //! again. Every number stands as smallest, median and largest over the runs; a first run that warms
 //! caches is not counted. The clients share the machine with the server.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
 
 #[allow(dead_code)]
+#[path = "../src/bench/checkpoint.rs"]
+mod checkpoint;
+#[allow(dead_code)]
 #[path = "../tests/support/http.rs"]
 mod http;
 #[allow(dead_code)]
 #[path = "../tests/support/process.rs"]
 mod process;
-#[path = "serve/random.rs"]
+#[allow(dead_code, unused_imports)]
+#[path = "../src/bench/random.rs"]
 mod random;
 
 use std::{
@@ -53,7 +59,7 @@ struct Asked {
 impl Asked {
     fn from_args(mut args: impl Iterator<Item = String>) -> Self {
         let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/demo-model/model");
-        let mut asked = Self { runs: 5, args: Vec::new(), models: vec![demo.clone()] };
+        let mut asked = Self { runs: 5, args: Vec::new(), models: vec![demo] };
         while let Some(arg) = args.next() {
             let mut value = || args.next().unwrap_or_else(|| panic!("{arg} needs a value"));
             match arg.as_str() {
@@ -61,9 +67,13 @@ impl Asked {
                 "--bench" => {}
                 "--runs" => asked.runs = value().parse().expect("--runs takes a number"),
                 "--args" => asked.args = value().split_whitespace().map(str::to_owned).collect(),
-                "--random-125m" => {
+                "--random-125m" | "--random-160m" => {
                     let folder = PathBuf::from(value());
-                    random::write_125m(&folder, &demo).expect("the model can be written");
+                    let shape = match arg.as_str() {
+                        "--random-125m" => checkpoint::Shape::M125,
+                        _ => checkpoint::Shape::M160,
+                    };
+                    checkpoint::write(&shape, &folder).expect("the model can be written");
                     asked.models.push(folder);
                 }
                 folder => asked.models.push(folder.into()),

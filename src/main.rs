@@ -1,7 +1,10 @@
 //! The command line: arguments become typed configuration and one call.
 
+mod bench;
 mod cli;
+mod client;
 mod demo;
+mod offline;
 mod stack;
 
 use std::process::ExitCode;

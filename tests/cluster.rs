@@ -9,6 +9,13 @@ mod bad_input;
 mod batching;
 #[path = "cluster/chat.rs"]
 mod chat;
+#[allow(dead_code)]
+#[path = "../src/bench/checkpoint.rs"]
+mod checkpoint;
+#[path = "cluster/commands.rs"]
+mod commands;
+#[path = "cluster/disk.rs"]
+mod disk;
 #[path = "cluster/etcd.rs"]
 mod etcd;
 #[allow(dead_code)]
@@ -21,5 +28,16 @@ mod golden;
 mod goldens;
 #[path = "support/http.rs"]
 mod http;
+#[path = "cluster/invariance.rs"]
+mod invariance;
+#[path = "cluster/metrics.rs"]
+mod metrics;
+#[path = "cluster/pressure.rs"]
+mod pressure;
 #[path = "support/process.rs"]
 mod process;
+#[allow(dead_code)]
+#[path = "../src/bench/random.rs"]
+mod random;
+#[path = "cluster/tracing.rs"]
+mod tracing;

@@ -13,8 +13,12 @@ use troupe_runtime::id::Digest;
 
 use crate::error;
 
-/// Reachable without a key.
-const OPEN_PATHS: [&str; 4] = ["/health", "/metrics", "/ping", "/version"];
+/// Reachable without a key: what probes and scrapers ask, and what describes the API, because a
+/// browser that opens a page has no key to show.
+const OPEN_PATHS: [&str; 6] =
+    ["/docs", "/health", "/metrics", "/openapi.json", "/ping", "/version"];
+/// The files of the description's page.
+const OPEN_FOLDER: &str = "/docs/";
 
 /// The keys, kept as digests: comparing digests in constant time tells nothing of a key's length.
 #[derive(Clone, Debug, Default)]
@@ -29,7 +33,7 @@ impl ApiKeys {
 
     /// Whether the request may pass.
     pub(crate) fn allow(&self, method: &Method, path: &str, headers: &HeaderMap) -> bool {
-        if self.0.is_empty() || method == Method::OPTIONS || OPEN_PATHS.contains(&path) {
+        if self.0.is_empty() || method == Method::OPTIONS || is_open(path) {
             return true;
         }
         let Some(key) = bearer(headers) else { return false };
@@ -51,6 +55,10 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let value = headers.get(AUTHORIZATION)?.as_bytes();
     let (scheme, key) = value.split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then_some(key)
+}
+
+fn is_open(path: &str) -> bool {
+    OPEN_PATHS.contains(&path) || path.starts_with(OPEN_FOLDER)
 }
 
 fn equal(left: &Digest, right: &Digest) -> bool {
@@ -83,5 +91,7 @@ mod tests {
         assert!(!allowed(&keys, "/tokenize", None));
         assert!(!allowed(&keys, "/load", None));
         assert!(allowed(&keys, "/health", None));
+        assert!(allowed(&keys, "/docs/swagger-ui.css", None));
+        assert!(!allowed(&keys, "/docs-of-mine", None));
     }
 }

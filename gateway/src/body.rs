@@ -2,18 +2,21 @@
 //!
 //! A body is the first thing that a stranger controls, so every limit stands here, before any type
 //! is built: the bytes are counted as they arrive, must come in time, must not nest deeper than
-//! anything honest does, and must be an object.
+//! anything honest does, and must be an object. All bodies that are being read share one bound, so
+//! that thousands of large ones cannot fill the memory together.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
     http::{HeaderMap, Request, header::CONTENT_TYPE},
 };
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
 use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     error::ApiError,
@@ -27,49 +30,97 @@ const BODY_DEADLINE: Duration = Duration::from_secs(60);
 /// is 128.
 const MAX_DEPTH: usize = 100;
 
+/// How large bodies may be: one by itself, and all together.
+#[derive(Debug)]
+pub(crate) struct BodyLimits {
+    each_bytes: usize,
+    /// In units of [`UNIT_BYTES`].
+    together: Arc<Semaphore>,
+}
+
+/// In which the room for bodies is handed out.
+const UNIT_BYTES: usize = 1024;
+
 /// The bytes of a JSON object, not yet parsed.
-#[derive(Clone, Debug)]
-pub(crate) struct JsonBody(Bytes);
+#[derive(Debug)]
+pub(crate) struct JsonBody {
+    bytes: Bytes,
+    /// Its share of what all bodies may hold; given back when the body is dropped.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+/// Bytes as they arrive.
+struct Arriving<'a> {
+    limits: &'a BodyLimits,
+    bytes: BytesMut,
+    room: Option<OwnedSemaphorePermit>,
+    units: usize,
+}
+
+// === impl BodyLimits ===
+
+impl BodyLimits {
+    /// Each at most `each_bytes`, together at most `together_bytes`.
+    pub(crate) fn new(each_bytes: usize, together_bytes: usize) -> Self {
+        Self { each_bytes, together: Arc::new(Semaphore::new(together_bytes / UNIT_BYTES)) }
+    }
+}
+
+// === impl Arriving ===
+
+impl Arriving<'_> {
+    fn add(&mut self, data: &Bytes) -> Result<(), ApiError> {
+        let total = self.bytes.len() + data.len();
+        if total > self.limits.each_bytes {
+            return Err(ApiError::too_large(self.limits.each_bytes));
+        }
+        let more = total.div_ceil(UNIT_BYTES) - self.units;
+        let more_units = u32::try_from(more).map_err(|_| ApiError::busy())?;
+        let room = Arc::clone(&self.limits.together).try_acquire_many_owned(more_units);
+        let room = room.map_err(|_| ApiError::busy())?;
+        match &mut self.room {
+            Some(held) => held.merge(room),
+            none => *none = Some(room),
+        }
+        self.units += more;
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
+}
+
+// === impl JsonBody ===
 
 impl JsonBody {
-    /// Reads the body, at most `limit_bytes` of it.
+    /// Reads the body.
     ///
     /// # Errors
     /// [`ApiError`] for a wrong content type, a body that is too large, late, too deep or no
-    /// object.
-    pub(crate) async fn read(request: Request<Body>, limit_bytes: usize) -> Result<Self, ApiError> {
+    /// object, and 503 while other bodies take all the room.
+    pub(crate) async fn read(
+        request: Request<Body>,
+        limits: &BodyLimits,
+    ) -> Result<Self, ApiError> {
         check_content_type(request.headers())?;
-        let body = Limited::new(request.into_body(), limit_bytes).collect();
-        let collected = tokio::time::timeout(BODY_DEADLINE, body)
-            .await
-            .map_err(|_| ApiError::bad_body("The request body did not arrive in time."))?;
-        let bytes = match collected {
-            Ok(collected) => collected.to_bytes(),
-            Err(error) if error.is::<LengthLimitError>() => {
-                return Err(ApiError::too_large(limit_bytes));
+        let mut body = request.into_body();
+        if body.size_hint().lower() > limits.each_bytes as u64 {
+            return Err(ApiError::too_large(limits.each_bytes));
+        }
+        let mut arriving = Arriving { limits, bytes: BytesMut::new(), room: None, units: 0 };
+        let all = async {
+            while let Some(frame) = body.frame().await {
+                let unreadable = |_| ApiError::bad_body("The request body could not be read.");
+                if let Ok(data) = frame.map_err(unreadable)?.into_data() {
+                    arriving.add(&data)?;
+                }
             }
-            Err(_) => return Err(ApiError::bad_body("The request body could not be read.")),
+            Ok::<(), ApiError>(())
         };
-        Self::check(bytes)
+        let late = |_| ApiError::bad_body("The request body did not arrive in time.");
+        tokio::time::timeout(BODY_DEADLINE, all).await.map_err(late)??;
+        let bytes = arriving.bytes.freeze();
+        check(&bytes)?;
+        Ok(Self { bytes, _room: arriving.room })
     }
-
-    fn check(bytes: Bytes) -> Result<Self, ApiError> {
-        if depth(&bytes) > MAX_DEPTH {
-            let what = format!("the JSON is nested deeper than {MAX_DEPTH} levels");
-            return Err(ApiError::validation("body", &what));
-        }
-        let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
-        match first {
-            // Derived types would accept a list of their fields' values, which nobody means.
-            Some(b'{') => Ok(Self(bytes)),
-            None => Err(ApiError::validation("body", "the body is empty, a JSON object is needed")),
-            Some(_) => match serde_json::from_slice::<serde::de::IgnoredAny>(&bytes) {
-                Ok(_) => Err(ApiError::validation("body", "a JSON object is needed")),
-                Err(error) => Err(not_json(&error)),
-            },
-        }
-    }
-
     /// The body as the two types that its endpoint reads.
     ///
     /// # Errors
@@ -80,7 +131,7 @@ impl JsonBody {
         B: DeserializeOwned,
     {
         if tracing::enabled!(tracing::Level::DEBUG) {
-            let unread = unread(&self.0, &[fields_of::<A>(), fields_of::<B>()]);
+            let unread = unread(&self.bytes, &[fields_of::<A>(), fields_of::<B>()]);
             if !unread.is_empty() {
                 tracing::debug!(fields = unread.join(","), "request fields without effect");
             }
@@ -93,7 +144,7 @@ impl JsonBody {
     /// # Errors
     /// [`ApiError`] with the dotted place of the mistake.
     pub(crate) fn parse<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
-        let mut reader = serde_json::Deserializer::from_slice(&self.0);
+        let mut reader = serde_json::Deserializer::from_slice(&self.bytes);
         let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
             if !error.inner().is_data() {
                 return not_json(error.inner());
@@ -102,6 +153,24 @@ impl JsonBody {
         })?;
         reader.end().map_err(|error| not_json(&error))?;
         Ok(value)
+    }
+}
+
+/// Whether the bytes can be an object at all.
+fn check(bytes: &[u8]) -> Result<(), ApiError> {
+    if depth(bytes) > MAX_DEPTH {
+        let what = format!("the JSON is nested deeper than {MAX_DEPTH} levels");
+        return Err(ApiError::validation("body", &what));
+    }
+    let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
+    match first {
+        // Derived types would accept a list of their fields' values, which nobody means.
+        Some(b'{') => Ok(()),
+        None => Err(ApiError::validation("body", "the body is empty, a JSON object is needed")),
+        Some(_) => match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
+            Ok(_) => Err(ApiError::validation("body", "a JSON object is needed")),
+            Err(error) => Err(not_json(&error)),
+        },
     }
 }
 
@@ -165,8 +234,9 @@ mod tests {
     use crate::openai::{chat::ChatRequest, common::Sampling, completions::CompletionRequest};
 
     fn error<T: DeserializeOwned + std::fmt::Debug>(text: &str) -> (String, Option<String>) {
-        let body = JsonBody::check(Bytes::copy_from_slice(text.as_bytes()));
-        let error = body.and_then(|body| body.parse::<T>()).expect_err("a mistake");
+        let body = JsonBody { bytes: Bytes::copy_from_slice(text.as_bytes()), _room: None };
+        let parsed = check(text.as_bytes()).and_then(|()| body.parse::<T>());
+        let error = parsed.expect_err("a mistake");
         let detail = error.body().error;
         (detail.message, detail.param)
     }
@@ -190,6 +260,22 @@ mod tests {
             let (message, _) = error::<Sampling>(text);
             assert!(message.contains("body"), "{text}: {message}");
         }
+    }
+
+    #[tokio::test]
+    async fn bodies_share_their_room() {
+        let limits = BodyLimits::new(3 * UNIT_BYTES, 4 * UNIT_BYTES);
+        let read = |bytes: usize| {
+            let text = format!("{{\"a\":\"{}\"}}", "x".repeat(bytes - 8));
+            let request = Request::builder().header(CONTENT_TYPE, "application/json");
+            JsonBody::read(request.body(Body::from(text)).expect("a request"), &limits)
+        };
+        assert!(read(3 * UNIT_BYTES + 1).await.is_err(), "larger than one may be");
+        let first = read(3 * UNIT_BYTES).await.expect("there is room");
+        assert_eq!(read(UNIT_BYTES + 1).await.expect_err("full"), ApiError::busy());
+        let second = read(UNIT_BYTES).await.expect("the rest is enough");
+        drop((first, second));
+        assert_eq!(limits.together.available_permits(), 4);
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! The gateway's settings, typed; the command line fills them.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use troupe_runtime::model::source::HubCache;
 
-/// Adds the metrics of engines in the same process to `/metrics`, in Prometheus' text format.
-pub type MoreMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+use crate::egress::parse::family::{ParserChoice, ReasoningFamily, ToolFamily};
 
 /// How a gateway serves.
 #[derive(Clone)]
@@ -16,6 +15,9 @@ pub struct GatewayConfig {
     pub api_keys: Vec<String>,
     /// Largest request body. A prompt of a million tokens has about 4 MiB as text, 8 as ids.
     pub max_body_bytes: usize,
+    /// Largest sum of the bodies that are being read. A body is read into tokens and dropped, so
+    /// this is held for milliseconds unless clients send slowly.
+    pub max_bodies_bytes: usize,
     /// Requests at a time. Each holds its prompt and at most 256 KiB of unread answer, so 4096 of
     /// them are about a GiB at the very worst.
     pub max_requests: usize,
@@ -33,10 +35,12 @@ pub struct GatewayConfig {
     pub hub: HubCache,
     /// Where requests without a seed draw theirs from; by chance if not given.
     pub seed: Option<u64>,
-    /// Metrics of engines in the same process.
-    pub more_metrics: Option<MoreMetrics>,
-    /// Tell in each answer how much of its prompt was cached.
-    pub prompt_tokens_details: bool,
+    /// Most alternatives that may be asked for per token; `None` allows the whole vocabulary.
+    pub max_logprobs: Option<u32>,
+    /// How the models write tool calls.
+    pub tool_call_parser: ParserChoice<ToolFamily>,
+    /// How they mark reasoning.
+    pub reasoning_parser: ParserChoice<ReasoningFamily>,
 }
 
 impl GatewayConfig {
@@ -46,6 +50,7 @@ impl GatewayConfig {
             listen,
             api_keys: Vec::new(),
             max_body_bytes: 32 << 20,
+            max_bodies_bytes: 1 << 30,
             max_requests: 4096,
             max_connections: 8192,
             request_timeout: Duration::from_secs(600),
@@ -54,8 +59,9 @@ impl GatewayConfig {
             tokenizers: std::thread::available_parallelism().map_or(1, usize::from),
             hub: HubCache::at(".cache/huggingface/hub"),
             seed: None,
-            more_metrics: None,
-            prompt_tokens_details: false,
+            max_logprobs: Some(20),
+            tool_call_parser: ParserChoice::Auto,
+            reasoning_parser: ParserChoice::Auto,
         }
     }
 }

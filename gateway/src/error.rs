@@ -6,7 +6,7 @@
 
 use axum::{
     Json,
-    http::StatusCode,
+    http::{HeaderValue, StatusCode, header::RETRY_AFTER},
     response::{IntoResponse, Response},
 };
 use serde_json::json;
@@ -17,6 +17,9 @@ use crate::openai::common::{ErrorBody, ErrorDetail};
 /// Told when no engine can take one more request.
 pub(crate) const BUSY: &str = "The engine is currently busy and cannot accept new requests. \
      Please try again later or on a different instance.";
+
+/// When to try again after a 503. Requests take seconds, so room comes back within one.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
 /// A failure, as the client will see it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,9 +68,10 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "NotFoundError", message).at("model")
     }
 
-    /// Something that this version cannot do.
+    /// Something that this version cannot do. It is the request that has to change, so it is the
+    /// client's mistake and no 501: what watches for 5xx would call a person.
     pub(crate) fn not_implemented(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_IMPLEMENTED, "NotImplementedError", message)
+        Self::bad_request(message)
     }
 
     /// No room anywhere.
@@ -111,7 +115,11 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(self.body())).into_response()
+        let mut response = (self.status, Json(self.body())).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        response
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    task::JoinSet,
+};
 use troupe_runtime::{
     discovery::{Registry, keys::Keys},
     shutdown::Shutdown,
@@ -59,7 +62,7 @@ pub async fn serve(
         }
         _ => GatewayError::Listen { address: listen, source },
     };
-    let listener = TcpListener::bind(listen).await.map_err(failed)?;
+    let listener = bind(listen).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let gateway = Arc::new(Gateway::new(config));
     let directory = Arc::clone(&gateway.directory);
@@ -74,6 +77,25 @@ pub async fn serve(
         }
     });
     Ok(GatewayHandle { address, tasks })
+}
+
+/// Connections that may wait to be accepted: a second's worth of them at a busy moment.
+const BACKLOG: u32 = 4096;
+
+/// What the kernel keeps for a client that does not read; without a bound it grows to several MiB
+/// per connection. Connections have it from the socket that accepts them.
+const SEND_BUFFER_BYTES: u32 = 256 << 10;
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A gateway that is started again need not wait for its old connections' ends.
+    socket.set_reuseaddr(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 // === impl GatewayHandle ===

@@ -11,7 +11,7 @@
 //! - `config`: settings; `state`: what handlers share
 //! - `auth`, `admission`, `body`, `fields`: who may ask, how many at once, how large
 //! - `error`: every failure as a response
-//! - [`openai`]: the API's types; `routes`: its endpoints
+//! - [`openai`]: the API's types; `routes`: its endpoints; `openapi`: their description
 //! - `ingress`: request to `ingress::prepared::Prepared`; `model`: tokenizers and templates
 //! - `placement`: which endpoint; `client`: one attempt there
 //! - `egress`: chunks to text to answer
@@ -34,10 +34,12 @@ mod ingress;
 mod metrics;
 mod model;
 pub mod openai;
+mod openapi;
 mod placement;
 mod routes;
 mod server;
 mod state;
 
-pub use config::{GatewayConfig, MoreMetrics};
+pub use config::GatewayConfig;
+pub use egress::parse::family::{Family, ParserChoice, ReasoningFamily, ToolFamily, UnknownParser};
 pub use gateway::{GatewayError, GatewayHandle, serve};

@@ -1,7 +1,7 @@
 //! What this gateway measures, under vLLM's names, and the text of `/metrics`.
 //!
-//! Request-level figures are observed here, where the client is ([`meter`]); what only an engine can
-//! know is asked of every leader when somebody asks the gateway ([`text`]).
+//! Request-level figures are observed here, where the client is ([`meter`]); what only an engine
+//! can know is asked of every leader when somebody asks the gateway ([`text`]).
 
 pub(crate) mod meter;
 mod text;
@@ -89,7 +89,7 @@ impl Metrics {
         }
         let engines = join_all(table.values().map(|endpoint| endpoint.metrics())).await;
         let own = self.all.render();
-        let engines = engines.iter().flatten().map(String::as_str);
+        let engines = engines.iter().map(AsRef::as_ref);
         text::merge(std::iter::once(own.as_str()).chain(engines))
     }
 }

@@ -1,8 +1,10 @@
-//! The text side of what is served: one [`ServedModel`] per tokenizer that is live ([`load`]).
+//! The text side of what is served: one [`ServedModel`] per tokenizer that is live ([`load`]), and
+//! which grammars it can be held to ([`grammars`]).
 //!
 //! Tokenizing a long text costs milliseconds, so it happens on the blocking pool, and only as many
 //! at a time as there are cores; a short one is done where it stands.
 
+pub(crate) mod grammars;
 pub(crate) mod load;
 
 use std::{fmt, sync::Arc, time::SystemTime};
@@ -14,22 +16,29 @@ use troupe_runtime::{
     model::{
         card::ModelCard,
         config::GenerationConfig,
-        template::ChatInput,
+        template::{ChatInput, TemplateError},
         tokenizer::{SpecialTokens, Tokenizer},
     },
 };
 
-pub(crate) use load::{LoadError, Models};
+pub(crate) use load::{LoadError, ModelSettings, Models};
 pub(crate) use troupe_runtime::model::detokenize::Detokenizer;
 
 use crate::{
+    egress::parse::family::{ReasoningFamily, ToolFamily},
     error::ApiError,
-    ingress::{limits, options::ModelSide},
+    ingress::{limits, messages, options::ModelSide},
 };
 
 /// Shorter texts are tokenized where they stand: about 100 microseconds, less than a thread's
 /// switch is worth.
 const INLINE_BYTES: usize = 4096;
+
+/// Most words that a request may forbid: each costs a comparison per token, and all of them are
+/// tokenized where they stand.
+const MAX_BAD_WORDS: usize = 512;
+/// Longest that they may be together.
+const MAX_BAD_WORDS_BYTES: usize = 16 << 10;
 
 /// A model's tokenizer, template and advice.
 pub(crate) struct ServedModel {
@@ -40,7 +49,18 @@ pub(crate) struct ServedModel {
     pub(crate) vocab_size: u32,
     /// Characters of the longest token.
     pub(crate) chars_per_token: usize,
+    /// Most alternatives that may be asked for per token.
+    pub(crate) max_logprobs: u32,
+    families: Families,
     tokenizing: Arc<Semaphore>,
+    grammars: grammars::Grammars,
+}
+
+/// How a model's answers are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Families {
+    pub(crate) tools: Option<ToolFamily>,
+    pub(crate) reasoning: Option<ReasoningFamily>,
 }
 
 /// A name that a request may use, with what stands behind it.
@@ -73,18 +93,30 @@ pub(crate) struct Conversation {
 // === impl ServedModel ===
 
 impl ServedModel {
-    fn new(card: ModelCard, tokenizing: Arc<Semaphore>) -> Self {
+    fn new(card: ModelCard, tokenizing: Arc<Semaphore>, settings: ModelSettings) -> Self {
         let tokenizer = &card.tokenizer;
         let ids = 0..tokenizer.vocab_size() as u32;
         let longest = ids.filter_map(|id| tokenizer.token(id)).map(|token| token.chars().count());
         let chars_per_token = longest.max().unwrap_or(1);
+        let vocab_size = card.config.vocab_size as u32;
         Self {
             created: unix_seconds(),
-            vocab_size: card.config.vocab_size as u32,
+            vocab_size,
+            max_logprobs: settings.max_logprobs.unwrap_or(vocab_size),
+            families: Families::of(&card, settings),
             chars_per_token,
             tokenizing,
+            grammars: grammars::Grammars::new(
+                Arc::clone(&card.tokenizer),
+                card.stop_ids.clone(),
+            ),
             card,
         }
+    }
+
+    /// Tells which grammars can be served.
+    pub(crate) fn grammars(&self) -> &grammars::Grammars {
+        &self.grammars
     }
 
     /// Tells tokenizers apart.
@@ -97,6 +129,21 @@ impl ServedModel {
         &self.card.name
     }
 
+    /// How its answers are written.
+    pub(crate) fn families(&self) -> Families {
+        self.families
+    }
+
+    /// A text's token, if it is one.
+    pub(crate) fn token_id(&self, text: &str) -> Option<u32> {
+        self.card.tokenizer.id(text)
+    }
+
+    /// Whether a text is a token that stands for no text.
+    pub(crate) fn is_special(&self, text: &str) -> bool {
+        self.token_id(text).is_some_and(|id| self.card.tokenizer.is_special(id))
+    }
+
     /// The authors' advice on sampling.
     pub(crate) fn defaults(&self) -> &GenerationConfig {
         &self.card.generation
@@ -107,6 +154,7 @@ impl ServedModel {
         ModelSide {
             defaults: &self.card.generation,
             vocab_size: self.vocab_size,
+            max_logprobs: self.max_logprobs,
             eos_token_ids: &self.card.stop_ids,
         }
     }
@@ -129,16 +177,26 @@ impl ServedModel {
         };
         let list = |values: &Option<Vec<Value>>| values.clone().map(Value::Array);
         let (tools, documents) = (list(&conversation.tools), list(&conversation.documents));
-        let text = templates
-            .render(&ChatInput {
-                messages: &Value::Array(conversation.messages.clone()),
+        let with = |messages: Vec<Value>| {
+            templates.render(&ChatInput {
+                messages: &Value::Array(messages),
                 tools: tools.as_ref(),
                 documents: documents.as_ref(),
                 add_generation_prompt: conversation.add_generation_prompt,
                 kwargs: Some(&conversation.variables),
                 now_unix_s: unix_seconds() as i64,
             })
-            .map_err(|error| ApiError::bad_request(error.to_string()).at("messages"))?;
+        };
+        let text = with(conversation.messages.clone()).or_else(|error| {
+            // Most templates want a call's arguments as an object, some as a text.
+            let mut messages = conversation.messages.clone();
+            messages::close_arguments(&mut messages);
+            match error {
+                TemplateError::Failed(_) if messages != conversation.messages => with(messages),
+                error => Err(error),
+            }
+        });
+        let text = text.map_err(|error| ApiError::bad_request(error.to_string()).at("messages"))?;
         if conversation.continue_final_message {
             return left_open(text, conversation.messages.last());
         }
@@ -172,6 +230,15 @@ impl ServedModel {
     /// The token sequences that spell words which must not appear: at a text's beginning and after
     /// a space, where the latter is another token.
     pub(crate) fn bad_words(&self, words: &[String]) -> Result<Vec<Vec<u32>>, ApiError> {
+        let bytes: usize = words.iter().map(String::len).sum();
+        if words.len() > MAX_BAD_WORDS || bytes > MAX_BAD_WORDS_BYTES {
+            let message = format!(
+                "bad_words can contain at most {MAX_BAD_WORDS} texts of together \
+                 {MAX_BAD_WORDS_BYTES} bytes, got {} of {bytes}.",
+                words.len()
+            );
+            return Err(ApiError::bad_request(message).at("bad_words"));
+        }
         let mut sequences: Vec<Vec<u32>> = Vec::new();
         for word in words {
             if word.trim_start().is_empty() {
@@ -186,6 +253,20 @@ impl ServedModel {
             sequences.extend(differs.then_some(spaced));
         }
         Ok(sequences)
+    }
+}
+
+// === impl Families ===
+
+impl Families {
+    /// As the settings say, else as the chat template shows.
+    fn of(card: &ModelCard, settings: ModelSettings) -> Self {
+        let templates = card.templates.as_ref();
+        let shows = |text: &str| templates.is_some_and(|templates| templates.contain(text));
+        Self {
+            tools: settings.tools.or(|| ToolFamily::recognize(shows)),
+            reasoning: settings.reasoning.or(|| ReasoningFamily::recognize(shows)),
+        }
     }
 }
 

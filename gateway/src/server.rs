@@ -1,6 +1,6 @@
 //! The front door: which path goes where, and the loop that takes connections.
 //!
-//! A new endpoint is one row in [`router`].
+//! A new endpoint is one row in [`rows`] and one in `openapi`.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use axum::{
     http::HeaderValue,
     middleware::{self, Next},
     response::Response,
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -31,6 +31,7 @@ use crate::{
     connection::StallGuard,
     error,
     ingress::context::RequestContext,
+    openapi,
     routes::{chat, completions, models, probes, tokenize},
     state::Gateway,
 };
@@ -44,21 +45,30 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// Wait after a failed accept (no file handles left, mostly), so that it is not tried in a circle.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Every path.
+/// Every path with its methods, but for the description's page. What is here and not described in
+/// `openapi` fails a test, and so does the reverse.
+pub(crate) fn rows() -> Vec<(&'static str, MethodRouter<Arc<Gateway>>)> {
+    vec![
+        ("/v1/completions", post(completions::create)),
+        ("/v1/chat/completions", post(chat::create)),
+        ("/v1/models", get(models::list)),
+        ("/v1/models/{*id}", get(models::one)),
+        ("/tokenize", post(tokenize::tokenize)),
+        ("/detokenize", post(tokenize::detokenize)),
+        ("/health", get(probes::health)),
+        ("/ping", get(probes::ping).post(probes::ping)),
+        ("/version", get(probes::version)),
+        ("/load", get(probes::load)),
+        ("/metrics", get(probes::metrics)),
+        ("/openapi.json", get(openapi::document)),
+    ]
+}
+
+/// All of them, behind what every request passes.
 pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
     let keys = ApiKeys::new(&gateway.config.api_keys);
-    Router::new()
-        .route("/v1/completions", post(completions::create))
-        .route("/v1/chat/completions", post(chat::create))
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{*id}", get(models::one))
-        .route("/tokenize", post(tokenize::tokenize))
-        .route("/detokenize", post(tokenize::detokenize))
-        .route("/health", get(probes::health))
-        .route("/ping", get(probes::health).post(probes::health))
-        .route("/version", get(probes::version))
-        .route("/load", get(probes::load))
-        .route("/metrics", get(probes::metrics))
+    let rows = rows().into_iter().fold(Router::new(), |all, (path, row)| all.route(path, row));
+    rows.merge(openapi::page())
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(middleware::from_fn_with_state(keys, auth::guard))

@@ -6,6 +6,7 @@ use troupe_runtime::model::source::HubCache;
 
 use crate::{
     admission::{Admission, Permit},
+    body::BodyLimits,
     config::GatewayConfig,
     egress::{answer::Deltas, execution::execute},
     error::ApiError,
@@ -15,7 +16,7 @@ use crate::{
         seeds::Seeds,
     },
     metrics::{Meter, Metrics},
-    model::Models,
+    model::{ModelSettings, Models},
     placement::directory::Directory,
 };
 
@@ -23,6 +24,7 @@ use crate::{
 pub(crate) struct Gateway {
     pub(crate) config: GatewayConfig,
     pub(crate) admission: Admission,
+    pub(crate) bodies: BodyLimits,
     pub(crate) directory: Arc<Directory>,
     pub(crate) models: Arc<Models>,
     pub(crate) metrics: Arc<Metrics>,
@@ -32,10 +34,16 @@ pub(crate) struct Gateway {
 impl Gateway {
     pub(crate) fn new(config: GatewayConfig) -> Self {
         let hub: HubCache = config.hub.clone();
+        let settings = ModelSettings {
+            max_logprobs: config.max_logprobs,
+            tools: config.tool_call_parser,
+            reasoning: config.reasoning_parser,
+        };
         Self {
             admission: Admission::new(config.max_requests),
+            bodies: BodyLimits::new(config.max_body_bytes, config.max_bodies_bytes),
             directory: Arc::new(Directory::new()),
-            models: Arc::new(Models::new(config.tokenizers, hub)),
+            models: Arc::new(Models::new(config.tokenizers, hub, settings)),
             metrics: Arc::new(Metrics::new()),
             seeds: Arc::new(Seeds::new(config.seed)),
             config,

@@ -1,9 +1,12 @@
 //! Arguments that several commands share.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+};
 
 use clap::Args;
-use troupe_gateway::GatewayConfig;
+use troupe_gateway::{GatewayConfig, ParserChoice, ReasoningFamily, ToolFamily};
 use troupe_runtime::spec::EngineFlags;
 
 use crate::stack::{self, identity};
@@ -62,6 +65,9 @@ pub(crate) struct EngineArgs {
     /// Threads per device [default: the machine's, divided by its devices].
     #[arg(long, value_name = "N")]
     threads: Option<u32>,
+    /// Which of the CPU's kernel paths to take, for tests and comparisons: all give the same bits.
+    #[arg(long, hide = true, value_parser = ["avx512", "avx2", "portable", "reference"])]
+    cpu_path: Option<String>,
     /// The least time that a stage takes for a step, in milliseconds: a slow device, for tests.
     #[arg(long, hide = true, value_name = "MS")]
     stage_time_min_ms: Option<u32>,
@@ -104,6 +110,7 @@ impl EngineArgs {
             },
             speculative_config: self.speculative_config.clone(),
             threads: self.threads,
+            cpu_path: self.cpu_path.clone(),
             stage_time_min_ms: self.stage_time_min_ms,
         }
     }
@@ -121,14 +128,47 @@ pub(crate) struct HttpArgs {
     /// A key that clients must show as `Authorization: Bearer KEY`; may be given several times.
     #[arg(long, value_name = "KEY")]
     pub(crate) api_key: Vec<String>,
+    /// Most alternatives that a request may ask for per token; -1 allows the whole vocabulary.
+    #[arg(long, value_name = "COUNT", default_value_t = 20, allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i64).range(-1..=i64::from(u32::MAX)))]
+    max_logprobs: i64,
+    /// How models write tool calls: auto (as their chat templates show), none, hermes, llama3_json,
+    /// mistral, pythonic or qwen3_coder.
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    tool_call_parser: ParserChoice<ToolFamily>,
+    /// How models mark reasoning: auto (as their chat templates show), none, deepseek_r1, mistral
+    /// or qwen3.
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    reasoning_parser: ParserChoice<ReasoningFamily>,
+    /// Taken as vLLM's flag is; tool calls are read in any case if it is known how.
+    #[arg(long)]
+    enable_auto_tool_choice: bool,
 }
 
 impl HttpArgs {
+    /// For this process alone: a free port of the loopback address, and one key.
+    pub(crate) fn loopback(key: String) -> Self {
+        Self {
+            host: Ipv4Addr::LOCALHOST.into(),
+            port: 0,
+            api_key: vec![key],
+            max_logprobs: 20,
+            tool_call_parser: ParserChoice::Auto,
+            reasoning_parser: ParserChoice::Auto,
+            enable_auto_tool_choice: false,
+        }
+    }
+
     /// A gateway that serves like this, and finds models as this process does.
     pub(crate) fn config(&self) -> GatewayConfig {
         let mut config = GatewayConfig::new((self.host, self.port).into());
         config.api_keys.clone_from(&self.api_key);
         config.hub = stack::hub();
+        config.max_logprobs = u32::try_from(self.max_logprobs).ok();
+        config.tool_call_parser = self.tool_call_parser;
+        config.reasoning_parser = self.reasoning_parser;
+        // Calls are read whenever a family is known, so there is nothing to enable.
+        let _ = self.enable_auto_tool_choice;
         config
     }
 }

@@ -1,15 +1,16 @@
 //! `troupe chat`: talk to a served model, with tokens per second at the end of each answer.
 
-use std::io::{BufRead, Write};
+use std::{
+    io::{BufRead, Write},
+    time::Duration,
+};
 
 use clap::Args;
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{Failure, say};
-use crate::stack::http::HttpClient;
+use crate::client::{answer::whole, events::Events, http::HttpClient};
 
 /// Talk to a served model.
 #[derive(Args, Debug)]
@@ -39,7 +40,11 @@ impl Chat {
         let client = HttpClient::new(&self.url, self.api_key.clone());
         let model = match self.model.clone() {
             Some(model) => model,
-            None => first_model(&client).await?,
+            None => {
+                let models = client.models().await.map_err(Failure::run)?;
+                let first = models.into_iter().next();
+                first.ok_or_else(|| Failure::run("the server serves no model yet"))?.0
+            }
         };
         let mut messages = Vec::new();
         if let Some(system) = &self.system {
@@ -82,53 +87,33 @@ impl Chat {
             .send("/v1/chat/completions", Some(body.to_string()))
             .await
             .map_err(Failure::run)?;
-        let status = response.status();
-        if !status.is_success() {
-            let body = response.into_body().collect().await.map(|body| body.to_bytes());
-            let text = body.map(|body| String::from_utf8_lossy(&body).into_owned());
-            return Err(Failure::run(format!("{status}: {}", text.unwrap_or_default())));
+        if !response.status().is_success() {
+            let answer = whole(response).await.map_err(Failure::run)?;
+            return Err(Failure::run(answer.complaint()));
         }
-        let answer = print_stream(response.into_body(), began).await?;
+        let answer = print_stream(Events::new(response.into_body()), began).await?;
         messages.push(json!({"role": "assistant", "content": answer}));
         Ok(())
     }
 }
 
-async fn first_model(client: &HttpClient) -> Result<String, Failure> {
-    let (status, body) = client.get("/v1/models").await.map_err(Failure::run)?;
-    let models: Value = serde_json::from_slice(&body).unwrap_or_default();
-    models
-        .pointer("/data/0/id")
-        .and_then(Value::as_str)
-        .map(str::to_owned)
-        .ok_or_else(|| Failure::run(format!("the server serves no model yet (status {status})")))
-}
-
 /// Prints an answer as it comes and says how fast it came.
-async fn print_stream(mut body: Incoming, began: Instant) -> Result<String, Failure> {
+async fn print_stream(mut events: Events, began: Instant) -> Result<String, Failure> {
     let mut first = None;
     let mut answer = String::new();
     let mut tokens = 0;
-    let mut pending = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|error| Failure::run(format!("the answer broke off: {error}")))?;
-        let Some(data) = frame.data_ref() else { continue };
-        pending.extend_from_slice(data);
-        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = pending.drain(..=end).collect();
-            let Some(event) = event(&line) else { continue };
-            if let Some(error) = event.pointer("/error/message").and_then(Value::as_str) {
-                return Err(Failure::run(error));
-            }
-            if let Some(text) = event.pointer("/choices/0/delta/content").and_then(Value::as_str) {
-                first.get_or_insert_with(|| began.elapsed());
-                write_out(text);
-                answer.push_str(text);
-            }
-            if let Some(count) = event.pointer("/usage/completion_tokens").and_then(Value::as_u64) {
-                tokens = count;
-            }
+    while let Some(data) = events.next(PATIENCE).await.map_err(Failure::run)? {
+        let Ok(event) = serde_json::from_slice::<Value>(&data) else { continue };
+        if let Some(error) = event.pointer("/error/message").and_then(Value::as_str) {
+            return Err(Failure::run(error));
+        }
+        if let Some(text) = event.pointer("/choices/0/delta/content").and_then(Value::as_str) {
+            first.get_or_insert_with(|| began.elapsed());
+            write_out(text);
+            answer.push_str(text);
+        }
+        if let Some(count) = event.pointer("/usage/completion_tokens").and_then(Value::as_u64) {
+            tokens = count;
         }
     }
     write_out("\n");
@@ -140,10 +125,6 @@ async fn print_stream(mut body: Incoming, began: Instant) -> Result<String, Fail
         tokens.saturating_sub(1) as f64 / decode
     ));
     Ok(answer)
-}
-
-fn event(line: &[u8]) -> Option<Value> {
-    serde_json::from_slice(line.strip_prefix(b"data: ")?).ok()
 }
 
 fn read_line() -> Option<String> {
@@ -159,3 +140,6 @@ fn write_out(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
+
+/// A server that lives says something every 10 s.
+const PATIENCE: Duration = Duration::from_secs(120);

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use troupe_gateway::GatewayConfig;
 use troupe_runtime::{shutdown::shutdown, transport::PeerRole};
 
 use super::{
@@ -12,9 +11,10 @@ use super::{
     say,
 };
 use crate::stack::{
-    self, asked_to_end,
+    asked_to_end,
     identity::{self, DataDir},
-    roles::{self, Membership},
+    membership::Membership,
+    roles::{self, GatewayPlace},
 };
 
 /// Serve the HTTP API in front of a cluster.
@@ -43,15 +43,15 @@ impl GatewayCommand {
         let (me, _) = dir.identity(PeerRole::Gateway, &authority)?;
         let membership = Membership::etcd(&self.cluster.etcd, &authority).await?;
         let (link, _threads) = roles::quic(&me, (self.cluster.listen, 0).into())?;
-        let mut config = GatewayConfig::new((self.http.host, self.http.port).into());
-        config.api_keys.clone_from(&self.http.api_key);
-        config.hub = stack::hub();
+        let place = GatewayPlace { id: me.name().node, host: self.cluster.listen };
+        let config = self.http.config();
         let (owner, listener) = shutdown();
-        let mut gateway = roles::gateway(&membership, config, link, listener).await?;
+        let mut gateway = roles::gateway(&membership, config, place, link, listener).await?;
         say(&format!("gateway on http://{}", gateway.address()));
         asked_to_end().await;
         owner.begin();
         gateway.wait().await;
+        let _ = membership.lease.revoke().await;
         Ok(())
     }
 }

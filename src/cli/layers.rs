@@ -43,9 +43,12 @@ fn layered(
         .find_map(|arg| command.find_subcommand(arg))
         .map(|chosen| chosen.get_name().to_owned());
     let Some(chosen) = chosen else { return Ok((command, Settings::default())) };
+    // `bench` has commands of its own.
+    let below = command.find_subcommand(&chosen).into_iter().flat_map(Command::get_subcommands);
     let names: Vec<String> = command
         .find_subcommand(&chosen)
         .into_iter()
+        .chain(below)
         .chain([&command])
         .flat_map(Command::get_arguments)
         .filter(|arg| matches!(arg.get_action(), ArgAction::Set | ArgAction::Append))
@@ -67,9 +70,9 @@ fn layered(
             None => arg,
         }
     };
-    let command = command
-        .mut_args(with_default)
-        .mut_subcommand(&chosen, |command| command.mut_args(with_default));
+    let command = command.mut_args(with_default).mut_subcommand(&chosen, |command| {
+        command.mut_args(with_default).mut_subcommands(|below| below.mut_args(with_default))
+    });
     Ok((command, settings))
 }
 
@@ -150,6 +153,17 @@ mod tests {
         assert_eq!(port(&line, variable), Ok(Some("7002".into())));
         let line = format!("{line} --port 7003 -tp 2");
         assert_eq!(port(&line, variable), Ok(Some("7003".into())));
+    }
+
+    #[test]
+    fn commands_of_a_command_have_layers_too() {
+        let variable = |name: &str| (name == "TROUPE_PORT").then(|| "7002".to_owned());
+        let args = ["troupe", "bench", "serve"].map(OsString::from);
+        let (command, _) = layered(&args, variable).expect("it can be read");
+        let matches = command.try_get_matches_from(args).expect("it can be parsed");
+        let below = matches.subcommand().and_then(|(_, bench)| bench.subcommand());
+        let port = below.and_then(|(_, serve)| serve.get_one::<u16>("port"));
+        assert_eq!(port, Some(&7002));
     }
 
     #[test]

@@ -11,7 +11,6 @@ use tokio::{
     sync::mpsc,
 };
 use troupe_actors::{
-    leader::observe::Observer,
     member::{
         actor::{Member, MemberArgs, MemberMsg},
         checkpoint::Checkpoints,
@@ -67,7 +66,6 @@ async fn live(
         identity: identity.name().clone(),
         node: say,
         models: Arc::new(Checkpoints { hub: stack::hub(), cores, progress: None }),
-        observer: Observer::default(),
     };
     let (member, mut ended) =
         Actor::spawn(None, Member, args).await.map_err(|error| Failure::run(error.to_string()))?;

@@ -4,19 +4,26 @@
 //! that cannot work (nothing was started).
 
 mod args;
+mod batch;
+mod bench;
 mod chat;
+mod failure;
 mod gateway;
 pub(crate) mod layers;
 mod logging;
 mod member;
 mod node;
+pub(crate) mod progress;
+mod run;
 mod serve;
 mod up;
 
-use std::{fmt, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use troupe_runtime::telemetry;
+
+pub(crate) use failure::{Failure, say};
 
 /// Serves large language models on plain machines.
 ///
@@ -47,32 +54,25 @@ enum Command {
     Gateway(gateway::GatewayCommand),
     /// Talk to a served model.
     Chat(chat::Chat),
+    /// Generate for a file of prompts, without a server.
+    Run(Box<run::Run>),
+    /// Answer an OpenAI batch file.
+    Batch(Box<batch::Batch>),
+    /// Put load on a server and measure.
+    Bench(bench::Bench),
     /// One member of a group: started by its node, never by a person.
     #[command(hide = true)]
     Member,
 }
 
-/// A failure with its exit code.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    code: u8,
-    message: String,
-}
-
-impl Failure {
-    /// Arguments, model or configuration cannot work; nothing was started.
-    pub(crate) fn usage(message: impl fmt::Display) -> Self {
-        Self { code: 2, message: message.to_string() }
-    }
-
-    /// It failed while running.
-    pub(crate) fn run(message: impl fmt::Display) -> Self {
-        Self { code: 1, message: message.to_string() }
-    }
-
-    /// A usage failure with all its causes.
-    pub(crate) fn of(error: &dyn std::error::Error) -> Self {
-        Self::usage(troupe_runtime::error::chain(error))
+impl Command {
+    /// What is logged unless said otherwise. Commands that end by themselves have a progress bar
+    /// instead of a running account.
+    fn log_filter(&self) -> &'static str {
+        match self {
+            Self::Run(_) | Self::Batch(_) | Self::Bench(_) | Self::Chat(_) => "warn",
+            _ => "info",
+        }
     }
 }
 
@@ -93,8 +93,10 @@ fn start(cli: Cli) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::run(format!("cannot start threads: {error}")))?;
     // Held to the end, so that the last spans are sent.
-    let _telemetry = telemetry::init(&cli.logging.config()).map_err(|error| Failure::of(&error))?;
-    let logging = cli.logging.args();
+    let filter = cli.command.log_filter();
+    let config = cli.logging.config(filter);
+    let _telemetry = telemetry::init(&config).map_err(|error| Failure::of(&error))?;
+    let logging = cli.logging.args(filter);
     runtime.block_on(async {
         match cli.command {
             Command::Serve(serve) => serve.run(logging).await,
@@ -102,13 +104,10 @@ fn start(cli: Cli) -> Result<(), Failure> {
             Command::Node(node) => node.run(logging).await,
             Command::Gateway(gateway) => gateway.run().await,
             Command::Chat(chat) => chat.run().await,
+            Command::Run(run) => run.run(logging).await,
+            Command::Batch(batch) => batch.run(logging).await,
+            Command::Bench(bench) => bench.run().await,
             Command::Member => member::run().await,
         }
     })
-}
-
-/// Says something to the person at the terminal. Logs have their own way.
-#[expect(clippy::print_stderr, reason = "this is the one place that speaks to the terminal")]
-pub(crate) fn say(text: &str) {
-    eprintln!("{text}");
 }

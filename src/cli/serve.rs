@@ -5,6 +5,7 @@
 //! are processes that speak QUIC with each other, as on several hosts.
 
 use std::{
+    net::Ipv4Addr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -14,19 +15,22 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tempfile::TempDir;
 use tokio::time::Instant;
 use troupe_actors::{
-    controller::desired::{self, launch},
+    controller::{
+        actor::ControllerMsg,
+        desired::{self, launch},
+    },
     member::{
         checkpoint::{Checkpoints, RankProgress},
         load::Models,
     },
-    node::actor::Spawn,
+    node::actor::{NodeMsg, Spawn},
 };
 use troupe_gateway::GatewayConfig;
 use troupe_runtime::{
+    actor::Owned,
     discovery::directory::{Launch, MemberPer},
     id::NodeId,
-    shutdown::shutdown,
-    telemetry::metrics::Metrics,
+    shutdown::{ShutdownOwner, shutdown},
     transport::{Link, PeerRole, TransportRuntime},
 };
 use uuid::Uuid;
@@ -36,11 +40,14 @@ use super::{
     args::{EngineArgs, HttpArgs},
     say,
 };
-use crate::stack::{
-    self, asked_to_end, declare,
-    http::HttpClient,
-    identity::{self, DataDir},
-    roles::{self, HostOffer, Membership},
+use crate::{
+    client::http::HttpClient,
+    stack::{
+        self, asked_to_end, declare,
+        identity::{self, DataDir},
+        membership::Membership,
+        roles::{self, GatewayPlace, HostOffer, RunningGateway},
+    },
 };
 
 /// Serve one model on this machine.
@@ -49,9 +56,16 @@ pub(crate) struct Serve {
     /// A folder, file:// URI, or a name on the hub (org/name) that is in the local cache.
     model: String,
     #[command(flatten)]
-    engine: EngineArgs,
+    how: LaunchArgs,
     #[command(flatten)]
     pub(crate) http: HttpArgs,
+}
+
+/// How a model is run on this machine alone.
+#[derive(Args, Debug)]
+pub(crate) struct LaunchArgs {
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Run each stage in a process of its own, over QUIC.
     #[arg(long)]
     stage_processes: bool,
@@ -63,7 +77,14 @@ pub(crate) struct Serve {
 impl Serve {
     /// Serves until the process is asked to end; its members log as `logging` says.
     pub(crate) async fn run(self: Box<Self>, logging: Vec<String>) -> Result<(), Failure> {
-        let mut launch = launch(self.model.clone(), self.model.clone(), self.engine.flags());
+        serve(self.how.launch(&self.model), &self.http, logging).await
+    }
+}
+
+impl LaunchArgs {
+    /// What starts `model` so.
+    pub(crate) fn launch(&self, model: &str) -> Launch {
+        let mut launch = launch(model.to_owned(), model.to_owned(), self.engine.flags());
         launch.tensor_parallel = self.engine.tensor_parallel_size;
         launch.pipeline_parallel = self.engine.pipeline_parallel_size;
         launch.member_per = match (self.stage_processes, self.rank_processes) {
@@ -71,73 +92,109 @@ impl Serve {
             (_, true) => MemberPer::Rank,
             (false, false) => MemberPer::Host,
         };
-        serve(launch, &self.http, logging).await
+        launch
     }
 }
 
 /// Serves one launch on this machine until the process is asked to end.
 pub(crate) async fn serve(
-    mut launch: Launch,
+    launch: Launch,
     http: &HttpArgs,
     logging: Vec<String>,
 ) -> Result<(), Failure> {
     let began = Instant::now();
-    let hub = stack::hub();
-    let metrics = Metrics::new();
-    let bar = Bar::new(launch.tensor_parallel * launch.pipeline_parallel);
-    let models =
-        Checkpoints { hub: hub.clone(), cores: stack::cores(), progress: Some(bar.progress()) };
-    // What cannot work is said before anything is started.
-    models.prepare(&launch).map_err(Failure::usage)?;
-    launch.model_uri = absolute(&launch.model_uri);
-    let place = Place::new(&launch, Arc::new(models), &metrics, logging)?;
-
-    let membership = Membership::embedded().await?;
-    let (owner, listener) = shutdown();
-    let mut config = GatewayConfig::new((http.host, http.port).into());
-    config.api_keys.clone_from(&http.api_key);
-    config.hub = hub;
-    config.seed = launch.flags.seed;
-    if place.in_process {
-        config.more_metrics = Some(Arc::new(move || metrics.render()));
-    }
-    let mut gateway = roles::gateway(&membership, config, place.link.clone(), listener).await?;
-    let offer = HostOffer {
-        id: place.id,
-        name: identity::host_name(),
-        devices: devices(&launch),
-        data_dir: None,
-    };
-    let mut node = roles::node(&membership, offer, place.spawn.clone()).await?;
-    let mut controller = roles::controller(&membership).await?;
-    let document = desired::declare("model", 1, &launch);
-    declare::declare(&membership.registry, &membership.keys, document).await?;
-
-    tokio::select! {
-        ready = declare::until_ready(
-            &membership.registry, &membership.keys, "default", "model",
-        ) => ready?,
+    let name = launch.flags.served_model_name.first().unwrap_or(&launch.model_name).clone();
+    let mut running = tokio::select! {
+        running = Local::start(launch, http.config(), logging) => running?,
         () = asked_to_end() => return Ok(()),
-    }
-    bar.finish();
-    let port = gateway.address().port();
+    };
     let key = http.api_key.first().cloned();
-    let client = HttpClient::new(&format!("http://{}", local(http, port)), key.clone());
+    let url = format!("http://{}", local(http, running.port()));
+    let client = HttpClient::new(&url, key.clone());
     client.until_healthy(Duration::from_secs(30)).await;
-    announce(&launch, &format!("http://{}", local(http, port)), key.is_some(), began);
+    announce(&name, &url, key.is_some(), began);
 
     tokio::select! {
         () = asked_to_end() => say("stopping: requests in flight are finished first"),
-        () = node.ended() => return Err(Failure::run("the node has ended")),
-        () = controller.ended() => return Err(Failure::run("the controller has ended")),
-        () = gateway.wait() => return Err(Failure::run("the gateway has ended")),
+        failure = running.ended() => return Err(failure),
     }
-    owner.begin();
     tokio::select! {
-        () = gateway.wait() => {}
+        () = running.drain() => {}
         () = asked_to_end() => say("stopping at once"),
     }
     Ok(())
+}
+
+/// One model, served from within this process: a store, a controller, a node with its members, and
+/// a gateway. Dropping it ends it at once.
+pub(crate) struct Local {
+    // In the order in which they go.
+    controller: Owned<ControllerMsg>,
+    node: Owned<NodeMsg>,
+    gateway: RunningGateway,
+    owner: ShutdownOwner,
+    _membership: Membership,
+    _place: Place,
+}
+
+impl Local {
+    /// Starts it behind a gateway of this configuration; returns once the model is loaded.
+    pub(crate) async fn start(
+        mut launch: Launch,
+        mut config: GatewayConfig,
+        logging: Vec<String>,
+    ) -> Result<Self, Failure> {
+        let bar = Bar::new(launch.tensor_parallel * launch.pipeline_parallel);
+        let models = Checkpoints {
+            hub: stack::hub(),
+            cores: stack::cores(),
+            progress: Some(bar.progress()),
+        };
+        // What cannot work is said before anything is started.
+        models.prepare(&launch).map_err(Failure::usage)?;
+        launch.model_uri = absolute(&launch.model_uri);
+        let place = Place::new(&launch, Arc::new(models), logging)?;
+
+        let membership = Membership::embedded().await?;
+        let (owner, listener) = shutdown();
+        config.seed = launch.flags.seed;
+        let here = GatewayPlace { id: NodeId(Uuid::now_v7()), host: Ipv4Addr::LOCALHOST.into() };
+        let link = place.link.clone();
+        let gateway = roles::gateway(&membership, config, here, link, listener).await?;
+        let offer = HostOffer {
+            id: place.id,
+            name: identity::host_name(),
+            devices: devices(&launch),
+            data_dir: None,
+        };
+        let node = roles::node(&membership, offer, place.spawn.clone()).await?;
+        let controller = roles::controller(&membership).await?;
+        let document = desired::declare("model", 1, &launch);
+        declare::declare(&membership.registry, &membership.keys, document).await?;
+        declare::until_ready(&membership.registry, &membership.keys, "default", "model").await?;
+        bar.finish();
+        Ok(Self { controller, node, gateway, owner, _membership: membership, _place: place })
+    }
+
+    /// The port that its gateway listens on.
+    pub(crate) fn port(&self) -> u16 {
+        self.gateway.address().port()
+    }
+
+    /// Returns if a part of it ends, which none does by itself, with which.
+    pub(crate) async fn ended(&mut self) -> Failure {
+        tokio::select! {
+            () = self.node.ended() => Failure::run("the node has ended"),
+            () = self.controller.ended() => Failure::run("the controller has ended"),
+            () = self.gateway.wait() => Failure::run("the gateway has ended"),
+        }
+    }
+
+    /// Takes no new requests, and returns when those in flight are finished.
+    async fn drain(&mut self) {
+        self.owner.begin();
+        self.gateway.wait().await;
+    }
 }
 
 /// Where the members live, and how the gateway reaches them.
@@ -145,7 +202,6 @@ struct Place {
     id: NodeId,
     link: Arc<dyn Link>,
     spawn: Arc<dyn Spawn>,
-    in_process: bool,
     /// The link's threads and the certificates' folder, for members that are processes.
     _held: Option<(TransportRuntime, DataDir, TempDir)>,
 }
@@ -154,14 +210,12 @@ impl Place {
     fn new(
         launch: &Launch,
         models: Arc<dyn Models>,
-        metrics: &Metrics,
         logging: Vec<String>,
     ) -> Result<Self, Failure> {
         if launch.member_per == MemberPer::Host {
             let id = NodeId(Uuid::now_v7());
-            let served = launch.flags.served_model_name.first().unwrap_or(&launch.model_name);
-            let (link, spawn) = roles::inside(id, models, metrics, served);
-            return Ok(Self { id, link, spawn, in_process: true, _held: None });
+            let (link, spawn) = roles::inside(id, models);
+            return Ok(Self { id, link, spawn, _held: None });
         }
         let folder = tempfile::Builder::new()
             .prefix("troupe-")
@@ -171,11 +225,11 @@ impl Place {
         let authority = dir.authority("local")?;
         let (node, node_dir) = dir.identity(PeerRole::Node, &authority)?;
         let (control, _) = dir.identity(PeerRole::Control, &authority)?;
-        let loopback = std::net::Ipv4Addr::LOCALHOST;
+        let loopback = Ipv4Addr::LOCALHOST;
         let (link, threads) = roles::quic(&control, (loopback, 0).into())?;
         let spawn = roles::processes(loopback.into(), node_dir, "local", logging, devices(launch))?;
         let id = node.name().node;
-        Ok(Self { id, link, spawn, in_process: false, _held: Some((threads, dir, folder)) })
+        Ok(Self { id, link, spawn, _held: Some((threads, dir, folder)) })
     }
 }
 
@@ -230,8 +284,7 @@ fn local(http: &HttpArgs, port: u16) -> String {
     std::net::SocketAddr::from((http.host, port)).to_string()
 }
 
-fn announce(launch: &Launch, url: &str, has_key: bool, began: Instant) {
-    let name = launch.flags.served_model_name.first().unwrap_or(&launch.model_name);
+fn announce(name: &str, url: &str, has_key: bool, began: Instant) {
     let key = if has_key { " -H \"Authorization: Bearer $TROUPE_API_KEY\"" } else { "" };
     say(&format!(
         "Troupe serves {name} on {url} after {:.2} s. Ask it something:\n\n  \

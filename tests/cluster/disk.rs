@@ -39,7 +39,7 @@ fn a_data_directory_that_was_full_can_be_used_once_there_is_room() {
     let Some(disk) = Disk::new() else { return };
     // The first ends before its CA is whole, the second goes on to look for etcd.
     let twice = "{ \"$@\"; mount -o remount,size=1m,nr_inodes=100 none \"$0\"; exec \"$@\"; }";
-    for room in ["nr_inodes=1", "size=4k"] {
+    for room in ["nr_inodes=1", "size=4k", "size=12k"] {
         let ended = disk.run(room, twice, &up(&disk.path()));
         check(&ended, &["No space left on device", "127.0.0.1:1"]);
     }

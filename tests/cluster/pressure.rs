@@ -15,8 +15,7 @@ use crate::{
 const REQUESTS: usize = 64;
 /// Two of the longest sequences and a half: 150 tokens of prompt and 48 of output in blocks of 16.
 const BLOCKS: &str = "32";
-const DRAFTS: &str =
-    r#"{"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1}"#;
+const DRAFTS: &str = r#"{"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1}"#;
 
 /// A way to run, and what has to be seen in it.
 struct Setting {

@@ -48,6 +48,17 @@ pub(crate) fn post(address: SocketAddr, path: &str, body: &Value) -> std::io::Re
     whole(open(address, &format!("POST {path} HTTP/1.1\r\n"), &body.to_string())?)
 }
 
+/// A POST of JSON with one more header, as `name: value`.
+pub(crate) fn post_with(
+    address: SocketAddr,
+    path: &str,
+    header: &str,
+    body: &Value,
+) -> std::io::Result<Answer> {
+    let head = format!("POST {path} HTTP/1.1\r\n{header}\r\n");
+    whole(open(address, &head, &body.to_string())?)
+}
+
 /// A POST of JSON whose answer is read event by event.
 pub(crate) fn stream(address: SocketAddr, path: &str, body: &Value) -> std::io::Result<Stream> {
     let head = format!("POST {path} HTTP/1.1\r\n");

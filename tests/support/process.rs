@@ -38,10 +38,17 @@ pub(crate) struct Ended {
 impl Troupe {
     /// `troupe` with these arguments, whatever the environment of whoever runs the tests.
     pub(crate) fn start<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Self {
+        Self::start_under(&[], args)
+    }
+
+    /// The same as the last arguments of another program, which is to become it.
+    fn start_under<S: AsRef<std::ffi::OsStr>>(program: &[&str], args: &[S]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let log = fs::File::create(folder.path().join("log")).expect("a log file");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_troupe"));
+        let mut words = program.iter().copied().chain([env!("CARGO_BIN_EXE_troupe")]);
+        let mut command = Command::new(words.next().expect("one word at least"));
         command
+            .args(words)
             .args(args)
             .env_remove("TROUPE_API_KEY")
             .env_remove("TROUPE_LOG")
@@ -58,7 +65,12 @@ impl Troupe {
 
     /// Runs a command that is expected to end by itself.
     pub(crate) fn run<S: AsRef<std::ffi::OsStr>>(args: &[S]) -> Ended {
-        let mut troupe = Self::start(args);
+        Self::run_under(&[], args)
+    }
+
+    /// The same as the last arguments of another program.
+    pub(crate) fn run_under<S: AsRef<std::ffi::OsStr>>(program: &[&str], args: &[S]) -> Ended {
+        let mut troupe = Self::start_under(program, args);
         let code = troupe.ended().code();
         Ended { code, log: troupe.log() }
     }

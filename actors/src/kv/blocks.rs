@@ -254,7 +254,8 @@ impl BlockPools {
 
     /// How the blocks of the fullest group are used.
     pub fn usage(&self) -> Usage {
-        let share = |usage: &Usage| u64::from(usage.held) * 1_000_000 / u64::from(usage.total.max(1));
+        let share =
+            |usage: &Usage| u64::from(usage.held) * 1_000_000 / u64::from(usage.total.max(1));
         self.groups.iter().map(Pool::usage).max_by_key(share).unwrap_or_default()
     }
 

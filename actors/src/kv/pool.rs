@@ -1,9 +1,9 @@
 //! The KV blocks of one group: who holds each, what it contains, and which is used next.
 //!
-//! A block is *held* by sequences (`refs` of them), *cached* if nobody holds it but its contents are
-//! known and can be found, or *free*. `free + held + cached == total` always. Contents are named by
-//! keys: the chained hash of a full block, and that of the partly filled one at a prompt's end.
-//! A block keeps its keys until it is given out for something else; that is what eviction is.
+//! A block is *held* by sequences (`refs` of them), *cached* if nobody holds it but its contents
+//! are known and can be found, or *free*. `free + held + cached == total` always. Contents are
+//! named by keys: the chained hash of a full block, and that of the partly filled one at a prompt's
+//! end. A block keeps its keys until it is given out for something else; that is what eviction is.
 
 use std::collections::BTreeMap;
 

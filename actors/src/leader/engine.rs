@@ -140,14 +140,7 @@ impl Engine {
         let (running, waiting) = self.scheduler.counts();
         let usage = self.scheduler.usage();
         let (steps, tokens) = (self.steps, self.tokens);
-        Load {
-            running,
-            waiting,
-            blocks_used: usage.held,
-            blocks_total: usage.total,
-            steps,
-            tokens,
-        }
+        Load { running, waiting, blocks_used: usage.held, blocks_total: usage.total, steps, tokens }
     }
 
     /// Steps planned and not done: while there are some, progress is owed.

@@ -16,6 +16,9 @@ use troupe_runtime::{
 use super::{engine::Observation, settings::EngineSettings};
 use crate::scheduler::Counters;
 
+/// One number of those that the engine's core counts.
+type CountOf = fn(&Counters) -> u64;
+
 /// One engine's counts.
 pub struct Observer {
     metrics: Metrics,
@@ -24,7 +27,7 @@ pub struct Observer {
     waiting: Gauge,
     waiting_for_room: Gauge,
     usage: Gauge,
-    totals: Vec<(Counter, fn(&Counters) -> u64)>,
+    totals: Vec<(Counter, CountOf)>,
     iteration_tokens: Histogram,
     queue_time: Histogram,
     prefill_time: Histogram,
@@ -127,7 +130,7 @@ impl Observer {
 }
 
 /// What the engine's core counts itself.
-const TOTALS: [(MetricName, fn(&Counters) -> u64); 7] = [
+const TOTALS: [(MetricName, CountOf); 7] = [
     (names::NUM_PREEMPTIONS, |counters| counters.preemptions),
     (names::PREFIX_CACHE_QUERIES, |counters| counters.prefix_queries),
     (names::PREFIX_CACHE_HITS, |counters| counters.prefix_hits),

@@ -152,7 +152,11 @@ impl Request {
     }
 
     /// Ends a choice that is to produce nothing: only its prompt was asked about.
-    pub(super) fn finish_without_token(&mut self, id: SequenceId, now: Duration) -> Option<Advance> {
+    pub(super) fn finish_without_token(
+        &mut self,
+        id: SequenceId,
+        now: Duration,
+    ) -> Option<Advance> {
         let at = self.choices.iter().position(|choice| choice.sequence == id)?;
         let mut choice = self.choices.remove(at);
         let position = choice.produced;
@@ -205,6 +209,7 @@ fn chunk(key: RequestKey, choice: &mut OpenChoice, position: u32) -> Chunk {
         tokens: Vec::new(),
         logprobs: Vec::new(),
         prompt_logprobs: std::mem::take(&mut choice.prompt_logprobs),
+        cached_tokens: choice.cached,
         finish: None,
     }
 }

@@ -100,6 +100,7 @@ impl MemberState {
                 epoch: self.args.launch.epoch,
                 limits: self.prepared.limits,
                 loader,
+                grammars: self.args.models.grammars(&self.prepared.launch),
                 pipes,
                 stages: self.parallel.pipeline,
                 stage_time_min: self.prepared.stage_time_min,

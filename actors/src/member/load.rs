@@ -10,8 +10,8 @@ use troupe_gpu::collective::Collective;
 use troupe_runtime::{
     discovery::directory::{GroupRecord, Launch},
     id::{Coordinate, Digest, EndpointId},
-    wire::status::Fingerprint,
     prefix,
+    wire::status::Fingerprint,
 };
 
 use crate::{

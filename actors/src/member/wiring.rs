@@ -27,9 +27,7 @@ use troupe_runtime::{
     },
 };
 
-use crate::{
-    group::layout::Parallel, leader::settings::steps_in_flight, worker::pipes::Pipes,
-};
+use crate::{group::layout::Parallel, leader::settings::steps_in_flight, worker::pipes::Pipes};
 
 /// Incoming lines, as the front door accepts them.
 pub type Desk = mpsc::Receiver<(BulkOpen, Stream)>;
@@ -312,7 +310,11 @@ mod tests {
         let out: BTreeSet<_> = plans.iter().flat_map(|plan| plan.outgoing.keys()).collect();
         let back: BTreeSet<_> = plans.iter().flat_map(|plan| &plan.incoming).collect();
         assert_eq!(out, back);
-        assert_eq!(out.len(), 6, "two activations, a collective each way, tokens back to two ranks");
+        assert_eq!(
+            out.len(),
+            6,
+            "two activations, a collective each way, tokens back to two ranks"
+        );
         assert!(plans[2].local_stages.contains(&1) && plans[0].local_stages.is_empty());
     }
 }

@@ -40,14 +40,20 @@ impl Scheduler {
     /// Who is to begin next, of those who can.
     fn next(&self, step: StepId) -> Option<SequenceId> {
         let ready = |id: &SequenceId| self.is_ready(*id, step);
-        let oldest = self.waiting.by_age().find(ready)?;
+        let oldest = || self.waiting.by_age().find(ready);
         let patience = PATIENCE * u64::from(self.limits.max_sequences);
-        let overdue = self.sequences.get(oldest).is_some_and(|sequence| {
-            self.counters.admissions - sequence.waits_since >= patience
-        });
+        // Not the oldest: one that is preempted again and again begins to wait anew each time, and
+        // must not stand before one that has waited all the while.
+        let overdue = || {
+            let id = self.waiting.by_wait().find(ready)?;
+            let since = self.sequences.get(id)?.waits_since;
+            (self.counters.admissions - since >= patience).then_some(id)
+        };
         match self.limits.policy {
-            Policy::Priority if !overdue => self.waiting.by_priority().find(ready),
-            Policy::Lpm if !overdue && self.waiting.len() <= LPM_MOST => {
+            Policy::Fcfs => oldest(),
+            Policy::Priority => overdue().or_else(|| self.waiting.by_priority().find(ready)),
+            Policy::Lpm if self.waiting.len() > LPM_MOST => overdue().or_else(oldest),
+            Policy::Lpm => overdue().or_else(|| {
                 let found = |id: &SequenceId| {
                     let sequence = self.sequences.get(*id);
                     sequence.map_or(0, |sequence| self.look_up(sequence, step).positions)
@@ -55,8 +61,7 @@ impl Scheduler {
                 // The first of equals: ids ascend with age, so the reversed id breaks ties.
                 let ready = self.waiting.by_age().filter(ready);
                 ready.max_by_key(|id| (found(id), std::cmp::Reverse(*id)))
-            }
-            Policy::Fcfs | Policy::Priority | Policy::Lpm => Some(oldest),
+            }),
         }
     }
 
@@ -85,7 +90,7 @@ impl Scheduler {
     fn admit(&mut self, id: SequenceId, hit: &Hit, count: u32, draft: &mut Draft) {
         let Some(sequence) = self.sequences.get_mut(id) else { return };
         let step = draft.plan.step;
-        self.waiting.remove(sequence.spec.priority, id);
+        self.waiting.remove(sequence.place(id));
         self.running.push(id);
         self.counters.admissions += 1;
         // The whole of it was found to fit, so take the whole now: nothing else may have it.

@@ -19,6 +19,8 @@ pub(super) struct Draft {
     pub(super) tokens_left: u32,
     pub(super) sequences_left: u32,
     preempted_any: bool,
+    /// Which of the running list is looked at next.
+    at: usize,
 }
 
 /// How early the next step of a sequence may be planned whose last token is not known.
@@ -44,6 +46,7 @@ impl Scheduler {
             tokens_left: self.limits.max_batched_tokens,
             sequences_left: self.share_of_a_step(),
             preempted_any: false,
+            at: 0,
         };
         self.add_running(&mut draft, Ahead::InTime);
         if !draft.preempted_any {
@@ -70,14 +73,12 @@ impl Scheduler {
     }
 
     fn add_running(&mut self, draft: &mut Draft, ahead: Ahead) {
-        // A victim that stood earlier in the list (priorities) moves the rest up, and one sequence is
-        // passed over until the next step.
-        let mut at = 0;
-        while let Some(&id) = self.running.get(at) {
+        draft.at = 0;
+        while let Some(&id) = self.running.get(draft.at) {
             if draft.tokens_left == 0 || draft.sequences_left == 0 {
                 return;
             }
-            at += 1;
+            draft.at += 1;
             let Some(sequence) = self.sequences.get(id) else { continue };
             let count = self.positions(sequence, draft, ahead);
             if count == 0 {
@@ -152,8 +153,7 @@ impl Scheduler {
                 return false;
             }
             let Some(victim) = self.victim(draft.plan.step) else { return false };
-            self.preempt(victim);
-            draft.preempted_any = true;
+            self.preempt(victim, draft);
             if victim == id {
                 return false;
             }
@@ -170,7 +170,8 @@ impl Scheduler {
             .map(|(id, _)| id)
     }
 
-    fn preempt(&mut self, id: SequenceId) {
+    fn preempt(&mut self, id: SequenceId, draft: &mut Draft) {
+        let Some(at) = self.running.iter().position(|running| *running == id) else { return };
         let Some(sequence) = self.sequences.get_mut(id) else { return };
         let fence = (sequence.in_flight > 0).then_some(sequence.last_step);
         self.pools.release(&mut sequence.tables, fence, self.limits.prefix_caching);
@@ -180,8 +181,12 @@ impl Scheduler {
             self.preempted.push(id);
         }
         self.counters.preemptions += 1;
-        self.running.retain(|running| *running != id);
-        self.waiting.insert(sequence.spec.priority, id);
+        self.running.remove(at);
+        // Who comes next in the list is still next, also if this one stood earlier: passed over,
+        // the only one that can run would leave the step empty, and nothing would ever ask again.
+        draft.at -= usize::from(at < draft.at);
+        draft.preempted_any = true;
+        self.waiting.insert(sequence.place(id));
     }
 
     fn put_running(&mut self, id: SequenceId, count: u32, drafts: Vec<u32>, draft: &mut Draft) {

@@ -8,9 +8,9 @@
 //! later, mostly out of the prefix cache. The oldest is never a victim of a younger one, so it
 //! always gets on.
 //!
-//! `computed` advances when a step is planned, not when it is done, so that the next step is planned
-//! at once: a token that is not known yet is a placeholder, which the workers fill. With several
-//! stages, sequences spread over the steps in flight so that every stage has work.
+//! `computed` advances when a step is planned, not when it is done, so that the next step is
+//! planned at once: a token that is not known yet is a placeholder, which the workers fill. With
+//! several stages, sequences spread over the steps in flight so that every stage has work.
 //!
 //! - [`scheduler`]: the queues, and what results change
 //! - [`compose`]: the next step: running sequences

@@ -11,7 +11,7 @@ use super::{
     arena::Arena,
     ngram::NgramSettings,
     sequence::{Sequence, SequenceSpec},
-    waiting::{Policy, Waiting},
+    waiting::{Place, Policy, Waiting},
 };
 use crate::kv::{blocks::BlockPools, pool::Usage};
 
@@ -119,11 +119,11 @@ impl Scheduler {
 
     /// Puts a sequence into the queue.
     pub fn add(&mut self, spec: SequenceSpec) -> SequenceId {
-        let priority = spec.priority;
         let mut sequence = Sequence::new(spec, self.pools.tables(), self.pools.block_size());
         sequence.waits_since = self.counters.admissions;
+        let place = sequence.place(SequenceId(0));
         let id = self.sequences.insert(sequence);
-        self.waiting.insert(priority, id);
+        self.waiting.insert(Place { id, ..place });
         id
     }
 
@@ -221,7 +221,7 @@ impl Scheduler {
 
     fn end(&mut self, id: SequenceId, keep: bool) {
         let Some(mut sequence) = self.sequences.remove(id) else { return };
-        self.waiting.remove(sequence.spec.priority, id);
+        self.waiting.remove(sequence.place(id));
         self.running.retain(|running| *running != id);
         self.preempted.retain(|preempted| *preempted != id);
         let fence = (sequence.in_flight > 0).then_some(sequence.last_step);
@@ -280,7 +280,8 @@ impl Scheduler {
             }
             let steps = self.in_flight.values().flatten().filter(|held| held.id == id).count();
             if steps != sequence.in_flight as usize {
-                return Err(format!("sequence {id} is in {steps} steps, not {}", sequence.in_flight));
+                let noted = sequence.in_flight;
+                return Err(format!("sequence {id} is in {steps} steps, {noted} are noted"));
             }
         }
         Ok(())

@@ -9,6 +9,7 @@ use troupe_runtime::{
     },
 };
 
+use super::waiting::Place;
 use crate::kv::{
     blocks::{BlockTables, PrefixKeys},
     pool::BlockKey,
@@ -190,6 +191,11 @@ impl Sequence {
             self.last_sampling = step;
         }
         Span { computed, count, sample }
+    }
+
+    /// Where it stands among those that wait.
+    pub(super) fn place(&self, id: SequenceId) -> Place {
+        Place { priority: self.spec.priority, since: self.waits_since, id }
     }
 
     /// Tokens that the workers lack; afterwards they have them.

@@ -27,11 +27,23 @@ pub(super) const PATIENCE: u64 = 8;
 /// Above so many waiting, looking for prefixes costs more than it brings: first come, first served.
 pub(super) const LPM_MOST: usize = 128;
 
+/// What decides whose turn a waiting sequence's is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// Lower is sooner.
+    pub(super) priority: i32,
+    /// Admissions that there had been when it began to wait.
+    pub(super) since: u64,
+    /// Ascends with age.
+    pub(super) id: SequenceId,
+}
+
 /// Waiting sequences.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Waiting {
     by_rank: BTreeSet<(i32, SequenceId)>,
     by_age: BTreeSet<SequenceId>,
+    by_wait: BTreeSet<(u64, SequenceId)>,
 }
 
 impl Waiting {
@@ -47,14 +59,16 @@ impl Waiting {
         self.by_age.contains(&id)
     }
 
-    pub(super) fn insert(&mut self, priority: i32, id: SequenceId) {
+    pub(super) fn insert(&mut self, Place { priority, since, id }: Place) {
         self.by_rank.insert((priority, id));
         self.by_age.insert(id);
+        self.by_wait.insert((since, id));
     }
 
-    pub(super) fn remove(&mut self, priority: i32, id: SequenceId) {
+    pub(super) fn remove(&mut self, Place { priority, since, id }: Place) {
         self.by_rank.remove(&(priority, id));
         self.by_age.remove(&id);
+        self.by_wait.remove(&(since, id));
     }
 
     /// By arrival.
@@ -65,5 +79,10 @@ impl Waiting {
     /// By priority, then arrival.
     pub(super) fn by_priority(&self) -> impl Iterator<Item = SequenceId> + '_ {
         self.by_rank.iter().map(|(_, id)| *id)
+    }
+
+    /// Who has waited longest first; a preempted sequence begins anew.
+    pub(super) fn by_wait(&self) -> impl Iterator<Item = SequenceId> + '_ {
+        self.by_wait.iter().map(|(_, id)| *id)
     }
 }

@@ -29,6 +29,7 @@ use troupe_runtime::{
 };
 
 use super::{
+    grammar::{self, GrammarSource, Grammars},
     mirror::Mirror,
     pipes::Pipes,
     tokens::{self, SampledAt, TokenFeed},
@@ -69,6 +70,8 @@ pub struct Device {
     pub limits: EngineLimits,
     /// Makes the executor.
     pub loader: Loader,
+    /// Makes what grammars are compiled with, where tokens are sampled.
+    pub grammars: Option<GrammarSource>,
     /// To the other ranks.
     pub pipes: Pipes,
     /// Pipeline stages of its group.
@@ -108,6 +111,8 @@ impl Device {
         let mut mirror = Mirror::new(self.epoch, self.limits.block_size);
         let depth = steps_in_flight(self.stages);
         let mut feed = self.pipes.tokens_in.take().map(|line| TokenFeed::new(line, depth));
+        let samples = self.rank.stage + 1 == self.stages && self.rank.tp == 0;
+        let mut grammars = Grammars::new(self.grammars.take().filter(|_| samples));
         let mut idle_since = Instant::now();
         // The channel ends when the owner is gone: then so is this thread.
         while let Ok(command) = commands.recv() {
@@ -117,8 +122,13 @@ impl Device {
                     if let Some(feed) = &mut feed {
                         mirror.learn(&feed.take(&plan, NEIGHBOUR_DEADLINE)?);
                     }
-                    let progress =
-                        self.step(&plan, executor.as_mut(), &mut mirror, idle_since, tell)?;
+                    let began_waiting = std::mem::replace(&mut idle_since, Instant::now());
+                    if samples {
+                        grammars.begin(&plan);
+                    }
+                    let state = (&mut mirror, &mut grammars);
+                    let mut progress = self.step(&plan, executor.as_mut(), state, tell)?;
+                    progress.idle_us += micros(idle_since - began_waiting);
                     idle_since = Instant::now();
                     tell(DeviceEvent::Progress(progress));
                 }
@@ -131,11 +141,11 @@ impl Device {
         &mut self,
         plan: &StepPlan,
         executor: &mut dyn Executor,
-        mirror: &mut Mirror,
-        idle_since: Instant,
+        (mirror, grammars): (&mut Mirror, &mut Grammars),
         tell: &dyn Fn(DeviceEvent),
     ) -> Result<Progress, DeviceError> {
         let _in = self.trace(plan).entered();
+        let applied = Instant::now();
         let batch = mirror.apply(plan).map_err(DeviceError::Contract)?;
         let input = self.take_input(plan.step)?;
         let began = Instant::now();
@@ -147,7 +157,8 @@ impl Device {
                     mirror.drop_drafts(plan);
                 }
                 StageOutput::Logits(logits) if self.rank.tp == 0 => {
-                    let (result, sampled) = sample(plan, &batch, executor, mirror, logits)?;
+                    let (result, sampled) =
+                        sample(plan, &batch, executor, (mirror, grammars), logits)?;
                     self.take_at_least(began);
                     mirror.drop_drafts(plan);
                     mirror.learn(&sampled);
@@ -164,7 +175,7 @@ impl Device {
             rank: self.rank,
             step: plan.step,
             compute_us: micros(began.elapsed()),
-            idle_us: micros(began - idle_since),
+            idle_us: micros(began - applied),
         })
     }
 
@@ -235,11 +246,17 @@ fn sample(
     plan: &StepPlan,
     batch: &StepBatch,
     executor: &mut dyn Executor,
-    mirror: &Mirror,
+    (mirror, grammars): (&Mirror, &mut Grammars),
     logits: Logits,
 ) -> Result<(StepResult, Vec<SampledAt>), DeviceError> {
-    let requests = mirror.requests(plan, batch);
-    let sampled = executor.sample(logits, &requests)?;
+    let mut requests = mirror.requests(plan, batch);
+    // Made on the host while the device still computes the logits.
+    let allowed = grammars.masks(&requests);
+    for (request, allowed) in requests.iter_mut().zip(&allowed) {
+        request.mask = allowed.mask();
+    }
+    let mut sampled = executor.sample(logits, &requests)?;
+    grammar::fail(&allowed, &mut sampled);
     let (outcomes, told) = Mirror::outcomes(&requests, sampled);
     Ok((StepResult { epoch: plan.epoch, step: plan.step, outcomes, compute_us: 0 }, told))
 }

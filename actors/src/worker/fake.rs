@@ -72,7 +72,11 @@ impl FakeExecutor {
 
     /// Computes all rows. A sequence may begin with blocks that another one writes in this very
     /// step, so whoever does not depend on one that is still to come goes first.
-    fn compute(&mut self, batch: &StepBatch, given: Option<&[Row]>) -> Result<Vec<Row>, DeviceError> {
+    fn compute(
+        &mut self,
+        batch: &StepBatch,
+        given: Option<&[Row]>,
+    ) -> Result<Vec<Row>, DeviceError> {
         let mut rows = vec![(0, 0); batch.tokens.len()];
         let mut left: Vec<&BatchSequence> = batch.sequences.iter().collect();
         let mut unwritten = BTreeSet::new();
@@ -102,7 +106,7 @@ impl FakeExecutor {
                     let now = see(seen, token);
                     if given.is_some_and(|given| given[row].0 != now) {
                         return Err(DeviceError::Contract(format!(
-                            "{}: sequence {} differs from the previous stage at position {position}",
+                            "{}: sequence {} is not what the previous stage saw at {position}",
                             self.coordinate, entry.sequence
                         )));
                     }

@@ -4,12 +4,14 @@
 //!   for it, and what its answers come to (pure)
 //! - [`device`]: the device thread: receive, forward, send or sample
 //! - [`pipes`]: what connects a rank to the others; [`tokens`]: sampled tokens on their way
+//! - [`grammar`]: which tokens may be chosen where an output's form is prescribed
 //! - [`actor`]: owns the thread, reports its end
 //! - [`fake`]: an executor without tensors, for tests and simulation
 
 pub mod actor;
 pub mod device;
 pub mod fake;
+pub mod grammar;
 pub mod mirror;
 pub mod pipes;
 pub mod tokens;

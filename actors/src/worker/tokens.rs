@@ -43,9 +43,8 @@ pub fn tell(
     if senders.is_empty() {
         return Ok(());
     }
-    let bytes: Bytes = sampled.iter().flat_map(|sampled| words(sampled).map(u32::to_le_bytes))
-        .flatten()
-        .collect();
+    let bytes: Bytes =
+        sampled.iter().flat_map(|sampled| words(sampled).map(u32::to_le_bytes)).flatten().collect();
     let header = TensorHeader {
         step,
         index: 0,
@@ -55,9 +54,9 @@ pub fn tell(
         dtype: WireDtype::U32,
     };
     for sender in senders {
-        sender
-            .send(header, bytes.clone())
-            .map_err(|error| DeviceError::Collective(format!("tokens to the first stage: {error}")))?;
+        sender.send(header, bytes.clone()).map_err(|error| {
+            DeviceError::Collective(format!("tokens to the first stage: {error}"))
+        })?;
     }
     Ok(())
 }

@@ -57,8 +57,7 @@ impl Mirror {
             let mut outcome = outcome(answer);
             let mut at = request.tokens.len();
             // The further requests of the same sequence hold the draft that this answer must equal.
-            while let Some((next, answer)) =
-                answers.next_if(|(next, _)| next.sequence == sequence)
+            while let Some((next, answer)) = answers.next_if(|(next, _)| next.sequence == sequence)
             {
                 if let Outcome::Tokens(tokens) = &mut outcome
                     && tokens.tokens.last() == next.tokens.last()
@@ -79,7 +78,11 @@ impl Mirror {
                 // A position is below the model's context, which is a u32.
                 let first = request.tokens.len() as u32;
                 let positions = (first..).zip(&tokens.tokens);
-                told.extend(positions.map(|(position, &token)| SampledAt { sequence, position, token }));
+                told.extend(positions.map(|(position, &token)| SampledAt {
+                    sequence,
+                    position,
+                    token,
+                }));
             }
             results.push(SequenceResult { sequence, outcome });
         }

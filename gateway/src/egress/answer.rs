@@ -15,8 +15,12 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::time::Instant;
 
-use super::{shape::Shape, stream::Delta};
-use crate::{admission::Permit, error::ApiError, openai::common::Usage};
+use super::{pace::Pace, shape::Shape, stream::Delta};
+use crate::{
+    admission::Permit,
+    error::ApiError,
+    openai::common::{PromptTokensDetails, Usage},
+};
 
 /// Between comments that say that the stream lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -31,8 +35,8 @@ pub(crate) struct Telling {
     pub(crate) stream: bool,
     pub(crate) include_usage: bool,
     pub(crate) continuous_usage: bool,
-    /// Whether to say how much of the prompt was cached.
-    pub(crate) cached_details: bool,
+    /// Tokens per event.
+    pub(crate) interval: u32,
 }
 
 /// Everything that an answer is made from.
@@ -62,6 +66,7 @@ struct Tally {
 struct Events<S> {
     shape: S,
     tally: Tally,
+    pace: Pace,
     merged: Merged,
     /// Read before the headers were sent.
     first: Option<(usize, Result<Delta, ApiError>)>,
@@ -81,6 +86,7 @@ impl<S: Shape> Answer<S> {
         }
         let mut events = Events {
             shape: self.shape,
+            pace: Pace::new(tally.telling.interval, tally.output_tokens.len()),
             tally,
             merged,
             first: None,
@@ -123,15 +129,6 @@ fn event_stream(body: Body) -> Response {
     response
 }
 
-// === impl Telling ===
-
-impl Telling {
-    /// Whether to say how much of the prompt was cached, which the server's settings decide.
-    pub(crate) fn with_details(self, cached_details: bool) -> Self {
-        Self { cached_details, ..self }
-    }
-}
-
 // === impl Events ===
 
 impl<S: Shape> Events<S> {
@@ -156,10 +153,10 @@ impl<S: Shape> Events<S> {
                     }
                 },
             };
-            self.alive_at = Instant::now() + KEEP_ALIVE;
             let mut bytes = Vec::new();
             let more = self.write(next, &mut bytes);
             if !more || !bytes.is_empty() {
+                self.alive_at = Instant::now() + KEEP_ALIVE;
                 return (bytes.into(), more);
             }
         }
@@ -169,13 +166,15 @@ impl<S: Shape> Events<S> {
         match next {
             Some((prompt, Ok(delta))) => {
                 let index = self.tally.count(prompt, &delta);
-                let usage = self.tally.running(prompt, index);
-                for event in self.shape.events(index, delta, usage) {
-                    write_event(out, &event);
+                if let Some(delta) = self.pace.push(index, delta) {
+                    self.tell(index, delta, out);
                 }
                 return true;
             }
             Some((_, Err(error))) => {
+                for (index, delta) in self.pace.rest() {
+                    self.tell(index, delta, out);
+                }
                 tracing::info!(%error, "stream ends with an error");
                 write_event(out, &super::shape::json(&error.body()));
             }
@@ -186,6 +185,13 @@ impl<S: Shape> Events<S> {
         }
         write_event(out, b"[DONE]");
         false
+    }
+
+    fn tell(&mut self, index: u32, delta: Delta, out: &mut Vec<u8>) {
+        let usage = self.tally.running(index);
+        for event in self.shape.events(index, delta, usage) {
+            write_event(out, &event);
+        }
     }
 }
 
@@ -221,22 +227,21 @@ impl Tally {
     }
 
     /// One choice's usage so far, if it was asked for.
-    fn running(&self, prompt: usize, index: u32) -> Option<Usage> {
+    fn running(&self, index: u32) -> Option<Usage> {
         let output = self.output_tokens[index as usize];
-        let usage = Usage::new(self.prompt_tokens[prompt].into(), output.into());
+        let prompt = self.prompt_tokens[(index / self.n) as usize];
+        let usage = Usage::new(prompt.into(), output.into());
         self.telling.continuous_usage.then_some(usage)
     }
 
     /// The whole answer's.
     fn total(&self) -> Usage {
         let sum = |counts: &[u32]| counts.iter().map(|count| u64::from(*count)).sum();
-        let mut usage = Usage::new(sum(&self.prompt_tokens), sum(&self.output_tokens));
-        if self.telling.cached_details {
-            let cached_tokens = sum(&self.cached_tokens);
-            let details = crate::openai::common::PromptTokensDetails { cached_tokens };
-            usage.prompt_tokens_details = Some(details);
+        let cached_tokens = sum(&self.cached_tokens);
+        Usage {
+            prompt_tokens_details: Some(PromptTokensDetails { cached_tokens }),
+            ..Usage::new(sum(&self.prompt_tokens), sum(&self.output_tokens))
         }
-        usage
     }
 }
 
@@ -278,8 +283,7 @@ mod tests {
     }
 
     async fn respond(stream: bool, deltas: Vec<Deltas>) -> Result<String, ApiError> {
-        let telling =
-            Telling { stream, include_usage: true, continuous_usage: false, cached_details: false };
+        let telling = Telling { stream, include_usage: true, continuous_usage: false, interval: 1 };
         let permit = Admission::new(1).admit()?;
         let prompt_tokens = vec![10; deltas.len()];
         let answer = Answer { shape: Plain, telling, n: 1, prompt_tokens, deltas, permit };

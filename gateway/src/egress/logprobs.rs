@@ -64,9 +64,7 @@ impl TokenNames {
         for (token, logprob) in logprobs.top.iter().take(self.top) {
             map.entry(self.name(*token)).or_insert(floor(*logprob).into());
         }
-        if self.top > 0 {
-            map.entry(self.name(logprobs.token)).or_insert(floor(logprobs.logprob).into());
-        }
+        map.entry(self.name(logprobs.token)).or_insert(floor(logprobs.logprob).into());
         map
     }
 

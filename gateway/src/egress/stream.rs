@@ -66,6 +66,7 @@ struct ChoiceState<D> {
     decoder: D,
     scanner: StopScanner,
     output: Vec<u32>,
+    cached_tokens: u32,
     begun: bool,
     over: bool,
 }
@@ -269,13 +270,15 @@ impl<D: Decode> StreamCore<D> {
 impl<D: Decode> ChoiceState<D> {
     fn new(decoder: D) -> Self {
         let scanner = StopScanner::default();
-        Self { decoder, scanner, output: Vec::new(), begun: false, over: false }
+        let output = Vec::new();
+        Self { decoder, scanner, output, cached_tokens: 0, begun: false, over: false }
     }
 
     /// Applies the next chunk.
     fn take(&mut self, options: &StreamOptions, chunk: Chunk) -> Delta {
         self.begun = true;
         let Chunk { choice, tokens, logprobs, prompt_logprobs, finish, .. } = chunk;
+        self.cached_tokens = chunk.cached_tokens;
         let mut delta = Delta { choice, prompt_logprobs, ..Delta::default() };
         if options.prompt_only {
             delta.end = Some(self.end(options, FinishReason::Length, None));
@@ -311,9 +314,8 @@ impl<D: Decode> ChoiceState<D> {
             return;
         }
         delta.text.push_str(&self.scanner.finish());
-        let mut end = self.end(options, finish.reason, finish.stop_token.map(StopReason::Token));
-        end.usage.cached_tokens = finish.usage.cached_tokens;
-        delta.end = Some(end);
+        let stop_reason = finish.stop_token.map(StopReason::Token);
+        delta.end = Some(self.end(options, finish.reason, stop_reason));
     }
 
     fn scan(
@@ -336,7 +338,7 @@ impl<D: Decode> ChoiceState<D> {
         self.over = true;
         let usage = Usage {
             prompt_tokens: options.prompt_tokens,
-            cached_tokens: 0,
+            cached_tokens: self.cached_tokens,
             completion_tokens: self.output.len() as u32,
         };
         End { reason, stop_reason, usage }

@@ -84,6 +84,7 @@ impl Rig {
             tokens: tokens(text),
             logprobs: vec![],
             prompt_logprobs: vec![],
+            cached_tokens: 2,
             finish: reason.map(|reason| Finished { reason, stop_token: None, usage }),
         };
         self.event(Event::Down(GenerateDown::Chunk(chunk)))
@@ -206,6 +207,7 @@ fn chunks_of_older_attempts_are_dropped() {
         tokens: tokens("z"),
         logprobs: vec![],
         prompt_logprobs: vec![],
+        cached_tokens: 0,
         finish: None,
     };
     rig.fails(ErrorKind::Overloaded);

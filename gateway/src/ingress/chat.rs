@@ -7,11 +7,14 @@ use serde_json::{Map, Value};
 
 use super::{
     context::RequestContext,
-    messages, options,
+    grammar, messages, options,
     prepared::{Prepared, PreparedPrompt},
+    reply::{self, Wanted},
     sizing::Sizing,
+    tools,
 };
 use crate::{
+    egress::{message::MessageRules, parse::family::ToolTypes},
     error::ApiError,
     model::{Conversation, Served},
     openai::{chat::ChatRequest, common::Sampling},
@@ -29,6 +32,8 @@ pub(crate) struct PreparedChat {
     pub(crate) logprobs: Option<u32>,
     /// Alternatives to tell per prompt token.
     pub(crate) prompt_logprobs: Option<u32>,
+    /// How the answer is read and told.
+    pub(crate) rules: Arc<MessageRules>,
 }
 
 /// Checks everything, renders and tokenizes.
@@ -39,10 +44,16 @@ pub(crate) async fn prepare(
     context: &RequestContext,
 ) -> Result<PreparedChat, ApiError> {
     options::check_supported(asked)?;
-    check_tools(&request)?;
+    let choice = tools::choice(&request)?;
+    let one_call = request.parallel_tool_calls == Some(false);
     let model = Arc::clone(&served.model);
     let mut options = options::sampling(asked, model.side())?;
-    options.logprobs = top_logprobs(&request, model.vocab_size)?;
+    options.logprobs = top_logprobs(&request, model.side())?;
+    let given = request.tools.as_deref().unwrap_or_default();
+    let forced = tools::grammar(&choice, given, one_call)?;
+    options.grammar = grammar::settle(&served, asked, forced).await?;
+    let types = Arc::new(ToolTypes::of(given));
+    let include_reasoning = request.include_reasoning.unwrap_or(true);
     options.bad_words = model.bad_words(asked.bad_words.as_deref().unwrap_or_default())?;
     let (logprobs, prompt_logprobs) = (options.logprobs, options.prompt_logprobs);
     let n = options::choices(asked, options.temperature)?;
@@ -52,6 +63,8 @@ pub(crate) async fn prepare(
 
     let conversation = conversation(&mut request)?;
     let (role, last) = speaker(&conversation);
+    let begun = last.clone().filter(|_| conversation.continue_final_message);
+    let wanted = Wanted { choice, types, one_call, include_reasoning, begun };
     let special = asked.add_special_tokens.unwrap_or(false);
     let tokens = served.render(conversation, special).await?;
     let (default_max_tokens, prompt_only) = (None, false);
@@ -65,9 +78,12 @@ pub(crate) async fn prepare(
         prompt_only,
     };
     let prompt = sizing.prompt(tokens)?;
-    let shared = Prepared::new(served, asked, (n, stop), context, std::slice::from_ref(&prompt));
+    let rules = Arc::new(wanted.rules(&model, &prompt));
+    let mut shared =
+        Prepared::new(served, asked, (n, stop), context, std::slice::from_ref(&prompt));
+    shared.text.skip_special &= !reply::needs_special(&model, &rules);
     let echo = last.filter(|_| echo).unwrap_or_default();
-    Ok(PreparedChat { shared, prompt, role, echo, logprobs, prompt_logprobs })
+    Ok(PreparedChat { shared, prompt, role, echo, logprobs, prompt_logprobs, rules })
 }
 
 /// What the template is given.
@@ -117,53 +133,17 @@ fn speaker(conversation: &Conversation) -> (String, Option<String>) {
 }
 
 /// Alternatives per output token.
-fn top_logprobs(request: &ChatRequest, vocab_size: u32) -> Result<Option<u32>, ApiError> {
+fn top_logprobs(
+    request: &ChatRequest,
+    model: options::ModelSide<'_>,
+) -> Result<Option<u32>, ApiError> {
     let top = request.top_logprobs.unwrap_or(0);
     match (request.logprobs.unwrap_or(false), top) {
-        (true, top) => options::logprobs(top, vocab_size, "top_logprobs").map(Some),
+        (true, top) => options::logprobs(top, model, "top_logprobs").map(Some),
         (false, 0) => Ok(None),
         (false, _) => {
             let message = "when using `top_logprobs`, `logprobs` must be set to true.";
             Err(ApiError::bad_request(message).at("top_logprobs"))
-        }
-    }
-}
-
-/// Tools reach the template; a call that must be made needs constrained decoding.
-fn check_tools(request: &ChatRequest) -> Result<(), ApiError> {
-    if request.tools.as_ref().is_some_and(Vec::is_empty) {
-        let message = "`tools` must not be an empty array. Either provide at least one tool or \
-                       omit the field entirely.";
-        return Err(ApiError::bad_request(message).at("tools"));
-    }
-    let choice = match &request.tool_choice {
-        None | Some(Value::Null) => return Ok(()),
-        Some(Value::String(choice)) if choice == "none" => return Ok(()),
-        Some(choice) => choice,
-    };
-    let Some(tools) = &request.tools else {
-        let message = "When using `tool_choice`, `tools` must be set.";
-        return Err(ApiError::bad_request(message).at("tool_choice"));
-    };
-    let unsupported = || {
-        ApiError::not_implemented("A required tool call is not supported yet.").at("tool_choice")
-    };
-    match choice {
-        Value::String(choice) if choice == "auto" => Ok(()),
-        Value::String(choice) if choice == "required" => Err(unsupported()),
-        Value::Object(_) => {
-            let name = choice.pointer("/function/name");
-            let known = tools.iter().any(|tool| tool.pointer("/function/name") == name);
-            if name.is_some() && known {
-                return Err(unsupported());
-            }
-            let message =
-                "The tool specified in `tool_choice` does not match any of the specified `tools`";
-            Err(ApiError::bad_request(message).at("tool_choice"))
-        }
-        _ => {
-            let message = "`tool_choice` must be `none`, `auto`, `required` or a named tool.";
-            Err(ApiError::bad_request(message).at("tool_choice"))
         }
     }
 }

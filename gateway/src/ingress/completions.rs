@@ -7,7 +7,7 @@ use troupe_runtime::wire::generate::{MAX_CHOICES, SamplingOptions};
 
 use super::{
     context::RequestContext,
-    options,
+    grammar, options,
     prepared::{Prepared, PreparedPrompt},
     sizing::Sizing,
 };
@@ -52,7 +52,8 @@ pub(crate) async fn prepare(
     check_fields(&request)?;
     let model = Arc::clone(&served.model);
     let echo = request.echo.unwrap_or(false);
-    let (options, logprobs) = sampling(&model, asked, &request)?;
+    let (mut options, logprobs) = sampling(&model, asked, &request)?;
+    options.grammar = grammar::settle(&served, asked, None).await?;
     let prompt_logprobs = options.prompt_logprobs.filter(|_| asked.prompt_logprobs.is_some());
     let n = options::choices(asked, options.temperature)?;
     let stop = options::stop_rules(asked)?;
@@ -70,7 +71,8 @@ pub(crate) async fn prepare(
     for input in inputs {
         let (tokens, text) = match input {
             Input::Tokens(tokens) => (tokens, None),
-            Input::Text(text) => {
+            Input::Text(mut text) => {
+                sizing.shorten(&mut text);
                 let special = asked.add_special_tokens.unwrap_or(true);
                 let tokens = served.encode(text.clone(), special).await?;
                 (tokens, Some(text))
@@ -98,7 +100,7 @@ fn sampling(
 ) -> Result<(SamplingOptions, Option<u32>), ApiError> {
     let side = model.side();
     let mut options = options::sampling(asked, side)?;
-    let logprobs = request.logprobs.map(|k| options::logprobs(k, side.vocab_size, "logprobs"));
+    let logprobs = request.logprobs.map(|k| options::logprobs(k, side, "logprobs"));
     options.logprobs = logprobs.transpose()?;
     if request.echo == Some(true) {
         options.prompt_logprobs = options.prompt_logprobs.max(options.logprobs);
@@ -129,7 +131,7 @@ fn inputs(prompt: Option<Prompt>, n: u32) -> Result<Vec<Input>, ApiError> {
         Some(Prompt::Texts(texts)) => texts.into_iter().map(Input::Text).collect(),
         Some(Prompt::TokenLists(lists)) => lists.into_iter().map(Input::Tokens).collect(),
     };
-    if inputs.is_empty() {
+    if inputs.is_empty() || matches!(inputs.as_slice(), [Input::Text(text)] if text.is_empty()) {
         let message = "Either prompt or prompt_embeds must be provided and non-empty.";
         return Err(ApiError::bad_request(message).at("prompt"));
     }

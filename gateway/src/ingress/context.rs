@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::seeds::Seeds;
+use crate::error::ApiError;
 
 /// Longest id of a client's that is taken over; longer ones are replaced, not cut.
 const MAX_ID_BYTES: usize = 128;
@@ -16,6 +17,8 @@ const MAX_ID_BYTES: usize = 128;
 pub(crate) struct RequestContext {
     /// The client's `X-Request-Id`, or one of ours.
     pub(crate) id: String,
+    /// Whether it is the client's.
+    named: bool,
     /// W3C trace context, if the client sent one that is well-formed.
     pub(crate) traceparent: Option<String>,
     /// Where its seeds come from, if it has none of its own.
@@ -37,12 +40,27 @@ impl RequestContext {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let given = text("x-request-id").filter(|id| !id.is_empty() && id.len() <= MAX_ID_BYTES);
         Self {
+            named: given.is_some(),
             id: given.map_or_else(|| Uuid::now_v7().simple().to_string(), str::to_owned),
             traceparent: text("traceparent").filter(|text| well_formed(text)).map(str::to_owned),
             seeds,
             arrived: now,
             deadline: now + timeout,
         }
+    }
+
+    /// What the answer is called: as the header says, else as the body says, else as we say.
+    ///
+    /// # Errors
+    /// 400 for a name that is too long.
+    pub(crate) fn id_for<'a>(&'a self, asked: Option<&'a str>) -> Result<&'a str, ApiError> {
+        let asked = asked.filter(|id| !id.is_empty());
+        if let Some(id) = asked.filter(|id| id.len() > MAX_ID_BYTES) {
+            let message =
+                format!("request_id must have at most {MAX_ID_BYTES} bytes, got {}.", id.len());
+            return Err(ApiError::bad_request(message).at("request_id"));
+        }
+        Ok(asked.filter(|_| !self.named).unwrap_or(&self.id))
     }
 }
 
@@ -57,6 +75,22 @@ fn well_formed(traceparent: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_header_names_a_request_before_the_body_does() {
+        let seeds = Arc::new(Seeds::new(Some(1)));
+        let context = |headers: &HeaderMap| {
+            RequestContext::new(headers, Arc::clone(&seeds), Instant::now(), Duration::ZERO)
+        };
+        let plain = context(&HeaderMap::new());
+        assert_eq!(plain.id_for(Some("mine")), Ok("mine"));
+        assert_eq!(plain.id_for(Some("")), Ok(plain.id.as_str()));
+        assert_eq!(plain.id_for(None), Ok(plain.id.as_str()));
+        assert!(plain.id_for(Some(&"a".repeat(129))).is_err());
+        let mut headers = HeaderMap::new();
+        headers.insert("x-request-id", "header".parse().expect("a header"));
+        assert_eq!(context(&headers).id_for(Some("mine")), Ok("header"));
+    }
 
     #[test]
     fn a_trace_context_is_taken_only_if_well_formed() {

@@ -1,7 +1,7 @@
 //! How long prompt and output may be, and the texts that say so. Clients search these texts for
 //! `maximum context length`, so their wording is part of the interface.
 
-use crate::error::ApiError;
+use crate::{error::ApiError, openai::common::Side};
 
 /// Refuses a text that is certainly too long before it is tokenized: a cheap guard against a body
 /// that costs seconds to tokenize. No token has more than `chars_per_token` characters.
@@ -50,37 +50,53 @@ pub(crate) fn room(prompt: usize, max_model_len: u32, prompt_only: bool) -> Resu
     Ok((most - prompt) as u32)
 }
 
-/// Which of a prompt's tokens are kept.
-pub(crate) fn truncate(
-    tokens: &mut Vec<u32>,
-    keep: Option<i64>,
-    keep_left: bool,
+/// How many of a prompt's tokens are kept beside so many of output; -1 keeps what fits.
+pub(crate) fn keep(
+    asked: Option<i64>,
+    output: i64,
     max_model_len: u32,
-) -> Result<(), ApiError> {
-    let Some(keep) = keep else { return Ok(()) };
-    let most = i64::from(max_model_len);
-    let keep = match keep {
-        // What fits beside one output token.
-        -1 => most - 1,
+) -> Result<Option<usize>, ApiError> {
+    let Some(keep) = asked else { return Ok(None) };
+    // An output longer than the context is a mistake of its own, told elsewhere.
+    let most = i64::from(max_model_len).saturating_sub(output).max(1);
+    let message = match keep {
+        -1 => return Ok(Some(most as usize)),
         keep if keep < 1 => {
-            let message = format!("truncate_prompt_tokens must be at least 1 or -1, got {keep}.");
-            return Err(ApiError::bad_request(message).at("truncate_prompt_tokens"));
+            format!("truncate_prompt_tokens must be at least 1 or -1, got {keep}.")
         }
-        keep if keep > most => {
-            let message = format!(
-                "truncate_prompt_tokens value ({keep}) is greater than max_model_len ({most}). \
-                 Please, select a smaller truncation size."
-            );
-            return Err(ApiError::bad_request(message).at("truncate_prompt_tokens"));
-        }
-        keep => keep,
-    } as usize;
-    if keep_left {
-        tokens.truncate(keep);
-    } else {
-        tokens.drain(..tokens.len().saturating_sub(keep));
+        keep if keep > most => format!(
+            "truncate_prompt_tokens={keep} cannot be greater than max_model_len - max_tokens = \
+             {most}. Please request a smaller truncation size."
+        ),
+        keep => return Ok(Some(keep as usize)),
+    };
+    Err(ApiError::bad_request(message).at("truncate_prompt_tokens"))
+}
+
+/// Leaves `keep` tokens.
+pub(crate) fn truncate(tokens: &mut Vec<u32>, keep: usize, cut: Side) {
+    match cut {
+        Side::Left => drop(tokens.drain(..tokens.len().saturating_sub(keep))),
+        Side::Right => tokens.truncate(keep),
     }
-    Ok(())
+}
+
+/// Leaves `keep` characters.
+pub(crate) fn shorten(text: &mut String, keep: usize, cut: Side) {
+    if text.len() <= keep {
+        return;
+    }
+    match cut {
+        Side::Left => {
+            let mut starts = text.char_indices().rev().map(|(start, _)| start);
+            let start = keep.checked_sub(1).map_or(Some(text.len()), |last| starts.nth(last));
+            text.drain(..start.unwrap_or(0));
+        }
+        Side::Right => {
+            let end = text.char_indices().nth(keep).map_or(text.len(), |(end, _)| end);
+            text.truncate(end);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -105,15 +121,31 @@ mod tests {
     }
 
     #[test]
-    fn the_last_tokens_are_kept() {
-        let cut = |keep, left| {
-            let mut tokens = vec![1, 2, 3, 4];
-            truncate(&mut tokens, keep, left, 4).map(|()| tokens)
+    fn what_is_kept_leaves_room_for_the_output() {
+        assert_eq!(keep(None, 1, 4), Ok(None));
+        assert_eq!(keep(Some(2), 1, 4), Ok(Some(2)));
+        assert_eq!(keep(Some(-1), 1, 4), Ok(Some(3)));
+        assert_eq!(keep(Some(-1), 3, 4), Ok(Some(1)));
+        assert_eq!(keep(Some(-1), i64::MAX, 4), Ok(Some(1)));
+        assert_eq!(keep(Some(4), 0, 4), Ok(Some(4)));
+        for (asked, output) in [(0, 1), (-2, 1), (4, 1), (i64::MAX, 0), (i64::MIN, 0)] {
+            assert!(keep(Some(asked), output, 4).is_err(), "{asked}");
+        }
+    }
+
+    #[test]
+    fn the_side_says_what_goes() {
+        let cut = |keep, side| {
+            let (mut tokens, mut text) = (vec![1, 2, 3, 4], "aéîz".to_owned());
+            truncate(&mut tokens, keep, side);
+            shorten(&mut text, keep, side);
+            (tokens, text)
         };
-        assert_eq!(cut(None, false), Ok(vec![1, 2, 3, 4]));
-        assert_eq!(cut(Some(2), false), Ok(vec![3, 4]));
-        assert_eq!(cut(Some(2), true), Ok(vec![1, 2]));
-        assert_eq!(cut(Some(-1), false), Ok(vec![2, 3, 4]));
-        assert!(cut(Some(0), false).is_err() && cut(Some(5), false).is_err());
+        assert_eq!(cut(2, Side::Left), (vec![3, 4], "îz".to_owned()));
+        assert_eq!(cut(2, Side::Right), (vec![1, 2], "aé".to_owned()));
+        for side in [Side::Left, Side::Right] {
+            assert_eq!(cut(9, side), (vec![1, 2, 3, 4], "aéîz".to_owned()));
+            assert_eq!(cut(0, side), (vec![], String::new()));
+        }
     }
 }

@@ -33,6 +33,15 @@ fn one(place: &str, mut message: Map<String, Value>) -> Result<Value, ApiError> 
     if let Some(Value::Array(calls)) = message.get_mut("tool_calls") {
         calls.iter_mut().for_each(open_arguments);
     }
+    // What a message thought has two names; a template knows one of them.
+    for (name, other) in [("reasoning", "reasoning_content"), ("reasoning_content", "reasoning")] {
+        let thought = message.get(name).filter(|thought| thought.is_string()).cloned();
+        if let Some(thought) = thought
+            && message.get(other).is_none_or(Value::is_null)
+        {
+            message.insert(other.into(), thought);
+        }
+    }
     Ok(Value::Object(message))
 }
 
@@ -80,10 +89,40 @@ fn part_text(place: &str, part: &Map<String, Value>) -> Result<String, ApiError>
 /// `"{\"city\": \"Paris\"}"` becomes `{"city": "Paris"}`; what is no JSON stays as it is.
 fn open_arguments(call: &mut Value) {
     let Some(arguments) = call.pointer_mut("/function/arguments") else { return };
-    if let Value::String(text) = arguments
-        && let Ok(object @ Value::Object(_)) = serde_json::from_str(text)
-    {
+    let Value::String(text) = &*arguments else { return };
+    // A call without arguments may say so with an empty text.
+    let text = if text.trim().is_empty() { "{}" } else { text };
+    if let Ok(object @ Value::Object(_)) = serde_json::from_str(text) {
         *arguments = object;
+    }
+}
+
+/// The reverse for a whole conversation, for templates that put arguments together as text. Written
+/// as models write JSON, so that what a model said is found in the prefix cache.
+pub(crate) fn close_arguments(messages: &mut [Value]) {
+    let calls = messages.iter_mut().filter_map(|message| message.get_mut("tool_calls"));
+    for call in calls.filter_map(Value::as_array_mut).flatten() {
+        if let Some(arguments) = call.pointer_mut("/function/arguments")
+            && arguments.is_object()
+        {
+            *arguments = spaced(arguments).into();
+        }
+    }
+}
+
+/// JSON with a space behind each comma and colon.
+fn spaced(value: &Value) -> String {
+    let quoted = |text: &str| Value::from(text).to_string();
+    match value {
+        Value::Array(values) => {
+            let values: Vec<String> = values.iter().map(spaced).collect();
+            format!("[{}]", values.join(", "))
+        }
+        Value::Object(fields) => {
+            let fields = fields.iter().map(|(key, of)| format!("{}: {}", quoted(key), spaced(of)));
+            format!("{{{}}}", fields.collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
     }
 }
 
@@ -115,6 +154,27 @@ mod tests {
         assert_eq!(message.pointer("/tool_calls/0/function/arguments"), Some(&json!({"a": 1})));
         assert_eq!(message.pointer("/tool_calls/1/function/arguments"), Some(&json!("not json")));
         assert_eq!(message.get("content"), Some(&Value::Null));
+    }
+
+    #[test]
+    fn arguments_become_a_text_again() {
+        let text = "{\"a\": [1, {\"b\": \"c,d\"}], \"e\": {}}";
+        let call = json!({"function": {"name": "f", "arguments": text}});
+        let Ok(message) = normal(json!({"role": "assistant", "tool_calls": [call]})) else {
+            panic!("a good message")
+        };
+        let mut messages = [message];
+        close_arguments(&mut messages);
+        assert_eq!(messages[0].pointer("/tool_calls/0/function/arguments"), Some(&json!(text)));
+    }
+
+    #[test]
+    fn thought_has_both_names() {
+        let message = json!({"role": "assistant", "content": "a", "reasoning": "b"});
+        let message = normal(message).expect("a good message");
+        assert_eq!(message.get("reasoning_content"), Some(&json!("b")));
+        let message = json!({"role": "assistant", "content": "a", "reasoning_content": "b"});
+        assert_eq!(normal(message).expect("a good message").get("reasoning"), Some(&json!("b")));
     }
 
     #[test]

@@ -4,17 +4,22 @@
 //! - [`options`]: sampling options: defaults, ranges, the texts of mistakes
 //! - [`limits`]: how long prompt and output may be
 //! - [`completions`], [`chat`]: the two endpoints' own fields
+//! - [`grammar`]: what the output must match
 //! - [`seeds`]: for requests without one
 //! - [`sizing`]: a prompt with its room
 //! - [`messages`]: a conversation, made fit for a chat template
+//! - [`tools`]: which tools may or must be called; [`reply`]: how answers are to be read
 //! - [`context`]: what the HTTP request says beside its body
 
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod context;
+pub(crate) mod grammar;
 pub(crate) mod limits;
 pub(crate) mod messages;
 pub(crate) mod options;
 pub(crate) mod prepared;
+pub(crate) mod reply;
 pub(crate) mod seeds;
 pub(crate) mod sizing;
+pub(crate) mod tools;

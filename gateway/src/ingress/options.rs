@@ -12,18 +12,21 @@ use crate::{
     openai::common::{Sampling, StringOrList},
 };
 
-/// Most alternatives that may be asked for per token.
-pub(crate) const MAX_LOGPROBS: i64 = 20;
 /// Below this a temperature is 0.
 const GREEDY_BELOW: f64 = 1e-5;
 /// Most stop strings: each costs a search per token.
 const MAX_STOPS: usize = 64;
+/// Longest that they may be together, because a text that begins like one is compared again with
+/// every token.
+const MAX_STOPS_BYTES: usize = 16 << 10;
 
 /// What the model contributes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ModelSide<'a> {
     pub(crate) defaults: &'a GenerationConfig,
     pub(crate) vocab_size: u32,
+    /// Most alternatives that may be asked for per token.
+    pub(crate) max_logprobs: u32,
     pub(crate) eos_token_ids: &'a [u32],
 }
 
@@ -54,10 +57,10 @@ pub(crate) fn sampling(
         max_tokens: 0,
         min_tokens: 0,
         eos_token_ids: model.eos_token_ids.to_vec(),
-        stop_token_ids: asked.stop_token_ids.clone().unwrap_or_default(),
+        stop_token_ids: stop_token_ids(asked, model.vocab_size),
         ignore_eos: asked.ignore_eos.unwrap_or(false),
         logprobs: None,
-        prompt_logprobs: prompt_logprobs(asked, model.vocab_size)?,
+        prompt_logprobs: prompt_logprobs(asked, model)?,
         grammar: None,
     };
     Ok(options)
@@ -89,6 +92,11 @@ pub(crate) fn stop_rules(asked: &Sampling) -> Result<StopRules, ApiError> {
     if strings.len() > MAX_STOPS {
         let message =
             format!("stop can contain at most {MAX_STOPS} strings, got {}.", strings.len());
+        return Err(ApiError::bad_request(message).at("stop"));
+    }
+    let bytes: usize = strings.iter().map(String::len).sum();
+    if bytes > MAX_STOPS_BYTES {
+        let message = format!("stop can contain at most {MAX_STOPS_BYTES} bytes, got {bytes}.");
         return Err(ApiError::bad_request(message).at("stop"));
     }
     let include = asked.include_stop_str_in_output.unwrap_or(false);
@@ -138,12 +146,12 @@ pub(crate) fn min_tokens(asked: &Sampling, max_tokens: u32) -> Result<u32, ApiEr
 }
 
 /// How many alternatives per output token.
-pub(crate) fn logprobs(asked: i64, vocab_size: u32, param: &str) -> Result<u32, ApiError> {
+pub(crate) fn logprobs(asked: i64, model: ModelSide<'_>, param: &str) -> Result<u32, ApiError> {
     if asked < -1 {
         let message = format!("{param} must be non-negative or -1, got {asked}.");
         return Err(ApiError::bad_request(message).at(param));
     }
-    bounded_logprobs("sample logprobs", asked, vocab_size, param)
+    bounded_logprobs("sample logprobs", asked, model, param)
 }
 
 /// What must be refused because leaving it out would change the answer's meaning.
@@ -153,24 +161,21 @@ pub(crate) fn check_supported(asked: &Sampling) -> Result<(), ApiError> {
             ApiError::not_implemented("Beam search is not supported.").at("use_beam_search")
         );
     }
-    if asked.structured_outputs.is_some() {
-        return Err(ApiError::not_implemented("Structured outputs are not supported yet.")
-            .at("structured_outputs"));
+    if asked.logprob_token_ids.is_some() {
+        let message = "`logprob_token_ids` is not supported; use `logprobs`.";
+        return Err(ApiError::not_implemented(message).at("logprob_token_ids"));
     }
-    match asked.response_format.as_ref().map(|format| format.kind.as_str()) {
-        None | Some("text") => {}
-        Some("json_object" | "json_schema" | "structural_tag") => {
-            let message = "Only the response format `text` is supported yet.";
-            return Err(ApiError::not_implemented(message).at("response_format"));
-        }
-        Some(other) => {
-            let message = format!("Unknown response format `{other}`.");
-            return Err(ApiError::bad_request(message).at("response_format"));
-        }
+    if asked.repetition_detection.is_some() {
+        let message = "`repetition_detection` is not supported.";
+        return Err(ApiError::not_implemented(message).at("repetition_detection"));
     }
     if asked.stream_options.is_some() && asked.stream != Some(true) {
         let message = "Stream options can only be defined when `stream=True`.";
         return Err(ApiError::bad_request(message).at("stream_options"));
+    }
+    if let Some(interval) = asked.stream_interval.filter(|interval| *interval < 1) {
+        let message = format!("stream_interval must be at least 1, got {interval}.");
+        return Err(ApiError::bad_request(message).at("stream_interval"));
     }
     check_cache_salt(asked.cache_salt.as_deref())
 }
@@ -277,10 +282,24 @@ fn allowed(asked: &Sampling, vocab_size: u32) -> Result<Vec<u32>, ApiError> {
     if tokens.iter().any(|token| *token >= vocab_size) {
         return wrong("allowed_token_ids contains an out-of-vocab token id.");
     }
-    Ok(tokens.clone())
+    let mut tokens = tokens.clone();
+    tokens.sort_unstable();
+    tokens.dedup();
+    Ok(tokens)
 }
 
-fn prompt_logprobs(asked: &Sampling, vocab_size: u32) -> Result<Option<u32>, ApiError> {
+/// Tokens that do not exist never come, so they are left out: lists made for other models work.
+fn stop_token_ids(asked: &Sampling, vocab_size: u32) -> Vec<u32> {
+    let asked = asked.stop_token_ids.as_deref().unwrap_or_default();
+    let mut tokens: Vec<u32> =
+        asked.iter().copied().filter_map(|token| u32::try_from(token).ok()).collect();
+    tokens.retain(|token| *token < vocab_size);
+    tokens.sort_unstable();
+    tokens.dedup();
+    tokens
+}
+
+fn prompt_logprobs(asked: &Sampling, model: ModelSide<'_>) -> Result<Option<u32>, ApiError> {
     let Some(wanted) = asked.prompt_logprobs else { return Ok(None) };
     let param = "prompt_logprobs";
     if wanted < -1 {
@@ -291,15 +310,21 @@ fn prompt_logprobs(asked: &Sampling, vocab_size: u32) -> Result<Option<u32>, Api
         let message = "`prompt_logprobs` are not available when `stream=True`.";
         return Err(ApiError::bad_request(message).at(param));
     }
-    bounded_logprobs("prompt logprobs", wanted, vocab_size, param).map(Some)
+    bounded_logprobs("prompt logprobs", wanted, model, param).map(Some)
 }
 
-fn bounded_logprobs(what: &str, asked: i64, vocab_size: u32, param: &str) -> Result<u32, ApiError> {
-    let asked = if asked == -1 { i64::from(vocab_size) } else { asked };
-    if asked > MAX_LOGPROBS {
-        let message = format!(
-            "Requested {what} of {asked}, which is greater than max allowed: {MAX_LOGPROBS}"
-        );
+fn bounded_logprobs(
+    what: &str,
+    asked: i64,
+    model: ModelSide<'_>,
+    param: &str,
+) -> Result<u32, ApiError> {
+    let vocab_size = i64::from(model.vocab_size);
+    let asked = if asked == -1 { vocab_size } else { asked };
+    let most = model.max_logprobs;
+    if asked > i64::from(most) {
+        let message =
+            format!("Requested {what} of {asked}, which is greater than max allowed: {most}");
         return Err(ApiError::bad_request(message).at(param));
     }
     Ok(asked as u32)

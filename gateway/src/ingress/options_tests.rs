@@ -7,7 +7,10 @@ fn asked(text: &str) -> Sampling {
 }
 
 fn options(text: &str, defaults: &GenerationConfig) -> Result<SamplingOptions, ApiError> {
-    sampling(&asked(text), ModelSide { defaults, vocab_size: 100, eos_token_ids: &[7] })
+    sampling(
+        &asked(text),
+        ModelSide { defaults, vocab_size: 100, max_logprobs: 20, eos_token_ids: &[7] },
+    )
 }
 
 #[test]

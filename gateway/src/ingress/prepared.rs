@@ -61,17 +61,19 @@ impl Prepared {
         let usage = asked.stream_options.unwrap_or_default();
         let include_usage = usage.include_usage.unwrap_or(false);
         let continuous_usage = include_usage && usage.continuous_usage_stats.unwrap_or(false);
+        let interval = u32::try_from(asked.stream_interval.unwrap_or(1)).unwrap_or(u32::MAX);
         Self {
             served_name: served.name,
             model: served.model,
             n,
             text: TextOptions { skip_special: asked.skip_special_tokens.unwrap_or(true) },
             stop,
-            priority: asked.priority.unwrap_or(0),
+            // More than the wire holds means "as urgent, or as little, as can be".
+            priority: asked.priority.unwrap_or(0).clamp(i32::MIN.into(), i32::MAX.into()) as i32,
             cache_salt: asked.cache_salt.clone(),
             traceparent: context.traceparent.clone(),
             deadline: context.deadline,
-            telling: Telling { stream, include_usage, continuous_usage, cached_details: false },
+            telling: Telling { stream, include_usage, continuous_usage, interval },
         }
     }
 

@@ -20,7 +20,8 @@ use troupe_runtime::{
     },
 };
 
-use super::ServedModel;
+use super::{Families, ServedModel};
+use crate::egress::parse::family::{ParserChoice, ReasoningFamily, ToolFamily};
 
 /// Every model that is in use, by URI and tokenizer.
 pub(crate) struct Models {
@@ -29,6 +30,18 @@ pub(crate) struct Models {
     loading: tokio::sync::Mutex<()>,
     tokenizing: Arc<Semaphore>,
     hub: HubCache,
+    settings: ModelSettings,
+}
+
+/// What the server's settings say of every model.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ModelSettings {
+    /// Most alternatives told per token; `None` tells all.
+    pub(crate) max_logprobs: Option<u32>,
+    /// How tool calls are written.
+    pub(crate) tools: ParserChoice<ToolFamily>,
+    /// How reasoning is marked.
+    pub(crate) reasoning: ParserChoice<ReasoningFamily>,
 }
 
 /// Why a model's text side is not there.
@@ -50,9 +63,10 @@ pub(crate) enum LoadError {
 
 impl Models {
     /// None loaded; at most `tokenizers` texts are tokenized at a time.
-    pub(crate) fn new(tokenizers: usize, hub: HubCache) -> Self {
+    pub(crate) fn new(tokenizers: usize, hub: HubCache, settings: ModelSettings) -> Self {
         let tokenizing = Arc::new(Semaphore::new(tokenizers));
-        Self { loaded: Mutex::default(), loading: tokio::sync::Mutex::default(), tokenizing, hub }
+        let (loaded, loading) = (Mutex::default(), tokio::sync::Mutex::default());
+        Self { loaded, loading, tokenizing, hub, settings }
     }
 
     /// The text side of an endpoint's model.
@@ -77,10 +91,14 @@ impl Models {
 
     async fn load(&self, uri: &str) -> Result<ServedModel, LoadError> {
         let (hub, tokenizing) = (self.hub.clone(), Arc::clone(&self.tokenizing));
+        let settings = self.settings;
         let name = uri.to_owned();
         let load = move || {
             let card = ModelCard::load(&ModelSource::resolve(&name, &hub)?)?;
-            Ok(ServedModel::new(card, tokenizing))
+            let model = ServedModel::new(card, tokenizing, settings);
+            let Families { tools, reasoning } = model.families();
+            tracing::info!(model = name, ?tools, ?reasoning, "answers are read");
+            Ok(model)
         };
         let uri = uri.to_owned();
         match tokio::task::spawn_blocking(load).await {

@@ -2,14 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
-use super::common::{StopReason, Usage};
+use super::{
+    common::{StopReason, Usage},
+    tools::{ToolCall, ToolCallDelta},
+};
 
 /// The fields that only chat has.
-#[derive(Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(default)]
+#[derive(Deserialize, ToSchema, Clone, Debug, Default, PartialEq)]
 pub struct ChatRequest {
     /// The conversation. Kept as JSON, because templates read fields that no schema foresees.
+    #[schema(value_type = Vec<Object>, required = true)]
     pub messages: Option<Vec<Map<String, Value>>>,
     /// The modern name of `max_tokens`; wins over it.
     pub max_completion_tokens: Option<i64>,
@@ -19,8 +23,12 @@ pub struct ChatRequest {
     pub top_logprobs: Option<i64>,
     /// What the model may call; given to the template.
     pub tools: Option<Vec<Value>>,
-    /// `none`, `auto`, `required` or a named one.
+    /// `none`, `auto`, `required` or a named one; with tools `auto`, else `none`.
     pub tool_choice: Option<Value>,
+    /// Whether a message may have several tool calls; otherwise only the first is told.
+    pub parallel_tool_calls: Option<bool>,
+    /// Whether the model's reasoning is told.
+    pub include_reasoning: Option<bool>,
     /// Put the last message's text before the output.
     pub echo: Option<bool>,
     /// End the prompt with the assistant's opening.
@@ -38,7 +46,7 @@ pub struct ChatRequest {
 }
 
 /// The answer.
-#[derive(Serialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, ToSchema, Clone, Debug, PartialEq)]
 pub struct ChatCompletion {
     /// `chatcmpl-` and the request's id.
     pub id: String,
@@ -61,7 +69,7 @@ pub struct ChatCompletion {
 }
 
 /// One answer of several.
-#[derive(Serialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, ToSchema, Clone, Debug, PartialEq)]
 pub struct ChatChoice {
     /// Which.
     pub index: u32,
@@ -69,7 +77,7 @@ pub struct ChatChoice {
     pub message: AssistantMessage,
     /// If asked for.
     pub logprobs: Option<ChatLogprobs>,
-    /// `stop`, `length`, `abort` or `error`.
+    /// `stop`, `length`, `tool_calls`, `abort` or `error`.
     pub finish_reason: Option<&'static str>,
     /// Which stop string or token, if it was one that the client named.
     pub stop_reason: Option<StopReason>,
@@ -79,12 +87,19 @@ pub struct ChatChoice {
 }
 
 /// What the model said.
-#[derive(Serialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, ToSchema, Clone, Debug, Default, PartialEq)]
 pub struct AssistantMessage {
     /// `assistant`, or what the request's last message was when that is continued.
     pub role: String,
-    /// The text.
+    /// What it thought before, if it is one that thinks.
+    pub reasoning: Option<String>,
+    /// The same, by the name that others use.
+    pub reasoning_content: Option<String>,
+    /// The text; null if there is none beside calls or reasoning.
     pub content: Option<String>,
+    /// What it wants called.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
     /// Always null: models of the open kind do not refuse in a field of its own.
     pub refusal: Option<String>,
     /// Always null.
@@ -96,7 +111,7 @@ pub struct AssistantMessage {
 }
 
 /// One event of a stream.
-#[derive(Serialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, ToSchema, Clone, Debug, PartialEq)]
 pub struct ChatChunk {
     /// `chatcmpl-` and the request's id.
     pub id: String,
@@ -117,7 +132,7 @@ pub struct ChatChunk {
 }
 
 /// The next part of one answer.
-#[derive(Serialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, ToSchema, Clone, Debug, PartialEq)]
 pub struct ChatChunkChoice {
     /// Which.
     pub index: u32,
@@ -136,7 +151,7 @@ pub struct ChatChunkChoice {
 }
 
 /// What one event adds to a message.
-#[derive(Serialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Serialize, ToSchema, Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChatDelta {
     /// In the first.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -144,17 +159,26 @@ pub struct ChatDelta {
     /// The text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// What it thinks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
+    /// The same, by the name that others use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// Calls that begin or go on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCallDelta>,
 }
 
 /// Log-probabilities in the new style: one object per token.
-#[derive(Serialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, ToSchema, Clone, Debug, Default, PartialEq)]
 pub struct ChatLogprobs {
     /// Per output token.
     pub content: Vec<ChatTokenLogprob>,
 }
 
 /// One output token.
-#[derive(Serialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, ToSchema, Clone, Debug, PartialEq)]
 pub struct ChatTokenLogprob {
     /// Its text.
     pub token: String,
@@ -167,7 +191,7 @@ pub struct ChatTokenLogprob {
 }
 
 /// One candidate.
-#[derive(Serialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, ToSchema, Clone, Debug, PartialEq)]
 pub struct ChatTopLogprob {
     /// Its text.
     pub token: String,

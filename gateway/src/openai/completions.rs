@@ -2,27 +2,29 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use super::common::{StopReason, Usage};
 
 /// The fields that only completions has.
-#[derive(Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(default)]
+#[derive(Deserialize, ToSchema, Clone, Debug, Default, PartialEq)]
 pub struct CompletionRequest {
     /// One prompt or several, as text or as tokens.
+    #[schema(value_type = Prompt, required = true)]
     pub prompt: Option<Prompt>,
     /// Text after the gap, for models that fill in.
     pub suffix: Option<String>,
     /// Put the prompt before the output.
     pub echo: Option<bool>,
     /// Alternatives to report per token.
+    #[schema(minimum = -1)]
     pub logprobs: Option<i64>,
     /// Embeddings instead of a prompt, which are not offered.
     pub prompt_embeds: Option<Value>,
 }
 
 /// What is to be continued.
-#[derive(Deserialize, Clone, Debug, PartialEq, Eq)]
+#[derive(Deserialize, ToSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(
     untagged,
     expecting = "a string, a list of strings, a list of token ids or a list of lists of token ids \
@@ -40,7 +42,7 @@ pub enum Prompt {
 }
 
 /// The answer, whole or one event of a stream.
-#[derive(Serialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, ToSchema, Clone, Debug, PartialEq)]
 pub struct Completion {
     /// `cmpl-` and the request's id.
     pub id: String,
@@ -58,7 +60,7 @@ pub struct Completion {
 }
 
 /// One output.
-#[derive(Serialize, Clone, Debug, PartialEq)]
+#[derive(Serialize, ToSchema, Clone, Debug, PartialEq)]
 pub struct CompletionChoice {
     /// Prompt's index times `n` plus the choice's.
     pub index: u32,
@@ -82,7 +84,7 @@ pub struct CompletionChoice {
 }
 
 /// Log-probabilities in the old style: parallel lists.
-#[derive(Serialize, Clone, Debug, Default, PartialEq)]
+#[derive(Serialize, ToSchema, Clone, Debug, Default, PartialEq)]
 pub struct CompletionLogprobs {
     /// Where each token's text begins in the choice's text.
     pub text_offset: Vec<u32>,

@@ -9,7 +9,9 @@
 //! | [`common`] | sampling options, usage, errors |
 //! | [`completions`] | `/v1/completions` |
 //! | [`chat`] | `/v1/chat/completions` |
-//! | [`models`] | `/v1/models` |
+//! | [`structured`] | what an output must match, for both |
+//! | [`models`] | `/v1/models`, `/version`, `/load` |
+//! | [`tools`] | tool calls in chat's answers |
 //! | [`tokenize`] | `/tokenize`, `/detokenize` |
 //!
 //! Every request field is optional here; what must be there is decided in `ingress`. Unknown fields
@@ -19,4 +21,6 @@ pub mod chat;
 pub mod common;
 pub mod completions;
 pub mod models;
+pub mod structured;
 pub mod tokenize;
+pub mod tools;

@@ -1,9 +1,10 @@
-//! `/v1/models`: what is served.
+//! `/v1/models`, `/version` and `/load`: what is served, by what, and how much of it.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// All of it.
-#[derive(Serialize, Clone, Debug, PartialEq, Eq)]
+#[derive(Serialize, ToSchema, Clone, Debug, PartialEq, Eq)]
 pub struct ModelList {
     /// `list`.
     pub object: &'static str,
@@ -12,7 +13,7 @@ pub struct ModelList {
 }
 
 /// One name that requests may use.
-#[derive(Serialize, Clone, Debug, PartialEq, Eq)]
+#[derive(Serialize, ToSchema, Clone, Debug, PartialEq, Eq)]
 pub struct ModelCard {
     /// The name.
     pub id: String,
@@ -29,5 +30,20 @@ pub struct ModelCard {
     /// Most tokens of prompt and output together.
     pub max_model_len: u32,
     /// Kept for clients that expect the field.
+    #[schema(value_type = Vec<Object>)]
     pub permission: Vec<serde_json::Value>,
+}
+
+/// `/version`: what is running.
+#[derive(Serialize, ToSchema, Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// Of Troupe.
+    pub version: &'static str,
+}
+
+/// `/load`: how much there is to do.
+#[derive(Serialize, ToSchema, Clone, Debug, PartialEq, Eq)]
+pub struct ServerLoad {
+    /// Requests in flight at this gateway.
+    pub server_load: usize,
 }

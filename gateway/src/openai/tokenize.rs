@@ -1,14 +1,15 @@
 //! `/tokenize` and `/detokenize`: the tokenizer by itself.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Text, or (with the fields of `chat`) a conversation, to tokens.
-#[derive(Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(default)]
+#[derive(Deserialize, ToSchema, Clone, Debug, Default, PartialEq)]
 pub struct TokenizeRequest {
     /// Whose tokenizer.
     pub model: Option<String>,
     /// The text; absent when there are messages.
+    #[schema(value_type = String, required = true)]
     pub prompt: Option<String>,
     /// Default: true for a prompt, false for messages.
     pub add_special_tokens: Option<bool>,
@@ -17,7 +18,7 @@ pub struct TokenizeRequest {
 }
 
 /// The tokens.
-#[derive(Serialize, Clone, Debug, PartialEq, Eq)]
+#[derive(Serialize, ToSchema, Clone, Debug, PartialEq, Eq)]
 pub struct TokenizeResponse {
     /// How many.
     pub count: usize,
@@ -30,17 +31,17 @@ pub struct TokenizeResponse {
 }
 
 /// Tokens to text.
-#[derive(Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(default)]
+#[derive(Deserialize, ToSchema, Clone, Debug, Default, PartialEq)]
 pub struct DetokenizeRequest {
     /// Whose tokenizer.
     pub model: Option<String>,
     /// The tokens.
+    #[schema(value_type = Vec<u32>, required = true)]
     pub tokens: Option<Vec<u32>>,
 }
 
 /// The text.
-#[derive(Serialize, Clone, Debug, PartialEq, Eq)]
+#[derive(Serialize, ToSchema, Clone, Debug, PartialEq, Eq)]
 pub struct DetokenizeResponse {
     /// The text.
     pub prompt: String,

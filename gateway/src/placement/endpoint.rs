@@ -13,7 +13,7 @@ use std::{
 };
 
 use troupe_runtime::{
-    transport::{Connection, Conversation, Stream},
+    transport::{Connection, Conversation, LinkError, Stream},
     wire::status::{EndpointInfo, Load, StatusDown, StatusUp},
 };
 
@@ -34,6 +34,8 @@ pub(crate) struct Endpoint {
     // A std mutex: held for a copy of 32 bytes, never across an await.
     load: Mutex<Load>,
     in_flight: AtomicU32,
+    /// What its leader last said that it has counted.
+    metrics: Mutex<Arc<str>>,
 }
 
 /// Counts one request at an endpoint for as long as it lives.
@@ -47,8 +49,8 @@ impl Endpoint {
         model: Arc<ServedModel>,
         connection: Arc<dyn Connection>,
     ) -> Self {
-        let load = Mutex::new(Load::default());
-        Self { info, model, connection, load, in_flight: AtomicU32::new(0) }
+        let (load, metrics) = (Mutex::default(), Mutex::new(Arc::from("")));
+        Self { info, model, connection, load, in_flight: AtomicU32::new(0), metrics }
     }
 
     /// How busy its leader last said it is.
@@ -61,18 +63,34 @@ impl Endpoint {
         *self.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
     }
 
-    /// What its leader has counted, as Prometheus' text; none if it does not say in time.
-    pub(crate) async fn metrics(&self) -> Option<String> {
-        let ask = async {
-            let stream = self.connection.open(Conversation::Status, METRICS_DEADLINE).await;
-            let Stream { mut sender, mut receiver } = stream.ok()?;
-            sender.send(&StatusUp::Metrics, METRICS_DEADLINE).await.ok()?;
-            match receiver.expect::<StatusDown>(METRICS_DEADLINE).await.ok()? {
-                StatusDown::Metrics(text) => Some(text),
-                StatusDown::Info(_) | StatusDown::Load(_) => None,
+    /// What its leader has counted, as Prometheus' text. If it does not say in time, what it said
+    /// last: a family that is there in one scrape and gone in the next looks like a restart.
+    pub(crate) async fn metrics(&self) -> Arc<str> {
+        let told = tokio::time::timeout(METRICS_DEADLINE, self.ask_metrics()).await;
+        let told = told.unwrap_or(Err(LinkError::Deadline {
+            what: "asking for metrics",
+            deadline: METRICS_DEADLINE,
+        }));
+        let mut last = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        match told {
+            Ok(text) => *last = text.into(),
+            Err(error) => {
+                let endpoint = &self.info.endpoint;
+                tracing::debug!(%endpoint, %error, "its metrics are those of an earlier time");
             }
-        };
-        tokio::time::timeout(METRICS_DEADLINE, ask).await.ok().flatten()
+        }
+        Arc::clone(&last)
+    }
+
+    async fn ask_metrics(&self) -> Result<String, LinkError> {
+        let stream = self.connection.open(Conversation::Status, METRICS_DEADLINE).await?;
+        let Stream { mut sender, mut receiver } = stream;
+        sender.send(&StatusUp::Metrics, METRICS_DEADLINE).await?;
+        loop {
+            if let StatusDown::Metrics(text) = receiver.expect(METRICS_DEADLINE).await? {
+                return Ok(text);
+            }
+        }
     }
 
     /// Counts one more request, until the guard is dropped.

@@ -8,58 +8,57 @@ use axum::{
     response::Response,
 };
 
+use super::generation::{Received, answer, receive, token_names};
 use crate::{
-    body::JsonBody,
-    egress::{answer::Answer, chat::ChatShape, logprobs::TokenNames, shape::Head},
+    egress::{chat::ChatShape, message::Message, shape::Head},
     error::ApiError,
     ingress::{
         chat::{PreparedChat, prepare},
         context::RequestContext,
     },
-    model::unix_seconds,
-    openai::{chat::ChatRequest, common::Sampling},
+    openai::{
+        chat::{ChatChunk, ChatCompletion, ChatRequest},
+        common::{ErrorBody, Sampling},
+    },
+    openapi::{ChatBody, Failures},
     state::Gateway,
 };
 
-/// The handler.
+/// Answers a conversation.
+///
+/// With `stream` the answer is server-sent events, each with a `ChatChunk`, ended by
+/// `data: [DONE]`.
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    tag = "generation",
+    request_body = ChatBody,
+    responses(
+        (status = 200, description = "The message, or events with its parts", content(
+            (ChatCompletion = "application/json"),
+            (ChatChunk = "text/event-stream"),
+        )),
+        Failures,
+        (status = 500, description = "A fault of the engine", body = ErrorBody),
+    )
+)]
 pub(crate) async fn create(
     State(gateway): State<Arc<Gateway>>,
     Extension(context): Extension<RequestContext>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let permit = gateway.admit()?;
-    let body = JsonBody::read(request, gateway.config.max_body_bytes).await?;
-    let (asked, own) = body.parse_both::<Sampling, ChatRequest>()?;
-    drop(body);
-    let served = gateway.directory.resolve(asked.model.as_deref())?;
-    let head = Head {
-        id: format!("chatcmpl-{}", context.id),
-        created: unix_seconds(),
-        model: asked.model.clone().unwrap_or_else(|| served.name.clone()),
-    };
+    let received = receive::<ChatRequest>(&gateway, &context, request, "chatcmpl-").await?;
+    let Received { permit, asked, own, served, head } = received;
     let prepared = gateway.in_time(&context, prepare(served, &asked, own, &context)).await?;
     let shape = shape(head, &asked, &prepared);
     let PreparedChat { shared, prompt, .. } = prepared;
-    let shared = Arc::new(shared);
-    Answer {
-        shape,
-        telling: shared.telling.with_details(gateway.config.prompt_tokens_details),
-        n: shared.n,
-        prompt_tokens: vec![prompt.tokens.len() as u32],
-        deltas: vec![gateway.execute(&shared, prompt, &context)],
-        permit,
-    }
-    .respond()
-    .await
+    answer(&gateway, &context, (shared, vec![prompt]), shape, permit).await
 }
 
 fn shape(head: Head, asked: &Sampling, prepared: &PreparedChat) -> ChatShape {
-    let names = |top: u32| TokenNames {
-        model: Arc::clone(&prepared.shared.model),
-        as_ids: asked.return_tokens_as_token_ids.unwrap_or(false),
-        top: top as usize,
-    };
+    let names = |top| token_names(&prepared.shared.model, asked, top);
     let ids = asked.return_token_ids.unwrap_or(false);
+    let messages = (0..prepared.shared.n).map(|_| Message::new(Arc::clone(&prepared.rules)));
     ChatShape {
         head,
         role: prepared.role.clone(),
@@ -68,5 +67,6 @@ fn shape(head: Head, asked: &Sampling, prepared: &PreparedChat) -> ChatShape {
         prompt_logprobs: prepared.prompt_logprobs.map(names),
         prompt_token_ids: ids.then(|| prepared.prompt.tokens.to_vec()),
         begun: vec![false; prepared.shared.n as usize],
+        messages: messages.collect(),
     }
 }

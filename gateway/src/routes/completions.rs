@@ -8,66 +8,64 @@ use axum::{
     response::Response,
 };
 
+use super::generation::{Received, answer, receive, token_names};
 use crate::{
-    body::JsonBody,
     egress::{
-        answer::Answer,
         completions::{CompletionShape, Progress, PromptEcho},
-        logprobs::TokenNames,
         shape::Head,
     },
     error::ApiError,
     ingress::{
         completions::{PreparedCompletion, prepare},
         context::RequestContext,
+        prepared::PreparedPrompt,
     },
-    model::unix_seconds,
-    openai::{common::Sampling, completions::CompletionRequest},
+    openai::{
+        common::{ErrorBody, Sampling},
+        completions::{Completion, CompletionRequest},
+    },
+    openapi::{CompletionBody, Failures},
     state::Gateway,
 };
 
-/// The handler.
+/// Continues prompts.
+///
+/// With `stream` the answer is server-sent events, each with a part of a completion, ended by
+/// `data: [DONE]`.
+#[utoipa::path(
+    post,
+    path = "/v1/completions",
+    tag = "generation",
+    request_body = CompletionBody,
+    responses(
+        (status = 200, description = "The completion, or events with its parts", content(
+            (Completion = "application/json"),
+            (Completion = "text/event-stream"),
+        )),
+        Failures,
+        (status = 500, description = "A fault of the engine", body = ErrorBody),
+    )
+)]
 pub(crate) async fn create(
     State(gateway): State<Arc<Gateway>>,
     Extension(context): Extension<RequestContext>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let permit = gateway.admit()?;
-    let body = JsonBody::read(request, gateway.config.max_body_bytes).await?;
-    let (asked, own) = body.parse_both::<Sampling, CompletionRequest>()?;
-    drop(body);
-    let served = gateway.directory.resolve(asked.model.as_deref())?;
-    let head = Head {
-        id: format!("cmpl-{}", context.id),
-        created: unix_seconds(),
-        model: asked.model.clone().unwrap_or_else(|| served.name.clone()),
-    };
+    let received = receive::<CompletionRequest>(&gateway, &context, request, "cmpl-").await?;
+    let Received { permit, asked, own, served, head } = received;
     let prepared = gateway.in_time(&context, prepare(served, &asked, own, &context)).await?;
     let shape = shape(head, &asked, &prepared);
     let PreparedCompletion { shared, prompts, .. } = prepared;
-    let shared = Arc::new(shared);
-    Answer {
-        shape,
-        telling: shared.telling.with_details(gateway.config.prompt_tokens_details),
-        n: shared.n,
-        prompt_tokens: prompts.iter().map(|prompt| prompt.tokens.len() as u32).collect(),
-        deltas: prompts.into_iter().map(|p| gateway.execute(&shared, p, &context)).collect(),
-        permit,
-    }
-    .respond()
-    .await
+    answer(&gateway, &context, (shared, prompts), shape, permit).await
 }
 
 fn shape(head: Head, asked: &Sampling, prepared: &PreparedCompletion) -> CompletionShape {
     let shared = &prepared.shared;
-    let names = |top: u32| TokenNames {
-        model: Arc::clone(&shared.model),
-        as_ids: asked.return_tokens_as_token_ids.unwrap_or(false),
-        top: top as usize,
-    };
+    let names = |top| token_names(&shared.model, asked, top);
     let prompts = prepared.prompts.iter().zip(&prepared.echo);
-    let echo = |(prompt, text): (&crate::ingress::prepared::PreparedPrompt, &Option<String>)| {
-        PromptEcho { tokens: prompt.tokens.to_vec(), text: text.clone() }
+    let echo = |(prompt, text): (&PreparedPrompt, &Option<String>)| PromptEcho {
+        tokens: prompt.tokens.to_vec(),
+        text: text.clone(),
     };
     CompletionShape {
         head,

@@ -3,6 +3,7 @@
 
 pub(crate) mod chat;
 pub(crate) mod completions;
+pub(crate) mod generation;
 pub(crate) mod models;
 pub(crate) mod probes;
 pub(crate) mod tokenize;

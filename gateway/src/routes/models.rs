@@ -9,18 +9,37 @@ use axum::{
 
 use crate::{
     error::ApiError,
-    openai::models::{ModelCard, ModelList},
+    openai::{
+        common::ErrorBody,
+        models::{ModelCard, ModelList},
+    },
     placement::directory::Table,
     state::Gateway,
 };
 
-/// Every name.
+/// Every name that is served now.
+#[utoipa::path(
+    get,
+    path = "/v1/models",
+    tag = "models",
+    responses((status = 200, description = "All models", body = ModelList))
+)]
 pub(crate) async fn list(State(gateway): State<Arc<Gateway>>) -> Json<ModelList> {
     let data = cards(&gateway.directory.table()).into_values().collect();
     Json(ModelList { object: "list", data })
 }
 
 /// One name; it may contain slashes.
+#[utoipa::path(
+    get,
+    path = "/v1/models/{id}",
+    tag = "models",
+    params(("id" = String, Path, description = "The name; slashes stay as they are")),
+    responses(
+        (status = 200, description = "The model", body = ModelCard),
+        (status = 404, description = "Nobody serves it", body = ErrorBody),
+    )
+)]
 pub(crate) async fn one(
     State(gateway): State<Arc<Gateway>>,
     Path(id): Path<String>,

@@ -9,12 +9,23 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::json;
 use troupe_runtime::telemetry::metrics::CONTENT_TYPE;
 
-use crate::state::Gateway;
+use crate::{
+    openai::models::{ServerLoad, Version},
+    state::Gateway,
+};
 
-/// `GET /health`, `GET|POST /ping`: 200 only while a request could be answered.
+/// 200 only while a request could be answered.
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = "probes",
+    responses(
+        (status = 200, description = "An endpoint is ready"),
+        (status = 503, description = "None is"),
+    )
+)]
 pub(crate) async fn health(State(gateway): State<Arc<Gateway>>) -> StatusCode {
     match gateway.directory.table().is_empty() {
         true => StatusCode::SERVICE_UNAVAILABLE,
@@ -22,19 +33,50 @@ pub(crate) async fn health(State(gateway): State<Arc<Gateway>>) -> StatusCode {
     }
 }
 
-/// `GET /version`.
-pub(crate) async fn version() -> Response {
-    Json(json!({"version": env!("CARGO_PKG_VERSION")})).into_response()
+/// The same as `/health`, for those who ask here.
+#[utoipa::path(
+    method(get, post),
+    path = "/ping",
+    tag = "probes",
+    responses(
+        (status = 200, description = "An endpoint is ready"),
+        (status = 503, description = "None is"),
+    )
+)]
+pub(crate) async fn ping(gateway: State<Arc<Gateway>>) -> StatusCode {
+    health(gateway).await
 }
 
-/// `GET /load`: requests in flight here.
-pub(crate) async fn load(State(gateway): State<Arc<Gateway>>) -> Response {
-    Json(json!({"server_load": gateway.admission.in_flight()})).into_response()
+/// What is running.
+#[utoipa::path(
+    get,
+    path = "/version",
+    tag = "probes",
+    responses((status = 200, description = "The version", body = Version))
+)]
+pub(crate) async fn version() -> Json<Version> {
+    Json(Version { version: env!("CARGO_PKG_VERSION") })
 }
 
-/// `GET /metrics`.
+/// Requests in flight here.
+#[utoipa::path(
+    get,
+    path = "/load",
+    tag = "probes",
+    responses((status = 200, description = "The load", body = ServerLoad))
+)]
+pub(crate) async fn load(State(gateway): State<Arc<Gateway>>) -> Json<ServerLoad> {
+    Json(ServerLoad { server_load: gateway.admission.in_flight() })
+}
+
+/// What is measured, for Prometheus.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "probes",
+    responses((status = 200, description = "Prometheus' text format", content_type = "text/plain"))
+)]
 pub(crate) async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
-    let more = gateway.config.more_metrics.as_ref().map(|more| more());
-    let text = gateway.metrics.text(&gateway.directory.table(), more);
+    let text = gateway.metrics.text(&gateway.directory.table()).await;
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
 }

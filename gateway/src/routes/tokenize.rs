@@ -15,17 +15,25 @@ use crate::{
         chat::ChatRequest,
         tokenize::{DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse},
     },
+    openapi::{Failures, TokenizeBody},
     state::Gateway,
 };
 
 /// Text or a conversation to tokens.
+#[utoipa::path(
+    post,
+    path = "/tokenize",
+    tag = "tokens",
+    request_body = TokenizeBody,
+    responses((status = 200, description = "The tokens", body = TokenizeResponse), Failures)
+)]
 pub(crate) async fn tokenize(
     State(gateway): State<Arc<Gateway>>,
     Extension(context): Extension<RequestContext>,
     request: Request,
 ) -> Result<Json<TokenizeResponse>, ApiError> {
     let _permit = gateway.admit()?;
-    let body = JsonBody::read(request, gateway.config.max_body_bytes).await?;
+    let body = JsonBody::read(request, &gateway.bodies).await?;
     let (asked, mut chat) = body.parse_both::<TokenizeRequest, ChatRequest>()?;
     let served = gateway.directory.resolve(asked.model.as_deref())?;
     let tokens = match asked.prompt {
@@ -51,12 +59,19 @@ pub(crate) async fn tokenize(
 }
 
 /// Tokens to text.
+#[utoipa::path(
+    post,
+    path = "/detokenize",
+    tag = "tokens",
+    request_body = DetokenizeRequest,
+    responses((status = 200, description = "The text", body = DetokenizeResponse), Failures)
+)]
 pub(crate) async fn detokenize(
     State(gateway): State<Arc<Gateway>>,
     request: Request,
 ) -> Result<Json<DetokenizeResponse>, ApiError> {
     let _permit = gateway.admit()?;
-    let body = JsonBody::read(request, gateway.config.max_body_bytes).await?;
+    let body = JsonBody::read(request, &gateway.bodies).await?;
     let asked: DetokenizeRequest = body.parse()?;
     let served = gateway.directory.resolve(asked.model.as_deref())?;
     let Some(tokens) = asked.tokens else {

@@ -1,8 +1,13 @@
 //! `/v1/completions`, streamed and whole.
 
 use serde_json::{Value, json};
+use troupe_runtime::{model::tokenizer::SpecialTokens, wire::generate::GenerateDown};
 
-use crate::support::{MAX_MODEL_LEN, MODEL, Seen, Stage, card, leader::says, stage};
+use crate::support::{
+    MAX_MODEL_LEN, MODEL, Seen, Stage, card,
+    leader::{Act, says},
+    stage, stage_with,
+};
 
 const PATH: &str = "/v1/completions";
 const TEXT: &str = "Once upon a time there was a tiny fox. The end of it.";
@@ -181,6 +186,119 @@ async fn a_stream_tells_its_usage_if_asked() {
 }
 
 #[tokio::test]
+async fn a_stream_speaks_as_often_as_asked() {
+    let stage = stage(says(TEXT)).await;
+    let body = |interval: u32| {
+        let usage = json!({"include_usage": true, "continuous_usage_stats": true});
+        json!({"prompt": "x", "max_tokens": 10, "stream_interval": interval, "logprobs": 0,
+            "return_token_ids": true, "stream_options": usage})
+    };
+    let text = |events: &[Value]| -> String {
+        let parts = events.iter().filter_map(|event| event["choices"][0]["text"].as_str());
+        parts.collect()
+    };
+    let each = stage.events(PATH, body(1)).await;
+    let some = stage.events(PATH, body(4)).await;
+    assert_eq!(text(&each), text(&some));
+    let sizes: Vec<usize> = some[..some.len() - 1]
+        .iter()
+        .map(|event| event["choices"][0]["token_ids"].as_array().unwrap().len())
+        .collect();
+    assert_eq!(sizes, [1, 4, 4, 1]);
+    let counts: Vec<&Value> = some.iter().map(|e| &e["usage"]["completion_tokens"]).collect();
+    assert_eq!(counts, [1, 5, 9, 10, 10]);
+}
+
+#[tokio::test]
+async fn what_was_cached_is_always_told() {
+    let says = says(TEXT);
+    let stage = stage(std::sync::Arc::new(move |generate| {
+        let mut acts = says(generate);
+        for act in &mut acts {
+            if let Act::Say(GenerateDown::Chunk(chunk)) = act
+                && let Some(finish) = &mut chunk.finish
+            {
+                finish.usage.cached_tokens = 5;
+            }
+        }
+        acts
+    }))
+    .await;
+    let body = json!({"prompt": ["one", "two"], "max_tokens": 2});
+    let details = json!({"cached_tokens": 10});
+    let answer = stage.post(PATH, body.clone()).await.ok();
+    assert_eq!(answer["usage"]["prompt_tokens_details"], details);
+    let mut body = body;
+    body["stream_options"] = json!({"include_usage": true});
+    let events = stage.events(PATH, body).await;
+    assert_eq!(events.last().unwrap()["usage"]["prompt_tokens_details"], details);
+}
+
+#[tokio::test]
+async fn prompts_are_cut_to_what_fits() {
+    let stage = stage(says(TEXT)).await;
+    let tokens: Vec<u32> = (10..10 + 2 * MAX_MODEL_LEN).collect();
+    let cases = [
+        (json!({"truncate_prompt_tokens": -1}), 16, 10 + MAX_MODEL_LEN + 16),
+        (json!({"truncate_prompt_tokens": -1, "max_tokens": 60}), 60, 10 + MAX_MODEL_LEN + 60),
+        (json!({"truncate_prompt_tokens": -1, "truncation_side": "right"}), 16, 10),
+        (json!({"truncate_prompt_tokens": 48, "truncation_side": "left"}), 16, 10 + 80),
+    ];
+    for (extra, output, first) in cases {
+        let mut body = json!({"prompt": tokens});
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        stage.post(PATH, body).await.ok();
+        let generate = stage.leaders[0].started().await;
+        assert_eq!(generate.prompt.len() as u32, MAX_MODEL_LEN - output, "{extra}");
+        assert_eq!(generate.prompt[0], first, "{extra}");
+        assert_eq!(generate.options.max_tokens, output, "the output has the room that it asked");
+    }
+    // A text that is far too long is cut before it costs anything.
+    let body = json!({"prompt": "long ".repeat(200_000), "truncate_prompt_tokens": 20});
+    stage.post(PATH, body).await.ok();
+    assert_eq!(stage.leaders[0].started().await.prompt.len(), 20);
+}
+
+#[tokio::test]
+async fn vocabulary_wide_logprobs_are_the_servers_to_allow() {
+    let stage = stage_with(vec![says(TEXT)], |config| config.max_logprobs = None).await;
+    let body = json!({"prompt": "x", "max_tokens": 1, "logprobs": -1, "prompt_logprobs": -1});
+    stage.post(PATH, body).await.ok();
+    let options = stage.leaders[0].started().await.options;
+    let vocabulary = card().config.vocab_size as u32;
+    assert_eq!((options.logprobs, options.prompt_logprobs), (Some(vocabulary), Some(vocabulary)));
+}
+
+#[tokio::test]
+async fn minus_one_is_no_seed_and_urgency_has_an_end() {
+    let stage = stage(says(TEXT)).await;
+    let mut seeds = std::collections::BTreeSet::new();
+    for priority in [i64::MAX, i64::MIN] {
+        let body = json!({"prompt": "x", "max_tokens": 1, "seed": -1, "priority": priority,
+            "stop_token_ids": [-5, 7, 7, 999_999_999_999_i64]});
+        stage.post(PATH, body).await.ok();
+        let generate = stage.leaders[0].started().await;
+        assert_eq!(i64::from(generate.priority).signum(), priority.signum());
+        assert_eq!(generate.options.stop_token_ids, [7]);
+        seeds.insert(generate.seed);
+    }
+    assert_eq!(seeds.len(), 2, "drawn anew");
+}
+
+#[tokio::test]
+async fn bad_words_become_the_tokens_that_spell_them() {
+    let stage = stage(says(TEXT)).await;
+    stage.post(PATH, json!({"prompt": "x", "max_tokens": 1, "bad_words": ["  fox"]})).await.ok();
+    let sequences = stage.leaders[0].started().await.options.bad_words;
+    let tokenizer = card().tokenizer;
+    let encode = |text| tokenizer.encode(text, SpecialTokens::Exclude).unwrap();
+    assert_eq!(sequences[0], encode("fox"));
+    for more in &sequences[1..] {
+        assert_eq!(*more, encode(" fox"), "after a space, if that is another token");
+    }
+}
+
+#[tokio::test]
 async fn options_reach_the_leader() {
     let stage = stage(says(&TEXT.repeat(4))).await;
     let body = json!({
@@ -218,5 +336,9 @@ async fn a_trace_and_an_id_are_passed_on() {
     let reply = stage.send("POST", PATH, &headers, &body).await;
     assert_eq!(reply.header("x-request-id"), "mine");
     assert_eq!(reply.ok()["id"], "cmpl-mine");
+    let named = json!({"prompt": "x", "max_tokens": 1, "request_id": "theirs"});
+    assert_eq!(stage.post(PATH, named.clone()).await.ok()["id"], "cmpl-theirs");
+    let reply = stage.send("POST", PATH, &headers[..2], &named.to_string()).await;
+    assert_eq!(reply.ok()["id"], "cmpl-mine", "the header wins");
     assert_eq!(stage.leaders[0].started().await.traceparent.as_deref(), Some(trace));
 }

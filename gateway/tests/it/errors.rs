@@ -52,6 +52,18 @@ fn options_out_of_range() -> Vec<Row> {
         row("bad_words", json!([""]), "bad_words cannot contain an empty string."),
         row("cache_salt", json!("a/b"), "cache_salt must not contain any of"),
         row("cache_salt", json!(""), "cache_salt must be a non-empty string"),
+        row("cache_salt", json!("a".repeat(129)), "cache_salt must have at most 128 characters."),
+        row("request_id", json!("a".repeat(129)), "request_id must have at most 128 bytes"),
+        row("stream_interval", json!(0), "stream_interval must be at least 1, got 0."),
+        row("logprobs", json!(-1), "Requested sample logprobs of "),
+        row("prompt_logprobs", json!(-1), "Requested prompt logprobs of "),
+        row("stop", json!(vec!["a"; 5000]), "stop can contain at most 64 strings, got 5000."),
+        row("stop", json!("a".repeat(20_000)), "stop can contain at most 16384 bytes, got 20000."),
+        row("bad_words", json!(vec!["a"; 5000]), "bad_words can contain at most 512 texts"),
+        row("logprob_token_ids", json!([1]), "`logprob_token_ids` is not supported"),
+        row("repetition_detection", json!({}), "`repetition_detection` is not supported."),
+        row("truncate_prompt_tokens", json!(50), "truncate_prompt_tokens=50 cannot be greater"),
+        row("prompt", json!(""), "Either prompt or prompt_embeds must be provided and non-empty."),
         row("suffix", json!("x"), "suffix is only supported for models with FIM"),
         row("logit_bias", json!({"x": 1}), "Found token_id="),
         row("logit_bias", json!({"99999": 1}), "token_id(s) [99999] in logit_bias contain"),
@@ -72,7 +84,7 @@ fn options_out_of_range() -> Vec<Row> {
 }
 
 fn other_mistakes() -> Vec<Row> {
-    let (bad, body, todo) = ("BadRequestError", "Bad Request", "NotImplementedError");
+    let (bad, body) = ("BadRequestError", "Bad Request");
     let tools = json!([{"type": "function", "function": {"name": "f"}}]);
     vec![
         (
@@ -127,13 +139,13 @@ fn other_mistakes() -> Vec<Row> {
         ),
         (
             COMPLETIONS,
-            json!({"structured_outputs": {"regex": "a"}}),
-            501,
-            todo,
-            "Structured outputs",
+            json!({"structured_outputs": {"regex": "a(", "json": null}}),
+            400,
+            bad,
+            "the regular expression cannot be used: a regular expression is wrong: unclosed group",
             Some("structured_outputs"),
         ),
-        (COMPLETIONS, json!({"use_beam_search": true}), 501, todo, "Beam", Some("use_beam_search")),
+        (COMPLETIONS, json!({"use_beam_search": true}), 400, bad, "Beam", Some("use_beam_search")),
         (
             COMPLETIONS,
             json!({"prompt": 5}),
@@ -149,6 +161,14 @@ fn other_mistakes() -> Vec<Row> {
             body,
             "1 validation error:\n  body.prompt",
             Some("body.prompt"),
+        ),
+        (
+            COMPLETIONS,
+            json!({"truncation_side": "up"}),
+            400,
+            body,
+            "1 validation error:\n  body.truncation_side: unknown variant `up`, expected `left` or",
+            Some("body.truncation_side"),
         ),
         (
             COMPLETIONS,
@@ -217,10 +237,10 @@ fn other_mistakes() -> Vec<Row> {
         ),
         (
             CHAT,
-            json!({"tools": tools, "tool_choice": "required"}),
-            501,
-            todo,
-            "A required",
+            json!({"tools": tools, "tool_choice": "perhaps"}),
+            400,
+            bad,
+            "`tool_choice` must be `none`, `auto`, `required` or a named tool.",
             Some("tool_choice"),
         ),
         (
@@ -241,10 +261,11 @@ fn other_mistakes() -> Vec<Row> {
         ),
         (
             CHAT,
-            json!({"response_format": {"type": "json_object"}}),
-            501,
-            todo,
-            "Only the response",
+            json!({"response_format": {"type": "json_schema", "json_schema": {"schema":
+            {"type": "integer", "minimum": 2, "maximum": 1}}}, "stream": true}),
+            400,
+            bad,
+            "the JSON schema cannot be used: Unsatisfiable schema: minimum (2) is greater",
             Some("response_format"),
         ),
     ]

@@ -1,16 +1,24 @@
 //! Clients that go away, do not read, or send what nobody should.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
-use troupe_runtime::wire::generate::GenerateDown;
+use troupe_runtime::wire::generate::{FinishReason, Finished, GenerateDown, Usage};
 
 use crate::support::{
-    Script, Seen, Stage,
+    PATIENCE, Script, Seen, Stage,
+    http::Client,
     leader::{Act, chunk, says},
     stage, stage_with,
 };
@@ -19,15 +27,19 @@ const PATH: &str = "/v1/completions";
 
 /// A socket on which a streaming request was sent.
 async fn open_stream(stage: &Stage) -> TcpStream {
-    let body = json!({"prompt": "x", "max_tokens": 60, "stream": true}).to_string();
     let mut socket = TcpStream::connect(stage.gateway.address()).await.expect("a server");
+    ask(&mut socket).await;
+    socket
+}
+
+async fn ask(socket: &mut TcpStream) {
+    let body = json!({"prompt": "x", "max_tokens": 60, "stream": true}).to_string();
     let head = format!(
         "POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
          content-length: {}\r\n\r\n{body}",
         body.len()
     );
     socket.write_all(head.as_bytes()).await.expect("it reads");
-    socket
 }
 
 /// Says one token and then nothing.
@@ -59,22 +71,124 @@ async fn a_client_that_goes_away_before_the_answer_aborts_too() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_cut() {
-    // More text than sockets hold: chunks of many tokens each.
+async fn a_client_that_does_not_read_is_held_in_bounded_memory_and_cut() {
+    // One event per token, far more of them than sockets and buffers hold.
+    const TOKENS: u32 = 100_000;
     let script: Script = Arc::new(|generate| {
-        let tokens: Vec<u32> = std::iter::repeat_n(70, 4096).collect();
-        let chunks = (0..2000).map(|at| chunk(generate, 0, at * 4096, tokens.clone()));
+        let chunks = (0..TOKENS).map(|at| chunk(generate, 0, at, vec![70]));
         chunks.map(|chunk| Act::Say(GenerateDown::Chunk(chunk))).collect()
     });
     let stage = stage_with(vec![script], |config| {
         config.stall_timeout = Duration::from_millis(200);
     })
     .await;
-    let socket = open_stream(&stage).await;
-    stage.leaders[0].started().await;
-    assert_eq!(stage.leaders[0].saw().await, Seen::Aborted);
+    let small = TcpSocket::new_v4().unwrap();
+    small.set_recv_buffer_size(16 << 10).unwrap();
+    let mut socket = small.connect(stage.gateway.address()).await.unwrap();
+    ask(&mut socket).await;
+    assert_eq!(stage.leaders[0].saw_end().await, Seen::Aborted);
+    // What was taken from the leader: the client's 16 KiB, our socket's 256 KiB (the kernel doubles
+    // both), the 256 KiB that a connection buffers, and the conversation's window of 64 chunks. An
+    // event has over 100 bytes.
+    let most = 2 * (16 << 10) + 2 * (256 << 10) + (256 << 10);
+    let said = stage.leaders[0].said();
+    assert!(said < most / 100 + 64, "{said} of {TOKENS} chunks were taken");
     assert_eq!(stage.get("/health").await.status, 200, "nobody else notices");
+    assert_eq!(stage.get("/load").await.ok(), json!({"server_load": 0}));
     drop(socket);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_gets_everything() {
+    const TOKENS: u32 = 20_000;
+    let script: Script = Arc::new(|generate| {
+        let mut acts: Vec<Act> = (0..TOKENS)
+            .map(|at| Act::Say(GenerateDown::Chunk(chunk(generate, 0, at, vec![70]))))
+            .collect();
+        let mut last = chunk(generate, 0, TOKENS, vec![]);
+        let usage = Usage { completion_tokens: TOKENS, ..Usage::default() };
+        let reason = FinishReason::Length;
+        last.finish = Some(Finished { reason, stop_token: None, usage });
+        acts.push(Act::Say(GenerateDown::Chunk(last)));
+        acts
+    });
+    let stage = stage(script).await;
+    let mut socket = open_stream(&stage).await;
+    let mut text = Vec::new();
+    let read = async {
+        // Small parts, and a turn for everybody else between them.
+        let mut part = [0; 4096];
+        while !text.ends_with(b"0\r\n\r\n") {
+            let count = socket.read(&mut part).await.unwrap();
+            assert!(count > 0, "cut off");
+            text.extend_from_slice(&part[..count]);
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, read).await.expect("the end comes");
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains("data: [DONE]"));
+    assert_eq!(text.matches("data: {").count(), TOKENS as usize + 1);
+}
+
+/// Ten thousand requests over 250 connections, where there is room for 100 at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_too_much_is_told_so_and_the_rest_is_finished() {
+    const CONNECTIONS: usize = 250;
+    const EACH: usize = 40;
+    const ROOM: usize = 100;
+    let (gate, opens) = tokio::sync::watch::channel(false);
+    let says = says("done");
+    let script: Script = Arc::new(move |generate| {
+        let mut acts = vec![Act::Gate(opens.clone())];
+        acts.extend(says(generate));
+        acts
+    });
+    let stage = stage_with(vec![script], |config| config.max_requests = ROOM).await;
+    // While the gate is shut, 100 connections wait for their first answer, and all that the
+    // others ask is refused.
+    let refused = Arc::new(AtomicUsize::new(0));
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        let (address, refused) = (stage.gateway.address(), Arc::clone(&refused));
+        clients.spawn(async move { ask_again_and_again(address, EACH, &refused).await });
+    }
+    let full = async {
+        while refused.load(Ordering::Relaxed) < (CONNECTIONS - ROOM) * EACH {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(3 * PATIENCE, full).await.expect("all others are refused");
+    assert_eq!(stage.get("/load").await.ok(), json!({"server_load": ROOM}));
+    gate.send_replace(true);
+    let done = tokio::time::timeout(3 * PATIENCE, clients.join_all()).await.expect("all end");
+    assert_eq!(done.iter().sum::<usize>(), ROOM * EACH, "what was let in was finished");
+    assert_eq!(refused.load(Ordering::Relaxed), (CONNECTIONS - ROOM) * EACH);
+    assert_eq!(stage.get("/load").await.ok(), json!({"server_load": 0}));
+}
+
+/// How many of `count` requests on one connection were answered; the others must be refused as
+/// they should be, and are counted.
+async fn ask_again_and_again(address: SocketAddr, count: usize, refused: &AtomicUsize) -> usize {
+    let client = Client::new(address);
+    let json = [("content-type", "application/json")];
+    let mut answered = 0;
+    for _ in 0..count {
+        let body = json!({"prompt": "x", "max_tokens": 20}).to_string();
+        let reply = client.send_within(3 * PATIENCE, ("POST", PATH), &json, body).await;
+        match reply.status {
+            503 => {
+                assert_eq!(reply.header("retry-after"), "1");
+                assert!(reply.error().2.starts_with("The engine is currently busy"));
+                refused.fetch_add(1, Ordering::Relaxed);
+            }
+            _ => {
+                assert_eq!(reply.ok()["choices"][0]["text"], "done");
+                answered += 1;
+            }
+        }
+    }
+    answered
 }
 
 #[tokio::test]

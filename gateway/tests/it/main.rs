@@ -13,5 +13,8 @@ mod endpoints;
 mod errors;
 mod hostile;
 mod logprobs;
+mod openapi;
 mod probes;
+mod random;
 mod support;
+mod tools;

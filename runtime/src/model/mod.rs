@@ -8,6 +8,7 @@
 //! - [`tokenizer`], [`tokenizer_config`]: text to token ids and back
 //! - [`detokenize`]: token ids to text as they come
 //! - [`template`]: a conversation to the prompt that the model was trained on
+//! - [`grammar`]: which tokens may come next where the output's form is prescribed
 //! - [`error`]: what can be wrong with a model's files
 //!
 //! Gateways and leaders read the same folder through this module, and compare digests of what they
@@ -18,6 +19,7 @@ pub mod card;
 pub mod config;
 pub mod detokenize;
 pub mod error;
+pub mod grammar;
 mod json;
 pub mod sharding;
 pub mod source;

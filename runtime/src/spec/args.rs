@@ -63,6 +63,7 @@ impl Flag<'_> {
                 flags.speculative_config = self.value().map(ToOwned::to_owned);
             }
             "threads" => flags.threads = self.count(),
+            "cpu-path" => flags.cpu_path = self.one_of(&CPU_PATHS),
             "stage-time-min-ms" => flags.stage_time_min_ms = self.count(),
             SERVED_MODEL_NAME if self.values.is_empty() => self.problem("needs a value"),
             SERVED_MODEL_NAME => {
@@ -136,6 +137,9 @@ impl Flag<'_> {
         }
     }
 }
+
+/// Kernel paths of the CPU.
+const CPU_PATHS: [&str; 4] = ["avx512", "avx2", "portable", "reference"];
 
 /// Orders of admission.
 const POLICIES: [&str; 3] = ["fcfs", "priority", "lpm"];

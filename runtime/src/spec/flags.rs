@@ -30,7 +30,8 @@ pub struct EngineFlags {
     pub served_model_name: Vec<String>,
     /// `--max-num-queued-reqs`: most waiting requests before refusing.
     pub max_num_queued_reqs: Option<u32>,
-    /// `--long-prefill-token-threshold`: most tokens of one prompt in a step while others are there.
+    /// `--long-prefill-token-threshold`: most tokens of one prompt in a step while others are
+    /// there.
     pub long_prefill_token_threshold: Option<u32>,
     /// `--scheduling-policy`: `fcfs`, `priority` or `lpm`.
     pub scheduling_policy: Option<String>,
@@ -40,6 +41,8 @@ pub struct EngineFlags {
     pub speculative_config: Option<String>,
     /// Threads per device (CPU).
     pub threads: Option<u32>,
+    /// `--cpu-path`: which of the CPU's kernel paths to take, for tests and comparisons.
+    pub cpu_path: Option<String>,
     /// `--stage-time-min-ms`: the least time that a stage takes for a step. A slow device for tests
     /// and for measuring pipelines; never set in production.
     pub stage_time_min_ms: Option<u32>,
@@ -58,10 +61,7 @@ impl EngineFlags {
             ("--kv-cache-memory-bytes", self.kv_cache_memory_bytes),
             ("--seed", self.seed),
             ("--max-num-queued-reqs", self.max_num_queued_reqs.map(u64::from)),
-            (
-                "--long-prefill-token-threshold",
-                self.long_prefill_token_threshold.map(u64::from),
-            ),
+            ("--long-prefill-token-threshold", self.long_prefill_token_threshold.map(u64::from)),
             ("--threads", self.threads.map(u64::from)),
             ("--stage-time-min-ms", self.stage_time_min_ms.map(u64::from)),
         ];
@@ -72,6 +72,7 @@ impl EngineFlags {
         let texts = [
             ("--dtype", &self.dtype),
             ("--scheduling-policy", &self.scheduling_policy),
+            ("--cpu-path", &self.cpu_path),
             ("--speculative-config", &self.speculative_config),
         ];
         let texts = texts.into_iter().filter_map(|(flag, value)| Some((flag, value.as_ref()?)));

@@ -98,9 +98,12 @@ impl Identity {
     /// # Errors
     /// [`TlsError::File`].
     pub fn save(&self, dir: &Path) -> Result<(), TlsError> {
-        files::write(&dir.join(CERTIFICATE_FILE), &self.pem.certificate, files::Access::Everyone)?;
         files::write(&dir.join(KEY_FILE), &self.pem.key, files::Access::Owner)?;
-        files::write(&dir.join(authority::CERTIFICATE_FILE), &self.pem.ca, files::Access::Everyone)
+        let ca = dir.join(authority::CERTIFICATE_FILE);
+        files::write(&ca, &self.pem.ca, files::Access::Everyone)?;
+        // Last, because its being there says that all are. A renewal that stops before it is due
+        // again at the next start, when the old certificate is still one to be renewed.
+        files::write(&dir.join(CERTIFICATE_FILE), &self.pem.certificate, files::Access::Everyone)
     }
 
     /// From the three PEM texts: certificate, key and CA certificate.

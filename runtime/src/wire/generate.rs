@@ -198,6 +198,9 @@ pub struct Chunk {
     pub logprobs: Vec<TokenLogprobs>,
     /// The prompt's, one entry per prompt token but the first; in the choice's first chunk only.
     pub prompt_logprobs: Vec<TokenLogprobs>,
+    /// Prompt tokens whose KV was found in the prefix cache: known from the first chunk on, for a
+    /// choice that the gateway ends.
+    pub cached_tokens: u32,
     /// Set in the choice's last chunk.
     pub finish: Option<Finished>,
 }

@@ -7,6 +7,7 @@ mod etcd_process;
 #[allow(dead_code)]
 #[path = "../../../tests/support/golden.rs"]
 mod golden;
+mod grammar;
 mod link;
 mod model;
 mod registry;

@@ -64,7 +64,10 @@ fn a_hit_of_whole_blocks_still_leaves_the_last_token() {
     // Block 1 was written by step 1, so step 1 itself cannot copy it, but share block 0.
     assert_eq!(pools.find(keys(&[100, 101]), 7, StepId(1)).positions, 4);
     assert_eq!(pools.find(keys(&[100, 555]), 7, NOW).positions, 4);
-    assert_eq!(pools.find(keys(&[555, 101]), 7, NOW), Hit { shared: vec![vec![]], ..Hit::default() });
+    assert_eq!(
+        pools.find(keys(&[555, 101]), 7, NOW),
+        Hit { shared: vec![vec![]], ..Hit::default() }
+    );
 }
 
 #[test]

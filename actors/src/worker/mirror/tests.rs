@@ -93,10 +93,10 @@ fn drafts_are_rows_that_leave_no_trace() {
     step.span.count = 3;
     let drafted = plan(2, step);
     let batch = mirror.apply(&drafted).expect("fits");
-    assert_eq!((batch.tokens.as_slice(), batch.sequences[0].logits), (
-        &[9, 10, 11][..],
-        LogitRows::Tail(3)
-    ));
+    assert_eq!(
+        (batch.tokens.as_slice(), batch.sequences[0].logits),
+        (&[9, 10, 11][..], LogitRows::Tail(3))
+    );
     let requests = mirror.requests(&drafted, &batch);
     let histories: Vec<_> = requests.iter().map(|request| request.tokens.len()).collect();
     assert_eq!(histories, [4, 5, 6]);

@@ -1,6 +1,6 @@
 //! A client that keeps what it was told.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use axum::body::Body;
 use http_body_util::BodyExt;
@@ -30,10 +30,28 @@ impl Client {
         Self { inner: legacy::Client::builder(TokioExecutor::new()).build_http(), address }
     }
 
+    /// The status alone, whatever the body is.
+    pub(crate) async fn status(&self, path: &str) -> u16 {
+        let uri = format!("http://{}{path}", self.address).parse().expect("a good address");
+        let response = tokio::time::timeout(PATIENCE, self.inner.get(uri)).await;
+        response.expect("an answer in time").expect("an answer").status().as_u16()
+    }
+
     pub(crate) async fn send(
         &self,
         method: &str,
         path: &str,
+        headers: &[(&str, &str)],
+        body: String,
+    ) -> Reply {
+        self.send_within(PATIENCE, (method, path), headers, body).await
+    }
+
+    /// The same, where waiting is part of the test.
+    pub(crate) async fn send_within(
+        &self,
+        patience: Duration,
+        (method, path): (&str, &str),
         headers: &[(&str, &str)],
         body: String,
     ) -> Reply {
@@ -51,7 +69,7 @@ impl Client {
             let text = String::from_utf8(bytes.to_vec()).expect("text");
             Reply { status: parts.status.as_u16(), headers: parts.headers, text }
         };
-        tokio::time::timeout(PATIENCE, exchange).await.expect("an answer in time")
+        tokio::time::timeout(patience, exchange).await.expect("an answer in time")
     }
 }
 

@@ -1,6 +1,9 @@
 //! A leader that says what a script says, and keeps what it was told.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use tokio::{sync::mpsc, task::JoinSet};
 use troupe_runtime::{
@@ -26,6 +29,8 @@ pub(crate) enum Act {
     Say(GenerateDown),
     /// Wait until the test goes on.
     Wait(Arc<tokio::sync::Notify>),
+    /// Wait until the test opens the gate for all.
+    Gate(tokio::sync::watch::Receiver<bool>),
     /// Drop the conversation.
     Reset,
     /// Drop the connection.
@@ -51,6 +56,7 @@ pub(crate) struct Leader {
     pub(crate) address: PeerAddr,
     seen: tokio::sync::Mutex<mpsc::Receiver<Seen>>,
     pub(crate) load: tokio::sync::watch::Sender<Load>,
+    said: Arc<AtomicUsize>,
     tasks: JoinSet<()>,
 }
 
@@ -60,13 +66,16 @@ struct Shared {
     script: Script,
     seen: mpsc::Sender<Seen>,
     load: tokio::sync::watch::Receiver<Load>,
+    said: Arc<AtomicUsize>,
 }
 
 impl Leader {
     pub(crate) fn start(link: Arc<LocalLink>, info: EndpointInfo, script: Script) -> Self {
         let (seen, receiver) = mpsc::channel(MOST_SEEN);
         let (load, loads) = tokio::sync::watch::channel(Load::default());
-        let shared = Shared { info: info.clone(), script, seen, load: loads };
+        let said = Arc::new(AtomicUsize::new(0));
+        let shared =
+            Shared { info: info.clone(), script, seen, load: loads, said: Arc::clone(&said) };
         let address = link.address();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
@@ -75,7 +84,7 @@ impl Leader {
                 connections.spawn(serve(connection, shared.clone()));
             }
         });
-        Self { info, address, seen: tokio::sync::Mutex::new(receiver), load, tasks }
+        Self { info, address, seen: tokio::sync::Mutex::new(receiver), load, said, tasks }
     }
 
     /// The next thing that it noticed.
@@ -83,6 +92,20 @@ impl Leader {
         let mut seen = self.seen.lock().await;
         let next = tokio::time::timeout(PATIENCE, seen.recv()).await;
         next.expect("the leader notices something").expect("the leader lives")
+    }
+
+    /// How many chunks it could hand over.
+    pub(crate) fn said(&self) -> usize {
+        self.said.load(Ordering::Relaxed)
+    }
+
+    /// How its next conversation ended.
+    pub(crate) async fn saw_end(&self) -> Seen {
+        loop {
+            if let end @ (Seen::Ended | Seen::Aborted) = self.saw().await {
+                return end;
+            }
+        }
     }
 
     /// The next request.
@@ -115,7 +138,20 @@ async fn serve(connection: Arc<dyn Connection>, shared: Shared) {
 }
 
 async fn status(mut stream: Stream, mut shared: Shared) {
-    let Ok(StatusUp::Watch) = stream.receiver.expect(PATIENCE).await else { return };
+    match stream.receiver.expect(PATIENCE).await {
+        Ok(StatusUp::Watch) => {}
+        Ok(StatusUp::Metrics) => {
+            let running = shared.load.borrow().running;
+            let text = format!(
+                "# TYPE vllm:num_requests_running gauge\n\
+                 vllm:num_requests_running{{engine=\"here\"}} {running}\n"
+            );
+            let sent = stream.sender.send(&StatusDown::Metrics(text), PATIENCE).await;
+            let _ = sent.and_then(|()| stream.sender.finish());
+            return;
+        }
+        Err(_) => return,
+    }
     let info = StatusDown::Info(Box::new(shared.info.clone()));
     let mut next = info;
     while stream.sender.send(&next, PATIENCE).await.is_ok() {
@@ -136,8 +172,10 @@ async fn generate(mut stream: Stream, shared: Shared, connection: Arc<dyn Connec
                 if stream.sender.send(&down, PATIENCE).await.is_err() {
                     break;
                 }
+                shared.said.fetch_add(1, Ordering::Relaxed);
             }
             Act::Wait(go) => go.notified().await,
+            Act::Gate(mut open) => drop(open.wait_for(|open| *open).await),
             Act::Reset => return,
             Act::Crash => return connection.close("crash"),
         }
@@ -233,6 +271,7 @@ pub(crate) fn chunk(generate: &Generate, choice: u32, position: u32, tokens: Vec
         tokens,
         logprobs: logprobs.unwrap_or_default(),
         prompt_logprobs: of_prompt.unwrap_or_default(),
+        cached_tokens: 0,
         finish: None,
     }
 }

@@ -65,6 +65,15 @@ pub(crate) async fn stage_with(
     scripts: Vec<Script>,
     adjust: impl FnOnce(&mut GatewayConfig),
 ) -> Stage {
+    stage_of(scripts, MAX_MODEL_LEN, adjust).await
+}
+
+/// The same, with leaders that take longer conversations.
+pub(crate) async fn stage_of(
+    scripts: Vec<Script>,
+    max_model_len: u32,
+    adjust: impl FnOnce(&mut GatewayConfig),
+) -> Stage {
     let network = LocalNetwork::new();
     let registry = Arc::new(EmbeddedRegistry::new());
     let keys = Keys::new("test");
@@ -76,7 +85,7 @@ pub(crate) async fn stage_with(
     let gateway = serve(config, link, store, keys.clone(), listener).await.expect("a free port");
     let mut leaders = Vec::new();
     for (index, script) in (0..).zip(scripts) {
-        let info = info(index);
+        let info = EndpointInfo { max_model_len, ..info(index) };
         let leader = Leader::start(network.link(identity(PeerRole::Node)), info, script);
         leaders.push(leader);
     }
@@ -152,6 +161,11 @@ impl Stage {
 
     pub(crate) async fn get(&self, path: &str) -> Reply {
         self.client.send("GET", path, &[], String::new()).await
+    }
+
+    /// The status alone, whatever the body is.
+    pub(crate) async fn status(&self, path: &str) -> u16 {
+        self.client.status(path).await
     }
 
     pub(crate) async fn post(&self, path: &str, body: Value) -> Reply {

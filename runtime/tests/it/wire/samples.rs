@@ -246,6 +246,7 @@ fn chunk() -> Chunk {
         tokens: vec![5],
         logprobs: vec![logprobs()],
         prompt_logprobs: vec![logprobs()],
+        cached_tokens: 1,
         finish: Some(Finished {
             reason: FinishReason::Stop,
             stop_token: Some(11),

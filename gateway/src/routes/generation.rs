@@ -1,0 +1,88 @@
+//! What completions and chat completions have in common: how a request is received, and how its
+//! prompts become an answer.
+
+use std::sync::Arc;
+
+use axum::{extract::Request, response::Response};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    admission::Permit,
+    body::JsonBody,
+    egress::{
+        answer::Answer,
+        logprobs::TokenNames,
+        shape::{Head, Shape},
+    },
+    error::ApiError,
+    ingress::{
+        context::RequestContext,
+        prepared::{Prepared, PreparedPrompt},
+    },
+    model::{Served, ServedModel, unix_seconds},
+    openai::common::Sampling,
+    state::Gateway,
+};
+
+/// A request that was let in and could be read.
+pub(crate) struct Received<T> {
+    pub(crate) permit: Permit,
+    /// The fields that both endpoints have.
+    pub(crate) asked: Sampling,
+    /// The endpoint's own.
+    pub(crate) own: T,
+    /// The model that it is for.
+    pub(crate) served: Served,
+    /// What its answer begins with.
+    pub(crate) head: Head,
+}
+
+/// Lets a request in and reads it; `prefix` is what its answer's id begins with.
+pub(crate) async fn receive<T: DeserializeOwned>(
+    gateway: &Gateway,
+    context: &RequestContext,
+    request: Request,
+    prefix: &str,
+) -> Result<Received<T>, ApiError> {
+    let permit = gateway.admit()?;
+    let body = JsonBody::read(request, &gateway.bodies).await?;
+    let (asked, own) = body.parse_both::<Sampling, T>()?;
+    drop(body);
+    let served = gateway.directory.resolve(asked.model.as_deref())?;
+    let head = Head {
+        id: format!("{prefix}{}", context.id_for(asked.request_id.as_deref())?),
+        created: unix_seconds(),
+        model: asked.model.clone().unwrap_or_else(|| served.name.clone()),
+    };
+    Ok(Received { permit, asked, own, served, head })
+}
+
+/// Executes every prompt and tells what comes of it in the endpoint's shape.
+pub(crate) async fn answer<S: Shape>(
+    gateway: &Gateway,
+    context: &RequestContext,
+    work: (Prepared, Vec<PreparedPrompt>),
+    shape: S,
+    permit: Permit,
+) -> Result<Response, ApiError> {
+    let (shared, prompts) = (Arc::new(work.0), work.1);
+    Answer {
+        shape,
+        telling: shared.telling,
+        n: shared.n,
+        prompt_tokens: prompts.iter().map(|prompt| prompt.tokens.len() as u32).collect(),
+        deltas: prompts.into_iter().map(|p| gateway.execute(&shared, p, context)).collect(),
+        permit,
+    }
+    .respond()
+    .await
+}
+
+/// How a request wants tokens told of which it asked for `top` alternatives.
+pub(crate) fn token_names(model: &Arc<ServedModel>, asked: &Sampling, top: u32) -> TokenNames {
+    TokenNames {
+        model: Arc::clone(model),
+        as_ids: asked.return_tokens_as_token_ids.unwrap_or(false),
+        top: top as usize,
+    }
+}

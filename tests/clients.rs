@@ -1,0 +1,87 @@
+//! The clients that users have, against the real binary: `tests/clients/*.py`, run by pytest.
+//!
+//! This starts the servers that the Python files ask for, hands them the addresses, and shows what
+//! pytest said. `make test` makes the virtual environment that it runs in; without one this fails
+//! rather than pass unnoticed.
+
+use std::{fs, io::Write, path::Path, process::Stdio, time::Duration};
+
+use tokio::{process::Command, time::timeout};
+
+#[allow(dead_code)]
+#[path = "support/golden.rs"]
+mod golden;
+#[allow(dead_code)]
+#[path = "support/http.rs"]
+mod http;
+#[allow(dead_code)]
+#[path = "support/process.rs"]
+mod process;
+
+use process::Server;
+
+/// Many times what all of it takes: past it something hangs that no limit in the files stopped.
+const DEADLINE: Duration = Duration::from_secs(180);
+
+/// What the first server asks its clients for.
+const KEY: &str = "the-key-of-these-tests";
+
+#[tokio::test]
+async fn official_clients_get_what_they_expect() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = root.join("target/clients/bin/python");
+    assert!(
+        python.exists(),
+        "{} is missing: `make test` makes it, and so does `make test-tools`",
+        python.display()
+    );
+    let model = golden::model("tiny-chat").expect("both sets have it");
+    let chat = Server::serve(&model, &["--api-key", KEY]);
+    let slow = Server::serve(&model, &["--stage-time-min-ms", "20"]);
+    // Only the full set has it; without it pytest says which test it skips.
+    let stories = golden::model("stories260k").map(|model| (Server::serve(&model, &[]), model));
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let said = folder.path().join("said");
+    let mut pytest = Command::new(python);
+    pytest
+        // Isolated from whatever Python is told by the environment, and leaving no bytecode behind.
+        .args(["-I", "-B", "-m", "pytest"])
+        .arg(root.join("tests/clients"))
+        .env("OPENAI_API_KEY", KEY)
+        // Or a proxy's variables would send the clients there.
+        .env("NO_PROXY", "127.0.0.1")
+        .env("no_proxy", "127.0.0.1")
+        .env("TROUPE_CHAT_MODEL", &model)
+        .env("TROUPE_CHAT_URL", url(&chat))
+        .env("TROUPE_SLOW_URL", url(&slow))
+        .env_remove("TROUPE_STORIES_URL")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    if let Some((server, model)) = &stories {
+        pytest.env("TROUPE_STORIES_URL", url(server)).env("TROUPE_STORIES_MODEL", model);
+    }
+    let passed = run(pytest, &said).await;
+    let said = fs::read_to_string(&said).expect("pytest writes UTF-8");
+    assert!(passed, "the clients' tests failed\n{said}");
+    // Not by `eprint!`, which the test harness keeps to itself: what was skipped has to be seen.
+    std::io::stderr().write_all(said.as_bytes()).expect("stderr can be written");
+}
+
+/// Whether it passes in time; what it says goes to a file.
+async fn run(mut pytest: Command, said: &Path) -> bool {
+    let file = fs::File::create(said).expect("a file");
+    pytest.stdout(file.try_clone().expect("a second handle")).stderr(file);
+    let mut pytest = pytest.spawn().expect("python can be started");
+    match timeout(DEADLINE, pytest.wait()).await {
+        Ok(status) => status.expect("its status can be read").success(),
+        Err(_) => {
+            pytest.kill().await.expect("it can be killed");
+            false
+        }
+    }
+}
+
+fn url(server: &Server) -> String {
+    format!("http://{}", server.address)
+}
