@@ -1,5 +1,7 @@
 //! The scheduler alone: budgets, chunks, preemption, spreading over stages.
 
+mod scripts;
+
 use troupe_runtime::{
     id::{Digest, Epoch, SequenceId, StepId},
     prefix::{Chain, Scope},

@@ -1,3 +1,5 @@
+//! Grammars of sequences: drafts, moves, failures, bounds; with a real vocabulary.
+
 use std::path::Path;
 
 use troupe_runtime::{

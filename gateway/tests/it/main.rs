@@ -16,5 +16,6 @@ mod logprobs;
 mod openapi;
 mod probes;
 mod random;
+mod structured;
 mod support;
 mod tools;

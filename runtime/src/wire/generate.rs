@@ -152,7 +152,7 @@ impl Default for SamplingOptions {
 pub enum Grammar {
     /// A JSON schema, as text.
     JsonSchema(String),
-    /// A Lark or GBNF grammar.
+    /// A grammar in the Lark syntax of `llguidance`.
     Lark(String),
     /// A regular expression for the whole output.
     Regex(String),

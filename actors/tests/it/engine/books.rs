@@ -106,10 +106,6 @@ impl Books {
         asked.map_or(0, |asked| asked.choices.values().map(|(output, _)| output.len()).sum())
     }
 
-    pub(super) fn all_closed(&self) -> bool {
-        self.requests.values().all(|asked| asked.closed)
-    }
-
     /// A new sequence has the tokens that were asked for.
     pub(super) fn planned(&self, plan: &StepPlan) {
         for new in &plan.new {

@@ -7,11 +7,7 @@
 //! every token is the one that follows when the sequence is computed alone, positions have no gap,
 //! and the engine's own bookkeeping adds up.
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use troupe_actors::{
     leader::{

@@ -7,7 +7,10 @@ use proptest::{
     prelude::*,
     test_runner::{Config, RngSeed},
 };
-use troupe_actors::{leader::request::RequestKey, scheduler::{NgramSettings, Policy}};
+use troupe_actors::{
+    leader::request::RequestKey,
+    scheduler::{NgramSettings, Policy},
+};
 use troupe_runtime::{
     id::RequestId,
     wire::generate::{Choice, Generate, SamplingOptions},
@@ -64,9 +67,8 @@ impl Arrival {
         let family = |at: u32| (at * 7 + self.family * 13 + at * at * self.family) % vocab_size;
         let mut prompt: Vec<u32> = (0..self.shared).map(family).collect();
         prompt.extend(self.own.iter().map(|token| token % vocab_size));
-        let mut choices: Vec<_> = (0..self.choices)
-            .map(|index| Choice { index, output: Vec::new() })
-            .collect();
+        let mut choices: Vec<_> =
+            (0..self.choices).map(|index| Choice { index, output: Vec::new() }).collect();
         let mut all = prompt.clone();
         for _ in 0..self.moved.min(self.max_tokens.saturating_sub(1)) {
             all.push(troupe_actors::worker::fake::FakeExecutor::next_token(&all, vocab_size));
@@ -145,18 +147,7 @@ fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
         // An earlier attempt did not get beyond a stop.
         let moved = if stop.is_some() { 0 } else { moved };
         let scored = scored < 16;
-        Arrival {
-            family,
-            shared,
-            own,
-            choices,
-            moved,
-            max_tokens,
-            priority,
-            stop,
-            scored,
-            fate,
-        }
+        Arrival { family, shared, own, choices, moved, max_tokens, priority, stop, scored, fate }
     });
     vec(arrival, 1..24)
 }
@@ -200,9 +191,9 @@ fn befall(group: &mut Group, key: RequestKey, fate: Fate) -> bool {
     true
 }
 
-fn config(cases: u32) -> Config {
+fn config() -> Config {
     Config {
-        cases,
+        cases: CASES,
         rng_seed: RngSeed::Fixed(17),
         failure_persistence: None,
         ..Config::default()
@@ -210,7 +201,7 @@ fn config(cases: u32) -> Config {
 }
 
 proptest! {
-    #![proptest_config(config(3000))]
+    #![proptest_config(config())]
 
     #[test]
     fn every_request_gets_what_it_would_get_alone(
@@ -222,5 +213,92 @@ proptest! {
     }
 }
 
+/// Requests that all fit a step of their own, half of them with the same beginning.
+fn crowd(choices: u32, max_tokens: u32) -> Vec<Arrival> {
+    let arrival = |at: u32| Arrival {
+        family: at % 2,
+        shared: 12,
+        own: vec![at / 4, at / 2],
+        choices,
+        moved: 0,
+        max_tokens,
+        priority: 0,
+        stop: None,
+        scored: false,
+        fate: Fate::Lives,
+    };
+    (0..12).map(arrival).collect()
+}
+
+/// Room for all, one stage or more, nothing special.
+fn roomy(stages: u32) -> Shape {
+    Shape {
+        stages,
+        budget: 32,
+        sequences: 8,
+        block_size: 4,
+        blocks: 200,
+        threshold: 0,
+        policy: Policy::Fcfs,
+        prefix_caching: true,
+        speculation: None,
+        vocab_size: 50,
+    }
+}
+
+/// What was counted over some runs with different delays.
+fn counted(shape: Shape, arrivals: &[Arrival], count: impl Fn(&Group) -> u64) -> u64 {
+    (0..SEEDS).map(|seed| count(&run(shape, arrivals, seed))).sum()
+}
+
+#[test]
+fn blocks_that_run_out_mean_preemption_and_blocks_that_do_not_mean_none() {
+    for stages in [1, 2, 4] {
+        let preemptions = |shape| counted(shape, &crowd(1, 20), |g| g.counters().preemptions);
+        let tight = Shape { blocks: 18, ..roomy(stages) };
+        assert!(preemptions(tight) >= SEEDS, "{stages} stages");
+        assert!(preemptions(Shape { prefix_caching: false, ..tight }) >= SEEDS);
+        assert_eq!(preemptions(roomy(stages)), 0, "{stages} stages");
+    }
+}
+
+#[test]
+fn prompts_that_were_seen_are_found_and_choices_share_without_a_cache_too() {
+    for stages in [1, 2, 4] {
+        let hits = |shape, choices| {
+            counted(shape, &crowd(choices, 5), |group| group.counters().prefix_hits)
+        };
+        let forgetful = Shape { prefix_caching: false, ..roomy(stages) };
+        // Ten of twelve find the two full blocks at least that the first of their family wrote.
+        assert!(hits(roomy(stages), 1) >= SEEDS * 10 * 8, "{stages} stages");
+        assert_eq!(hits(forgetful, 1), 0, "{stages} stages");
+        // Two more choices of each find its three full blocks and all but the last of two tokens.
+        assert!(hits(forgetful, 3) >= SEEDS * 12 * 2 * 12, "{stages} stages");
+    }
+}
+
+#[test]
+fn drafts_are_accepted_where_text_repeats_itself() {
+    let speculation = Some(NgramSettings { num_tokens: 4, longest: 3, shortest: 1 });
+    for stages in [1, 2, 4] {
+        let shape = Shape { speculation, vocab_size: 2, ..roomy(stages) };
+        let accepted = counted(shape, &crowd(1, 20), |group| group.counters().accepted_tokens);
+        assert!(accepted >= SEEDS, "{accepted} with {stages} stages");
+    }
+}
+
+#[test]
+fn equal_requests_come_to_hold_the_same_blocks() {
+    for stages in [1, 2, 4] {
+        let equal: Vec<_> = vec![crowd(1, 20)[0].clone(); 6];
+        let merged = counted(roomy(stages), &equal, |group| group.counters().merged_blocks);
+        assert!(merged >= SEEDS, "{merged} with {stages} stages");
+    }
+}
+
+/// Random cases: a few seconds of them.
+const CASES: u32 = 8000;
+/// Runs of one fixed load, each with other delays.
+const SEEDS: u64 = 20;
 /// Two dozen requests of a hundred events each end long before.
 const MOST_EVENTS: usize = 200_000;

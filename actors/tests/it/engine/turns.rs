@@ -75,7 +75,10 @@ impl Turns {
             for (_, waits) in self.waiting.range_mut(..age) {
                 waits.overtaken += 1;
                 let Waits { counted, overtaken, most } = *waits;
-                assert!(!counted || overtaken <= most, "overtaken {overtaken} times, {most} may be");
+                assert!(
+                    !counted || overtaken <= most,
+                    "overtaken {overtaken} times, {most} may be"
+                );
             }
         }
         plan.finished.iter().for_each(|id| _ = self.ids.remove(id));
