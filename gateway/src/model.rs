@@ -106,10 +106,7 @@ impl ServedModel {
             families: Families::of(&card, settings),
             chars_per_token,
             tokenizing,
-            grammars: grammars::Grammars::new(
-                Arc::clone(&card.tokenizer),
-                card.stop_ids.clone(),
-            ),
+            grammars: grammars::Grammars::new(Arc::clone(&card.tokenizer), card.stop_ids.clone()),
             card,
         }
     }

@@ -10,12 +10,10 @@ use tokio::{
     net::unix::pipe::{Receiver, Sender},
     sync::mpsc,
 };
-use troupe_actors::{
-    member::{
-        actor::{Member, MemberArgs, MemberMsg},
-        checkpoint::Checkpoints,
-        pipe,
-    },
+use troupe_actors::member::{
+    actor::{Member, MemberArgs, MemberMsg},
+    checkpoint::Checkpoints,
+    pipe,
 };
 use troupe_runtime::{
     discovery::directory,

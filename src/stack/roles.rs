@@ -150,10 +150,7 @@ impl RunningGateway {
 }
 
 /// A network inside this process: members live in it, and the gateway reaches them.
-pub(crate) fn inside(
-    id: NodeId,
-    models: Arc<dyn Models>,
-) -> (Arc<dyn Link>, Arc<dyn Spawn>) {
+pub(crate) fn inside(id: NodeId, models: Arc<dyn Models>) -> (Arc<dyn Link>, Arc<dyn Spawn>) {
     let network = LocalNetwork::new();
     let identity = |role| PeerIdentity { cluster: "local".into(), role, node: id };
     let link = network.link(identity(PeerRole::Control));

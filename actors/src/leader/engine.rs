@@ -267,6 +267,8 @@ impl Engine {
         }
         let Ok(completed) = self.scheduler.complete(result) else { return };
         self.steps += 1;
+        // Most steps bring one chunk for each sequence, then a plan.
+        effects.reserve(completed.len() + 2);
         for Completed { id, span, outcome } in completed {
             match outcome {
                 None => {}
@@ -295,13 +297,13 @@ impl Engine {
         sampled: SampledTokens,
         effects: &mut Vec<EngineEffect>,
     ) {
-        let Some(request) = self.request_of(id) else { return };
+        // Looked up once: this is done for every sequence of every step.
+        let Some(&key) = self.owners.get(&id) else { return };
+        let Some(request) = self.requests.get_mut(&key) else { return };
         request.add_prompt_logprobs(id, span.computed, sampled.prompt_logprobs);
         let mut logprobs = sampled.logprobs.into_iter();
         for token in sampled.tokens {
-            let Some(request) = self.request_of(id) else { return };
             let Some(advance) = request.advance(id, now, token, logprobs.next()) else { return };
-            let key = request.key;
             effects.push(EngineEffect::Send(key, GenerateDown::Chunk(advance.chunk)));
             if let Some(end) = advance.ended {
                 self.end_choice(key, id, end, effects);

@@ -27,9 +27,7 @@ use crate::{
         layout::Parallel,
         lifecycle::{Deadlines, Group},
     },
-    leader::{
-        actor::{Leader, LeaderArgs, LeaderMsg},
-    },
+    leader::actor::{Leader, LeaderArgs, LeaderMsg},
     worker::actor::WorkerMsg,
 };
 

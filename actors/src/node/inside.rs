@@ -16,11 +16,9 @@ use super::{
     actor::{NodeMsg, Running, Spawn, said},
     core::{MemberKey, NodeEvent},
 };
-use crate::{
-    member::{
-        actor::{Member, MemberArgs, MemberMsg},
-        load::Models,
-    },
+use crate::member::{
+    actor::{Member, MemberArgs, MemberMsg},
+    load::Models,
 };
 
 /// Starts members as actors of this process, each with a link of its own.

@@ -48,6 +48,9 @@ impl Scheduler {
             preempted_any: false,
             at: 0,
         };
+        let most = draft.sequences_left.min(self.running.len() as u32) as usize;
+        draft.plan.running.reserve(most);
+        draft.held[2].reserve(most);
         self.add_running(&mut draft, Ahead::InTime);
         if !draft.preempted_any {
             self.add_waiting(&mut draft);

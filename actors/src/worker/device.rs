@@ -105,14 +105,15 @@ impl Device {
         commands: &mpsc::Receiver<Command>,
         tell: &dyn Fn(DeviceEvent),
     ) -> Result<(), DeviceError> {
+        let samples = self.rank.stage + 1 == self.stages && self.rank.tp == 0;
+        // First, because it sorts the vocabulary on a thread of its own while weights load.
+        let mut grammars = Grammars::new(self.grammars.take().filter(|_| samples));
         let loader = std::mem::replace(&mut self.loader, Box::new(no_loader));
         let mut executor = loader()?;
         tell(DeviceEvent::Loaded(self.report(executor.as_ref())));
         let mut mirror = Mirror::new(self.epoch, self.limits.block_size);
         let depth = steps_in_flight(self.stages);
         let mut feed = self.pipes.tokens_in.take().map(|line| TokenFeed::new(line, depth));
-        let samples = self.rank.stage + 1 == self.stages && self.rank.tp == 0;
-        let mut grammars = Grammars::new(self.grammars.take().filter(|_| samples));
         let mut idle_since = Instant::now();
         // The channel ends when the owner is gone: then so is this thread.
         while let Ok(command) = commands.recv() {

@@ -98,7 +98,7 @@ async fn limits_and_stop_tokens_end_an_answer() {
     let default = stage.post(PATH, json!({"prompt": "x"})).await.ok();
     assert_eq!(default["usage"]["completion_tokens"], 16);
 
-    let special = troupe_runtime::model::tokenizer::SpecialTokens::Exclude;
+    let special = SpecialTokens::Exclude;
     let tokens = card().tokenizer.encode(TEXT, special).unwrap();
     let body = json!({"prompt": "x", "max_tokens": 40, "stop_token_ids": [tokens[4]]});
     let answer = both(&stage, body).await;
@@ -215,10 +215,8 @@ async fn what_was_cached_is_always_told() {
     let stage = stage(std::sync::Arc::new(move |generate| {
         let mut acts = says(generate);
         for act in &mut acts {
-            if let Act::Say(GenerateDown::Chunk(chunk)) = act
-                && let Some(finish) = &mut chunk.finish
-            {
-                finish.usage.cached_tokens = 5;
+            if let Act::Say(GenerateDown::Chunk(chunk)) = act {
+                chunk.cached_tokens = 5;
             }
         }
         acts
@@ -232,6 +230,13 @@ async fn what_was_cached_is_always_told() {
     body["stream_options"] = json!({"include_usage": true});
     let events = stage.events(PATH, body).await;
     assert_eq!(events.last().unwrap()["usage"]["prompt_tokens_details"], details);
+
+    // The leader has not said the last word when a stop string ends the text.
+    let word = TEXT.split(' ').next().unwrap();
+    let body = json!({"prompt": ["one", "two"], "max_tokens": 40, "stop": [word]});
+    let answer = stage.post(PATH, body).await.ok();
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+    assert_eq!(answer["usage"]["prompt_tokens_details"], details);
 }
 
 #[tokio::test]

@@ -64,8 +64,8 @@ fn play(text: &str) -> String {
         }
         if lines.next_if_eq(&"----").is_some() {
             while lines.next_if(|line| !line.is_empty()).is_some() {}
-            lines.next_if_eq(&"");
         }
+        while lines.next_if_eq(&"").is_some() {}
         let _ = writeln!(now, "----\n{}", script.run(line));
         if lines.peek().is_some() {
             now.push('\n');
@@ -168,14 +168,14 @@ impl Script {
         let merged = after.merged_blocks - before.merged_blocks;
         for (count, what) in [(accepted, "drafts accepted"), (merged, "blocks merged")] {
             if count > 0 {
-                let _ = writeln!(text, "  {count} {what}");
+                let _ = writeln!(text, "  {what}: {count}");
             }
         }
         text + &self.state()
     }
 
     fn plan(&self, plan: &StepPlan) -> String {
-        let mut text = format!("step {}: {} tokens\n", plan.step, plan.tokens());
+        let mut text = format!("step {}, tokens: {}\n", plan.step, plan.tokens());
         for (what, ids) in [("finished", &plan.finished), ("preempted", &plan.preempted)] {
             if !ids.is_empty() {
                 let _ = writeln!(text, "  {what} {}", list(ids.iter().map(|id| &self.names[id])));
