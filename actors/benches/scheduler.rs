@@ -1,11 +1,12 @@
 //! What a step costs at the leader and at a worker, beside the model: `cargo bench -p troupe-actors
 //! --bench scheduler`
 //!
-//! 256 sequences of 1000 tokens decode. `decode/engine` is one result taken and the next step
-//! planned, `decode/mirror` is that plan taken by a worker; both are per step, 64 steps in a row,
-//! so that new blocks, their hashes and their names are in the mean. A device that takes 10 ms for
-//! such a step must not wait for either: 50 microseconds are the goal. `admit` is a prompt of
-//! 32,768 tokens from its arrival to its first step: almost all of it is hashing its blocks.
+//! 256 sequences of 1000 tokens decode. `decode/engine` is one result taken, the next step planned
+//! and what came of it dropped; `decode/mirror` is that plan taken by a worker. Both are per step
+//! (`elem/s` are steps), 64 steps in a row, so that new blocks and their hashes are in the mean. A
+//! device that takes 10 ms for such a step must not wait for either: 50 microseconds are the goal.
+//! `admit` is a prompt of 32,768 tokens from its arrival to its first step: almost all of it is
+//! hashing its blocks.
 
 use std::{collections::VecDeque, hint::black_box, time::Duration};
 

@@ -95,7 +95,7 @@ impl Actor for Controller {
 
     async fn handle(
         &self,
-        _myself: ActorRef<ControllerMsg>,
+        myself: ActorRef<ControllerMsg>,
         message: ControllerMsg,
         state: &mut ControllerState,
     ) -> Result<(), ActorProcessingErr> {
@@ -104,7 +104,11 @@ impl Actor for Controller {
             ControllerMsg::Store(event) => match state.observed.see(event) {
                 Seen::Nothing => None,
                 Seen::Event(event) => Some(event),
-                Seen::OtherLife => state.begin_anew(),
+                Seen::OtherLife => {
+                    // What the office was waiting for, if it is not held yet.
+                    myself.cast(ControllerMsg::Tick)?;
+                    state.begin_anew()
+                }
             },
         };
         let Some(event) = event else { return Ok(()) };

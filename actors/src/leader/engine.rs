@@ -302,8 +302,12 @@ impl Engine {
         let Some(request) = self.requests.get_mut(&key) else { return };
         request.add_prompt_logprobs(id, span.computed, sampled.prompt_logprobs);
         let mut logprobs = sampled.logprobs.into_iter();
-        for token in sampled.tokens {
-            let Some(advance) = request.advance(id, now, token, logprobs.next()) else { return };
+        let mut tokens = sampled.tokens;
+        while let Some(&token) = tokens.first() {
+            // The first keeps the allocation: mostly it is the only one.
+            let rest = tokens.split_off(1);
+            let own = std::mem::replace(&mut tokens, rest);
+            let Some(advance) = request.advance(id, now, own, logprobs.next()) else { return };
             effects.push(EngineEffect::Send(key, GenerateDown::Chunk(advance.chunk)));
             if let Some(end) = advance.ended {
                 self.end_choice(key, id, end, effects);

@@ -125,14 +125,15 @@ impl Request {
         }
     }
 
-    /// Takes one sampled token.
+    /// Takes one sampled token, alone in `tokens`, which becomes the chunk's.
     pub(super) fn advance(
         &mut self,
         id: SequenceId,
         now: Duration,
-        token: u32,
+        tokens: Vec<u32>,
         logprobs: Option<TokenLogprobs>,
     ) -> Option<Advance> {
+        let token = *tokens.first()?;
         let at = self.choices.iter().position(|choice| choice.sequence == id)?;
         let choice = self.choices.get_mut(at)?;
         let position = choice.produced;
@@ -140,7 +141,7 @@ impl Request {
         choice.first_token.get_or_insert(now);
         let ended = ends(&self.options, self.max_tokens, choice.produced, token);
         let mut chunk = chunk(self.key, choice, position);
-        chunk.tokens.push(token);
+        chunk.tokens = tokens;
         chunk.logprobs.extend(logprobs);
         let ended = ended.map(|(reason, stop_token)| {
             let choice = self.choices.remove(at);

@@ -132,7 +132,7 @@ pub struct RunningSequence {
     pub placeholder: Option<StepId>,
     /// Blocks that replace earlier ones, before any are appended.
     pub swaps: Vec<BlockSwap>,
-    /// Blocks to append to each KV group's table.
+    /// Blocks to append to each KV group's table; empty if no table grows.
     pub new_blocks: Vec<Vec<BlockId>>,
     /// Draft tokens to verify (speculative decoding).
     pub drafts: Vec<u32>,

@@ -24,7 +24,7 @@ fn grows_in_all_groups_or_none_and_gives_everything_back() {
     let mut pools = BlockPools::new(16, &[4, 3]);
     let mut tables = pools.tables();
     assert_eq!(pools.grow(&mut tables, 17)[0].len(), 2);
-    assert_eq!(pools.grow(&mut tables, 32), vec![vec![], vec![]]);
+    assert!(pools.grow(&mut tables, 32).is_empty(), "there is room in the last block");
     assert!(!pools.can_grow(&tables, 64), "group 1 has three blocks only");
     assert_eq!((pools.usage().held, pools.usage().total), (2, 3));
     pools.check_integrity([&tables].into_iter()).expect("all blocks are accounted for");

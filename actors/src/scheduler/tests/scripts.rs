@@ -207,7 +207,7 @@ impl Script {
         for swap in &running.swaps {
             let _ = write!(text, ", block {} is now {}", swap.index, swap.block);
         }
-        if !running.new_blocks[0].is_empty() {
+        if !running.new_blocks.first().map_or(&[][..], Vec::as_slice).is_empty() {
             let _ = write!(text, ", more blocks {}", list(&running.new_blocks[0]));
         }
         if !running.drafts.is_empty() {
