@@ -21,6 +21,8 @@ mod etcd;
 #[allow(dead_code)]
 #[path = "support/etcd.rs"]
 mod etcd_process;
+#[path = "cluster/forms.rs"]
+mod forms;
 #[allow(dead_code)]
 #[path = "support/golden.rs"]
 mod golden;

@@ -85,6 +85,25 @@ fn logprobs_are_the_golden_ones() {
     }
 }
 
+/// Hundreds of tokens one after the other, as they are and with drafts, where text repeats itself.
+#[test]
+fn long_answers_are_golden_with_and_without_drafts() {
+    // Only the full set has it.
+    let Some(model) = golden::model("stories260k") else { return };
+    let golden = golden::json("models/stories260k/golden_long.json").expect("it has one");
+    let drafts = r#"{"method": "ngram", "num_speculative_tokens": 4}"#;
+    for args in [&[][..], &["-pp", "2"], &["--speculative-config", drafts]] {
+        let server = Server::serve(&model, args);
+        for run in golden["runs"].as_array().expect("runs") {
+            let wanted = ids(&run["greedy_ids"]);
+            let told = tokens(&server.complete(&ids(&run["ids"]), wanted.len()));
+            assert_eq!(told, wanted, "{args:?} after {}", run["text"]);
+        }
+        let accepted = server.metric("vllm:spec_decode_num_accepted_tokens_total");
+        assert_eq!(accepted > 0.0, args.len() == 2 && args[0] != "-pp", "{args:?}: {accepted}");
+    }
+}
+
 /// A rank holds its part of the weights, not all of them with most unused.
 #[test]
 fn every_rank_holds_its_share_of_the_weights() {
