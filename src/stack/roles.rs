@@ -1,6 +1,7 @@
 //! Starts the roles of a process. Each gives back what keeps it running; dropping that ends it.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -26,6 +27,7 @@ use troupe_runtime::{
         Link, LocalNetwork, PeerIdentity, PeerRole, QuicConfig, QuicLink, TransportRuntime,
         tls::Identity,
     },
+    wire,
 };
 use uuid::Uuid;
 
@@ -69,6 +71,10 @@ pub(crate) async fn node(
         devices: offer.devices,
         device_kind: "cpu".into(),
         version: env!("CARGO_PKG_VERSION").into(),
+        wire: wire::VERSION,
+        labels: BTreeMap::new(),
+        device_memory: 0,
+        address: None,
     };
     let args = NodeArgs {
         record,

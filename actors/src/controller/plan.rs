@@ -11,7 +11,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use troupe_runtime::{
     discovery::directory::{
-        GroupMember, GroupRecord, MemberState, NodeRecord, NodeStatus, ServiceStatus,
+        GroupMember, GroupRecord, MemberState, NodeRecord, NodeStatus, RestartPolicy,
+        ServiceStatus, StartupPolicy,
     },
     id::{Epoch, GroupId, NodeId},
 };
@@ -230,6 +231,9 @@ impl Controller {
             revision: desired.revision,
             launch: desired.launch.clone(),
             members,
+            startup: StartupPolicy::default(),
+            restart: RestartPolicy::default(),
+            drain: None,
         };
         self.groups.insert(group.clone(), record.clone());
         effects.push(ControllerEffect::PutGroup(record));
@@ -362,7 +366,13 @@ impl Controller {
         // While a group forms again the reason that it had to stays readable.
         let kept = self.told.get(&key).map(|told| told.message.clone()).unwrap_or_default();
         let message = if message.is_empty() && ready < replicas { kept } else { message };
-        let status = ServiceStatus { ready, replicas, message };
+        let status = ServiceStatus {
+            ready,
+            replicas,
+            message,
+            observed_generation: desired.revision,
+            ..ServiceStatus::default()
+        };
         if self.told.get(&key) != Some(&status) {
             self.told.insert(key.clone(), status.clone());
             effects.push(ControllerEffect::PutServiceStatus(key.0, key.1, status));

@@ -27,6 +27,10 @@ fn node(number: u128, process: u128, devices: u32) -> NodeRecord {
         devices,
         device_kind: "cpu".into(),
         version: "0".into(),
+        wire: 1,
+        labels: Default::default(),
+        device_memory: 0,
+        address: None,
     }
 }
 
@@ -83,6 +87,7 @@ fn status(node: &NodeRecord, record: &GroupRecord, member: u32, state: MemberSta
             state,
         }],
         epochs: [(record.group.to_string(), record.epoch.number)].into(),
+        groups: vec![],
     }
 }
 
@@ -180,6 +185,7 @@ fn an_empty_store_counts_on_from_what_the_nodes_have_seen() {
         process: nodes[0].process,
         members: vec![],
         epochs: [("default/s-0".to_owned(), 41)].into(),
+        groups: vec![],
     };
     controller.handle(AT, ControllerEvent::StatusPut(report));
     let effects = controller.handle(AT, ControllerEvent::Declared(service(1)));

@@ -110,7 +110,18 @@ impl Node {
             process: self.record.process,
             members,
             epochs: self.epochs.clone(),
+            groups: self.living_groups(),
         }
+    }
+
+    /// The groups whose members live here, as they were planned.
+    fn living_groups(&self) -> Vec<GroupRecord> {
+        let lives = |record: &&GroupRecord| {
+            self.members.iter().any(|(key, local)| {
+                local.is_alive() && key.group == record.group && key.epoch == record.epoch
+            })
+        };
+        self.wanted.values().filter(lives).cloned().collect()
     }
 
     /// Takes one event and says what to do about it.

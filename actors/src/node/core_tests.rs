@@ -1,7 +1,7 @@
 //! A node's core from scripts of events.
 
 use troupe_runtime::{
-    discovery::directory::{GroupMember, Launch, MemberPer},
+    discovery::directory::{GroupMember, Launch, MemberPer, RestartPolicy, StartupPolicy},
     id::Coordinate,
     spec::EngineFlags,
 };
@@ -21,6 +21,10 @@ fn node(devices: u32) -> Node {
         devices,
         device_kind: "cpu".into(),
         version: "0".into(),
+        wire: 1,
+        labels: Default::default(),
+        device_memory: 0,
+        address: None,
     };
     Node::new(record, BTreeMap::new())
 }
@@ -52,6 +56,9 @@ fn record(number: u64, nodes: &[NodeId]) -> GroupRecord {
             flags: EngineFlags::default(),
         },
         members,
+        startup: StartupPolicy::default(),
+        restart: RestartPolicy::default(),
+        drain: None,
     }
 }
 
@@ -113,6 +120,7 @@ fn a_worker_is_told_where_its_leader_listens_once() {
         process: PROCESS,
         members: vec![leader],
         epochs: BTreeMap::new(),
+        groups: vec![],
     };
     let effects = node.handle(NodeEvent::StatusPut(status.clone()));
     let tell = NodeToMember::Leader("quic://1.2.3.4:5".into());

@@ -13,6 +13,12 @@
 //! | `names/<name>` | the node that took the name | its lease |
 //! | `groups/<ns>/<service>/<g>` | the controller in office | for good |
 //! | `gateways/<id>` | that gateway | its lease |
+//! | `demand/<ns>/<service>/<gateway>` | that gateway, while it holds requests | its lease |
+//! | `cordons/<node>` | who cordons or drains a host | for good |
+//! | `revisions/<ns>/<service>/<n>` | the controller in office, the last 10 of each | for good |
+//! | `events/<slot>` | the controller in office, a ring | for good |
+//! | `tokens/<hash>` | who creates, uses or revokes a join token | until it is over |
+//! | `revoked/<id>` | who revokes an identity | for good |
 
 use crate::id::{Epoch, GroupId, NodeId};
 
@@ -123,6 +129,76 @@ impl Keys {
     /// One gateway.
     pub fn gateway(&self, id: NodeId) -> String {
         self.under(&format!("gateways/{id}"))
+    }
+
+    /// All demand for services that have no endpoint.
+    pub fn all_demand(&self) -> String {
+        self.under("demand/")
+    }
+
+    /// One gateway's demand for a service.
+    pub fn demand(&self, namespace: &str, service: &str, gateway: NodeId) -> String {
+        format!("{}{namespace}/{service}/{gateway}", self.all_demand())
+    }
+
+    /// All hosts that nothing new is planned on.
+    pub fn cordons(&self) -> String {
+        self.under("cordons/")
+    }
+
+    /// One host's.
+    pub fn cordon(&self, node: NodeId) -> String {
+        format!("{}{node}", self.cordons())
+    }
+
+    /// All statuses of services.
+    pub fn service_statuses(&self) -> String {
+        self.under("status/services/")
+    }
+
+    /// All revisions of all services.
+    pub fn all_revisions(&self) -> String {
+        self.under("revisions/")
+    }
+
+    /// All revisions of one service.
+    pub fn revisions(&self, namespace: &str, service: &str) -> String {
+        format!("{}{namespace}/{service}/", self.all_revisions())
+    }
+
+    /// One revision.
+    pub fn revision(&self, namespace: &str, service: &str, number: u64) -> String {
+        format!("{}{number}", self.revisions(namespace, service))
+    }
+
+    /// All events.
+    pub fn events(&self) -> String {
+        self.under("events/")
+    }
+
+    /// One place in the ring of events.
+    pub fn event(&self, slot: u32) -> String {
+        format!("{}{slot:04}", self.events())
+    }
+
+    /// All join tokens.
+    pub fn tokens(&self) -> String {
+        self.under("tokens/")
+    }
+
+    /// One join token, by the hash of its secret.
+    pub fn token(&self, hash: &str) -> String {
+        format!("{}{hash}", self.tokens())
+    }
+
+    /// All identities that are no longer let in.
+    pub fn all_revoked(&self) -> String {
+        self.under("revoked/")
+    }
+
+    /// One of them.
+    pub fn revoked(&self, id: NodeId) -> String {
+        format!("{}{id}", self.all_revoked())
     }
 
     fn under(&self, rest: &str) -> String {

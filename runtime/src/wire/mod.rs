@@ -25,6 +25,9 @@ pub mod step;
 use codec::bounded;
 pub use codec::{Message, WireError, decode, encode};
 
+/// The newest version of the wire that this build speaks.
+pub const VERSION: u32 = 1;
+
 /// The protocol's name and version, as negotiated by TLS.
 pub const ALPN: &[u8] = b"troupe/1";
 

@@ -1,0 +1,107 @@
+//! Groups: what the controller wants of each, for the nodes to make real.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{Coordinate, Epoch, GroupId, NodeId},
+    spec::EngineFlags,
+};
+
+/// What the controller wants of one group: one incarnation of it.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupRecord {
+    /// Its name.
+    pub group: GroupId,
+    /// The incarnation; members of lower ones stop.
+    pub epoch: Epoch,
+    /// The service's revision.
+    pub revision: u64,
+    /// What it serves, and how.
+    pub launch: Launch,
+    /// Its members, the leader first.
+    pub members: Vec<GroupMember>,
+    /// When its members are started.
+    #[serde(default)]
+    pub startup: StartupPolicy,
+    /// What a member's end means for the group.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    /// It takes no new request, finishes what it has begun, and ends.
+    #[serde(default)]
+    pub drain: Option<Drain>,
+}
+
+/// How a group ends without losing a request.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Drain {
+    /// The most seconds for what it has begun.
+    pub seconds: u32,
+}
+
+/// When a group's members are started (LeaderWorkerSet's `startupPolicy`).
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StartupPolicy {
+    /// All at once.
+    #[default]
+    LeaderCreated,
+    /// The others once the leader listens.
+    LeaderReady,
+}
+
+/// What a member's end means for its group (LeaderWorkerSet's `restartPolicy`).
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RestartPolicy {
+    /// The whole group is formed anew.
+    #[default]
+    RecreateGroupOnPodRestart,
+    /// So it is, but not while a member has yet to start.
+    RecreateGroupAfterStart,
+    /// Only a person's doing forms it anew.
+    None,
+}
+
+/// One member's place.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupMember {
+    /// On which host.
+    pub node: NodeId,
+    /// The host's process that is to run it: a restarted one waits for the next incarnation.
+    pub process: uuid::Uuid,
+    /// Which ranks it hosts, one device each.
+    pub ranks: Vec<Coordinate>,
+}
+
+/// How a group's ranks are divided into members.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub enum MemberPer {
+    /// One member per host, with as many ranks as the host has devices for.
+    #[default]
+    Host,
+    /// One member per stage.
+    Stage,
+    /// One member per rank.
+    Rank,
+}
+
+/// What a group serves and how: the same for all of its members.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Launch {
+    /// The model's URI.
+    pub model_uri: String,
+    /// The name that requests use.
+    pub model_name: String,
+    /// Ranks per stage.
+    pub tensor_parallel: u32,
+    /// Stages.
+    pub pipeline_parallel: u32,
+    /// How ranks are divided into members.
+    #[serde(default)]
+    pub member_per: MemberPer,
+    /// The engine's settings.
+    pub flags: EngineFlags,
+}

@@ -1,0 +1,105 @@
+//! Hosts: what one is, what runs there, and whether it may be planned on.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::GroupRecord;
+use crate::id::{Epoch, GroupId, NodeId};
+
+/// A host.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeRecord {
+    /// Its identity.
+    pub id: NodeId,
+    /// Its name, for people.
+    pub name: String,
+    /// Drawn when the node's process started: the same host with another one was restarted.
+    pub process: uuid::Uuid,
+    /// How many devices it has.
+    pub devices: u32,
+    /// Which kind: `cpu` or `cuda`.
+    pub device_kind: String,
+    /// Version of the binary.
+    pub version: String,
+    /// The newest version of the wire that it speaks; it speaks the one before too.
+    #[serde(default = "first_wire")]
+    pub wire: u32,
+    /// Its labels; place is among them: `topology.kubernetes.io/zone`, `troupe.dev/rack`,
+    /// `kubernetes.io/hostname`.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Bytes of memory for weights, KV blocks and workspace on each device; 0 if unknown.
+    #[serde(default)]
+    pub device_memory: u64,
+    /// Where the host's own door is reached (`quic://host:port`): probes, logs, drains. None for a
+    /// host inside its controller's process.
+    #[serde(default)]
+    pub address: Option<String>,
+}
+
+fn first_wire() -> u32 {
+    1
+}
+
+/// A host's report of its members.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    /// Which host.
+    pub node: NodeId,
+    /// Its process, as in its [`NodeRecord`].
+    pub process: uuid::Uuid,
+    /// Its members.
+    pub members: Vec<MemberStatus>,
+    /// The highest epoch that this host has ever seen of each group, by the group's full name: a
+    /// controller whose store was wiped counts on from here.
+    pub epochs: BTreeMap<String, u64>,
+    /// The groups that its living members belong to, as they were planned: a controller whose
+    /// store was wiped takes them up again, incarnation and all.
+    #[serde(default)]
+    pub groups: Vec<GroupRecord>,
+}
+
+/// One member, as its node sees it.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct MemberStatus {
+    /// Its group.
+    pub group: GroupId,
+    /// Its incarnation.
+    pub epoch: Epoch,
+    /// Its index.
+    pub member: u32,
+    /// Where it is reached, once it listens.
+    pub address: Option<String>,
+    /// How far it is.
+    pub state: MemberState,
+}
+
+/// How far a member is.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", tag = "state", content = "cause")]
+pub enum MemberState {
+    /// Its process was started.
+    Starting,
+    /// It listens and forms its group.
+    Listening,
+    /// It serves.
+    Ready,
+    /// It is gone, and its devices are free again. Says why.
+    Exited(String),
+}
+
+/// A person's word that nothing new is planned on a host. Without it a host is planned on.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct CordonRecord {
+    /// Which host.
+    pub node: NodeId,
+    /// What is there is to move away too, each group after what it has begun or this many seconds.
+    pub drain: Option<u32>,
+    /// When, in seconds since 1970.
+    pub since: u64,
+}
