@@ -228,6 +228,7 @@ impl Controller {
         let record = GroupRecord {
             group: group.clone(),
             epoch,
+            term: 0,
             revision: desired.revision,
             launch: desired.launch.clone(),
             members,

@@ -46,6 +46,7 @@ fn record(number: u64, nodes: &[NodeId]) -> GroupRecord {
     GroupRecord {
         group: group_id(),
         epoch: Epoch { number, nonce: number },
+        term: 1,
         revision: 1,
         launch: Launch {
             model_uri: "file:///m".into(),

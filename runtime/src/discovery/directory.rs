@@ -19,7 +19,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use endpoint::{EndpointRecord, GatewayRecord};
 pub use event::{EventKind, EventRecord, ObjectRef};
-pub use group::{Drain, GroupMember, GroupRecord, Launch, MemberPer, RestartPolicy, StartupPolicy};
+pub use group::{
+    AfterDrain, Drain, GroupMember, GroupRecord, Launch, MemberPer, RestartPolicy, StartupPolicy,
+};
 pub use node::{CordonRecord, MemberState, MemberStatus, NodeRecord, NodeStatus};
 pub use service::{
     Condition, ConditionStatus, DemandRecord, GroupPhase, GroupStatus, MemberPlace, RevisionRecord,

@@ -15,6 +15,9 @@ pub struct GroupRecord {
     pub group: GroupId,
     /// The incarnation; members of lower ones stop.
     pub epoch: Epoch,
+    /// Of the controller that planned it: each that takes office has a higher one than all before.
+    #[serde(default)]
+    pub term: u64,
     /// The service's revision.
     pub revision: u64,
     /// What it serves, and how.
@@ -38,6 +41,21 @@ pub struct GroupRecord {
 pub struct Drain {
     /// The most seconds for what it has begun.
     pub seconds: u32,
+    /// What comes after it.
+    #[serde(default)]
+    pub then: AfterDrain,
+}
+
+/// What comes after a group has drained.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AfterDrain {
+    /// Nothing: it is no longer wanted.
+    #[default]
+    Leave,
+    /// It is formed anew, as the newest revision.
+    Update,
+    /// It is formed anew as it was, on other hosts.
+    Move,
 }
 
 /// When a group's members are started (LeaderWorkerSet's `startupPolicy`).

@@ -129,6 +129,9 @@ pub struct RevisionRecord {
     pub document: Value,
     /// What its groups run.
     pub launch: Launch,
+    /// Where its groups may be, in the words of the controller that wrote it.
+    #[serde(default)]
+    pub wishes: Value,
     /// When it was first seen, in seconds since 1970.
     pub created: u64,
     /// Why, as the declaration's `kubernetes.io/change-cause` says.
