@@ -8,6 +8,7 @@
 //! - [`leader`]: the engine: requests in, plans and chunks out
 //! - [`scheduler`], [`kv`]: who runs in the next step, and on which blocks
 //! - [`worker`]: owns one device
+//! - [`host`]: the one door of a process to other hosts: joining, operating, probing
 //!
 //! Beside every `actor.rs` (ractor, async, short) stands a core: a plain function of state, event
 //! and `now` that returns effects. Cores know no clock, no runtime and no randomness, so that a
@@ -15,6 +16,7 @@
 
 pub mod controller;
 pub mod group;
+pub mod host;
 pub mod kv;
 pub mod leader;
 pub mod member;

@@ -42,8 +42,15 @@ impl LeaderState {
                 let metrics = self.observer.metrics();
                 self.doors.spawn(doors::status(info, load, metrics, stream))
             }
-            // Tensors go to the ranks; the member's front door has taken them out.
-            Conversation::Bulk(_) => return,
+            // Tensors go to the ranks; the member's front door has taken them out. The others belong
+            // at a host's door.
+            Conversation::Bulk(_)
+            | Conversation::Join
+            | Conversation::Renew
+            | Conversation::Operate
+            | Conversation::Host
+            | Conversation::Probe(_)
+            | Conversation::Preflight => return,
         };
     }
 

@@ -7,8 +7,10 @@
 //! - `group`: what the controller wants of one group
 //! - `endpoint`: what placement picks from, and who picks
 //! - `service`: what the controller says of a service, its revisions, the demand for it
+//! - `access`: who may come in, who may no longer, and where one knocks
 //! - `event`: what happened, for people
 
+mod access;
 mod endpoint;
 mod event;
 mod group;
@@ -17,6 +19,7 @@ mod service;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+pub use access::{ControlRecord, RevokedRecord, TokenKind, TokenRecord, TokenUse};
 pub use endpoint::{EndpointRecord, GatewayRecord};
 pub use event::{EventKind, EventRecord, ObjectRef};
 pub use group::{

@@ -17,7 +17,8 @@
 //! | `cordons/<node>` | who cordons or drains a host | for good |
 //! | `revisions/<ns>/<service>/<n>` | the controller in office, the last 10 of each | for good |
 //! | `events/<slot>` | the controller in office, a ring | for good |
-//! | `tokens/<hash>` | who creates, uses or revokes a join token | until it is over |
+//! | `control/<id>` | that control host | its lease |
+//! | `tokens/<id>` | who creates, uses or revokes a join token | until it is over |
 //! | `revoked/<id>` | who revokes an identity | for good |
 
 use crate::id::{Epoch, GroupId, NodeId};
@@ -186,9 +187,19 @@ impl Keys {
         self.under("tokens/")
     }
 
-    /// One join token, by the hash of its secret.
-    pub fn token(&self, hash: &str) -> String {
-        format!("{}{hash}", self.tokens())
+    /// One join token, by the part of it that is no secret.
+    pub fn token(&self, id: &str) -> String {
+        format!("{}{id}", self.tokens())
+    }
+
+    /// All control hosts.
+    pub fn all_control(&self) -> String {
+        self.under("control/")
+    }
+
+    /// One control host.
+    pub fn control(&self, id: NodeId) -> String {
+        format!("{}{id}", self.all_control())
     }
 
     /// All identities that are no longer let in.

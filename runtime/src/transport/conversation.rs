@@ -34,6 +34,19 @@ pub enum Conversation {
     Status,
     /// [`crate::wire::kv`]: tensors one way.
     Bulk(BulkOpen),
+    /// [`crate::wire::join`]: a token for an identity.
+    Join,
+    /// [`crate::wire::join`]: a new certificate for one that is still believed.
+    Renew,
+    /// What the command line asks of a control host.
+    Operate,
+    /// [`crate::wire::host`]: what a control host asks of a host.
+    Host,
+    /// [`crate::wire::host`]: how far away a host is, and how wide the way, on connections of this
+    /// class.
+    Probe(Class),
+    /// [`crate::wire::host`]: whether the cluster is fit, asked of a control host.
+    Preflight,
 }
 
 /// Whether a peer of this role may open this conversation. Asked by the side that *accepts*, about
@@ -41,14 +54,21 @@ pub enum Conversation {
 ///
 /// | role | may open | because |
 /// |---|---|---|
-/// | control | everything | it holds the cluster's key anyway |
-/// | gateway | `Generate`, `Status` | it sends requests and watches load; tensors are not its own |
-/// | node | everything | members of a group share steps and tensors; draining moves requests |
+/// | control | everything but `Join` | it holds the cluster's key anyway |
+/// | node | what members of a group share; `Probe`, `Renew` | it asks nothing of other hosts |
+/// | gateway | `Generate`, `Status`, `Probe`, `Renew` | tensors are not its own |
+/// | operator | `Operate`, `Preflight`, `Renew` | control hosts do for it what it may want |
+/// | newcomer | `Join` | it has shown no certificate |
 pub fn permits(role: PeerRole, conversation: &Conversation) -> bool {
-    match (role, conversation) {
-        (PeerRole::Control | PeerRole::Node, _) => true,
-        (PeerRole::Gateway, Conversation::Generate | Conversation::Status) => true,
-        (PeerRole::Gateway, Conversation::Group | Conversation::Bulk(_)) => false,
+    use Conversation::{Bulk, Generate, Group, Join, Operate, Preflight, Probe, Renew, Status};
+    match role {
+        PeerRole::Control => !matches!(conversation, Join),
+        PeerRole::Node => {
+            matches!(conversation, Generate | Group | Status | Bulk(_) | Probe(_) | Renew)
+        }
+        PeerRole::Gateway => matches!(conversation, Generate | Status | Probe(_) | Renew),
+        PeerRole::Operator => matches!(conversation, Operate | Preflight | Renew),
+        PeerRole::Newcomer => matches!(conversation, Join),
     }
 }
 
@@ -56,7 +76,15 @@ impl Conversation {
     /// The class of connection that carries it; no other does.
     pub fn class(&self) -> Class {
         match self {
-            Self::Generate | Self::Group | Self::Status => Class::Control,
+            Self::Generate
+            | Self::Group
+            | Self::Status
+            | Self::Join
+            | Self::Renew
+            | Self::Operate
+            | Self::Host
+            | Self::Preflight => Class::Control,
+            Self::Probe(class) => *class,
             Self::Bulk(open) => match open.channel {
                 // Tokens are few, and a step waits for them.
                 BulkChannel::Activation | BulkChannel::Collective | BulkChannel::Tokens => {
@@ -79,13 +107,56 @@ impl Message for Conversation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::{Coordinate, Epoch};
+
+    /// Who may open what, as one table.
+    const TABLE: &str = "
+        Generate   control node gateway
+        Group      control node
+        Status     control node gateway
+        Bulk       control node
+        Join       newcomer
+        Renew      control node gateway operator
+        Operate    control operator
+        Host       control
+        Probe      control node gateway
+        Preflight  control operator
+    ";
 
     #[test]
-    fn a_gateway_never_opens_what_members_share() {
-        assert!(permits(PeerRole::Gateway, &Conversation::Generate));
-        assert!(permits(PeerRole::Gateway, &Conversation::Status));
-        assert!(!permits(PeerRole::Gateway, &Conversation::Group));
-        assert!(permits(PeerRole::Node, &Conversation::Group));
-        assert!(permits(PeerRole::Control, &Conversation::Group));
+    fn a_role_opens_its_conversations_and_no_other() {
+        let roles = [
+            PeerRole::Control,
+            PeerRole::Node,
+            PeerRole::Gateway,
+            PeerRole::Operator,
+            PeerRole::Newcomer,
+        ];
+        let end = Coordinate::default();
+        let channel = BulkChannel::Kv;
+        let bulk = BulkOpen { epoch: Epoch::default(), from: end, to: end, channel };
+        let all = [
+            Conversation::Generate,
+            Conversation::Group,
+            Conversation::Status,
+            Conversation::Bulk(bulk),
+            Conversation::Join,
+            Conversation::Renew,
+            Conversation::Operate,
+            Conversation::Host,
+            Conversation::Probe(Class::Kv),
+            Conversation::Preflight,
+        ];
+        let lines: Vec<&str> = TABLE.lines().filter(|line| !line.trim().is_empty()).collect();
+        assert_eq!(lines.len(), all.len());
+        for (line, what) in lines.into_iter().zip(all) {
+            let mut words = line.split_whitespace();
+            assert!(format!("{what:?}").starts_with(words.next().unwrap()), "{line}");
+            let allowed: Vec<&str> = words.collect();
+            for role in roles {
+                let may = allowed.contains(&role.to_string().as_str());
+                assert_eq!(permits(role, &what), may, "{role} {what:?}");
+            }
+        }
     }
 }

@@ -32,6 +32,10 @@ pub enum PeerRole {
     Gateway,
     /// A host that runs members.
     Node,
+    /// A person's command line.
+    Operator,
+    /// Whoever has a join token and no certificate yet: no certificate says this.
+    Newcomer,
 }
 
 // === impl PeerAddr ===
@@ -97,6 +101,8 @@ impl fmt::Display for PeerRole {
             Self::Control => "control",
             Self::Gateway => "gateway",
             Self::Node => "node",
+            Self::Operator => "operator",
+            Self::Newcomer => "newcomer",
         })
     }
 }
@@ -109,7 +115,8 @@ impl FromStr for PeerRole {
             "control" => Ok(Self::Control),
             "gateway" => Ok(Self::Gateway),
             "node" => Ok(Self::Node),
-            _ => Err(format!("`{text}` is no role; control, gateway and node are")),
+            "operator" => Ok(Self::Operator),
+            _ => Err(format!("`{text}` is no role; control, gateway, node and operator are")),
         }
     }
 }
@@ -132,6 +139,7 @@ mod tests {
         let uuid = "018f2b1e-0000-7000-8000-000000000001";
         for text in [
             format!("troupe://demo/king/{uuid}"),
+            format!("troupe://demo/newcomer/{uuid}"),
             format!("troupe:///node/{uuid}"),
             format!("troupe://demo/node/{uuid}/more"),
             format!("http://demo/node/{uuid}"),

@@ -7,6 +7,8 @@
 //! | [`step`] | what a step does: carried inside [`group`] | |
 //! | [`status`] | what an endpoint is and how busy it is | gateway, at the leader |
 //! | [`member`] | a member process and its node, over pipes | node |
+//! | [`host`] | how a host is and what it can do: [`host::HostUp`] / [`host::HostDown`] | control host, at a host |
+//! | [`join`] | a token for an identity, a new certificate for an old one | newcomer or host, at a control host |
 //! | [`kv`] | tensors: activations, collectives, KV blocks (raw bytes behind a small header) | whoever sends |
 //!
 //! Messages are rkyv archives. A received frame is copied once into an aligned buffer, validated
@@ -17,6 +19,8 @@
 mod codec;
 pub mod generate;
 pub mod group;
+pub mod host;
+pub mod join;
 pub mod kv;
 pub mod member;
 pub mod status;
