@@ -150,7 +150,8 @@ fn sampled(plan: &StepPlan) -> Vec<SampledAt> {
 
 fn result(plan: &StepPlan) -> StepResult {
     let outcomes = sampled(plan).into_iter().map(|SampledAt { sequence, token, .. }| {
-        let tokens = SampledTokens { tokens: vec![token], ..SampledTokens::default() };
+        let tokens =
+            SampledTokens { tokens: [token].as_slice().into(), ..SampledTokens::default() };
         SequenceResult { sequence, outcome: Outcome::Tokens(tokens) }
     });
     let outcomes = outcomes.collect();

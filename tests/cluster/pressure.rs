@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     golden,
@@ -39,6 +39,49 @@ fn tokens_are_golden_under_pressure() {
             check(&model, &requests, setting);
         }
     }
+}
+
+/// Ten thousand requests where two run and eight may wait: what is too much is told so, and what was
+/// let in is finished as if nobody else had asked.
+#[test]
+fn a_flood_is_turned_away_and_what_was_let_in_is_finished() {
+    const CLIENTS: usize = 100;
+    const EACH: usize = 100;
+    let model = golden::model("tiny-qwen2").expect("both sets have it");
+    let args = ["--dtype", "float32", "--max-num-seqs", "2", "--max-num-queued-reqs", "8"];
+    let server = Server::serve(&model, &args);
+    let (prompt, wanted) = requests(&model).swap_remove(0);
+    let ask = || {
+        let body = completion(&prompt, wanted.len());
+        let answer = http::post(server.address, "/v1/completions", &body).expect("an answer");
+        if answer.status == 200 {
+            assert_eq!(tokens(&answer.json()["choices"][0]), wanted);
+            return true;
+        }
+        assert_eq!(answer.status, 503, "{}", answer.text);
+        assert!(answer.headers.contains("retry-after: 1\n"), "{}", answer.headers);
+        let message = "The engine is currently busy and cannot accept new requests. Please try \
+                       again later or on a different instance.";
+        let error = json!({
+            "message": message, "type": "Service Unavailable", "param": null, "code": 503,
+        });
+        assert_eq!(answer.json(), json!({ "error": error }));
+        false
+    };
+    let client = || (0..EACH).filter(|_| ask()).count();
+    let answered: usize = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
+        clients.into_iter().map(|client| client.join().expect("all are answered")).sum()
+    });
+    assert!(answered >= 10, "{answered}: two run and eight wait");
+    let refused = (CLIENTS * EACH - answered) as f64;
+    assert!(refused > 0.0, "none was too much");
+    let metric = |name: &str| server.metric(name);
+    assert_eq!(metric("vllm:admission_rejections_total"), refused);
+    assert_eq!(metric("vllm:request_queue_time_seconds_count"), answered as f64);
+    let empty =
+        ["vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"];
+    until("nothing runs, waits or holds a block", || empty.iter().all(|name| metric(name) == 0.0));
 }
 
 fn check(model: &Path, requests: &[(Vec<u32>, Vec<u32>)], setting: &Setting) {

@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
+    /// Every header on a line of its own, in lower case.
+    pub(crate) headers: String,
     pub(crate) text: String,
 }
 
@@ -62,17 +64,17 @@ pub(crate) fn post_with(
 /// A POST of JSON whose answer is read event by event.
 pub(crate) fn stream(address: SocketAddr, path: &str, body: &Value) -> std::io::Result<Stream> {
     let head = format!("POST {path} HTTP/1.1\r\n");
-    let (status, body) = open(address, &head, &body.to_string())?;
+    let (status, _, body) = open(address, &head, &body.to_string())?;
     Ok(Stream { status, body })
 }
 
-fn whole((status, mut body): (u16, Body)) -> std::io::Result<Answer> {
+fn whole((status, headers, mut body): (u16, String, Body)) -> std::io::Result<Answer> {
     let mut text = String::new();
     body.read_to_string(&mut text)?;
-    Ok(Answer { status, text })
+    Ok(Answer { status, headers, text })
 }
 
-fn open(address: SocketAddr, line: &str, body: &str) -> std::io::Result<(u16, Body)> {
+fn open(address: SocketAddr, line: &str, body: &str) -> std::io::Result<(u16, String, Body)> {
     let mut socket = TcpStream::connect_timeout(&address, PATIENCE)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.set_write_timeout(Some(PATIENCE))?;
@@ -89,10 +91,12 @@ fn open(address: SocketAddr, line: &str, body: &str) -> std::io::Result<(u16, Bo
     let status = line.split(' ').nth(1).and_then(|code| code.parse().ok());
     let status = status.ok_or_else(|| malformed(&format!("status line `{line}`")))?;
     let mut framing = Framing::UntilClosed;
+    let mut headers = String::new();
     loop {
         line.clear();
         reader.read_line(&mut line)?;
         let header = line.trim_end().to_ascii_lowercase();
+        headers.extend([&header, "\n"]);
         match header.split_once(':').map(|(name, value)| (name, value.trim())) {
             None => break,
             Some(("transfer-encoding", "chunked")) => framing = Framing::Chunked { left: 0 },
@@ -103,7 +107,7 @@ fn open(address: SocketAddr, line: &str, body: &str) -> std::io::Result<(u16, Bo
             Some(_) => {}
         }
     }
-    Ok((status, Body { reader, framing, ended: false }))
+    Ok((status, headers, Body { reader, framing, ended: false }))
 }
 
 // === impl Answer ===

@@ -2,8 +2,9 @@
 //!
 //! - [`blocks`]: the pools of all KV groups as sequences use them: find, take, grow, release
 //! - [`pool`]: the blocks of one group: who holds each, what it contains, which is reused next
-//! - [`lru`]: the order of reuse
+//! - [`lru`]: the order of reuse; `index`: blocks by what they contain
 
 pub mod blocks;
+mod index;
 pub mod lru;
 pub mod pool;

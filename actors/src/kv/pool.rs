@@ -5,11 +5,9 @@
 //! named by keys: the chained hash of a full block, and that of the partly filled one at a prompt's
 //! end. A block keeps its keys until it is given out for something else; that is what eviction is.
 
-use std::collections::BTreeMap;
-
 use troupe_runtime::id::{BlockId, StepId};
 
-use super::lru::Lru;
+use super::{index::Index, lru::Lru};
 
 /// Names a block's contents: see [`troupe_runtime::prefix`].
 pub type BlockKey = u128;
@@ -20,7 +18,7 @@ pub struct Pool {
     blocks: Vec<Block>,
     /// Blocks that nobody holds: those without contents first, then by last use.
     reusable: Lru,
-    by_key: BTreeMap<BlockKey, BlockId>,
+    by_key: Index,
     /// How many of the reusable have keys.
     cached: u32,
 }
@@ -54,7 +52,7 @@ impl Pool {
         Self {
             blocks: vec![Block::default(); total as usize],
             reusable: Lru::full(total),
-            by_key: BTreeMap::new(),
+            by_key: Index::default(),
             cached: 0,
         }
     }
@@ -73,7 +71,7 @@ impl Pool {
 
     /// The block with these contents, and the step that writes them.
     pub fn find(&self, key: BlockKey) -> Option<(BlockId, StepId)> {
-        let block = *self.by_key.get(&key)?;
+        let block = self.by_key.find(key)?;
         Some((block, self.blocks[block.0 as usize].written))
     }
 
@@ -99,7 +97,7 @@ impl Pool {
         debug_assert_eq!(entry.refs, 0, "block {block} is held and was to be reused");
         self.cached -= u32::from(entry.keys != [None; 2]);
         for key in std::mem::take(&mut entry.keys).into_iter().flatten() {
-            self.by_key.remove(&key);
+            self.by_key.remove(key);
         }
         entry.refs = 1;
         Some(block)
@@ -128,7 +126,7 @@ impl Pool {
     /// Names the contents of a held block, which `step` completes. If another block has the same
     /// contents, that one is returned and nothing is changed.
     pub fn name(&mut self, block: BlockId, key: BlockKey, step: StepId) -> Option<BlockId> {
-        if let Some(&known) = self.by_key.get(&key) {
+        if let Some(known) = self.by_key.find(key) {
             return (known != block).then_some(known);
         }
         let entry = &mut self.blocks[block.0 as usize];
@@ -146,7 +144,7 @@ impl Pool {
     pub fn forget(&mut self, block: BlockId) {
         let keys = std::mem::take(&mut self.blocks[block.0 as usize].keys);
         for key in keys.into_iter().flatten() {
-            self.by_key.remove(&key);
+            self.by_key.remove(key);
         }
     }
 
@@ -176,7 +174,7 @@ impl Pool {
             if self.reusable.contains(id) != (block.refs == 0) {
                 return Err(format!("block {id} with {} holders is misplaced", block.refs));
             }
-            if block.keys.iter().flatten().any(|key| self.by_key.get(key) != Some(&id)) {
+            if block.keys.iter().flatten().any(|key| self.by_key.find(*key) != Some(id)) {
                 return Err(format!("block {id} bears a key that leads elsewhere"));
             }
             cached += u32::from(block.refs == 0 && block.keys != [None; 2]);

@@ -140,11 +140,21 @@ impl LeaderState {
     }
 
     pub(super) fn engine(&mut self, event: EngineEvent) {
+        // What does not read is aborted when all effects are acted on, not between them: that may
+        // plan a step, which must not overtake one that is among them.
+        for unread in self.engine_once(event) {
+            self.engine_once(EngineEvent::Abort(unread));
+        }
+    }
+
+    /// Takes one event to the engine and returns the requests whose gateways do not read.
+    fn engine_once(&mut self, event: EngineEvent) -> Vec<RequestKey> {
         let now = self.now();
-        let Some(engine) = &mut self.engine else { return };
+        let mut unread = Vec::new();
+        let Some(engine) = &mut self.engine else { return unread };
         let effects = engine.handle(now, event);
         let load = engine.load();
-        self.observer.load(&load, &engine.counters());
+        self.observer.load(&load, engine.counters());
         self.load.send_if_modified(|told| std::mem::replace(told, load) != load);
         for effect in effects {
             match effect {
@@ -152,7 +162,7 @@ impl LeaderState {
                     self.group(GroupEvent::Planned(plan.step, plan.tokens()));
                     self.broadcast(&MemberDown::Step(plan));
                 }
-                EngineEffect::Send(key, down) => self.send(key, down),
+                EngineEffect::Send(key, down) => unread.extend(self.send(key, down)),
                 EngineEffect::Close(key) => drop(self.outboxes.remove(&key)),
                 EngineEffect::Observe(observation) => self.observer.observe(&observation),
                 EngineEffect::Broken(why) => {
@@ -161,16 +171,16 @@ impl LeaderState {
                 }
             }
         }
+        unread
     }
 
-    fn send(&mut self, key: RequestKey, down: GenerateDown) {
-        let Some((_, outbox)) = self.outboxes.get(&key) else { return };
-        if outbox.cast(down).is_ok() {
-            return;
-        }
-        // Full or closed: its gateway does not read.
-        self.outboxes.remove(&key);
-        self.engine(EngineEvent::Abort(key))
+    /// Returns the request if its outbox is full or closed.
+    fn send(&mut self, key: RequestKey, down: GenerateDown) -> Option<RequestKey> {
+        let (_, outbox) = self.outboxes.get(&key)?;
+        outbox.cast(down).is_err().then(|| {
+            self.outboxes.remove(&key);
+            key
+        })
     }
 
     pub(super) fn broadcast(&mut self, down: &MemberDown) {

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     kv::blocks::BlockPools,
-    scheduler::{Completed, Counters, Scheduler, Sequence, SequenceSpec},
+    scheduler::{Counters, Owner, Part, Scheduler, Sequence, SequenceSpec, arena::Arena},
 };
 
 /// What can happen to an engine.
@@ -85,7 +85,7 @@ pub enum Observation {
         preemptions: u32,
     },
     /// A request was refused.
-    Refused,
+    Refused(ErrorKind),
 }
 
 /// One group's engine.
@@ -93,9 +93,9 @@ pub enum Observation {
 pub struct Engine {
     settings: EngineSettings,
     scheduler: Scheduler,
-    requests: BTreeMap<RequestKey, Request>,
-    /// Whose each sequence is.
-    owners: BTreeMap<SequenceId, RequestKey>,
+    /// Every sequence says which of these is its owner.
+    requests: Arena<Owner, Request>,
+    by_key: BTreeMap<RequestKey, Owner>,
     steps: u64,
     tokens: u64,
     /// Whether the books were checked since there was last work.
@@ -107,8 +107,8 @@ impl Engine {
     pub fn new(settings: EngineSettings, blocks: &[u32]) -> Self {
         let limits = settings.scheduling(blocks);
         let scheduler = Scheduler::new(limits, BlockPools::new(settings.limits.block_size, blocks));
-        let (requests, owners) = (BTreeMap::new(), BTreeMap::new());
-        Self { settings, scheduler, requests, owners, steps: 0, tokens: 0, checked: false }
+        let (requests, by_key) = (Arena::new(), BTreeMap::new());
+        Self { settings, scheduler, requests, by_key, steps: 0, tokens: 0, checked: false }
     }
 
     /// Takes one event and says what to do about it.
@@ -149,7 +149,7 @@ impl Engine {
     }
 
     /// What has been counted since the start.
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> &Counters {
         self.scheduler.counters()
     }
 
@@ -159,16 +159,18 @@ impl Engine {
     /// What does not add up.
     pub fn check_integrity(&self) -> Result<(), String> {
         self.scheduler.check_integrity()?;
-        let owned = self.requests.values().map(|request| request.choices.len()).sum::<usize>();
-        if owned == self.owners.len() {
+        let choices = self.requests.iter().map(|(_, request)| request.choices.len()).sum();
+        let (sequences, requests) = (self.scheduler.live(), self.requests.len());
+        if (sequences, requests) == (choices, self.by_key.len()) {
             return Ok(());
         }
-        Err(format!("{owned} open choices, but {} sequences have owners", self.owners.len()))
+        let keys = self.by_key.len();
+        Err(format!("{choices} open choices of {requests} requests, {sequences} and {keys} known"))
     }
 
     /// Nobody waits for an idle engine, so it looks at its books: once after every time of work.
     fn check_when_idle(&mut self, effects: &mut Vec<EngineEffect>) {
-        let idle = self.requests.is_empty() && self.scheduler.steps_in_flight() == 0;
+        let idle = self.by_key.is_empty() && self.scheduler.steps_in_flight() == 0;
         if idle && !std::mem::replace(&mut self.checked, idle) {
             let held = self.scheduler.usage().held;
             let leaked = (held > 0).then(|| format!("{held} KV blocks are held by nobody"));
@@ -181,19 +183,23 @@ impl Engine {
     fn submit(&mut self, now: Duration, generate: Generate, effects: &mut Vec<EngineEffect>) {
         let key = RequestKey { request: generate.request, attempt: generate.attempt };
         if let Err(error) = self.admit(key, &generate) {
+            let refused = Observation::Refused(error.kind);
             effects.push(EngineEffect::Send(key, GenerateDown::Refused(error)));
             effects.push(EngineEffect::Close(key));
-            effects.push(EngineEffect::Observe(Observation::Refused));
+            effects.push(EngineEffect::Observe(refused));
             return;
         }
-        let mut request = Request::new(&generate, now, self.longest());
+        let request = Request::new(&generate, now, self.longest());
         let options = request.options();
+        let owner = self.requests.insert(request);
+        self.by_key.insert(key, owner);
         let chain = self.chain(&generate);
         let mut first_choice = None;
         for choice in &generate.choices {
             let mut tokens = generate.prompt.clone();
             tokens.extend(&choice.output);
             let id = self.scheduler.add(SequenceSpec {
+                owner,
                 tokens,
                 prompt_len: generate.prompt.len() as u32,
                 choice: choice.index,
@@ -209,10 +215,10 @@ impl Engine {
             if options.prompt_logprobs.is_none() {
                 first_choice = first_choice.or(Some(id));
             }
-            request.open(id, choice.index, choice.output.len() as u32);
-            self.owners.insert(id, key);
+            if let Some(request) = self.requests.get_mut(owner) {
+                request.open(id, choice.index, choice.output.len() as u32);
+            }
         }
-        self.requests.insert(key, request);
     }
 
     /// Where the hashes of a request's blocks begin. Without a prefix cache its choices still share
@@ -234,16 +240,16 @@ impl Engine {
         self.tokens += u64::from(tokens);
         effects.push(EngineEffect::Observe(Observation::Step { tokens }));
         for new in &plan.new {
-            let request = self.owners.get(&new.sequence).and_then(|key| self.requests.get_mut(key));
-            let cached = self.scheduler.sequence(new.sequence).map_or(0, |s| s.cached_tokens());
-            let waited = request.and_then(|request| request.start(new.sequence, now, cached));
+            let Some(sequence) = self.scheduler.sequence(new.sequence) else { continue };
+            let Some(request) = self.requests.get_mut(sequence.owner()) else { continue };
+            let waited = request.start(new.sequence, now, sequence.cached_tokens());
             let started = waited.map(|waited| Observation::Started { waited });
             effects.extend(started.map(EngineEffect::Observe));
         }
     }
 
     fn admit(&self, key: RequestKey, generate: &Generate) -> Result<(), PublicError> {
-        if self.requests.contains_key(&key) {
+        if self.by_key.contains_key(&key) {
             let why = "this attempt is under way already";
             return Err(PublicError::new(ErrorKind::BadRequest, why));
         }
@@ -265,24 +271,29 @@ impl Engine {
         if result.epoch != self.settings.endpoint.epoch {
             return;
         }
-        let Ok(completed) = self.scheduler.complete(result) else { return };
+        let Ok(parts) = self.scheduler.complete(&result) else { return };
         self.steps += 1;
         // Most steps bring one chunk for each sequence, then a plan.
-        effects.reserve(completed.len() + 2);
-        for Completed { id, span, outcome } in completed {
-            match outcome {
+        effects.reserve(parts.len() + 2);
+        let mut outcomes = result.outcomes.into_iter().peekable();
+        for Part { id, span, .. } in parts {
+            let outcome = outcomes.next_if(|outcome| outcome.sequence == id);
+            // It may have ended while the step was under way.
+            let Some(owner) = self.owner_of(id) else { continue };
+            match outcome.map(|outcome| outcome.outcome) {
                 None => {}
                 Some(Outcome::Tokens(sampled)) => {
-                    self.take_tokens(now, (id, span), sampled, effects);
+                    self.take_tokens(now, owner, (id, span), sampled, effects);
                 }
                 Some(Outcome::PromptLogprobs(logprobs)) => {
-                    if let Some(request) = self.request_of(id) {
+                    if let Some(request) = self.requests.get_mut(owner) {
                         request.add_prompt_logprobs(id, span.computed, logprobs);
                     }
                 }
-                Some(Outcome::Failed(why)) => self.fail_sequence(id, why, effects),
+                Some(Outcome::Failed(why)) => self.fail_request(owner, id, why, effects),
                 Some(Outcome::Embedding(_)) => {
-                    self.fail_sequence(id, "an embedding was not asked for".into(), effects);
+                    let why = "an embedding was not asked for".into();
+                    self.fail_request(owner, id, why, effects);
                 }
             }
             self.end_if_prompt_only(now, id, effects);
@@ -293,32 +304,29 @@ impl Engine {
     fn take_tokens(
         &mut self,
         now: Duration,
+        owner: Owner,
         (id, span): (SequenceId, Span),
         sampled: SampledTokens,
         effects: &mut Vec<EngineEffect>,
     ) {
-        // Looked up once: this is done for every sequence of every step.
-        let Some(&key) = self.owners.get(&id) else { return };
-        let Some(request) = self.requests.get_mut(&key) else { return };
-        request.add_prompt_logprobs(id, span.computed, sampled.prompt_logprobs);
+        let Some(request) = self.requests.get_mut(owner) else { return };
+        if !sampled.prompt_logprobs.is_empty() {
+            request.add_prompt_logprobs(id, span.computed, sampled.prompt_logprobs);
+        }
         let mut logprobs = sampled.logprobs.into_iter();
-        let mut tokens = sampled.tokens;
-        while let Some(&token) = tokens.first() {
-            // The first keeps the allocation: mostly it is the only one.
-            let rest = tokens.split_off(1);
-            let own = std::mem::replace(&mut tokens, rest);
-            let Some(advance) = request.advance(id, now, own, logprobs.next()) else { return };
-            effects.push(EngineEffect::Send(key, GenerateDown::Chunk(advance.chunk)));
+        for token in sampled.tokens {
+            let Some(advance) = request.advance(id, now, token, logprobs.next()) else { return };
+            effects.push(EngineEffect::Send(request.key, GenerateDown::Chunk(advance.chunk)));
             if let Some(end) = advance.ended {
-                self.end_choice(key, id, end, effects);
+                self.end_choice(owner, id, end, effects);
                 return;
             }
             self.scheduler.append(id, token);
         }
     }
 
-    fn request_of(&mut self, id: SequenceId) -> Option<&mut Request> {
-        self.requests.get_mut(self.owners.get(&id)?)
+    fn owner_of(&self, id: SequenceId) -> Option<Owner> {
+        self.scheduler.sequence(id).map(Sequence::owner)
     }
 
     /// A request with `max_tokens` 0 ends when its prompt is computed.
@@ -328,35 +336,35 @@ impl Engine {
         id: SequenceId,
         effects: &mut Vec<EngineEffect>,
     ) {
-        if !self.scheduler.sequence(id).is_some_and(Sequence::is_caught_up) {
-            return;
-        }
-        let Some(request) = self.request_of(id).filter(|request| request.is_prompt_only()) else {
+        let Some(sequence) = self.scheduler.sequence(id).filter(|s| s.is_caught_up()) else {
             return;
         };
-        let key = request.key;
+        let owner = sequence.owner();
+        let request = self.requests.get_mut(owner).filter(|request| request.is_prompt_only());
+        let Some(request) = request else { return };
         let Some(advance) = request.finish_without_token(id, now) else { return };
-        effects.push(EngineEffect::Send(key, GenerateDown::Chunk(advance.chunk)));
+        effects.push(EngineEffect::Send(request.key, GenerateDown::Chunk(advance.chunk)));
         if let Some(end) = advance.ended {
-            self.end_choice(key, id, end, effects);
+            self.end_choice(owner, id, end, effects);
         }
     }
 
     fn end_choice(
         &mut self,
-        key: RequestKey,
+        owner: Owner,
         id: SequenceId,
         end: Ended,
         effects: &mut Vec<EngineEffect>,
     ) {
-        self.owners.remove(&id);
         let preemptions = self.scheduler.sequence(id).map_or(0, Sequence::preemptions);
         self.scheduler.release(id);
         let Ended { reason, usage, times } = end;
         let observation = Observation::Finished { reason, usage, times, preemptions };
         effects.push(EngineEffect::Observe(observation));
-        if self.requests.get(&key).is_some_and(|request| request.choices.is_empty()) {
-            self.requests.remove(&key);
+        let over = self.requests.get(owner).filter(|request| request.choices.is_empty());
+        if let Some(key) = over.map(|request| request.key) {
+            self.requests.remove(owner);
+            self.by_key.remove(&key);
             effects.push(EngineEffect::Close(key));
         }
     }
@@ -368,15 +376,16 @@ impl Engine {
         finish: &Finish,
         effects: &mut Vec<EngineEffect>,
     ) {
-        let Some(request) = self.requests.get_mut(&key) else { return };
+        let Some(&owner) = self.by_key.get(&key) else { return };
+        let Some(request) = self.requests.get_mut(owner) else { return };
         let Some((id, end)) = request.finish(finish, now) else { return };
-        self.end_choice(key, id, end, effects);
+        self.end_choice(owner, id, end, effects);
     }
 
     fn abort(&mut self, key: RequestKey, effects: &mut Vec<EngineEffect>) {
-        let Some(request) = self.requests.remove(&key) else { return };
+        let owner = self.by_key.remove(&key);
+        let Some(request) = owner.and_then(|owner| self.requests.remove(owner)) else { return };
         for choice in request.choices {
-            self.owners.remove(&choice.sequence);
             let preemptions =
                 self.scheduler.sequence(choice.sequence).map_or(0, Sequence::preemptions);
             self.scheduler.release(choice.sequence);
@@ -387,9 +396,15 @@ impl Engine {
         effects.push(EngineEffect::Close(key));
     }
 
-    /// Ends the request of a sequence that cannot go on; its KV may be as bad as its logits.
-    fn fail_sequence(&mut self, id: SequenceId, why: String, effects: &mut Vec<EngineEffect>) {
-        let Some(&key) = self.owners.get(&id) else { return };
+    /// Ends a request of which one sequence cannot go on; its KV may be as bad as its logits.
+    fn fail_request(
+        &mut self,
+        owner: Owner,
+        id: SequenceId,
+        why: String,
+        effects: &mut Vec<EngineEffect>,
+    ) {
+        let Some(key) = self.requests.get(owner).map(|request| request.key) else { return };
         let error = PublicError::new(ErrorKind::Internal, why);
         effects.push(EngineEffect::Send(key, GenerateDown::Failed(error)));
         self.scheduler.discard(id);
@@ -397,12 +412,8 @@ impl Engine {
     }
 
     fn expire(&mut self, now: Duration, effects: &mut Vec<EngineEffect>) {
-        let late: Vec<_> = self
-            .requests
-            .values()
-            .filter(|request| request.deadline <= now)
-            .map(|request| request.key)
-            .collect();
+        let late = self.requests.iter().filter(|(_, request)| request.deadline <= now);
+        let late: Vec<_> = late.map(|(_, request)| request.key).collect();
         for key in late {
             let message = "The request's deadline has passed.";
             let error = PublicError::new(ErrorKind::DeadlineExceeded, message);
@@ -412,7 +423,7 @@ impl Engine {
     }
 
     fn fail_all(&mut self, error: &PublicError, effects: &mut Vec<EngineEffect>) {
-        let keys: Vec<_> = self.requests.keys().copied().collect();
+        let keys: Vec<_> = self.by_key.keys().copied().collect();
         for key in keys {
             effects.push(EngineEffect::Send(key, GenerateDown::Failed(error.clone())));
             self.abort(key, effects);

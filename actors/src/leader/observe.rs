@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 use troupe_runtime::{
+    error::ErrorKind,
     id::GroupId,
     telemetry::{
         metrics::{Gauge, Labels, Metrics},
@@ -27,13 +28,21 @@ pub struct Observer {
     waiting: Gauge,
     waiting_for_room: Gauge,
     usage: Gauge,
+    queue_full: Counter,
     totals: Vec<(Counter, CountOf)>,
+    drafts: Option<Drafts>,
     iteration_tokens: Histogram,
     queue_time: Histogram,
     prefill_time: Histogram,
     decode_time: Histogram,
     inference_time: Histogram,
     preemptions: Histogram,
+}
+
+/// What is counted of drafts beyond the totals, where there are any.
+struct Drafts {
+    accepted_at: Vec<Counter>,
+    acceptance_length: Gauge,
 }
 
 impl Observer {
@@ -47,11 +56,13 @@ impl Observer {
         ];
         let gauge = |name| metrics.gauge(name, &labels);
         let histogram = |name| metrics.histogram(name, &labels);
-        let waiting_for = |reason: &str| {
+        let with_reason = |reason: &str| {
             let mut labels = labels.clone();
             labels.push(("reason", reason.to_owned()));
-            metrics.gauge(names::NUM_REQUESTS_WAITING_BY_REASON, &labels)
+            labels
         };
+        let waiting_for =
+            |reason| metrics.gauge(names::NUM_REQUESTS_WAITING_BY_REASON, &with_reason(reason));
         // Nothing waits here for anything but room: grammars are compiled at the gateway.
         waiting_for("deferred");
         Self {
@@ -59,7 +70,10 @@ impl Observer {
             waiting: gauge(names::NUM_REQUESTS_WAITING),
             waiting_for_room: waiting_for("capacity"),
             usage: gauge(names::KV_CACHE_USAGE_PERC),
+            queue_full: metrics
+                .counter(names::ADMISSION_REJECTIONS, &with_reason("max_num_queued_reqs")),
             totals: TOTALS.map(|(name, of)| (metrics.counter(name, &labels), of)).to_vec(),
+            drafts: None,
             iteration_tokens: histogram(names::ITERATION_TOKENS),
             queue_time: histogram(names::REQUEST_QUEUE_TIME),
             prefill_time: histogram(names::REQUEST_PREFILL_TIME),
@@ -76,8 +90,8 @@ impl Observer {
         self.metrics.clone()
     }
 
-    /// The engine begins: how its KV cache is set up.
-    pub fn begin(&self, settings: &EngineSettings, blocks: &[u32]) {
+    /// The engine begins: how its KV cache is set up, and whether it drafts.
+    pub fn begin(&mut self, settings: &EngineSettings, blocks: &[u32]) {
         let limits = &settings.limits;
         let mut labels = self.labels.clone();
         labels.extend([
@@ -87,6 +101,21 @@ impl Observer {
             ("enable_prefix_caching", limits.prefix_caching.to_string()),
         ]);
         self.metrics.gauge(names::CACHE_CONFIG_INFO, &labels).set(1.0);
+        self.drafts = limits.speculation.map(|drafts| self.drafts_of(drafts.num_tokens));
+    }
+
+    fn drafts_of(&self, num_tokens: u32) -> Drafts {
+        let accepted_at = |position: u32| {
+            let mut labels = self.labels.clone();
+            labels.push((names::LABEL_POSITION, position.to_string()));
+            self.metrics.counter(names::SPEC_DECODE_ACCEPTED_PER_POS, &labels)
+        };
+        Drafts {
+            accepted_at: (0..num_tokens).map(accepted_at).collect(),
+            acceptance_length: self
+                .metrics
+                .gauge(names::SPEC_DECODE_ACCEPTANCE_LENGTH, &self.labels),
+        }
     }
 
     /// The load as it is now, and what was counted since the start.
@@ -96,8 +125,15 @@ impl Observer {
         self.waiting_for_room.set(load.waiting.into());
         self.usage.set(f64::from(load.blocks_used) / f64::from(load.blocks_total.max(1)));
         for (counter, of) in &self.totals {
-            counter.inc_by(of(counters).saturating_sub(counter.get()));
+            raise(counter, of(counters));
         }
+        let Some(drafts) = self.drafts.as_ref().filter(|_| counters.drafts > 0) else { return };
+        for (counter, accepted) in drafts.accepted_at.iter().zip(&counters.accepted_per_position) {
+            raise(counter, *accepted);
+        }
+        // As vLLM reckons it: every draft brings one token more than what is right of it.
+        let accepted = counters.accepted_tokens as f64 / counters.drafts as f64;
+        drafts.acceptance_length.set(1.0 + accepted);
     }
 
     /// A rank is through a step.
@@ -123,10 +159,16 @@ impl Observer {
                     seconds(&self.inference_time, times.prefill + times.decode);
                 }
             }
-            // The gateway counts these, with what its client was told.
-            Observation::Refused => {}
+            Observation::Refused(ErrorKind::Overloaded) => _ = self.queue_full.inc(),
+            // Mistakes of its client and of its gateway: nothing was wanting here.
+            Observation::Refused(_) => {}
         }
     }
+}
+
+/// Brings a counter up to what was counted.
+fn raise(counter: &Counter, counted: u64) {
+    counter.inc_by(counted.saturating_sub(counter.get()));
 }
 
 /// What the engine's core counts itself.
@@ -139,3 +181,57 @@ const TOTALS: [(MetricName, CountOf); 7] = [
     (names::SPEC_DECODE_ACCEPTED_TOKENS, |counters| counters.accepted_tokens),
     (names::MERGED_BLOCKS, |counters| counters.merged_blocks),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{leader::tests, scheduler::NgramSettings};
+
+    fn observer() -> Observer {
+        Observer::new("m", &tests::endpoint().group)
+    }
+
+    #[test]
+    fn drafts_are_counted_by_place_and_their_mean_length_is_told() {
+        let mut observer = observer();
+        let mut settings = tests::settings();
+        settings.limits.speculation =
+            Some(NgramSettings { num_tokens: 3, longest: 2, shortest: 1 });
+        observer.begin(&settings, &[8]);
+        let mut counters = Counters {
+            drafts: 4,
+            draft_tokens: 12,
+            accepted_tokens: 6,
+            accepted_per_position: vec![3, 2, 1],
+            ..Counters::default()
+        };
+        observer.load(&Load::default(), &counters);
+        counters.accepted_per_position[0] = 4;
+        observer.load(&Load::default(), &counters);
+        let text = observer.metrics().render();
+        let labels = r#"model_name="m",engine="0",service="default/s""#;
+        let accepted = |position, count| {
+            let family = "vllm:spec_decode_num_accepted_tokens_per_pos_total";
+            format!("{family}{{{labels},position=\"{position}\"}} {count}")
+        };
+        let lines = [
+            accepted(0, 4),
+            accepted(1, 2),
+            accepted(2, 1),
+            format!("vllm:spec_decode_num_drafts_total{{{labels}}} 4"),
+            format!("vllm:spec_decode_num_accepted_tokens_total{{{labels}}} 6"),
+            format!("troupe:spec_decode_mean_acceptance_length{{{labels}}} 2.5"),
+        ];
+        for line in lines {
+            assert!(text.lines().any(|found| found == line), "no line `{line}` in\n{text}");
+        }
+    }
+
+    #[test]
+    fn an_engine_that_does_not_draft_has_no_places_in_drafts() {
+        let mut observer = observer();
+        observer.begin(&tests::settings(), &[8]);
+        observer.load(&Load::default(), &Counters::default());
+        assert!(!observer.metrics().render().contains("position"));
+    }
+}

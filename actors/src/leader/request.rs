@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use troupe_runtime::{
     id::{RequestId, SequenceId},
-    wire::generate::{
-        Chunk, Finish, FinishReason, Finished, Generate, SamplingOptions, TokenLogprobs, Usage,
+    wire::{
+        Tokens,
+        generate::{
+            Chunk, Finish, FinishReason, Finished, Generate, SamplingOptions, TokenLogprobs, Usage,
+        },
     },
 };
 
@@ -125,15 +128,14 @@ impl Request {
         }
     }
 
-    /// Takes one sampled token, alone in `tokens`, which becomes the chunk's.
+    /// Takes one sampled token.
     pub(super) fn advance(
         &mut self,
         id: SequenceId,
         now: Duration,
-        tokens: Vec<u32>,
+        token: u32,
         logprobs: Option<TokenLogprobs>,
     ) -> Option<Advance> {
-        let token = *tokens.first()?;
         let at = self.choices.iter().position(|choice| choice.sequence == id)?;
         let choice = self.choices.get_mut(at)?;
         let position = choice.produced;
@@ -141,7 +143,7 @@ impl Request {
         choice.first_token.get_or_insert(now);
         let ended = ends(&self.options, self.max_tokens, choice.produced, token);
         let mut chunk = chunk(self.key, choice, position);
-        chunk.tokens = tokens;
+        chunk.tokens.push(token);
         chunk.logprobs.extend(logprobs);
         let ended = ended.map(|(reason, stop_token)| {
             let choice = self.choices.remove(at);
@@ -207,7 +209,7 @@ fn chunk(key: RequestKey, choice: &mut OpenChoice, position: u32) -> Chunk {
         attempt: key.attempt,
         choice: choice.index,
         position,
-        tokens: Vec::new(),
+        tokens: Tokens::new(),
         logprobs: Vec::new(),
         prompt_logprobs: std::mem::take(&mut choice.prompt_logprobs),
         cached_tokens: choice.cached,

@@ -22,13 +22,13 @@ use crate::scheduler::Policy;
 const NOW: Duration = Duration::from_secs(10);
 const EOS: u32 = 2;
 
-fn endpoint() -> EndpointId {
+pub(super) fn endpoint() -> EndpointId {
     let group = GroupId { namespace: "default".into(), service: "s".into(), index: 0 };
     EndpointId { group, revision: 1, epoch: Epoch { number: 1, nonce: 9 }, dp: 0 }
 }
 
-fn engine(blocks: u32) -> Engine {
-    let settings = EngineSettings {
+pub(super) fn settings() -> EngineSettings {
+    EngineSettings {
         endpoint: endpoint(),
         model: Digest::of(b"model"),
         tokenizer: Digest::of(b"tokenizer"),
@@ -48,8 +48,11 @@ fn engine(blocks: u32) -> Engine {
         stages: 1,
         kv_dtype: "float32".into(),
         prefix_key: [0; 32],
-    };
-    Engine::new(settings, &[blocks])
+    }
+}
+
+fn engine(blocks: u32) -> Engine {
+    Engine::new(settings(), &[blocks])
 }
 
 fn generate(number: u128, options: SamplingOptions) -> Generate {
@@ -110,7 +113,7 @@ fn result(plan: &StepPlan, token: u32) -> StepResult {
         .map(|(sequence, _)| SequenceResult {
             sequence,
             outcome: Outcome::Tokens(SampledTokens {
-                tokens: vec![token],
+                tokens: [token].as_slice().into(),
                 ..SampledTokens::default()
             }),
         })

@@ -12,7 +12,7 @@ use troupe_runtime::{
 
 use super::{
     compose::Draft,
-    scheduler::{Held, Scheduler, name_blocks},
+    scheduler::{Part, Scheduler, name_blocks},
     sequence::Sequence,
     waiting::{LPM_MOST, PATIENCE, Policy},
 };
@@ -102,12 +102,12 @@ impl Scheduler {
         let span = sequence.advance(count, step);
         name_blocks(&mut self.pools, sequence, step);
         let block_tables = sequence.tables.clone();
-        let held = Held { id, span, drafts: 0, preemptions: sequence.preemptions };
+        let part = Part { id, span, drafts: 0, preemptions: sequence.preemptions };
         if sequence.mirrored.is_some() {
-            let appended = sequence.mirror();
+            let appended = sequence.mirror().to_vec();
             let resumed = ResumedSequence { sequence: id, appended, block_tables, span };
             draft.plan.resumed.push(resumed);
-            draft.take(1, held);
+            draft.take(1, part);
         } else {
             sequence.cached = hit.positions;
             self.counters.prefix_queries += u64::from(sequence.len());
@@ -126,7 +126,7 @@ impl Scheduler {
                 block_tables,
                 span,
             });
-            draft.take(0, held);
+            draft.take(0, part);
         }
     }
 }

@@ -2,12 +2,14 @@
 
 use troupe_runtime::{
     id::{Epoch, SequenceId, StepId},
-    wire::step::{RunningSequence, StepKind, StepPlan},
+    wire::{
+        Tokens,
+        step::{RunningSequence, StepKind, StepPlan},
+    },
 };
 
 use super::{
-    ngram,
-    scheduler::{Held, Scheduler, name_blocks},
+    scheduler::{Part, Scheduler, name_blocks},
     sequence::Sequence,
 };
 
@@ -15,7 +17,7 @@ use super::{
 pub(super) struct Draft {
     pub(super) plan: StepPlan,
     /// Of new, resumed and running sequences: the order of the plan.
-    held: [Vec<Held>; 3],
+    parts: [Vec<Part>; 3],
     pub(super) tokens_left: u32,
     pub(super) sequences_left: u32,
     preempted_any: bool,
@@ -42,7 +44,7 @@ impl Scheduler {
         let plan = StepPlan { epoch, step, kind: StepKind::Run, ..StepPlan::default() };
         let mut draft = Draft {
             plan,
-            held: Default::default(),
+            parts: Default::default(),
             tokens_left: self.limits.max_batched_tokens,
             sequences_left: self.share_of_a_step(),
             preempted_any: false,
@@ -50,7 +52,7 @@ impl Scheduler {
         };
         let most = draft.sequences_left.min(self.running.len() as u32) as usize;
         draft.plan.running.reserve(most);
-        draft.held[2].reserve(most);
+        draft.parts[2].reserve(most);
         self.add_running(&mut draft, Ahead::InTime);
         if !draft.preempted_any {
             self.add_waiting(&mut draft);
@@ -64,7 +66,7 @@ impl Scheduler {
         self.last_step += 1;
         draft.plan.finished = std::mem::take(&mut self.finished);
         draft.plan.preempted = std::mem::take(&mut self.preempted);
-        self.in_flight.insert(step, draft.held.concat());
+        self.in_flight.insert(step, draft.parts.concat());
         Some(draft.plan)
     }
 
@@ -87,14 +89,15 @@ impl Scheduler {
             if count == 0 {
                 continue;
             }
-            let drafts = self.drafts(sequence, draft);
             let end = sequence.computed + count;
+            let drafts = self.drafts(id, draft);
+            let Some(sequence) = self.sequences.get(id) else { continue };
             // A draft is worth a block, but not somebody else's.
             let with_drafts = end + drafts.len() as u32;
             if !drafts.is_empty() && self.pools.can_grow(&sequence.tables, with_drafts) {
                 self.put_running(id, count, drafts, draft);
             } else if self.make_room(id, end, draft) {
-                self.put_running(id, count, Vec::new(), draft);
+                self.put_running(id, count, Tokens::new(), draft);
             }
         }
     }
@@ -131,17 +134,18 @@ impl Scheduler {
     }
 
     /// Guesses at what follows a sequence's last token, to be verified by the step.
-    fn drafts(&self, sequence: &Sequence, draft: &Draft) -> Vec<u32> {
-        let Some(settings) = self.limits.speculation else { return Vec::new() };
+    fn drafts(&mut self, id: SequenceId, draft: &Draft) -> Tokens {
+        let Some(settings) = self.limits.speculation else { return Tokens::new() };
+        let Some(sequence) = self.sequences.get_mut(id) else { return Tokens::new() };
         let decodes = sequence.in_flight == 0
             && sequence.computed + 1 == sequence.len()
             && sequence.computed >= sequence.spec.prompt_len;
         if !decodes {
-            return Vec::new();
+            return Tokens::new();
         }
         // One token comes without a draft.
         let most = (draft.tokens_left - 1).min(sequence.tokens_left().saturating_sub(1));
-        ngram::draft(&sequence.spec.tokens, settings, most)
+        sequence.seen.draft(&sequence.spec.tokens, settings, most)
     }
 
     /// Preempts until `id` can cover `end` positions; false if it cannot in this step.
@@ -192,7 +196,7 @@ impl Scheduler {
         self.waiting.insert(sequence.place(id));
     }
 
-    fn put_running(&mut self, id: SequenceId, count: u32, drafts: Vec<u32>, draft: &mut Draft) {
+    fn put_running(&mut self, id: SequenceId, count: u32, drafts: Tokens, draft: &mut Draft) {
         let Some(sequence) = self.sequences.get_mut(id) else { return };
         let step = draft.plan.step;
         let placeholder =
@@ -200,15 +204,11 @@ impl Scheduler {
         let span = sequence.advance(count + drafts.len() as u32, step);
         let new_blocks = self.pools.grow(&mut sequence.tables, sequence.computed);
         name_blocks(&mut self.pools, sequence, step);
-        if !drafts.is_empty() {
-            self.counters.drafts += 1;
-            self.counters.draft_tokens += drafts.len() as u64;
-        }
         let (drafted, preemptions) = (drafts.len() as u32, sequence.preemptions);
-        draft.take(2, Held { id, span, drafts: drafted, preemptions });
+        draft.take(2, Part { id, span, drafts: drafted, preemptions });
         draft.plan.running.push(RunningSequence {
             sequence: id,
-            appended: sequence.mirror(),
+            appended: sequence.mirror().into(),
             placeholder,
             swaps: std::mem::take(&mut sequence.swaps),
             new_blocks,
@@ -220,13 +220,13 @@ impl Scheduler {
 
 impl Draft {
     fn is_empty(&self) -> bool {
-        self.held.iter().all(Vec::is_empty)
+        self.parts.iter().all(Vec::is_empty)
     }
 
-    /// Notes a sequence of the plan's `part`: 0 is new, 1 resumed, 2 running.
-    pub(super) fn take(&mut self, part: usize, held: Held) {
-        self.held[part].push(held);
-        self.tokens_left -= held.span.count;
+    /// Notes a sequence of one of the plan's lists: 0 is new, 1 resumed, 2 running.
+    pub(super) fn take(&mut self, list: usize, part: Part) {
+        self.parts[list].push(part);
+        self.tokens_left -= part.span.count;
         self.sequences_left -= 1;
     }
 }

@@ -32,6 +32,6 @@ mod tests;
 mod waiting;
 
 pub use ngram::NgramSettings;
-pub use scheduler::{Completed, Counters, Limits, Scheduler};
-pub use sequence::{Sequence, SequenceSpec};
+pub use scheduler::{Counters, Limits, Part, Scheduler};
+pub use sequence::{Owner, Sequence, SequenceSpec};
 pub use waiting::Policy;

@@ -39,7 +39,7 @@ pub struct Limits {
 }
 
 /// What has been counted since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Sequences that lost their blocks.
     pub preemptions: u64,
@@ -49,12 +49,14 @@ pub struct Counters {
     pub prefix_queries: u64,
     /// Tokens whose KV was found.
     pub prefix_hits: u64,
-    /// Drafts, their tokens, and those that were right.
+    /// Drafts that were verified.
     pub drafts: u64,
-    /// Draft tokens.
+    /// Their tokens.
     pub draft_tokens: u64,
-    /// Draft tokens that were accepted.
+    /// Those of them that were accepted.
     pub accepted_tokens: u64,
+    /// The same by place in the draft: how many drafts were right so far at least.
+    pub accepted_per_position: Vec<u64>,
     /// Blocks that gave way to equal ones.
     pub merged_blocks: u64,
 }
@@ -64,11 +66,11 @@ pub struct Counters {
 pub struct Scheduler {
     pub(super) limits: Limits,
     pub(super) pools: BlockPools,
-    pub(super) sequences: Arena<Sequence>,
+    pub(super) sequences: Arena<SequenceId, Sequence>,
     pub(super) waiting: Waiting,
     /// In order of admission.
     pub(super) running: Vec<SequenceId>,
-    pub(super) in_flight: BTreeMap<StepId, Vec<Held>>,
+    pub(super) in_flight: BTreeMap<StepId, Vec<Part>>,
     /// Told to the workers with the next plan.
     pub(super) finished: Vec<SequenceId>,
     /// Told to the workers with the next plan.
@@ -77,25 +79,16 @@ pub struct Scheduler {
     pub(super) last_step: u64,
 }
 
-/// A sequence's part of a step in flight.
+/// A sequence's part of a step.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Held {
-    pub(super) id: SequenceId,
-    pub(super) span: Span,
+pub struct Part {
+    /// Which sequence: by the time that the step is done it may have ended.
+    pub id: SequenceId,
+    /// The positions that are computed.
+    pub span: Span,
     pub(super) drafts: u32,
     /// How often it had been preempted when it was planned.
     pub(super) preemptions: u32,
-}
-
-/// What a step did for a sequence that is still wanted.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Completed {
-    /// Which.
-    pub id: SequenceId,
-    /// The positions that were computed.
-    pub span: Span,
-    /// What came of it, if anything was asked for.
-    pub outcome: Option<Outcome>,
 }
 
 impl Scheduler {
@@ -103,6 +96,8 @@ impl Scheduler {
     pub fn new(limits: Limits, pools: BlockPools) -> Self {
         assert!(limits.max_batched_tokens > 0 && limits.max_sequences > 0);
         assert!(limits.stages > 0 && limits.depth > 0);
+        let positions = limits.speculation.map_or(0, |settings| settings.num_tokens as usize);
+        let accepted_per_position = vec![0; positions];
         Self {
             limits,
             pools,
@@ -112,7 +107,7 @@ impl Scheduler {
             in_flight: BTreeMap::new(),
             finished: Vec::new(),
             preempted: Vec::new(),
-            counters: Counters::default(),
+            counters: Counters { accepted_per_position, ..Counters::default() },
             last_step: 0,
         }
     }
@@ -132,46 +127,43 @@ impl Scheduler {
         self.pools.could_ever_hold(positions)
     }
 
-    /// Notes that a step is done and returns what it did for each of its sequences that is still
-    /// wanted, in the order of the plan.
+    /// Notes that a step is done and returns its parts, in the order of the plan; the outcomes of
+    /// the result are those of some of them, in the same order.
     ///
     /// # Errors
     /// A result for a step that is not in flight.
-    pub fn complete(&mut self, result: StepResult) -> Result<Vec<Completed>, String> {
-        let held = self
+    pub fn complete(&mut self, result: &StepResult) -> Result<Vec<Part>, String> {
+        let parts = self
             .in_flight
             .remove(&result.step)
             .ok_or_else(|| format!("a result for step {}, which is not in flight", result.step))?;
         self.pools.step_done(result.step);
-        let mut completed = Vec::with_capacity(held.len());
-        let mut outcomes = result.outcomes.into_iter().peekable();
-        for held in held {
-            let outcome = outcomes.next_if(|outcome| outcome.sequence == held.id);
-            let outcome = outcome.map(|outcome| outcome.outcome);
-            let Some(sequence) = self.sequences.get_mut(held.id) else { continue };
+        let mut outcomes = result.outcomes.iter().peekable();
+        for part in &parts {
+            let outcome = outcomes.next_if(|outcome| outcome.sequence == part.id);
+            let Some(sequence) = self.sequences.get_mut(part.id) else { continue };
             sequence.in_flight -= 1;
-            sequence.pending -= u32::from(held.span.sample);
-            let mut end = held.span.computed + held.span.count;
-            if held.drafts > 0 {
-                let sampled = match &outcome {
+            sequence.pending -= u32::from(part.span.sample);
+            let mut end = part.span.computed + part.span.count;
+            if part.drafts > 0 {
+                let sampled = match outcome.map(|outcome| &outcome.outcome) {
                     Some(Outcome::Tokens(sampled)) => sampled.tokens.len() as u32,
                     _ => 1,
                 };
-                self.counters.accepted_tokens += u64::from(sampled.saturating_sub(1));
+                self.counters.verified(part.drafts, sampled.saturating_sub(1));
                 // What was computed of drafts that are wrong is computed again. Nothing is planned
                 // ahead of drafts, so that no later step has built on it.
-                end = held.span.computed + sampled;
-                if held.preemptions == sequence.preemptions {
+                end = part.span.computed + sampled;
+                if part.preemptions == sequence.preemptions {
                     sequence.computed = end;
                 }
             }
             // A sequence that lost its blocks in the meantime has lost what was computed as well.
-            if held.preemptions == sequence.preemptions {
+            if part.preemptions == sequence.preemptions {
                 sequence.done = end;
             }
-            completed.push(Completed { id: held.id, span: held.span, outcome });
         }
-        Ok(completed)
+        Ok(parts)
     }
 
     /// Adds a sampled token to a sequence.
@@ -236,14 +228,19 @@ impl Scheduler {
         (self.running.len() as u32, self.waiting.len() as u32)
     }
 
+    /// Sequences that have not ended.
+    pub fn live(&self) -> usize {
+        self.sequences.len()
+    }
+
     /// How the blocks are used.
     pub fn usage(&self) -> Usage {
         self.pools.usage()
     }
 
     /// What has been counted since the start.
-    pub fn counters(&self) -> Counters {
-        self.counters
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// Steps in flight.
@@ -278,13 +275,23 @@ impl Scheduler {
             if waits && sequence.tables.iter().any(|table| !table.is_empty()) {
                 return Err(format!("sequence {id} waits and holds blocks"));
             }
-            let steps = self.in_flight.values().flatten().filter(|held| held.id == id).count();
+            let steps = self.in_flight.values().flatten().filter(|part| part.id == id).count();
             if steps != sequence.in_flight as usize {
                 let noted = sequence.in_flight;
                 return Err(format!("sequence {id} is in {steps} steps, {noted} are noted"));
             }
         }
         Ok(())
+    }
+}
+
+impl Counters {
+    fn verified(&mut self, drafted: u32, accepted: u32) {
+        self.drafts += 1;
+        self.draft_tokens += u64::from(drafted);
+        self.accepted_tokens += u64::from(accepted);
+        let places = self.accepted_per_position.iter_mut().take(accepted as usize);
+        places.for_each(|drafts| *drafts += 1);
     }
 }
 

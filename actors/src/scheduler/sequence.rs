@@ -9,15 +9,21 @@ use troupe_runtime::{
     },
 };
 
-use super::waiting::Place;
+use super::{arena::Serial, ngram::Seen, waiting::Place};
 use crate::kv::{
     blocks::{BlockTables, PrefixKeys},
     pool::BlockKey,
 };
 
+/// What a sequence belongs to, as whoever added it knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner(pub u64);
+
 /// What the scheduler has to know of a sequence to run it.
 #[derive(Clone, Debug)]
 pub struct SequenceSpec {
+    /// Whose it is: nothing to the scheduler.
+    pub owner: Owner,
     /// The prompt, then output of earlier attempts.
     pub tokens: Vec<u32>,
     /// How many of `tokens` are prompt.
@@ -68,6 +74,8 @@ pub struct Sequence {
     /// Blocks that gave way to equal ones since the workers were last told.
     pub(super) swaps: Vec<BlockSwap>,
     pub(super) keys: Keys,
+    /// Its runs of tokens, if drafts are wanted.
+    pub(super) seen: Seen,
 }
 
 /// Names of a sequence's blocks, and how far they are known to the pools.
@@ -115,7 +123,13 @@ impl Sequence {
             cached: 0,
             swaps: Vec::new(),
             keys,
+            seen: Seen::default(),
         }
+    }
+
+    /// Whose it is.
+    pub fn owner(&self) -> Owner {
+        self.spec.owner
     }
 
     /// Prompt and output so far.
@@ -199,9 +213,9 @@ impl Sequence {
     }
 
     /// Tokens that the workers lack; afterwards they have them.
-    pub(super) fn mirror(&mut self) -> Vec<u32> {
+    pub(super) fn mirror(&mut self) -> &[u32] {
         let known = self.mirrored.replace(self.len()).unwrap_or(0);
-        self.spec.tokens.get(known as usize..).unwrap_or_default().to_vec()
+        self.spec.tokens.get(known as usize..).unwrap_or_default()
     }
 
     /// Forgets that anything is computed: its blocks are gone.
@@ -211,6 +225,16 @@ impl Sequence {
         self.preemptions += 1;
         self.swaps.clear();
         (self.keys.named, self.keys.merged, self.keys.end_named) = (0, 0, None);
+    }
+}
+
+impl Serial for Owner {
+    fn of(number: u64) -> Self {
+        Self(number)
+    }
+
+    fn number(self) -> u64 {
+        self.0
     }
 }
 

@@ -17,6 +17,7 @@ use crate::kv::blocks::BlockPools;
 fn spec(prompt_len: u32) -> SequenceSpec {
     let scope = Scope { model: Digest([1; 32]), kv_dtype: "float32", adapter: None, salt: None };
     SequenceSpec {
+        owner: Owner::default(),
         tokens: (0..prompt_len).collect(),
         prompt_len,
         choice: 0,
@@ -60,18 +61,26 @@ fn compose(scheduler: &mut Scheduler) -> StepPlan {
 
 /// Completes a step: every sequence that samples gets one token.
 fn complete(scheduler: &mut Scheduler, plan: &StepPlan) {
+    complete_with(scheduler, plan, &[7]);
+}
+
+/// Completes a step: every sequence that samples gets these tokens.
+fn complete_with(scheduler: &mut Scheduler, plan: &StepPlan, tokens: &[u32]) {
     let sampled = |(sequence, _)| SequenceResult {
         sequence,
-        outcome: Outcome::Tokens(SampledTokens { tokens: vec![7], ..SampledTokens::default() }),
+        outcome: Outcome::Tokens(SampledTokens {
+            tokens: tokens.into(),
+            ..SampledTokens::default()
+        }),
     };
     let outcomes = plan.spans().filter(|(_, span)| span.sample).map(sampled).collect();
     let result = StepResult { epoch: plan.epoch, step: plan.step, outcomes, compute_us: 0 };
-    for done in scheduler.complete(result).expect("the step is in flight") {
-        if let Some(Outcome::Tokens(sampled)) = done.outcome {
-            sampled.tokens.iter().for_each(|token| scheduler.append(done.id, *token));
-        }
-        scheduler.settle(done.id);
+    let parts = scheduler.complete(&result).expect("the step is in flight");
+    for SequenceResult { sequence, outcome } in result.outcomes {
+        let Outcome::Tokens(sampled) = outcome else { continue };
+        sampled.tokens.iter().for_each(|token| scheduler.append(sequence, *token));
     }
+    parts.iter().for_each(|part| scheduler.settle(part.id));
     scheduler.check_integrity().expect("all blocks and sequences are in place");
 }
 
@@ -107,7 +116,7 @@ fn the_next_step_is_planned_before_its_token_is_known() {
     complete(&mut scheduler, &first);
     let third = compose(&mut scheduler);
     assert_eq!(third.running[0].placeholder, Some(second.step));
-    assert_eq!(third.running[0].appended, [7], "what the first step brought");
+    assert_eq!(third.running[0].appended.as_slice(), [7], "what the first step brought");
     complete(&mut scheduler, &second);
     complete(&mut scheduler, &third);
 }
@@ -244,19 +253,25 @@ fn drafts_that_are_right_are_kept_and_wrong_ones_are_computed_again() {
     let speculation = Some(NgramSettings { num_tokens: 2, longest: 2, shortest: 1 });
     let limits = Limits { speculation, ..limits(64, 1) };
     let mut scheduler = Scheduler::new(limits, BlockPools::new(4, &[100]));
-    // Sevens follow sevens, as they do in what is sampled here.
-    scheduler.add(SequenceSpec { tokens: vec![7, 7, 7, 7], ..spec(4) });
+    scheduler.add(SequenceSpec { tokens: vec![1, 2, 3, 1, 2, 3, 1], ..spec(7) });
     let plan = compose(&mut scheduler);
     assert!(scheduler.compose(Epoch::default()).is_none(), "drafts need the last token");
-    complete(&mut scheduler, &plan);
+    complete_with(&mut scheduler, &plan, &[2]);
     let plan = compose(&mut scheduler);
-    assert_eq!((plan.running[0].drafts.as_slice(), plan.running[0].span.count), (&[7][..], 2));
-    // One token only, as if the draft had been wrong.
-    complete(&mut scheduler, &plan);
+    assert_eq!((plan.running[0].drafts.as_slice(), plan.running[0].span.count), (&[3, 1][..], 3));
+    complete_with(&mut scheduler, &plan, &[9]);
     let plan = compose(&mut scheduler);
-    assert_eq!(plan.running[0].span.computed, 5, "the draft's position is computed again");
-    assert_eq!(scheduler.counters().accepted_tokens, 0);
-    assert!(scheduler.counters().draft_tokens > 0);
+    assert!(plan.running[0].drafts.is_empty(), "nothing ever followed a nine");
+    assert_eq!(plan.running[0].span.computed, 8, "the drafts' positions are computed again");
+    complete_with(&mut scheduler, &plan, &[1]);
+    for sampled in [&[2, 9, 1][..], &[2, 8]] {
+        let plan = compose(&mut scheduler);
+        assert_eq!(plan.running[0].drafts.as_slice(), [2, 9]);
+        complete_with(&mut scheduler, &plan, sampled);
+    }
+    let counters = scheduler.counters();
+    assert_eq!((counters.drafts, counters.draft_tokens, counters.accepted_tokens), (3, 6, 3));
+    assert_eq!(counters.accepted_per_position, [2, 1]);
 }
 
 #[test]
@@ -310,5 +325,5 @@ fn whoever_was_overtaken_often_enough_is_next() {
 fn a_result_for_an_unknown_step_is_refused() {
     let mut scheduler = scheduler(64, 1, 10);
     let result = StepResult { step: StepId(9), ..StepResult::default() };
-    assert!(scheduler.complete(result).is_err());
+    assert!(scheduler.complete(&result).is_err());
 }

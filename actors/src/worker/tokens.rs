@@ -145,11 +145,11 @@ mod tests {
     fn plan(step: u64, placeholder: Option<u64>, sample: bool) -> StepPlan {
         let running = RunningSequence {
             sequence: SequenceId(1),
-            appended: vec![],
+            appended: vec![].into(),
             placeholder: placeholder.map(StepId),
             swaps: vec![],
             new_blocks: vec![],
-            drafts: vec![],
+            drafts: vec![].into(),
             span: Span { computed: 0, count: 1, sample },
         };
         StepPlan { step: StepId(step), running: vec![running], ..StepPlan::default() }

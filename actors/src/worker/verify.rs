@@ -134,7 +134,7 @@ fn outcome(sampled: Sampled) -> Outcome {
         return Outcome::PromptLogprobs(sampled.prompt_logprobs);
     };
     Outcome::Tokens(SampledTokens {
-        tokens: vec![token],
+        tokens: [token].as_slice().into(),
         logprobs: sampled.logprobs.into_iter().collect(),
         prompt_logprobs: sampled.prompt_logprobs,
     })
@@ -172,7 +172,7 @@ mod tests {
         let [SequenceResult { outcome: Outcome::Tokens(tokens), .. }] = results.as_slice() else {
             panic!("{results:?}")
         };
-        (tokens.tokens.clone(), told.iter().map(|told| told.position).collect())
+        (tokens.tokens.to_vec(), told.iter().map(|told| told.position).collect())
     }
 
     #[test]

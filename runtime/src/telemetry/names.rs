@@ -31,6 +31,8 @@ pub const LABEL_MODEL: &str = "model_name";
 /// The label of every engine metric that tells engines of one process apart.
 pub const LABEL_ENGINE: &str = "engine";
 
+/// The label that says which token of a draft is meant, from 0.
+pub const LABEL_POSITION: &str = "position";
 /// The label of every engine metric that names the service, as `namespace/name`: two services may
 /// serve one model name.
 pub const LABEL_SERVICE: &str = "service";
@@ -122,6 +124,12 @@ metrics! {
         "vllm:spec_decode_num_draft_tokens", "Tokens of drafts");
     SPEC_DECODE_ACCEPTED_TOKENS = counter(
         "vllm:spec_decode_num_accepted_tokens", "Tokens of drafts that were right");
+    SPEC_DECODE_ACCEPTED_PER_POS = counter(
+        "vllm:spec_decode_num_accepted_tokens_per_pos", "Tokens of drafts that were right, by \
+         their place in the draft");
+    SPEC_DECODE_ACCEPTANCE_LENGTH = gauge(
+        "troupe:spec_decode_mean_acceptance_length", "Tokens that a verified draft brought on \
+         average since the start, with the one that needs no draft");
     MERGED_BLOCKS = counter(
         "troupe:merged_kv_blocks", "KV blocks that gave way to equal ones");
     RANK_BUSY = counter(

@@ -11,7 +11,7 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use super::{Message, bounded};
+use super::{Message, Tokens, bounded};
 use crate::{
     error::PublicError,
     id::{Digest, EndpointId, RequestId},
@@ -193,7 +193,7 @@ pub struct Chunk {
     /// dropped, a gap breaks the attempt.
     pub position: u32,
     /// The tokens.
-    pub tokens: Vec<u32>,
+    pub tokens: Tokens,
     /// One entry per token if asked for, else empty.
     pub logprobs: Vec<TokenLogprobs>,
     /// The prompt's, one entry per prompt token but the first; in the choice's first chunk only.

@@ -32,6 +32,11 @@ pub use codec::{Message, WireError, decode, encode};
 /// The newest version of the wire that this build speaks.
 pub const VERSION: u32 = 1;
 
+/// The tokens that one turn brings to a sequence: one mostly, some more where drafts are right.
+/// There is one of these for every sequence of every step, so up to four need no allocation. On the
+/// wire it is a list as any other.
+pub type Tokens = smallvec::SmallVec<[u32; 4]>;
+
 /// The protocol's name and version, as negotiated by TLS.
 pub const ALPN: &[u8] = b"troupe/1";
 

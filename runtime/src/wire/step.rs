@@ -7,7 +7,7 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::{
-    bounded,
+    Tokens, bounded,
     generate::{MAX_TOKENS, SamplingOptions, TokenLogprobs},
 };
 use crate::id::{BlockId, Epoch, SequenceId, StepId};
@@ -126,7 +126,7 @@ pub struct RunningSequence {
     /// Which.
     pub sequence: SequenceId,
     /// Tokens that the mirrors lack: what the leader has learned since its last plan.
-    pub appended: Vec<u32>,
+    pub appended: Tokens,
     /// The last input token is not known yet: it is what this earlier step samples for the
     /// sequence, and the last stage sends it to the first directly.
     pub placeholder: Option<StepId>,
@@ -135,7 +135,7 @@ pub struct RunningSequence {
     /// Blocks to append to each KV group's table; empty if no table grows.
     pub new_blocks: Vec<Vec<BlockId>>,
     /// Draft tokens to verify (speculative decoding).
-    pub drafts: Vec<u32>,
+    pub drafts: Tokens,
     /// This step's work.
     pub span: Span,
 }
@@ -179,7 +179,7 @@ pub enum Outcome {
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 pub struct SampledTokens {
     /// The tokens, in order.
-    pub tokens: Vec<u32>,
+    pub tokens: Tokens,
     /// One per token if asked for, else empty.
     pub logprobs: Vec<TokenLogprobs>,
     /// Those of the prompt positions in this chunk, if asked for.

@@ -140,28 +140,34 @@ impl Script {
                 Some(tokens) => numbers(tokens.split(',')),
                 None => vec![90],
             };
-            let sampled = SampledTokens { tokens, ..SampledTokens::default() };
+            let sampled = SampledTokens { tokens: tokens.into(), ..SampledTokens::default() };
             SequenceResult { sequence, outcome: Outcome::Tokens(sampled) }
         });
         let outcomes = outcomes.collect();
         let (epoch, step) = (plan.epoch, plan.step);
         let result = StepResult { epoch, step, outcomes, compute_us: 0 };
         let mut text = format!("step {step} is done\n");
-        let before = self.scheduler.counters();
-        for done in self.scheduler.complete(result).expect("it is in flight") {
-            let name = &self.names[&done.id];
-            match done.outcome {
+        let before = self.scheduler.counters().clone();
+        let parts = self.scheduler.complete(&result).expect("it is in flight");
+        let mut outcomes = result.outcomes.into_iter().peekable();
+        for part in parts {
+            let outcome = outcomes.next_if(|outcome| outcome.sequence == part.id);
+            if self.scheduler.sequence(part.id).is_none() {
+                continue;
+            }
+            let name = &self.names[&part.id];
+            match outcome.map(|outcome| outcome.outcome) {
                 Some(Outcome::Tokens(sampled)) => {
                     let _ = writeln!(text, "  {name} samples {}", list(&sampled.tokens));
-                    sampled.tokens.iter().for_each(|token| self.scheduler.append(done.id, *token));
+                    sampled.tokens.iter().for_each(|token| self.scheduler.append(part.id, *token));
                 }
                 Some(_) => {
                     let _ = writeln!(text, "  {name} fails");
-                    self.scheduler.discard(done.id);
+                    self.scheduler.discard(part.id);
                 }
                 None => {}
             }
-            self.scheduler.settle(done.id);
+            self.scheduler.settle(part.id);
         }
         let after = self.scheduler.counters();
         let accepted = after.accepted_tokens - before.accepted_tokens;

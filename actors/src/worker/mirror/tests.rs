@@ -22,11 +22,11 @@ fn new(id: u64, tokens: &[u32], span: Span) -> NewSequence {
 fn running(appended: &[u32], placeholder: Option<u64>, computed: u32) -> RunningSequence {
     RunningSequence {
         sequence: SequenceId(1),
-        appended: appended.to_vec(),
+        appended: appended.into(),
         placeholder: placeholder.map(StepId),
         swaps: vec![],
         new_blocks: vec![vec![]],
-        drafts: vec![],
+        drafts: vec![].into(),
         span: Span { computed, count: 1, sample: true },
     }
 }
@@ -89,7 +89,7 @@ fn a_rank_that_looks_at_no_tokens_needs_none() {
 fn drafts_are_rows_that_leave_no_trace() {
     let mut mirror = with_a_prompt();
     let mut step = running(&[9], None, 3);
-    step.drafts = vec![10, 11];
+    step.drafts = vec![10, 11].into();
     step.span.count = 3;
     let drafted = plan(2, step);
     let batch = mirror.apply(&drafted).expect("fits");

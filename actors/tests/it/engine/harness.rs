@@ -122,7 +122,7 @@ impl Group {
         }
     }
 
-    pub(super) fn counters(&self) -> Counters {
+    pub(super) fn counters(&self) -> &Counters {
         self.engine.counters()
     }
 
@@ -181,7 +181,18 @@ impl Group {
         let load = self.engine.load();
         assert_eq!((load.running, load.waiting, load.blocks_used), (0, 0, 0), "{load:?}");
         assert_eq!(self.engine.steps_in_flight(), 0);
+        self.check_drafts();
         self.event(EngineEvent::Tick);
+    }
+
+    /// What is counted of drafts by their places comes to what is counted of them as a whole.
+    fn check_drafts(&self) {
+        let counters = self.engine.counters();
+        let places = &counters.accepted_per_position;
+        assert_eq!(places.iter().sum::<u64>(), counters.accepted_tokens);
+        assert!(counters.accepted_tokens <= counters.draft_tokens, "{counters:?}");
+        let bounds = std::iter::once(&counters.drafts).chain(places);
+        assert!(bounds.is_sorted_by(|before, after| before >= after), "{counters:?}");
     }
 
     fn event(&mut self, event: EngineEvent) {

@@ -166,11 +166,11 @@ pub(super) fn plan() -> StepPlan {
         }],
         running: vec![RunningSequence {
             sequence: SequenceId(3),
-            appended: vec![9],
+            appended: vec![9].into(),
             placeholder: Some(StepId(11)),
             swaps: vec![BlockSwap { group: 0, index: 1, block: BlockId(7) }],
             new_blocks: vec![vec![BlockId(2)]],
-            drafts: vec![10],
+            drafts: vec![10].into(),
             span: span(),
         }],
         finished: vec![SequenceId(1)],
@@ -182,7 +182,7 @@ pub(super) fn plan() -> StepPlan {
 fn result() -> StepResult {
     let outcome = |number, outcome| SequenceResult { sequence: SequenceId(number), outcome };
     let tokens = SampledTokens {
-        tokens: vec![5],
+        tokens: vec![5].into(),
         logprobs: vec![logprobs()],
         prompt_logprobs: vec![logprobs()],
     };
@@ -243,7 +243,7 @@ fn chunk() -> Chunk {
         attempt: 1,
         choice: 0,
         position: 2,
-        tokens: vec![5],
+        tokens: vec![5].into(),
         logprobs: vec![logprobs()],
         prompt_logprobs: vec![logprobs()],
         cached_tokens: 1,
