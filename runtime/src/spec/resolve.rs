@@ -5,15 +5,13 @@
 //! ones win. Then templates are filled in, and only then is anything checked that depends on several
 //! fields. A configuration may start from others too, which come before it.
 
-mod merge;
+pub(super) mod merge;
 mod presets;
 mod shape;
 mod template;
 
 use serde_json::Value;
 
-#[cfg(test)]
-pub(super) use self::merge::merge;
 use super::{
     Finding, ServiceConfig, ServiceSpec, SpecError,
     finding::Findings,

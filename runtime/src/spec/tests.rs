@@ -69,7 +69,7 @@ fn run(verb: &str, documents: &str) -> String {
         "merge" => {
             let mut merged = json!({});
             for document in document::read(documents).expect("bare specifications") {
-                resolve::merge(&mut merged, &document);
+                resolve::merge::merge(&mut merged, &document);
             }
             yaml(&merged)
         }

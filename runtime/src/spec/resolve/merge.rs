@@ -37,7 +37,7 @@ fn merge_objects(base: &mut Map<String, Value>, over: &Map<String, Value>, free:
                 None => base.clone_from(over),
             },
             _ => {
-                base.insert(key.clone(), cleaned(value));
+                base.insert(key.clone(), cleaned(key, value));
             }
         }
     }
@@ -54,7 +54,7 @@ fn merge_lists(base: &mut Vec<Value>, over: &[Value], key: &str) {
     let mut merged = Vec::with_capacity(base.len() + over.len());
     for item in over {
         let Some(at) = place(base, item) else {
-            merged.push(cleaned(item));
+            merged.push(cleaned("", item));
             continue;
         };
         while let Some((_, before)) = kept.next_if(|(other, _)| *other < at) {
@@ -68,13 +68,13 @@ fn merge_lists(base: &mut Vec<Value>, over: &[Value], key: &str) {
     *base = merged;
 }
 
-/// A value without what says nothing in it.
-fn cleaned(value: &Value) -> Value {
+/// A field's value without what says nothing in it.
+fn cleaned(key: &str, value: &Value) -> Value {
     match value {
-        Value::Object(_) => {
-            let mut object = Value::Object(Map::new());
-            merge(&mut object, value);
-            object
+        Value::Object(fields) => {
+            let mut object = Map::new();
+            merge_objects(&mut object, fields, FREE.contains(&key));
+            Value::Object(object)
         }
         other => other.clone(),
     }

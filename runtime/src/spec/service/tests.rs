@@ -158,8 +158,8 @@ fn what_is_missing_is_named() {
     assert_eq!(
         problems("a: 1"),
         [
-            "apiVersion: is required",
             "kind: is required",
+            "apiVersion: is required",
             "metadata: is required",
             "spec: is required",
         ]
