@@ -18,6 +18,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+pub use crate::discovery::directory::{RestartPolicy, StartupPolicy};
+
 use super::{
     finding::Findings,
     lws::LeaderWorkerSet,
@@ -47,29 +49,6 @@ pub struct GroupPolicy {
     pub exclusive_topology: Option<String>,
     /// A node label: nodes of one value of it have members of one subgroup at most.
     pub subgroup_exclusive_topology: Option<String>,
-}
-
-/// What the death of one member means.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RestartPolicy {
-    /// The group is formed again, whatever it was doing.
-    #[default]
-    RecreateGroupOnPodRestart,
-    /// The group is formed again if all of its members had started; before that the member is
-    /// started again.
-    RecreateGroupAfterStart,
-    /// The member is started again.
-    None,
-}
-
-/// When workers are started.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum StartupPolicy {
-    /// With the leader.
-    #[default]
-    LeaderCreated,
-    /// Once the leader is ready.
-    LeaderReady,
 }
 
 /// How a new revision replaces an old one.
