@@ -1,13 +1,24 @@
 //! The engine's flags out of a container's `args`: vLLM's names, `--x v` and `--x=v`.
 
-use super::{EngineFlags, reader::Findings};
+use super::{EngineFlags, finding::Findings, pod::ParallelFlags};
 
 /// Reads what is known; unknown flags are warnings, values that cannot be are problems.
-pub(super) fn read(args: &[String], path: &str, findings: &Findings) -> EngineFlags {
+pub(super) fn read(
+    args: &[String],
+    path: &str,
+    findings: &Findings,
+) -> (EngineFlags, ParallelFlags) {
     let mut flags = EngineFlags::default();
+    let mut parallel = ParallelFlags::default();
     let mut rest = args.iter().map(String::as_str).peekable();
     while let Some(arg) = rest.next() {
-        let Some(name) = arg.strip_prefix("--").filter(|name| !name.is_empty()) else {
+        // What a template leaves open is read once it is filled in.
+        if findings.is_template(arg) {
+            continue;
+        }
+        let short = SHORT.iter().find(|(short, _)| *short == arg).map(|(_, name)| *name);
+        let long = arg.strip_prefix("--").filter(|name| !name.is_empty());
+        let Some(name) = short.or(long) else {
             findings.warn(path, format!("`{arg}` is not a flag that is known and has no effect"));
             continue;
         };
@@ -19,18 +30,36 @@ pub(super) fn read(args: &[String], path: &str, findings: &Findings) -> EngineFl
         let mut values: Vec<&str> = inline.into_iter().collect();
         // A value never starts like a flag: none of the known ones may be negative.
         if inline.is_none() {
-            while let Some(value) = rest.next_if(|next| !next.starts_with("--")) {
+            while let Some(value) = rest.next_if(|next| !is_flag(next)) {
                 values.push(value);
                 if name != SERVED_MODEL_NAME {
                     break;
                 }
             }
         }
+        if values.iter().any(|value| findings.is_template(value)) {
+            continue;
+        }
         let flag = Flag { name: &name, values: &values, path, findings };
-        flag.read_into(&mut flags);
+        if !flag.read_parallel(&mut parallel) {
+            flag.read_into(&mut flags);
+        }
     }
-    flags
+    (flags, parallel)
 }
+
+fn is_flag(arg: &str) -> bool {
+    arg.starts_with("--") || SHORT.iter().any(|(short, _)| *short == arg)
+}
+
+/// Short forms of flags.
+const SHORT: [(&str, &str); 5] = [
+    ("-tp", "tensor-parallel-size"),
+    ("-pp", "pipeline-parallel-size"),
+    ("-dp", "data-parallel-size"),
+    ("-dpl", "data-parallel-size-local"),
+    ("-ep", "enable-expert-parallel"),
+];
 
 const SERVED_MODEL_NAME: &str = "served-model-name";
 
@@ -42,6 +71,19 @@ struct Flag<'a> {
 }
 
 impl Flag<'_> {
+    /// Whether it is one of parallelism.
+    fn read_parallel(&self, parallel: &mut ParallelFlags) -> bool {
+        match self.name {
+            "tensor-parallel-size" => parallel.tensor = self.count(),
+            "pipeline-parallel-size" => parallel.pipeline = self.count(),
+            "data-parallel-size" => parallel.data = self.count(),
+            "data-parallel-size-local" => parallel.data_local = self.count(),
+            "enable-expert-parallel" => parallel.expert = self.switch(true),
+            _ => return false,
+        }
+        true
+    }
+
     fn read_into(&self, flags: &mut EngineFlags) {
         match self.name {
             "dtype" => flags.dtype = self.one_of(&DTYPES),
@@ -148,12 +190,8 @@ const POLICIES: [&str; 3] = ["fcfs", "priority", "lpm"];
 const DTYPES: [&str; 6] = ["auto", "float32", "float", "bfloat16", "float16", "half"];
 
 /// Flags of vLLM whose place is a field of the specification.
-const OF_THE_SPEC: [(&str, &str); 4] = [
-    ("tensor-parallel-size", "spec.parallelism.tensor"),
-    ("pipeline-parallel-size", "spec.parallelism.pipeline"),
-    ("data-parallel-size", "spec.parallelism.data"),
-    ("model", "spec.model.uri"),
-];
+const OF_THE_SPEC: [(&str, &str); 2] =
+    [("model", "spec.model.uri"), ("lora-modules", "spec.model.lora.adapters")];
 
 /// A whole number with one of vLLM's unit letters: `k` is a thousand, `K` is 1024, and so on.
 fn human_number(text: &str) -> Option<u64> {
@@ -180,7 +218,7 @@ mod tests {
     fn parse(line: &str) -> (EngineFlags, Vec<String>, Vec<String>) {
         let findings = Findings::default();
         let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        let flags = read(&args, "args", &findings);
+        let (flags, _) = read(&args, "args", &findings);
         let (problems, warnings) = findings.into_parts();
         let texts = |findings: Vec<crate::spec::Finding>| {
             findings.iter().map(ToString::to_string).collect()
@@ -212,7 +250,7 @@ mod tests {
     #[test]
     fn unknown_flags_are_warnings_and_swallow_no_other() {
         let (flags, problems, warnings) =
-            parse("--enable-thing --other 3 stray --block-size 32 --tensor-parallel-size 2");
+            parse("--enable-thing --other 3 stray --block-size 32 --model x");
         assert_eq!(problems, [""; 0]);
         assert_eq!(flags.block_size, Some(32));
         assert_eq!(
@@ -221,9 +259,37 @@ mod tests {
                 "args: `--enable-thing` is not known and has no effect",
                 "args: `--other` is not known and has no effect",
                 "args: `stray` is not a flag that is known and has no effect",
-                "args: `--tensor-parallel-size` has no effect, set spec.parallelism.tensor",
+                "args: `--model` has no effect, set spec.model.uri",
             ]
         );
+    }
+
+    #[test]
+    fn parallelism_is_read_in_every_form() {
+        let findings = Findings::default();
+        let line = "-ep -tp 2 --pipeline_parallel_size=3 --data-parallel-size 4 -dpl 2";
+        let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        let (flags, parallel) = read(&args, "args", &findings);
+        assert_eq!(findings.into_parts(), (vec![], vec![]));
+        assert_eq!(flags, EngineFlags::default());
+        let wanted = ParallelFlags {
+            tensor: Some(2),
+            pipeline: Some(3),
+            data: Some(4),
+            data_local: Some(2),
+            expert: Some(true),
+        };
+        assert_eq!(parallel, wanted);
+    }
+
+    #[test]
+    fn templates_are_left_for_later() {
+        let findings = Findings::of_templates();
+        let args = ["--block-size", "{{ x }}", "--seed=1", "{{ if y }}--dtype=z{{ end }}"];
+        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        let (flags, _) = read(&args, "args", &findings);
+        assert_eq!(findings.into_parts(), (vec![], vec![]));
+        assert_eq!(flags, EngineFlags { seed: Some(1), ..EngineFlags::default() });
     }
 
     #[test]

@@ -6,49 +6,11 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    fmt,
 };
 
 use serde_json::{Map, Value};
 
-/// Something to say about a place in a document.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Finding {
-    /// Where, as `spec.parallelism.tensor`.
-    pub path: String,
-    /// What is there and what would be right.
-    pub message: String,
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path, self.message)
-    }
-}
-
-/// Everything found in a document.
-#[derive(Debug, Default)]
-pub(super) struct Findings {
-    problems: RefCell<Vec<Finding>>,
-    warnings: RefCell<Vec<Finding>>,
-}
-
-impl Findings {
-    pub(super) fn problem(&self, path: impl Into<String>, message: impl Into<String>) {
-        let finding = Finding { path: path.into(), message: message.into() };
-        self.problems.borrow_mut().push(finding);
-    }
-
-    pub(super) fn warn(&self, path: impl Into<String>, message: impl Into<String>) {
-        let finding = Finding { path: path.into(), message: message.into() };
-        self.warnings.borrow_mut().push(finding);
-    }
-
-    /// Problems and warnings.
-    pub(super) fn into_parts(self) -> (Vec<Finding>, Vec<Finding>) {
-        (self.problems.into_inner(), self.warnings.into_inner())
-    }
-}
+use super::finding::Findings;
 
 /// One object of a document. When it is dropped, fields that nobody asked for become warnings.
 pub(super) struct Fields<'a> {
@@ -71,6 +33,29 @@ impl<'a> Fields<'a> {
     /// A field's path.
     pub(super) fn path(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    /// Warns of fields that are taken but do nothing, in one line: there are many in every pod.
+    pub(super) fn without_effect_together(&self, keys: &[&'static str], why: &str) {
+        let there: Vec<&str> =
+            keys.iter().copied().filter(|key| self.value(key).is_some()).collect();
+        match there.as_slice() {
+            [] => {}
+            [key] => self.warn(key, format!("has no effect{why}")),
+            [keys @ .., last] => {
+                self.warn_whole(format!("{} and {last} have no effect{why}", keys.join(", ")));
+            }
+        }
+    }
+
+    /// Warns of the object itself.
+    pub(super) fn warn_whole(&self, message: impl Into<String>) {
+        self.findings.warn(self.path.clone(), message);
+    }
+
+    /// Where what is found is noted.
+    pub(super) fn findings(&self) -> &'a Findings {
+        self.findings
     }
 
     pub(super) fn problem(&self, key: &str, message: impl Into<String>) {
@@ -109,17 +94,74 @@ impl<'a> Fields<'a> {
 
     /// A whole number of at least `least`.
     pub(super) fn count(&self, key: &'static str, least: u32) -> Option<u32> {
+        let number = self.number(key, least.into())?;
+        let count = u32::try_from(number).ok();
+        if count.is_none() {
+            self.problem(key, format!("must be at most {}, got {number}", u32::MAX));
+        }
+        count
+    }
+
+    /// A whole number of at least `least`.
+    pub(super) fn number(&self, key: &'static str, least: u64) -> Option<u64> {
         let value = self.value(key)?;
-        let count = value.as_u64().and_then(|count| u32::try_from(count).ok());
-        match count {
-            Some(count) if count >= least => Some(count),
+        match value.as_u64() {
+            Some(number) if number >= least => Some(number),
             _ => {
-                let got = match value {
-                    Value::Number(number) => number.to_string(),
-                    other => kind_of(other).to_owned(),
-                };
-                self.problem(key, format!("must be at least {least}, got {got}"));
+                self.problem(key, format!("must be at least {least}, got {}", shown(value)));
                 None
+            }
+        }
+    }
+
+    /// A whole number within bounds.
+    pub(super) fn count_within(&self, key: &'static str, bounds: (u32, u32)) -> Option<u32> {
+        let (least, most) = bounds;
+        let count = self.count(key, least)?;
+        if count > most {
+            self.problem(key, format!("must be at most {most}, got {count}"));
+            return None;
+        }
+        Some(count)
+    }
+
+    /// A whole number of any sign.
+    pub(super) fn integer(&self, key: &'static str) -> Option<i32> {
+        let value = self.value(key)?;
+        let integer = value.as_i64().and_then(|number| i32::try_from(number).ok());
+        if integer.is_none() {
+            let bounds = format!("from {} to {}", i32::MIN, i32::MAX);
+            self.problem(key, format!("must be a whole number {bounds}, got {}", shown(value)));
+        }
+        integer
+    }
+
+    /// Text that is one of a table's words.
+    pub(super) fn one_of<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
+        let text = self.text(key).filter(|text| !self.findings.is_template(text))?;
+        let known = words.iter().find(|(word, _)| *word == text);
+        if known.is_none() {
+            let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            self.problem(key, format!("must be {}, got {text}", alternatives(&words)));
+        }
+        known.map(|(_, value)| *value)
+    }
+
+    /// A value that is written without brackets, as text.
+    pub(super) fn scalar(&self, key: &'static str) -> Option<String> {
+        let value = self.value(key)?;
+        let text = scalar(value);
+        if text.is_none() {
+            self.problem(key, format!("must be text, is {}", kind_of(value)));
+        }
+        text
+    }
+
+    /// Warns of fields that are taken but do nothing.
+    pub(super) fn without_effect(&self, keys: &[&'static str], why: &str) {
+        for key in keys {
+            if self.value(key).is_some() {
+                self.warn(key, format!("has no effect{why}"));
             }
         }
     }
@@ -148,6 +190,24 @@ impl<'a> Fields<'a> {
         };
         let path = self.path(key);
         list.iter().enumerate().map(|(n, value)| (format!("{path}[{n}]"), value)).collect()
+    }
+
+    /// A list's objects; an absent list is empty.
+    pub(super) fn objects(&self, key: &'static str) -> Vec<Self> {
+        let list = self.list(key).into_iter();
+        list.filter_map(|(path, value)| Fields::of(value, path, self.findings)).collect()
+    }
+
+    /// A list of texts; numbers are taken as text.
+    pub(super) fn text_list(&self, key: &'static str) -> Vec<String> {
+        let mut texts = Vec::new();
+        for (path, value) in self.list(key) {
+            match scalar(value) {
+                Some(text) => texts.push(text),
+                None => self.findings.problem(path, "must be text"),
+            }
+        }
+        texts
     }
 
     /// An object inside this one's lists.
@@ -209,6 +269,23 @@ pub(super) fn scalar(value: &Value) -> Option<String> {
         Value::Number(number) => Some(number.to_string()),
         Value::Bool(flag) => Some(flag.to_string()),
         _ => None,
+    }
+}
+
+/// Words as a sentence has them: `a`, `a or b`, `a, b or c`.
+pub(super) fn alternatives(words: &[&str]) -> String {
+    match words {
+        [] => String::new(),
+        [word] => (*word).to_owned(),
+        [words @ .., last] => format!("{} or {last}", words.join(", ")),
+    }
+}
+
+/// A value in an error: numbers and texts themselves, of anything else only what it is.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Number(number) => number.to_string(),
+        other => kind_of(other).to_owned(),
     }
 }
 

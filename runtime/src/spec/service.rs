@@ -1,22 +1,37 @@
 //! `LLMInferenceService`: what a user wants served, as KServe writes it.
 //!
-//! Both of its API versions are read. Pod templates, routers and configurations to start from
-//! (`baseRefs`) are kept as they are for whoever understands them; out of a template only the
-//! engine's flags and the resource limits are read, from the container `main` or else the first.
+//! Both of its API versions are read. What depends on several fields is only held against a service
+//! that is whole: one that starts from configurations (`baseRefs`) is checked once they are merged,
+//! when they are resolved.
 
+mod offload;
 mod read;
+mod router;
+mod scaling;
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{
-    EngineFlags, Finding,
-    document::{self, DocumentError},
-    reader::Findings,
+pub(super) use self::read::{Shape, service, service_spec};
+pub use self::{
+    offload::{Eviction, FileTier, KvOffload},
+    router::{PoolSource, Router, Scheduler, ServiceRoute},
+    scaling::{Scaling, ScalingPolicy, ScalingRules, ScalingStep, ScalingTarget, SelectPolicy},
 };
+use super::{
+    Finding, SpecError, document,
+    finding::Findings,
+    kind::Kind,
+    lws::LeaderWorkerSet,
+    metadata::Metadata,
+    objects,
+    pod::PodSpec,
+    policy::{GroupPolicy, PolicyOverrides},
+};
+use crate::model::config::ModelConfig;
 
-/// The one kind that is read here.
+/// The kind under which services are stored.
 pub const KIND: &str = "LLMInferenceService";
 
 /// Services of a file, with what has no effect in them.
@@ -43,8 +58,10 @@ pub struct ServiceSpec {
     pub workload: WorkloadSpec,
     /// The side that prefills, if that is apart.
     pub prefill: Option<WorkloadSpec>,
-    /// `spec.router`.
-    pub router: Option<Value>,
+    /// How it is reached.
+    pub router: Option<Router>,
+    /// Where traces of its requests go.
+    pub tracing: Option<Tracing>,
     /// Names of the configurations that this one starts from, in order.
     pub base_refs: Vec<String>,
 }
@@ -56,21 +73,6 @@ pub enum ApiVersion {
     V1Alpha1,
     /// `serving.kserve.io/v1alpha2`.
     V1Alpha2,
-}
-
-/// `metadata`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Metadata {
-    /// Unique in its namespace.
-    pub name: String,
-    /// `default` if none is given.
-    pub namespace: String,
-    /// Counts changes of the specification; 0 if whoever wrote the file does not.
-    pub generation: u64,
-    /// Labels.
-    pub labels: BTreeMap<String, String>,
-    /// Annotations.
-    pub annotations: BTreeMap<String, String>,
 }
 
 /// `spec.model`.
@@ -124,14 +126,22 @@ pub struct AdapterSpec {
 pub struct WorkloadSpec {
     /// Groups that are wanted, unless `scaling` decides.
     pub replicas: u32,
-    /// `scaling`.
-    pub scaling: Option<Value>,
+    /// How many there are when load decides.
+    pub scaling: Option<Scaling>,
     /// How a group is divided.
     pub parallelism: Parallelism,
     /// The leader's pod.
     pub template: Option<PodSpec>,
     /// The other members' pods.
     pub worker: Option<PodSpec>,
+    /// What is said of how its groups live; [`WorkloadSpec::group_policy`] has all of it.
+    pub policy: PolicyOverrides,
+    /// Where keys and values go that do not fit the device.
+    pub kv_offload: Option<KvOffload>,
+    /// Labels of its pods.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of its pods.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// How a group is divided; each is at least 1.
@@ -149,28 +159,17 @@ pub struct Parallelism {
     pub expert: bool,
 }
 
-/// A pod as Kubernetes has it.
+/// `spec.tracing`.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct PodSpec {
-    /// All of it.
-    pub document: Value,
-    /// The engine's `args`.
-    pub args: Vec<String>,
-    /// What of them is known.
-    pub flags: EngineFlags,
-    /// The engine's `resources.limits`.
-    pub limits: BTreeMap<String, String>,
-}
-
-/// Why a file holds no services.
-#[derive(Debug, thiserror::Error)]
-pub enum SpecError {
-    /// It is no list of documents.
-    #[error("not a specification")]
-    Document(#[from] DocumentError),
-    /// Everything that is wrong in it, one per line.
-    #[error("{}", lines(.0))]
-    Invalid(Vec<Finding>),
+pub struct Tracing {
+    /// Where spans go.
+    pub endpoint: Option<String>,
+    /// OpenTelemetry's name of the sampler.
+    pub sampler: Option<String>,
+    /// Its argument: the share of the requests.
+    pub sampler_arg: Option<String>,
+    /// OpenTelemetry's name of the exporter.
+    pub exporter: Option<String>,
 }
 
 impl Services {
@@ -179,33 +178,7 @@ impl Services {
     /// # Errors
     /// [`SpecError`], with every problem of every document.
     pub fn parse(text: &str) -> Result<Self, SpecError> {
-        let documents = document::read(text)?;
-        let findings = Findings::default();
-        if documents.is_empty() {
-            findings.problem("file", "holds no document");
-        }
-        let several = documents.len() > 1;
-        let mut services = Vec::new();
-        let (mut problems, mut warnings) = (Vec::new(), Vec::new());
-        for (index, document) in documents.into_iter().enumerate() {
-            let found = Findings::default();
-            services.extend(read::service(document, &found));
-            let prefixed = |finding: Finding| match several {
-                true => {
-                    let path = format!("document {}: {}", index + 1, finding.path);
-                    Finding { path, ..finding }
-                }
-                false => finding,
-            };
-            let (wrong, odd) = found.into_parts();
-            problems.extend(wrong.into_iter().map(prefixed));
-            warnings.extend(odd.into_iter().map(prefixed));
-        }
-        problems.extend(findings.into_parts().0);
-        if !problems.is_empty() {
-            return Err(SpecError::Invalid(problems));
-        }
-        Ok(Self { services, warnings })
+        objects::services(document::read(text)?)
     }
 }
 
@@ -216,29 +189,77 @@ impl ServiceSpec {
     /// [`SpecError::Invalid`], with every problem.
     pub fn from_document(document: Value) -> Result<(Self, Vec<Finding>), SpecError> {
         let findings = Findings::default();
-        let service = read::service(document, &findings);
-        let (problems, warnings) = findings.into_parts();
-        match service {
-            Some(service) if problems.is_empty() => Ok((service, warnings)),
-            _ => Err(SpecError::Invalid(problems)),
-        }
+        let service = service(document, &findings, None);
+        findings.result(service)
     }
 
     /// The name that requests use for the model.
     pub fn model_name(&self) -> &str {
         self.model.name.as_deref().unwrap_or(&self.metadata.name)
     }
+
+    /// Labels by which pools select it: its own, those of its pods, and the ones KServe gives.
+    pub fn pool_labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.metadata.labels.clone();
+        labels.extend(self.workload.labels.clone());
+        labels.insert("app.kubernetes.io/name".into(), self.metadata.name.clone());
+        labels.insert("app.kubernetes.io/part-of".into(), "llminferenceservice".into());
+        labels.insert("kserve.io/component".into(), "workload".into());
+        labels
+    }
+
+    /// What of the parallelism this model does not allow; empty if all is well.
+    pub fn check_model(&self, model: &ModelConfig) -> Vec<Finding> {
+        let sides = [("spec", Some(&self.workload)), ("spec.prefill", self.prefill.as_ref())];
+        let mut findings = Vec::new();
+        for (path, side) in sides.into_iter().filter_map(|(path, side)| Some((path, side?))) {
+            let Parallelism { tensor, pipeline, .. } = side.parallelism;
+            if let Err(error) = model.check_tensor_parallel(tensor as usize) {
+                findings
+                    .push(Finding::new(format!("{path}.parallelism.tensor"), error.to_string()));
+            }
+            if pipeline as usize > model.num_layers {
+                let message =
+                    format!("must be at most the {} layers, got {pipeline}", model.num_layers);
+                findings.push(Finding::new(format!("{path}.parallelism.pipeline"), message));
+            }
+        }
+        findings
+    }
+}
+
+impl WorkloadSpec {
+    /// How its groups live: what the service says, over the `LeaderWorkerSet` of its name.
+    pub fn group_policy(&self, set: Option<&LeaderWorkerSet>) -> GroupPolicy {
+        self.policy.over(set)
+    }
+
+    /// How many groups there are at the start.
+    pub fn initial_replicas(&self) -> u32 {
+        self.scaling.as_ref().map_or(self.replicas, |scaling| scaling.min_replicas)
+    }
+}
+
+impl Parallelism {
+    /// How many devices a group needs.
+    pub fn devices(&self) -> u64 {
+        u64::from(self.tensor) * u64::from(self.pipeline) * u64::from(self.data)
+    }
+}
+
+impl Criticality {
+    /// The API's words.
+    pub(super) const WORDS: [(&'static str, Self); 3] = [
+        ("Critical", Self::Critical),
+        ("Standard", Self::Standard),
+        ("Sheddable", Self::Sheddable),
+    ];
 }
 
 impl Default for Parallelism {
     fn default() -> Self {
         Self { tensor: 1, pipeline: 1, data: 1, data_local: None, expert: false }
     }
-}
-
-fn lines(findings: &[Finding]) -> String {
-    let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
-    lines.join("\n")
 }
 
 #[cfg(test)]

@@ -21,6 +21,8 @@ spec:
       adapters: [{name: sql, uri: "hf://org/sql"}]
   replicas: 2
   parallelism: {tensor: 2, pipeline: 2, expert: true}
+  labels: {role: decode}
+  rolloutStrategy: {maxUnavailable: 25%, maxSurge: 1}
   template:
     tolerations: []
     containers:
@@ -53,7 +55,7 @@ fn a_whole_service_is_read() {
     let Services { services, warnings } = Services::parse(FULL).expect("it is right");
     let [service] = services.as_slice() else { panic!("one document") };
     assert_eq!(service.api_version, ApiVersion::V1Alpha1);
-    let Metadata { name, namespace, generation, labels, annotations } = &service.metadata;
+    let Metadata { name, namespace, generation, labels, annotations, .. } = &service.metadata;
     assert_eq!((name.as_str(), namespace.as_str(), *generation), ("chat", "prod", 7));
     assert_eq!(labels["tier"], "1");
     assert_eq!(annotations["note"], "x");
@@ -73,13 +75,19 @@ fn a_whole_service_is_read() {
     let prefill = service.prefill.as_ref().expect("a prefill side is given");
     assert_eq!((prefill.replicas, prefill.parallelism.tensor), (3, 4));
     assert_eq!(service.base_refs, ["base", "fast"]);
-    assert!(service.router.is_some());
+    let router = service.router.as_ref().expect("a router is given");
+    assert_eq!(router.scheduler, Some(Scheduler::default()));
+    let rollout = service.workload.group_policy(None).rollout;
+    assert_eq!(rollout.bounds(8), (2, 1));
+    assert_eq!(service.pool_labels()["role"], "decode");
     let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
     assert_eq!(
         warnings,
         [
             "spec.template.containers[1].args: `--surprise` is not known and has no effect",
-            "spec.storageInitializer: has no effect outside Kubernetes",
+            "spec.template.containers[1].image: has no effect outside Kubernetes",
+            "spec.template.containers[0]: has no effect: only the engine's container is run",
+            "spec.storageInitializer: has no effect: each host finds the model by its URI",
             "spec.novelty: is not known and has no effect",
         ]
     );
@@ -131,13 +139,14 @@ spec:
             "spec.model.criticality: must be Critical, Standard or Sheddable, got High",
             "spec.model.lora.adapters[0].uri: is required",
             "spec.replicas: must be at least 0, got -1",
-            "spec.parallelism.pipeline: must not be given together with data",
-            "spec.parallelism.dataLocal: must divide data, got 2 and data 3",
-            "spec.parallelism.tensor: must be at least 1, got 0",
-            "spec.parallelism.expert: must be true or false, is a number",
             "spec.template.containers[0].args[2]: must be text",
             "spec.template.containers[0].args: `--block-size` must be a whole number of at least \
              1, got x",
+            "spec.parallelism.tensor: must be at least 1, got 0",
+            "spec.parallelism.expert: must be true or false, is a number",
+            "spec.parallelism.pipeline: must not be given together with data",
+            "spec.parallelism.dataLocal: must divide data, got 2 and data 3",
+            "spec.worker: is required when data (3) is more than dataLocal (2)",
             "spec.prefill.replicas: must not be given together with scaling",
         ]
     );
@@ -149,8 +158,8 @@ fn what_is_missing_is_named() {
     assert_eq!(
         problems("a: 1"),
         [
-            "apiVersion: is required",
             "kind: is required",
+            "apiVersion: is required",
             "metadata: is required",
             "spec: is required",
         ]
