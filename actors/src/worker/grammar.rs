@@ -10,6 +10,8 @@
 //! the matcher goes back to where both agree and takes the rest. A sequence's further requests in
 //! one step are its drafts; what stands behind a draft that the grammar refuses will not be kept,
 //! so it is not masked at all. A grammar that breaks fails its own sequence and nothing else.
+//!
+//! A model that reasons does so freely; its grammar begins behind that ([`super::reasoning`]).
 
 use std::{
     collections::BTreeMap,
@@ -23,6 +25,8 @@ use troupe_runtime::{
     model::grammar::{GrammarError, GrammarFactory, Matcher},
     wire::{generate::Grammar, step::StepPlan},
 };
+
+use super::reasoning::Held;
 
 /// Makes the factory of the group's model; called once, on the compiler's thread.
 pub type GrammarSource = Arc<dyn Fn() -> Result<GrammarFactory, String> + Send + Sync>;
@@ -131,7 +135,7 @@ impl Grammars {
             let grammar = request.options.grammar.as_ref().filter(|_| request.sample);
             allowed.push(match grammar.map(|grammar| self.follow(request, grammar)) {
                 None => Allowed::All,
-                Some(Ok(words)) => Allowed::These(words),
+                Some(Ok(allowed)) => allowed,
                 Some(Err(GrammarError::Refused { .. })) if is_behind_draft => Allowed::All,
                 Some(Err(error)) => Allowed::Failed(error.to_string()),
             });
@@ -143,9 +147,31 @@ impl Grammars {
         &mut self,
         request: &SampleRequest<'_>,
         grammar: &Grammar,
-    ) -> Result<Vec<u32>, GrammarError> {
+    ) -> Result<Allowed, GrammarError> {
         let output = request.tokens.get(request.prompt_len..).unwrap_or_default();
-        let mut followed = match self.followed.remove(&request.sequence) {
+        let Some(held) = Held::of(output, request.options.reasoning.as_ref()) else {
+            return Ok(Allowed::All);
+        };
+        let mask = self.mask_after(request.sequence, &output[held.from..], grammar);
+        let mut words = mask.map_err(|error| error.behind(held.from))?;
+        let opener = held.opener.and_then(|token| {
+            let word = words.get_mut(token as usize / 32);
+            word.map(|word| (word, 1 << (token % 32)))
+        });
+        if let Some((word, bit)) = opener {
+            *word |= bit;
+        }
+        Ok(Allowed::These(words))
+    }
+
+    /// Which tokens the grammar allows behind those that it holds.
+    fn mask_after(
+        &mut self,
+        sequence: SequenceId,
+        output: &[u32],
+        grammar: &Grammar,
+    ) -> Result<Vec<u32>, GrammarError> {
+        let mut followed = match self.followed.remove(&sequence) {
             Some(followed) => followed,
             None => self.fresh(grammar)?,
         };
@@ -157,7 +183,7 @@ impl Grammars {
             followed = self.fresh(grammar)?;
             mask = followed.mask_after(output);
         }
-        self.followed.insert(request.sequence, followed);
+        self.followed.insert(sequence, followed);
         mask
     }
 

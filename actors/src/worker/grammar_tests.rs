@@ -9,7 +9,7 @@ use troupe_runtime::{
         source::{HubCache, ModelSource},
         tokenizer::SpecialTokens,
     },
-    wire::generate::SamplingOptions,
+    wire::generate::{Reasoning, SamplingOptions},
 };
 
 use super::*;
@@ -96,6 +96,47 @@ fn a_history_from_elsewhere_gives_the_same_mask() {
     assert!(ends.iter().all(|&end| allows(&complete[0], end)));
     let words = complete[0].mask().expect("a mask");
     assert_eq!(words.iter().map(|word| word.count_ones()).sum::<u32>() as usize, ends.len());
+}
+
+#[test]
+fn a_grammar_begins_behind_reasoning() {
+    let token = |name: &str| card().tokenizer.id(name).expect("it has this token");
+    let (open, close) = (token("<think>"), token("</think>"));
+    let (a, b, c) = (encode("a")[0], encode("b")[0], encode("c")[0]);
+    let held = |inside: bool| {
+        let mut options = options(Some(Grammar::Regex("ab".into())));
+        options.reasoning = Some(Reasoning { open, close, inside });
+        options
+    };
+    let masks = |options: &SamplingOptions, outputs: &[&[u32]]| {
+        let histories: Vec<_> = outputs.iter().map(|output| history(output)).collect();
+        let requests: Vec<_> = histories.iter().map(|tokens| request(1, tokens, options)).collect();
+        let together = Grammars::new(Some(source())).masks(&requests);
+        // As drafts, and one after the other as a sequence that comes from elsewhere each time.
+        for (request, mask) in requests.iter().zip(&together) {
+            let alone = Grammars::new(Some(source())).masks(std::slice::from_ref(request));
+            assert_eq!(alone[0], *mask, "{:?}", request.tokens);
+        }
+        together
+    };
+    // It may reason first, and does.
+    let outputs: [&[u32]; 5] = [&[], &[open], &[open, c], &[open, c, close], &[open, c, close, a]];
+    let allowed = masks(&held(false), &outputs);
+    assert!(allows(&allowed[0], open) && allows(&allowed[0], a) && !allows(&allowed[0], b));
+    assert_eq!(allowed[1..3], [Allowed::All, Allowed::All]);
+    assert!(!allows(&allowed[3], open) && allows(&allowed[3], a) && !allows(&allowed[3], b));
+    assert!(!allows(&allowed[4], a) && allows(&allowed[4], b));
+    // It does not.
+    let allowed = masks(&held(false), &[&[a]]);
+    assert!(!allows(&allowed[0], open) && allows(&allowed[0], b));
+    // The prompt has begun it.
+    let allowed = masks(&held(true), &[&[], &[c], &[c, close]]);
+    assert_eq!(allowed[..2], [Allowed::All, Allowed::All]);
+    assert!(!allows(&allowed[2], open) && allows(&allowed[2], a));
+    // Where a token is wrong is told as a place in the whole output.
+    let wrong = history(&[open, c, close, b]);
+    let failed = Grammars::new(Some(source())).masks(&[request(1, &wrong, &held(false))]);
+    assert!(matches!(&failed[0], Allowed::Failed(why) if why.contains("position 3")), "{failed:?}");
 }
 
 #[test]

@@ -4,7 +4,8 @@
 //!   for it, and what its answers come to (pure)
 //! - [`device`]: the device thread: receive, forward, send or sample
 //! - [`pipes`]: what connects a rank to the others; [`tokens`]: sampled tokens on their way
-//! - [`grammar`]: which tokens may be chosen where an output's form is prescribed
+//! - [`grammar`]: which tokens may be chosen where an output's form is prescribed; [`reasoning`]:
+//!   where that begins in an output (pure)
 //! - [`actor`]: owns the thread, reports its end
 //! - [`fake`]: an executor without tensors, for tests and simulation
 
@@ -14,5 +15,6 @@ pub mod fake;
 pub mod grammar;
 pub mod mirror;
 pub mod pipes;
+mod reasoning;
 pub mod tokens;
 pub mod verify;

@@ -11,6 +11,7 @@ use super::{
     prepared::{Prepared, PreparedPrompt},
     reply::{self, Wanted},
     sizing::Sizing,
+    thinking::Thinking,
     tools,
 };
 use crate::{
@@ -64,7 +65,7 @@ pub(crate) async fn prepare(
     let conversation = conversation(&mut request)?;
     let (role, last) = speaker(&conversation);
     let begun = last.clone().filter(|_| conversation.continue_final_message);
-    let wanted = Wanted { choice, types, one_call, include_reasoning, begun };
+    let wanted = Wanted { choice, types, one_call, include_reasoning };
     let special = asked.add_special_tokens.unwrap_or(false);
     let tokens = served.render(conversation, special).await?;
     let (default_max_tokens, prompt_only) = (None, false);
@@ -77,8 +78,12 @@ pub(crate) async fn prepare(
         options,
         prompt_only,
     };
-    let prompt = sizing.prompt(tokens)?;
-    let rules = Arc::new(wanted.rules(&model, &prompt));
+    let mut prompt = sizing.prompt(tokens)?;
+    let thinking = Thinking::of(&model, &prompt, begun.as_deref());
+    if prompt.options.grammar.is_some() {
+        prompt.options.reasoning = thinking.and_then(Thinking::before_grammar);
+    }
+    let rules = Arc::new(wanted.rules(&model, thinking));
     let mut shared =
         Prepared::new(served, asked, (n, stop), context, std::slice::from_ref(&prompt));
     shared.text.skip_special &= !reply::needs_special(&model, &rules);

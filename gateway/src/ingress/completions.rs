@@ -10,6 +10,7 @@ use super::{
     grammar, options,
     prepared::{Prepared, PreparedPrompt},
     sizing::Sizing,
+    thinking,
 };
 use crate::{
     error::ApiError,
@@ -78,7 +79,10 @@ pub(crate) async fn prepare(
                 (tokens, Some(text))
             }
         };
-        let prompt = sizing.prompt(tokens)?;
+        let mut prompt = sizing.prompt(tokens)?;
+        if prompt.options.grammar.is_some() {
+            prompt.options.reasoning = thinking::left_open(&model, &prompt);
+        }
         // A text that was not cut is echoed as it came; tokens as what they mean.
         let as_it_came = text.filter(|_| asked.truncate_prompt_tokens.is_none());
         echoes.push(match (echo, as_it_came) {

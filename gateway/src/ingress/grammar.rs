@@ -5,9 +5,16 @@
 //! others, as in vLLM. Whoever has a grammar of another kind (a JSON schema or Lark text) gives it
 //! to [`settle`] as `forced` in the same way. All are compiled here, before anything is answered
 //! ([`crate::model::grammars`]), so a bad one is a 400 and never the end of a stream.
+//!
+//! - [`tags`]: structural tags as Lark
+
+mod tags;
 
 use serde_json::{Value, json};
-use troupe_runtime::{model::grammar, wire::generate::Grammar};
+use troupe_runtime::{
+    model::grammar::{self, lark},
+    wire::generate::Grammar,
+};
 
 use crate::{
     error::ApiError,
@@ -64,7 +71,13 @@ fn of_format(format: &ResponseFormat) -> Result<Option<Grammar>, ApiError> {
             };
             Ok(Some(schema(given.schema.clone().unwrap_or_else(any_object), FORMAT)?))
         }
-        "structural_tag" => Err(no_tags().at(FORMAT)),
+        "structural_tag" => {
+            let parts = [&format.format, &format.structures, &format.triggers];
+            let names = ["format", "structures", "triggers"];
+            let given = names.into_iter().zip(parts);
+            let given = given.filter_map(|(name, part)| Some((name.to_owned(), part.clone()?)));
+            tagged(&Value::Object(given.collect()), FORMAT).map(Some)
+        }
         other => wrong(format!("Unknown response format `{other}`.")),
     }
 }
@@ -82,14 +95,14 @@ fn of_structured(asked: &StructuredOutputs) -> Result<Grammar, ApiError> {
     match given.into_iter().filter(|given| *given).count() {
         1 => {}
         0 => {
-            let message = "structured_outputs needs one of 'json', 'regex', 'choice', 'grammar' \
-                           and 'json_object'.";
+            let message = "structured_outputs needs one of 'json', 'regex', 'choice', 'grammar', \
+                           'json_object' and 'structural_tag'.";
             return Err(ApiError::bad_request(message).at(STRUCTURED));
         }
         _ => return Err(only_one()),
     }
     if let Some(value) = &asked.json {
-        return schema(with_whitespace(parsed(value)?, asked), STRUCTURED);
+        return schema(with_whitespace(parsed(value, "json")?, asked), STRUCTURED);
     }
     if json_object {
         return schema(with_whitespace(any_object(), asked), STRUCTURED);
@@ -100,19 +113,27 @@ fn of_structured(asked: &StructuredOutputs) -> Result<Grammar, ApiError> {
     if let Some(choices) = &asked.choice {
         return choice(choices);
     }
-    match &asked.grammar {
-        Some(grammar) => Ok(Grammar::Lark(grammar.clone())),
-        None => Err(no_tags().at(STRUCTURED)),
+    if let Some(tag) = &asked.structural_tag {
+        return tagged(&parsed(tag, "structural_tag")?, STRUCTURED);
     }
+    // One of them is there.
+    Ok(Grammar::Lark(asked.grammar.clone().unwrap_or_default()))
 }
 
-/// A schema may come as text.
-fn parsed(value: &Value) -> Result<Value, ApiError> {
+/// A schema or a structural tag may come as text.
+fn parsed(value: &Value, field: &str) -> Result<Value, ApiError> {
     let Value::String(text) = value else { return Ok(value.clone()) };
     serde_json::from_str(text).map_err(|error| {
-        let message = format!("structured_outputs.json is a text that is not JSON: {error}");
+        let message = format!("structured_outputs.{field} is a text that is not JSON: {error}");
         ApiError::bad_request(message).at(STRUCTURED)
     })
+}
+
+fn tagged(tag: &Value, param: &str) -> Result<Grammar, ApiError> {
+    let lark = tags::lark(tag).map_err(|mistake| {
+        ApiError::bad_request(format!("The structural tag is wrong: {mistake}.")).at(param)
+    })?;
+    Ok(Grammar::Lark(lark))
 }
 
 fn schema(schema: Value, param: &str) -> Result<Grammar, ApiError> {
@@ -140,14 +161,13 @@ fn with_whitespace(mut schema: Value, asked: &StructuredOutputs) -> Value {
     schema
 }
 
-/// The alternation of texts, each as a literal: JSON's way of quoting is Lark's.
+/// The alternation of texts.
 fn choice(choices: &[String]) -> Result<Grammar, ApiError> {
     if choices.is_empty() {
         let message = "structured_outputs.choice must not be empty.";
         return Err(ApiError::bad_request(message).at(STRUCTURED));
     }
-    let quoted: Vec<String> =
-        choices.iter().map(|text| Value::from(text.as_str()).to_string()).collect();
+    let quoted: Vec<String> = choices.iter().map(|text| lark::text(text)).collect();
     Ok(Grammar::Lark(format!("start: {}", quoted.join("\n | "))))
 }
 
@@ -159,10 +179,6 @@ fn only_one() -> ApiError {
     let message = "You can only use one kind of constraints for structured outputs ('json', \
                    'regex' or 'choice').";
     ApiError::bad_request(message).at(STRUCTURED)
-}
-
-fn no_tags() -> ApiError {
-    ApiError::not_implemented("Structural tags are not supported; use a grammar or a JSON schema.")
 }
 
 const FORMAT: &str = "response_format";
@@ -201,8 +217,17 @@ mod tests {
             structured(json!({"grammar": "start: A"})),
             Ok(Grammar::Lark("start: A".into()))
         );
-        let choice = structured(json!({"choice": ["a\"b", "\u{1}é"]}));
-        assert_eq!(choice, Ok(Grammar::Lark("start: \"a\\\"b\"\n | \"\\u0001é\"".into())));
+        let choice = structured(json!({"choice": ["a\"b", "\u{1}é\u{7f}"]}));
+        let lark = "start: \"a\\\"b\"\n | \"\\u0001é\\u007f\"";
+        assert_eq!(choice, Ok(Grammar::Lark(lark.into())));
+        let tag = json!({"format": {"type": "const_string", "value": "a"}});
+        let constant = Grammar::Lark("start: \"a\"\n".into());
+        for tag in [tag.clone(), tag.to_string().into()] {
+            assert_eq!(structured(json!({"structural_tag": tag})), Ok(constant.clone()));
+        }
+        let mut with_type = tag;
+        with_type["type"] = "structural_tag".into();
+        assert_eq!(format(with_type), Ok(Some((constant, FORMAT))));
         let compact = structured(json!({"json": schema, "disable_any_whitespace": true}));
         let Ok(Grammar::JsonSchema(compact)) = compact else { panic!("{compact:?}") };
         assert!(compact.contains(r#""whitespace_flexible":false"#), "{compact}");
@@ -229,7 +254,9 @@ mod tests {
         told(json!({"structured_outputs": {"choice": []}}), "must not be empty", 400);
         told(json!({"structured_outputs": {"json": "{"}}), "not JSON", 400);
         told(json!({"structured_outputs": {"json": 3}}), "object or a boolean", 400);
-        told(json!({"structured_outputs": {"structural_tag": {}}}), "not supported", 400);
+        told(json!({"structured_outputs": {"structural_tag": {}}}), "`format` is missing", 400);
+        told(json!({"structured_outputs": {"structural_tag": "{"}}), "not JSON", 400);
+        told(json!({"response_format": {"type": "structural_tag"}}), "`format` is missing", 400);
         told(json!({"response_format": {"type": "json_schema"}}), "must be provided", 400);
         told(json!({"response_format": {"type": "poem"}}), "`poem`", 400);
     }

@@ -9,6 +9,7 @@
 //! - [`sizing`]: a prompt with its room
 //! - [`messages`]: a conversation, made fit for a chat template
 //! - [`tools`]: which tools may or must be called; [`reply`]: how answers are to be read
+//! - [`thinking`]: whether they begin with reasoning, and a grammar behind it
 //! - [`context`]: what the HTTP request says beside its body
 
 pub(crate) mod chat;
@@ -22,4 +23,5 @@ pub(crate) mod prepared;
 pub(crate) mod reply;
 pub(crate) mod seeds;
 pub(crate) mod sizing;
+pub(crate) mod thinking;
 pub(crate) mod tools;

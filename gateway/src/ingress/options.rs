@@ -62,6 +62,7 @@ pub(crate) fn sampling(
         logprobs: None,
         prompt_logprobs: prompt_logprobs(asked, model)?,
         grammar: None,
+        reasoning: None,
     };
     Ok(options)
 }

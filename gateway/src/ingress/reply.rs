@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{prepared::PreparedPrompt, tools::ToolChoice};
+use super::{thinking::Thinking, tools::ToolChoice};
 use crate::{
     egress::{
         message::{CallIds, MessageRules, ThoughtMarkers},
@@ -21,16 +21,15 @@ pub(crate) struct Wanted {
     pub(crate) types: Arc<ToolTypes>,
     pub(crate) one_call: bool,
     pub(crate) include_reasoning: bool,
-    /// The message that the answer goes on with, if it goes on with one.
-    pub(crate) begun: Option<String>,
 }
 
-/// Prompt tokens among which reasoning may have been opened last: a marker and white space.
-const PROMPT_END: usize = 16;
-
 impl Wanted {
-    /// How answers to this prompt are read.
-    pub(crate) fn rules(self, model: &Arc<ServedModel>, prompt: &PreparedPrompt) -> MessageRules {
+    /// How answers are read whose reasoning begins like this.
+    pub(crate) fn rules(
+        self,
+        model: &Arc<ServedModel>,
+        thinking: Option<Thinking>,
+    ) -> MessageRules {
         let families = model.families();
         let tools = match &self.choice {
             ToolChoice::None => None,
@@ -40,23 +39,11 @@ impl Wanted {
             ToolChoice::Required => Some(Syntax::Required),
             ToolChoice::Named(name) => Some(Syntax::Named(name.clone())),
         };
-        // A call that a grammar forces is all there is.
-        let forced = matches!(self.choice, ToolChoice::Required | ToolChoice::Named(_));
-        let reasoning = families.reasoning.filter(|_| !forced).map(|family| {
-            let markers = family.markers();
-            // A grammar holds from the first token on, so nothing can go on inside.
-            let free = prompt.options.grammar.is_none();
-            let inside = free
-                && match &self.begun {
-                    Some(begun) => begun.rfind(markers.open) > begun.rfind(markers.close),
-                    None => family.begins_inside(&end_of(model, prompt)),
-                };
-            (markers, inside)
-        });
-        let thought = reasoning.and_then(|(markers, inside)| {
-            let (open, close) = (model.token_id(markers.open)?, model.token_id(markers.close)?);
+        let thought = thinking.and_then(|Thinking { tokens, inside, .. }| {
+            let (open, close) = tokens?;
             Some(ThoughtMarkers { model: Arc::clone(model), open, close, inside })
         });
+        let reasoning = thinking.map(|thinking| (thinking.markers, thinking.inside));
         MessageRules {
             syntax: ReplySyntax { reasoning, tools },
             one_call: self.one_call,
@@ -80,10 +67,4 @@ pub(crate) fn needs_special(model: &ServedModel, rules: &MessageRules) -> bool {
     };
     let mut markers = reasoning.into_iter().flatten().chain(tools.into_iter().flatten());
     markers.any(|marker| model.is_special(marker))
-}
-
-fn end_of(model: &ServedModel, prompt: &PreparedPrompt) -> String {
-    let from = prompt.tokens.len().saturating_sub(PROMPT_END);
-    // What cannot be decoded has opened nothing.
-    model.decode(&prompt.tokens[from..]).unwrap_or_default()
 }

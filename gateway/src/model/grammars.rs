@@ -48,10 +48,21 @@ struct Good {
 }
 
 impl Grammars {
-    /// Costs nothing until the first grammar comes.
+    /// Costs nothing until it is prepared or the first grammar comes.
     pub(crate) fn new(tokenizer: Arc<Tokenizer>, stop_ids: Vec<u32>) -> Self {
         let shared = Arc::new(Shared { tokenizer, stop_ids, factory: OnceLock::new() });
         Self { shared, turns: Arc::new(Semaphore::new(AT_A_TIME)), good: Mutex::default() }
+    }
+
+    /// Sorts the vocabulary, so that the first grammar need not wait for it. Returns at once: that
+    /// is done on the blocking pool, takes half a second at worst and ends by itself.
+    pub(crate) fn prepare(&self) {
+        let shared = Arc::clone(&self.shared);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = shared.factory() {
+                tracing::info!(%error, "no form can be asked of answers");
+            }
+        });
     }
 
     /// Compiles the grammar unless that went well before.
@@ -92,10 +103,14 @@ impl Grammars {
 
 impl Shared {
     fn compile(&self, grammar: &Grammar) -> Result<(), GrammarError> {
-        let factory =
+        self.factory()?.compile(grammar).map(|_| ())
+    }
+
+    /// Whoever comes while it is made waits for it.
+    fn factory(&self) -> Result<&GrammarFactory, GrammarError> {
+        let made =
             self.factory.get_or_init(|| GrammarFactory::new(&self.tokenizer, &self.stop_ids));
-        let factory = factory.as_ref().map_err(Clone::clone)?;
-        factory.compile(grammar).map(|_| ())
+        made.as_ref().map_err(Clone::clone)
     }
 }
 

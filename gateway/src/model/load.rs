@@ -83,6 +83,7 @@ impl Models {
             return Err(LoadError::Tokenizer { uri: key.0, found, wanted });
         }
         let model = Arc::new(model);
+        model.grammars().prepare();
         let mut loaded = self.lock();
         loaded.retain(|_, model| model.strong_count() > 0);
         loaded.insert(key, Arc::downgrade(&model));

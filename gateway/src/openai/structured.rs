@@ -11,6 +11,12 @@ pub struct ResponseFormat {
     pub kind: String,
     /// Given with `json_schema`.
     pub json_schema: Option<JsonSchemaFormat>,
+    /// Given with `structural_tag`: a tree of forms.
+    pub format: Option<Value>,
+    /// Given with `structural_tag` in its older style: tags in free text.
+    pub structures: Option<Value>,
+    /// Given with `structures`: what each tag begins with one of.
+    pub triggers: Option<Value>,
 }
 
 /// A schema with its name.
@@ -35,11 +41,12 @@ pub struct StructuredOutputs {
     pub regex: Option<String>,
     /// The output is one of these.
     pub choice: Option<Vec<String>>,
-    /// A grammar in Lark's syntax.
+    /// A grammar in Lark's syntax or in GBNF.
     pub grammar: Option<String>,
     /// Any JSON object.
     pub json_object: Option<bool>,
-    /// Text with parts that have a form, which is not offered.
+    /// Text with parts that have a form, as an object or as text: what `response_format` has with
+    /// `structural_tag`.
     pub structural_tag: Option<Value>,
     /// No white space between the parts of JSON but what the schema says.
     pub disable_any_whitespace: Option<bool>,

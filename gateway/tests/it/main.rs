@@ -18,4 +18,5 @@ mod probes;
 mod random;
 mod structured;
 mod support;
+mod thinking;
 mod tools;

@@ -1,7 +1,8 @@
 //! What an output must match, token by token: which tokens may come next.
 //!
 //! [`GrammarFactory`] is made once per model, from its own tokenizer; [`GrammarFactory::compile`]
-//! turns a [`Grammar`] (a JSON schema, a regular expression, a Lark grammar) into a [`Matcher`].
+//! turns a [`Grammar`] (a JSON schema, a regular expression, a grammar in Lark or GBNF) into a
+//! [`Matcher`].
 //! A matcher takes the tokens of one output and says after each which ones may follow. It depends
 //! on the grammar and on those tokens alone, so a sequence that moved or was preempted is brought
 //! back by giving a new matcher the same tokens. When the grammar is complete, only the model's end
@@ -19,10 +20,13 @@
 //!
 //! What is not here: deadlines and caches, which belong to who compiles.
 //!
+//! - [`lark`]: parts of a Lark grammar, written; [`gbnf`]: GBNF as Lark
 //! - [`vocabulary`]: the tokens' bytes as a trie
 //! - [`matcher`]: one output under way
 //! - [`weigh`]: what is too large, too deep or too entangled to be compiled
 
+mod gbnf;
+pub mod lark;
 mod matcher;
 mod vocabulary;
 mod weigh;
@@ -33,10 +37,9 @@ use llguidance::{
     ParserFactory,
     api::{ParserLimits, TopLevelGrammar},
     earley::SlicedBiasComputer,
-    regex_to_lark,
     toktrie::InferenceCapabilities,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 pub use self::matcher::Matcher;
 use super::tokenizer::Tokenizer;
@@ -152,6 +155,18 @@ impl fmt::Debug for GrammarFactory {
 // === impl GrammarError ===
 
 impl GrammarError {
+    /// The same where other tokens of the output stand before what the grammar holds.
+    #[must_use]
+    pub fn behind(self, tokens: usize) -> Self {
+        match self {
+            Self::Refused { token, position } => {
+                Self::Refused { token, position: position + tokens }
+            }
+            Self::Broke { position, reason } => Self::Broke { position: position + tokens, reason },
+            other => other,
+        }
+    }
+
     /// The inner reason where there is one, for who names the grammar otherwise.
     fn reason(self) -> String {
         match self {
@@ -175,48 +190,21 @@ fn described(grammar: &Grammar) -> (&'static str, &str) {
 fn parsed(grammar: &Grammar) -> Result<TopLevelGrammar, String> {
     match grammar {
         Grammar::JsonSchema(text) => {
-            let mut schema: Value =
+            let schema: Value =
                 serde_json::from_str(text).map_err(|error| format!("it is not JSON: {error}"))?;
             weigh::schema(&schema)?;
-            if let Value::Object(fields) = &mut schema {
-                fields.entry(OPTIONS).or_insert_with(default_options);
-            }
-            Ok(TopLevelGrammar::from_json_schema(schema))
+            Ok(TopLevelGrammar::from_json_schema(lark::with_options(schema)))
         }
         Grammar::Lark(text) => {
-            weigh::lark(text)?;
-            Ok(TopLevelGrammar::from_lark(text.clone()))
+            let text = lark::plain(text)?;
+            weigh::lark(&text)?;
+            Ok(TopLevelGrammar::from_lark(text))
         }
         Grammar::Regex(text) => {
-            let text = unanchored(text);
-            if text.is_empty() {
-                return Err("it is empty".into());
-            }
             weigh::regex(text)?;
-            // `\d` and `\w` are ASCII, as in JSON schemas: nobody who asks for a date means ۷೫.
-            let text = regex_to_lark(text, "dw");
-            Ok(TopLevelGrammar::from_lark(format!("start: /{text}/")))
+            Ok(TopLevelGrammar::from_lark(format!("start: {}", lark::regex(text)?)))
         }
     }
-}
-
-/// A whole output is matched, so anchors around an expression say nothing; the compiler does not
-/// know them.
-fn unanchored(text: &str) -> &str {
-    let text = text.strip_prefix('^').unwrap_or(text);
-    let Some(inner) = text.strip_suffix('$') else { return text };
-    let backslashes = inner.len() - inner.trim_end_matches('\\').len();
-    if backslashes % 2 == 0 { inner } else { text }
-}
-
-/// How JSON is written where a schema does not say so itself. White space between tokens is
-/// bounded, because small models like to go on with it for ever; `oneOf` counts as `anyOf` where
-/// its parts cannot be seen to exclude each other, as in other servers.
-fn default_options() -> Value {
-    json!({
-        "whitespace_pattern": format!(r"[\x20\x0A\x0D\x09]{{1,{MAX_WHITESPACE}}}"),
-        "coerce_one_of": true,
-    })
 }
 
 /// Counted work. Honest grammars compile in a few milliseconds and make a mask in a fraction of

@@ -120,6 +120,9 @@ pub struct SamplingOptions {
     pub prompt_logprobs: Option<u32>,
     /// Constrains the output.
     pub grammar: Option<Grammar>,
+    /// Reasoning that goes before what the grammar holds; without it the grammar holds from the
+    /// first token on.
+    pub reasoning: Option<Reasoning>,
 }
 
 impl Default for SamplingOptions {
@@ -143,6 +146,7 @@ impl Default for SamplingOptions {
             logprobs: None,
             prompt_logprobs: None,
             grammar: None,
+            reasoning: None,
         }
     }
 }
@@ -152,10 +156,21 @@ impl Default for SamplingOptions {
 pub enum Grammar {
     /// A JSON schema, as text.
     JsonSchema(String),
-    /// A grammar in the Lark syntax of `llguidance`.
+    /// A grammar in the Lark syntax of `llguidance`, or in GBNF.
     Lark(String),
     /// A regular expression for the whole output.
     Regex(String),
+}
+
+/// The tokens that an output's reasoning stands between.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reasoning {
+    /// Begins it.
+    pub open: u32,
+    /// Ends it.
+    pub close: u32,
+    /// Whether the prompt has begun it; if not, the output's first token may.
+    pub inside: bool,
 }
 
 /// The gateway ends one choice.

@@ -114,6 +114,80 @@ fn every_output_of_an_expression_matches() {
     }
 }
 
+#[test]
+fn every_output_of_gbnf_matches() {
+    let is_greeting = |text: &str| {
+        let words: Vec<&str> = text.trim_end_matches('?').split(' ').collect();
+        let is_name = |word: &&str| ["A", "B", "Ça"].contains(word);
+        text.ends_with('?')
+            && ["hi", "h\"é"].contains(&words[0])
+            && (1..=2).contains(&words[1..].iter().filter(|word| is_name(word)).count())
+    };
+    let is_sum = |text: &str| {
+        let mut depth = 0;
+        let mut before = '+';
+        let mut fits = true;
+        for c in text.chars() {
+            depth += i32::from(c == '(') - i32::from(c == ')');
+            let begins = c == '(' || c.is_ascii_digit();
+            fits &= depth >= 0 && begins == matches!(before, '(' | '+');
+            before = c;
+        }
+        fits && depth == 0 && before != '+'
+    };
+    let is_json = |text: &str| {
+        serde_json::from_str::<IgnoredAny>(text).is_ok() && text.starts_with(['{', '['])
+    };
+    let greeting = r#"
+        # Who is greeted, and how.
+        root ::= hello (" " name){1,2} "\x3f"
+        hello ::= "hi" | "h\"\u00e9"
+        name  ::= [A-B] | "Ça"
+    "#;
+    let sum = "root ::= product (\"+\" product){0,3}\nproduct ::= [0-9] | \"(\" root \")\"";
+    let json = r#"
+        root   ::= object | array
+        value  ::= object | array | string | number | "true" | "false" | "null"
+        object ::= "{" ws (member ("," ws member)*)? "}" ws
+        member ::= string ":" ws value
+        array  ::= "[" ws (value ("," ws value)*)? "]" ws
+        string ::= "\"" ([^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}))* "\"" ws
+        number ::= "-"? ("0" | [1-9] [0-9]{0,15}) ("." [0-9]+)? ([eE] [-+]? [0-9]{1,2})? ws
+        ws     ::= | " " | "\n" [ \t]{0,20}
+    "#;
+    type Check<'a> = &'a dyn Fn(&str) -> bool;
+    let cases: [(&str, Check<'_>); 3] =
+        [(greeting, &is_greeting), (sum, &is_sum), (json, &is_json)];
+    for family in families() {
+        for (grammar, matches) in &cases {
+            for seed in 0..SEEDS {
+                let text = family.sample(&Grammar::Lark((*grammar).into()), seed);
+                assert!(matches(&text), "{}, {grammar}, seed {seed}: {text:?}", family.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn gbnf_allows_what_it_says() {
+    let json = "root ::= value\nvalue ::= \"[\" (value (\",\" value)*)? \"]\" | [0-9]+ | text\n\
+                text ::= \"'\" [^']* \"'\"";
+    let cases = [
+        (json, "[1,[],['a',[[23]]]]"),
+        ("root ::= \"a\"{1000000} | \"ab\" \"c\" | \"a\" \"b\" \"d\"", "abd"),
+        ("root ::= (\"(\" root \")\"){0,1000000} | \"x\"", "((x)(()))(x)"),
+        ("root ::= .{3}", "\né😀"),
+    ];
+    let family = &families()[0];
+    for (grammar, text) in cases {
+        let mut matcher = family.grammars.compile(&Grammar::Lark(grammar.into())).unwrap();
+        for token in family.tokenizer.encode(text, SpecialTokens::Exclude).unwrap() {
+            assert_eq!(matcher.accept(token), Ok(()), "{text} of {grammar}");
+        }
+        assert!(matcher.can_stop(), "{text} of {grammar}");
+    }
+}
+
 // === A matcher is a function of its tokens ===
 
 #[test]
@@ -201,7 +275,8 @@ fn what_means_nothing_is_refused_by_name() {
         (Grammar::Regex("(?=a)b".into()), "look-around"),
         (Grammar::Regex("^$".into()), "empty"),
         (Grammar::Lark("start: nowhere".into()), "nowhere"),
-        (Grammar::Lark("root ::= \"a\"".into()), "GBNF"),
+        (Grammar::Lark("root ::= \"a\" |\n\t(b".into()), "line 2, column 2: `(` is not closed"),
+        (Grammar::Lark("root ::= root".into()), "nothing can match"),
     ];
     let family = &families()[0];
     for (grammar, reason) in cases {

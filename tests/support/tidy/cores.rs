@@ -6,13 +6,14 @@
 use super::{source::has_word, tree::File};
 
 /// Cores by other names; `*` stands for one file.
-const CORES: [&str; 6] = [
+const CORES: [&str; 7] = [
     "actors/src/controller/plan.rs",
     "actors/src/group/lifecycle.rs",
     "actors/src/kv/*.rs",
     "actors/src/leader/engine.rs",
     "actors/src/scheduler/*.rs",
     "actors/src/worker/mirror.rs",
+    "actors/src/worker/reasoning.rs",
 ];
 
 /// What a core may not name, and why.

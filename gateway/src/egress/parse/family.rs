@@ -45,6 +45,17 @@ pub enum ReasoningFamily {
     Qwen3,
 }
 
+/// Where an answer begins, seen from its reasoning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beginning {
+    /// It may reason, or not.
+    Ahead,
+    /// The prompt has begun to.
+    Inside,
+    /// The prompt has ended it.
+    Behind,
+}
+
 /// What a setting says about a family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ParserChoice<T> {
@@ -163,12 +174,14 @@ impl ReasoningFamily {
         }
     }
 
-    /// Whether an answer to this prompt begins inside.
-    pub(crate) fn begins_inside(self, prompt_end: &str) -> bool {
+    /// Where an answer to this prompt begins.
+    pub(crate) fn beginning(self, prompt_end: &str) -> Beginning {
         let (end, markers) = (prompt_end.trim_end(), self.markers());
         match self {
-            Self::DeepseekR1 => !end.ends_with(markers.close),
-            Self::Mistral | Self::Qwen3 => end.ends_with(markers.open),
+            _ if end.ends_with(markers.close) => Beginning::Behind,
+            _ if end.ends_with(markers.open) => Beginning::Inside,
+            Self::DeepseekR1 => Beginning::Inside,
+            Self::Mistral | Self::Qwen3 => Beginning::Ahead,
         }
     }
 }

@@ -31,7 +31,7 @@ mod object;
 pub(crate) mod piece;
 mod pythonic;
 mod qwen3_coder;
-mod reasoning;
+pub(crate) mod reasoning;
 pub(crate) mod reply;
 #[cfg(test)]
 mod tests;

@@ -135,7 +135,7 @@ fn plain(reason: &str) -> String {
 }
 
 /// Longest reason: the library quotes grammars and lists tokens.
-const MAX_REASON: usize = 300;
+pub(super) const MAX_REASON: usize = 300;
 
 impl std::fmt::Debug for Matcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

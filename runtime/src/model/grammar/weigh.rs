@@ -15,11 +15,7 @@ pub(super) fn schema(schema: &Value) -> Result<(), String> {
 
 /// Refuses a Lark grammar that nests too deeply, repeats too much, or holds such a schema.
 pub(super) fn lark(text: &str) -> Result<(), String> {
-    let is_rule = |line: &str| line.split_once("::=").is_some_and(|(name, _)| !name.contains('"'));
-    if text.lines().any(is_rule) {
-        return Err("it looks like GBNF, Lark's syntax is needed (`start: \"a\" | \"b\"`)".into());
-    }
-    let seen = scan(text);
+    let seen = scan(text)?;
     let counts = [
         ("nested brackets", seen.depth, MAX_DEPTH),
         ("rules", seen.rules, MAX_RULES),
@@ -29,13 +25,6 @@ pub(super) fn lark(text: &str) -> Result<(), String> {
     for (what, count, limit) in counts {
         if count > limit {
             return Err(format!("it has {count} {what}, {limit} are possible"));
-        }
-    }
-    for (at, keyword) in text.match_indices(JSON_KEYWORD) {
-        let rest = &text[at + keyword.len()..];
-        // What is no JSON is the compiler's to complain of.
-        if let Some(Ok(value)) = serde_json::Deserializer::from_str(rest).into_iter().next() {
-            schema(&value)?;
         }
     }
     Ok(())
@@ -149,35 +138,52 @@ struct Seen {
     regex_bytes: usize,
 }
 
-/// Looks at a grammar character by character; quotes and expressions end with their line.
-fn scan(text: &str) -> Seen {
+/// Looks at a grammar character by character; quotes and expressions end with their line. Schemas
+/// are weighed for themselves.
+fn scan(text: &str) -> Result<Seen, String> {
     let mut seen = Seen::default();
     let mut depth = 0_usize;
-    for line in text.lines() {
-        let mut inside = None;
-        let mut escaped = false;
-        for character in line.chars() {
-            if inside == Some('/') {
-                seen.regex_bytes += character.len_utf8();
-            }
-            match (inside, character) {
-                _ if escaped => escaped = false,
-                (Some(_), '\\') => escaped = true,
-                (Some(end), _) if end == character => inside = None,
-                (Some(_), _) => {}
-                (None, '"' | '/') => inside = Some(character),
-                (None, ')' | ']' | '}') => depth = depth.saturating_sub(1),
-                (None, '(' | '[' | '{') => depth += 1,
-                (None, _) => {}
-            }
-            let repeats = matches!(character, '?' | '*' | '+' | '~' | '[' | '{');
-            let defines = character == ':' && depth == 0;
-            seen.rules += usize::from(inside.is_none() && defines);
-            seen.repetitions += usize::from(inside.is_none() && repeats);
-            seen.depth = seen.depth.max(depth);
+    let (mut inside, mut escaped) = (None, false);
+    let mut schema_end = 0;
+    for (at, character) in text.char_indices() {
+        if at < schema_end {
+            continue;
         }
+        if character == '\n' {
+            (inside, escaped) = (None, false);
+            continue;
+        }
+        if inside == Some('/') {
+            seen.regex_bytes += character.len_utf8();
+        }
+        match (inside, character) {
+            _ if escaped => escaped = false,
+            (Some(_), '\\') => escaped = true,
+            (Some(end), _) if end == character => inside = None,
+            (Some(_), _) => {}
+            (None, '"' | '/') => inside = Some(character),
+            (None, ')' | ']' | '}') => depth = depth.saturating_sub(1),
+            (None, '(' | '[' | '{') => depth += 1,
+            (None, '%') => schema_end = at + schema_at(&text[at..])?,
+            (None, _) => {}
+        }
+        let repeats = matches!(character, '?' | '*' | '+' | '~' | '[' | '{');
+        let defines = character == ':' && depth == 0;
+        seen.rules += usize::from(inside.is_none() && defines);
+        seen.repetitions += usize::from(inside.is_none() && repeats);
+        seen.depth = seen.depth.max(depth);
     }
-    seen
+    Ok(seen)
+}
+
+/// Weighs the schema that begins here, if one does; how many bytes it has with its keyword.
+fn schema_at(text: &str) -> Result<usize, String> {
+    let Some(rest) = text.strip_prefix(JSON_KEYWORD) else { return Ok(0) };
+    let mut values = serde_json::Deserializer::from_str(rest).into_iter();
+    // What is no JSON is the compiler's to complain of.
+    let Some(Ok(value)) = values.next() else { return Ok(0) };
+    schema(&value)?;
+    Ok(JSON_KEYWORD.len() + values.byte_offset())
 }
 
 /// Keywords of a schema that are combined with their neighbors.
@@ -195,7 +201,7 @@ const MAX_PROPERTIES: usize = 400;
 /// Most bytes of regular expressions in one grammar. Their cost grows with the square.
 const MAX_REGEX_BYTES: usize = 4096;
 /// Most rules of a Lark grammar: a mistake in the last is told once more by each that leads there.
-const MAX_RULES: usize = 500;
+pub(super) const MAX_RULES: usize = 500;
 /// Most repetitions and optional parts in a Lark grammar, for the same reason.
 const MAX_REPETITIONS: usize = 1000;
 /// Deepest nesting of brackets in a Lark grammar.
@@ -236,10 +242,20 @@ mod tests {
     #[test]
     fn quotes_and_expressions_are_not_structure() {
         let text = "start: \"((\\\"(\" A? (B | C)+\nA: /[(]{2}/";
-        assert_eq!(scan(text), Seen { depth: 1, rules: 2, repetitions: 2, regex_bytes: 7 });
+        let seen = Seen { depth: 1, rules: 2, repetitions: 2, regex_bytes: 7 };
+        assert_eq!(scan(text), Ok(seen));
         assert!(lark(&"(".repeat(200)).is_err_and(|error| error.contains("nested")));
-        assert!(lark("root ::= \"a\"").is_err_and(|error| error.contains("GBNF")));
         let inner = format!("start: %json {{\"pattern\": \"{}\"}}", "a".repeat(5000));
         assert!(lark(&inner).is_err_and(|error| error.contains("together")));
+    }
+
+    #[test]
+    fn a_schema_in_a_grammar_is_weighed_as_one() {
+        let many = json!({"enum": vec![json!({}); 1500]});
+        let text = format!("start: \"%json\" %json {many} (\"a\")*");
+        let seen = Seen { depth: 1, rules: 1, repetitions: 1, regex_bytes: 0 };
+        assert_eq!(scan(&text), Ok(seen));
+        let open = scan("start: %json {\"a\": ((").map(|seen| seen.depth);
+        assert_eq!(open, Ok(3));
     }
 }

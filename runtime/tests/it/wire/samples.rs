@@ -10,7 +10,7 @@ use troupe_runtime::{
         Message,
         generate::{
             Choice, Chunk, Finish, FinishReason, Finished, Generate, GenerateDown, GenerateUp,
-            Grammar, SamplingOptions, TokenLogprobs, Usage,
+            Grammar, Reasoning, SamplingOptions, TokenLogprobs, Usage,
         },
         group::{Formation, FormationMember, Hello, MemberDown, MemberUp, Progress, RankReport},
         kv::{BulkChannel, BulkOpen, TensorHeader, WireDtype},
@@ -107,6 +107,7 @@ fn options() -> SamplingOptions {
         logprobs: Some(5),
         prompt_logprobs: Some(1),
         grammar: Some(Grammar::Regex("a+".into())),
+        reasoning: Some(Reasoning { open: 7, close: 8, inside: true }),
     }
 }
 
