@@ -100,9 +100,9 @@ impl Part {
             )));
         }
         let credentials = args.credentials()?;
-        if credentials.identity.name().role == PeerRole::Gateway {
+        if !matches!(credentials.identity.name().role, PeerRole::Node | PeerRole::Control) {
             let dir = credentials.dir.display();
-            return Err(Failure::usage(format!("{dir} is a gateway's; members need a node's")));
+            return Err(Failure::usage(format!("{dir} is not the identity of a node")));
         }
         let (hub, cores) = (stack::hub(), stack::cores());
         Checkpoints { hub, cores, progress: None }.prepare(&launch).map_err(Failure::usage)?;
