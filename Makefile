@@ -6,8 +6,9 @@ CARGO ?= cargo
 # ARGS="--port 8001".
 ARGS ?=
 
-# Where tests/clients.rs looks for Python.
+# Where tests/clients.rs and tests/deploy.rs look for Python.
 CLIENTS := target/clients
+MANIFESTS := target/manifests
 
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -23,13 +24,14 @@ define need
 			apt-get install -y -qq --no-install-recommends $(2); }
 endef
 
-.PHONY: help up build test lint tools test-tools
+.PHONY: help up build test lint image manifests tools test-tools
 
 help:
 	@echo "make up     build, then serve the demo model on port 8000"
 	@echo "make test   run every test"
 	@echo "make lint   check formatting and lints"
 	@echo "make build  build target/release/troupe"
+	@echo "make image  build the container images troupe and troupe-etcd"
 
 up: build
 	@target/release/troupe up $(ARGS)
@@ -44,19 +46,32 @@ lint: tools
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
+# Needs a Docker engine; pulls nothing.
+image: build
+	$(call need,etcd,etcd-server)
+	deploy/image.sh --etcd
+
+# Writes deploy/kubernetes/group.yaml, which is what the chart makes.
+manifests: $(MANIFESTS)/installed
+	$(MANIFESTS)/bin/python -B deploy/kubernetes/render.py
+
 # What compiling needs: a C compiler and linker (ring), protoc and its standard files (etcd-client).
 tools:
 	$(call need,cc,gcc libc6-dev)
 	$(call need,protoc,protobuf-compiler libprotobuf-dev)
 
 # Tests of discovery start a real etcd of their own, on a free port. Tests of the API run the
-# clients that users have, in a virtual environment.
-test-tools: tools $(CLIENTS)/installed
+# clients that users have, in a virtual environment; those of manifests have another. Hosts of their
+# own are made with ip and cut off with nft.
+test-tools: tools $(CLIENTS)/installed $(MANIFESTS)/installed
 	$(call need,etcd,etcd-server)
+	$(call need,ip,iproute2)
+	$(call need,nft,nftables)
+	$(call need,shellcheck,shellcheck)
 
 # From nothing each time, so that what is no longer listed is no longer there.
-$(CLIENTS)/installed: tests/clients/requirements.txt
+target/%/installed: tests/%/requirements.txt
 	$(call need,python3-venv,python3 python3-venv,python3 -c "import ensurepip")
-	python3 -m venv --clear $(CLIENTS)
-	$(CLIENTS)/bin/python -m pip install -q --disable-pip-version-check -r $<
+	python3 -m venv --clear target/$*
+	target/$*/bin/python -m pip install -q --disable-pip-version-check -r $<
 	@touch $@

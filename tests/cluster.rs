@@ -28,12 +28,18 @@ mod forms;
 mod golden;
 #[path = "cluster/goldens.rs"]
 mod goldens;
+#[path = "cluster/hosts.rs"]
+mod hosts;
 #[path = "support/http.rs"]
 mod http;
 #[path = "cluster/invariance.rs"]
 mod invariance;
 #[path = "cluster/metrics.rs"]
 mod metrics;
+#[path = "support/hosts.rs"]
+mod network;
+#[path = "cluster/pods.rs"]
+mod pods;
 #[path = "cluster/pressure.rs"]
 mod pressure;
 #[path = "support/process.rs"]
@@ -41,5 +47,7 @@ mod process;
 #[allow(dead_code)]
 #[path = "../src/bench/random.rs"]
 mod random;
+#[path = "support/skip.rs"]
+mod skip;
 #[path = "cluster/tracing.rs"]
 mod tracing;

@@ -9,6 +9,7 @@
 //! - [`scheduler`], [`kv`]: who runs in the next step, and on which blocks
 //! - [`worker`]: owns one device
 //! - [`host`]: the one door of a process to other hosts: joining, operating, probing
+//! - [`guest`]: hosts that share the store of one of them, where there is no etcd
 //!
 //! Beside every `actor.rs` (ractor, async, short) stands a core: a plain function of state, event
 //! and `now` that returns effects. Cores know no clock, no runtime and no randomness, so that a
@@ -16,6 +17,7 @@
 
 pub mod controller;
 pub mod group;
+pub mod guest;
 pub mod host;
 pub mod kv;
 pub mod leader;

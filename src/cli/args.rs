@@ -1,7 +1,7 @@
 //! Arguments that several commands share.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, ToSocketAddrs},
     path::PathBuf,
 };
 
@@ -179,8 +179,8 @@ pub(crate) struct ClusterArgs {
     /// etcd's client URLs, separated by commas.
     #[arg(long, value_delimiter = ',', value_name = "URLS")]
     pub(crate) etcd: Vec<String>,
-    /// Address that other hosts reach this one at.
-    #[arg(long, default_value = "127.0.0.1", value_name = "ADDR")]
+    /// Address that other hosts reach this one at, or a name of this host that stands for it.
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDR", value_parser = address)]
     pub(crate) listen: IpAddr,
     /// Where this process keeps its identity and what it must not forget.
     #[arg(long, value_name = "DIR")]
@@ -188,6 +188,15 @@ pub(crate) struct ClusterArgs {
     /// Name of the cluster: lower-case letters, digits and dashes.
     #[arg(long, default_value = "troupe", value_name = "NAME")]
     pub(crate) cluster: String,
+}
+
+/// An address, or what a name stands for now: a container knows its own name, not its address.
+fn address(text: &str) -> Result<IpAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let mut found = (text, 0).to_socket_addrs().map_err(|error| error.to_string())?;
+    found.next().map(|address| address.ip()).ok_or_else(|| "it has no address".into())
 }
 
 /// What a host offers.

@@ -6,13 +6,16 @@
 mod args;
 mod batch;
 mod bench;
+mod certify;
 mod chat;
 mod failure;
 mod gateway;
+mod health;
 pub(crate) mod layers;
 mod logging;
 mod member;
 mod node;
+mod pod;
 pub(crate) mod progress;
 mod run;
 mod serve;
@@ -52,6 +55,10 @@ enum Command {
     Node(node::NodeCommand),
     /// Serve the HTTP API in front of a cluster.
     Gateway(gateway::GatewayCommand),
+    /// Ask a gateway whether it answers.
+    Health(health::Health),
+    /// Make certificates for a group of pods without etcd.
+    Certify(certify::Certify),
     /// Talk to a served model.
     Chat(chat::Chat),
     /// Generate for a file of prompts, without a server.
@@ -103,6 +110,8 @@ fn start(cli: Cli) -> Result<(), Failure> {
             Command::Up(up) => up.run(logging).await,
             Command::Node(node) => node.run(logging).await,
             Command::Gateway(gateway) => gateway.run().await,
+            Command::Health(health) => health.run().await,
+            Command::Certify(certify) => certify.run(),
             Command::Chat(chat) => chat.run().await,
             Command::Run(run) => run.run(logging).await,
             Command::Batch(batch) => batch.run(logging).await,

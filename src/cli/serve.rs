@@ -2,7 +2,8 @@
 //!
 //! The same flow as a cluster's, in one process: a store of its own, a controller, a node whose
 //! members live inside, and a gateway. With `--stage-processes` or `--rank-processes` the members
-//! are processes that speak QUIC with each other, as on several hosts.
+//! are processes that speak QUIC with each other, as on several hosts. In a pod of
+//! LeaderWorkerSet it is a part of a group over all of its pods ([`super::pod`]).
 
 use std::{
     net::Ipv4Addr,
@@ -38,6 +39,7 @@ use uuid::Uuid;
 use super::{
     Failure,
     args::{EngineArgs, HttpArgs},
+    pod::{Part, PodArgs},
     say,
 };
 use crate::{
@@ -46,6 +48,7 @@ use crate::{
         self, asked_to_end, declare,
         identity::{self, DataDir},
         membership::Membership,
+        pod::Pod,
         roles::{self, GatewayPlace, HostOffer, RunningGateway},
     },
 };
@@ -59,6 +62,8 @@ pub(crate) struct Serve {
     how: LaunchArgs,
     #[command(flatten)]
     pub(crate) http: HttpArgs,
+    #[command(flatten)]
+    pod: PodArgs,
 }
 
 /// How a model is run on this machine alone.
@@ -77,7 +82,11 @@ pub(crate) struct LaunchArgs {
 impl Serve {
     /// Serves until the process is asked to end; its members log as `logging` says.
     pub(crate) async fn run(self: Box<Self>, logging: Vec<String>) -> Result<(), Failure> {
-        serve(self.how.launch(&self.model), &self.http, logging).await
+        let launch = self.how.launch(&self.model);
+        match Pod::of(stack::text_variable).map_err(Failure::usage)? {
+            Some(pod) => Part::new(pod, &self.pod, launch, logging)?.serve(&self.http).await,
+            None => serve(launch, &self.http, logging).await,
+        }
     }
 }
 
@@ -265,7 +274,7 @@ impl Bar {
 }
 
 /// A relative folder means another one in another process.
-fn absolute(model: &str) -> String {
+pub(super) fn absolute(model: &str) -> String {
     let folder = std::path::Path::new(model);
     match (folder.is_dir(), folder.canonicalize()) {
         (true, Ok(folder)) => folder.display().to_string(),
@@ -273,18 +282,18 @@ fn absolute(model: &str) -> String {
     }
 }
 
-fn devices(launch: &Launch) -> u32 {
+pub(super) fn devices(launch: &Launch) -> u32 {
     launch.tensor_parallel.saturating_mul(launch.pipeline_parallel)
 }
 
-fn local(http: &HttpArgs, port: u16) -> String {
+pub(super) fn local(http: &HttpArgs, port: u16) -> String {
     if http.host.is_unspecified() {
         return format!("localhost:{port}");
     }
     std::net::SocketAddr::from((http.host, port)).to_string()
 }
 
-fn announce(name: &str, url: &str, has_key: bool, began: Instant) {
+pub(super) fn announce(name: &str, url: &str, has_key: bool, began: Instant) {
     let key = if has_key { " -H \"Authorization: Bearer $TROUPE_API_KEY\"" } else { "" };
     say(&format!(
         "Troupe serves {name} on {url} after {:.2} s. Ask it something:\n\n  \

@@ -1,6 +1,6 @@
 //! Writes services to the store, and waits until they serve.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::Value;
 use troupe_actors::controller::desired::KIND;
@@ -52,6 +52,48 @@ pub(crate) async fn declare(
         // Declared by another at the same time, or in another life of the store: look again.
     }
     Err(busy(&key))
+}
+
+/// Waits until so many hosts are there at one time.
+pub(crate) async fn until_hosts(
+    registry: &Arc<dyn Registry>,
+    keys: &Keys,
+    count: usize,
+) -> Result<(), Failure> {
+    let mut watch = registry.watch(&keys.nodes()).await.map_err(failed)?;
+    let mut here = BTreeSet::new();
+    while let Some(event) = watch.next().await {
+        match event {
+            WatchEvent::Put(entry) => drop(here.insert(entry.key)),
+            WatchEvent::Delete(key) => drop(here.remove(&key)),
+            WatchEvent::Synced | WatchEvent::Disconnected(_) => {}
+        }
+        if here.len() >= count {
+            return Ok(());
+        }
+    }
+    Err(Failure::run("the store is gone"))
+}
+
+/// Waits until a service has a group that serves, however often one has to be formed again, and
+/// says why that was.
+pub(crate) async fn until_serves(
+    registry: &Arc<dyn Registry>,
+    keys: &Keys,
+    namespace: &str,
+    name: &str,
+) -> Result<(), Failure> {
+    let key = keys.service_status(namespace, name);
+    let mut watch = registry.watch(&key).await.map_err(failed)?;
+    while let Some(event) = watch.next().await {
+        let WatchEvent::Put(entry) = event else { continue };
+        match directory::from_bytes::<ServiceStatus>(&entry.key, &entry.value) {
+            Ok(status) if status.ready > 0 => return Ok(()),
+            Ok(status) => tracing::info!(why = status.message, "the group does not serve yet"),
+            Err(error) => tracing::error!(%error, "a record is left out"),
+        }
+    }
+    Err(Failure::run("the store is gone"))
 }
 
 /// Waits until a service has a group that serves; fails with the controller's reason as soon as one

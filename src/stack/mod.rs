@@ -3,12 +3,14 @@
 //! - [`identity`]: data directories, certificates, who this process is
 //! - [`membership`]: its way to the store, and its lease there
 //! - [`roles`]: starts a node, a controller, a gateway
+//! - [`pod`]: what a pod of LeaderWorkerSet is told
 //! - [`presence`]: a record that stands as long as a part of this process
 //! - [`declare`]: writes services to the store, waits for them
 
 pub(crate) mod declare;
 pub(crate) mod identity;
 pub(crate) mod membership;
+pub(crate) mod pod;
 pub(crate) mod presence;
 pub(crate) mod roles;
 

@@ -6,7 +6,7 @@
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -26,6 +26,8 @@ pub(crate) struct EtcdProcess {
     peer: SocketAddr,
     cluster: String,
     flags: Vec<String>,
+    /// What goes before the program's name, to run it somewhere else than here.
+    under: Vec<String>,
     process: Option<Child>,
 }
 
@@ -37,7 +39,7 @@ impl EtcdProcess {
 
     /// The same, with more flags.
     pub(crate) fn start_with(flags: &[&str]) -> Self {
-        let mut member = Self::cluster(1, flags).remove(0);
+        let mut member = Self::cluster(vec![Self::here(flags)]).remove(0);
         member.launch();
         member.wait_until_it_answers();
         member
@@ -45,7 +47,22 @@ impl EtcdProcess {
 
     /// Members of one cluster, all started and answering.
     pub(crate) fn start_cluster(size: usize) -> Vec<Self> {
-        let mut members = Self::cluster(size, &[]);
+        Self::start_all((0..size).map(|_| Self::here(&[])).collect())
+    }
+
+    /// Members of one cluster, each on a host with an address of its own: what goes before the
+    /// program's name to run it there, and that address.
+    pub(crate) fn start_cluster_on(hosts: &[(Vec<String>, IpAddr)]) -> Vec<Self> {
+        let on = |(under, address): &(Vec<String>, IpAddr)| {
+            let mut member = Self::at((*address, 2379).into(), (*address, 2380).into(), &[]);
+            member.under.clone_from(under);
+            member
+        };
+        Self::start_all(hosts.iter().map(on).collect())
+    }
+
+    fn start_all(members: Vec<Self>) -> Vec<Self> {
+        let mut members = Self::cluster(members);
         members.iter_mut().for_each(Self::launch);
         members.iter_mut().for_each(Self::wait_until_it_answers);
         members
@@ -75,7 +92,9 @@ impl EtcdProcess {
         assert!(self.process.is_none(), "it is running");
         let log = fs::File::create(self.folder.path().join("log")).expect("a log file");
         let (client, peer) = (format!("http://{}", self.client), format!("http://{}", self.peer));
-        let spawned = Command::new("etcd")
+        let mut words = self.under.iter().map(String::as_str).chain(["etcd"]);
+        let spawned = Command::new(words.next().expect("one word at least"))
+            .args(words)
             .args(["--name", &self.name, "--data-dir"])
             .arg(self.data())
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
@@ -124,18 +143,28 @@ impl EtcdProcess {
         self.signal("-CONT");
     }
 
-    fn cluster(size: usize, flags: &[&str]) -> Vec<Self> {
-        let mut members: Vec<Self> = (0..size)
-            .map(|index| Self {
-                folder: tempfile::tempdir().expect("a folder"),
-                name: format!("m{index}"),
-                client: free_address(),
-                peer: free_address(),
-                cluster: String::new(),
-                flags: flags.iter().map(ToString::to_string).collect(),
-                process: None,
-            })
-            .collect();
+    /// A member on free ports of this machine, alone until `cluster` says otherwise.
+    fn here(flags: &[&str]) -> Self {
+        Self::at(free_address(), free_address(), flags)
+    }
+
+    fn at(client: SocketAddr, peer: SocketAddr, flags: &[&str]) -> Self {
+        Self {
+            folder: tempfile::tempdir().expect("a folder"),
+            name: String::new(),
+            client,
+            peer,
+            cluster: String::new(),
+            flags: flags.iter().map(ToString::to_string).collect(),
+            under: Vec::new(),
+            process: None,
+        }
+    }
+
+    fn cluster(mut members: Vec<Self>) -> Vec<Self> {
+        for (index, member) in members.iter_mut().enumerate() {
+            member.name = format!("m{index}");
+        }
         let peers: Vec<String> = members
             .iter()
             .map(|member| format!("{}=http://{}", member.name, member.peer))

@@ -42,7 +42,7 @@ impl Troupe {
     }
 
     /// The same as the last arguments of another program, which is to become it.
-    fn start_under<S: AsRef<std::ffi::OsStr>>(program: &[&str], args: &[S]) -> Self {
+    pub(crate) fn start_under<S: AsRef<std::ffi::OsStr>>(program: &[&str], args: &[S]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let log = fs::File::create(folder.path().join("log")).expect("a log file");
         let mut words = program.iter().copied().chain([env!("CARGO_BIN_EXE_troupe")]);

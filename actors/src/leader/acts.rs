@@ -45,6 +45,7 @@ impl LeaderState {
             // Tensors go to the ranks; the member's front door has taken them out. The others belong
             // at a host's door.
             Conversation::Bulk(_)
+            | Conversation::Guest
             | Conversation::Join
             | Conversation::Renew
             | Conversation::Operate

@@ -4,5 +4,6 @@
 
 mod cluster;
 mod engine;
+mod guests;
 mod overtaken;
 mod support;

@@ -47,6 +47,8 @@ pub enum Conversation {
     Probe(Class),
     /// [`crate::wire::host`]: whether the cluster is fit, asked of a control host.
     Preflight,
+    /// [`crate::wire::guest`].
+    Guest,
 }
 
 /// Whether a peer of this role may open this conversation. Asked by the side that *accepts*, about
@@ -55,16 +57,18 @@ pub enum Conversation {
 /// | role | may open | because |
 /// |---|---|---|
 /// | control | everything but `Join` | it holds the cluster's key anyway |
-/// | node | what members of a group share; `Probe`, `Renew` | it asks nothing of other hosts |
+/// | node | what members of a group share; `Guest`, `Probe`, `Renew` | it asks nothing else of other hosts |
 /// | gateway | `Generate`, `Status`, `Probe`, `Renew` | tensors are not its own |
 /// | operator | `Operate`, `Preflight`, `Renew` | control hosts do for it what it may want |
 /// | newcomer | `Join` | it has shown no certificate |
 pub fn permits(role: PeerRole, conversation: &Conversation) -> bool {
-    use Conversation::{Bulk, Generate, Group, Join, Operate, Preflight, Probe, Renew, Status};
+    use Conversation::{
+        Bulk, Generate, Group, Guest, Join, Operate, Preflight, Probe, Renew, Status,
+    };
     match role {
         PeerRole::Control => !matches!(conversation, Join),
         PeerRole::Node => {
-            matches!(conversation, Generate | Group | Status | Bulk(_) | Probe(_) | Renew)
+            matches!(conversation, Generate | Group | Guest | Status | Bulk(_) | Probe(_) | Renew)
         }
         PeerRole::Gateway => matches!(conversation, Generate | Status | Probe(_) | Renew),
         PeerRole::Operator => matches!(conversation, Operate | Preflight | Renew),
@@ -83,7 +87,8 @@ impl Conversation {
             | Self::Renew
             | Self::Operate
             | Self::Host
-            | Self::Preflight => Class::Control,
+            | Self::Preflight
+            | Self::Guest => Class::Control,
             Self::Probe(class) => *class,
             Self::Bulk(open) => match open.channel {
                 // Tokens are few, and a step waits for them.
@@ -121,6 +126,7 @@ mod tests {
         Host       control
         Probe      control node gateway
         Preflight  control operator
+        Guest      control node
     ";
 
     #[test]
@@ -146,6 +152,7 @@ mod tests {
             Conversation::Host,
             Conversation::Probe(Class::Kv),
             Conversation::Preflight,
+            Conversation::Guest,
         ];
         let lines: Vec<&str> = TABLE.lines().filter(|line| !line.trim().is_empty()).collect();
         assert_eq!(lines.len(), all.len());

@@ -3,6 +3,7 @@
 //! | file | conversation | opened by |
 //! |---|---|---|
 //! | [`generate`] | one request: [`generate::GenerateUp`] / [`generate::GenerateDown`] | gateway, at the leader |
+//! | [`guest`] | a host that shares its leader's store: [`guest::GuestUp`] / [`guest::GuestDown`] | worker pod, at the leader's |
 //! | [`group`] | one member's life: [`group::MemberUp`] / [`group::MemberDown`] | worker, at the leader |
 //! | [`step`] | what a step does: carried inside [`group`] | |
 //! | [`status`] | what an endpoint is and how busy it is | gateway, at the leader |
@@ -19,6 +20,7 @@
 mod codec;
 pub mod generate;
 pub mod group;
+pub mod guest;
 pub mod host;
 pub mod join;
 pub mod kv;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
+#[allow(dead_code)]
 #[path = "../../../tests/support/etcd.rs"]
 mod etcd_process;
 #[allow(dead_code)]

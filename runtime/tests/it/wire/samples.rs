@@ -4,7 +4,10 @@ use std::fmt::Debug;
 
 use troupe_runtime::{
     error::{ErrorKind, PublicError},
-    id::{BlockId, Coordinate, Digest, EndpointId, Epoch, GroupId, RequestId, SequenceId, StepId},
+    id::{
+        BlockId, Coordinate, Digest, EndpointId, Epoch, GroupId, NodeId, RequestId, SequenceId,
+        StepId,
+    },
     transport::{Conversation, DecodeMessage, EncodeMessage},
     wire::{
         Message,
@@ -13,6 +16,7 @@ use troupe_runtime::{
             Grammar, Reasoning, SamplingOptions, TokenLogprobs, Usage,
         },
         group::{Formation, FormationMember, Hello, MemberDown, MemberUp, Progress, RankReport},
+        guest::{Arrival, GuestDown, GuestUp, Record},
         kv::{BulkChannel, BulkOpen, TensorHeader, WireDtype},
         member::{MemberLaunch, MemberToNode, NodeToMember},
         status::{EndpointInfo, Fingerprint, Load, Role, StatusDown, StatusUp},
@@ -285,6 +289,9 @@ pub(super) fn samples() -> Vec<Sample> {
         cluster: "troupe".into(),
         cores: 4,
     };
+    let node = NodeId(Uuid::from_u128(7));
+    let arrival = Arrival { index: 1, size: 2, node, launch: b"{}".to_vec() };
+    let record = || Record { key: "/troupe/local/nodes/1".into(), value: b"{}".to_vec() };
     vec![
         sample(GenerateUp::Start(Box::new(generate()))),
         sample(GenerateUp::Finish(finish)),
@@ -317,6 +324,15 @@ pub(super) fn samples() -> Vec<Sample> {
         sample(MemberToNode::Listening("quic://10.0.0.2:7000".into())),
         sample(MemberToNode::Ready(b"{}".to_vec())),
         sample(MemberToNode::Failed("why".into())),
+        sample(Conversation::Guest),
+        sample(GuestUp::Arrive(arrival)),
+        sample(GuestUp::Put(record())),
+        sample(GuestUp::Delete("/troupe/local/nodes/1".into())),
+        sample(GuestDown::Put(record())),
+        sample(GuestDown::Delete("/troupe/local/nodes/1".into())),
+        sample(GuestDown::Synced),
+        sample(GuestDown::Later("why".into())),
+        sample(GuestDown::Refused("why".into())),
     ]
 }
 
