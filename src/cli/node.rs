@@ -1,9 +1,9 @@
 //! `troupe node`: offers this host's devices to a cluster.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
-use troupe_actors::node::actor::NodeMsg;
+use troupe_actors::node::{actor::NodeMsg, logs::Shelf};
 use troupe_runtime::{
     actor::Owned,
     transport::{PeerRole, tls::ClusterAuthority},
@@ -86,7 +86,8 @@ impl Joining<'_> {
             data_dir: Some(self.dir.path().to_owned()),
         };
         let ClusterArgs { listen, cluster, .. } = self.cluster;
-        let spawn = roles::processes(*listen, node_dir, cluster, logging, offer.devices)?;
-        roles::node(membership, offer, spawn).await
+        let mut spawn = roles::processes(*listen, node_dir, cluster, logging, offer.devices)?;
+        spawn.logs = Some(Shelf::new(self.dir.path()));
+        roles::node(membership, offer, Arc::new(spawn)).await
     }
 }

@@ -229,7 +229,7 @@ impl Place {
         let (link, threads) = roles::quic(&control, (loopback, 0).into())?;
         let spawn = roles::processes(loopback.into(), node_dir, "local", logging, devices(launch))?;
         let id = node.name().node;
-        Ok(Self { id, link, spawn, _held: Some((threads, dir, folder)) })
+        Ok(Self { id, link, spawn: Arc::new(spawn), _held: Some((threads, dir, folder)) })
     }
 }
 

@@ -164,25 +164,27 @@ pub(crate) fn inside(id: NodeId, models: Arc<dyn Models>) -> (Arc<dyn Link>, Arc
     (link, Arc::new(spawn))
 }
 
-/// Members as processes of this binary, started with these arguments on logging.
+/// Members as processes of this binary, started with these arguments on logging. Their logs are not
+/// kept unless the caller says where.
 pub(crate) fn processes(
     bind: IpAddr,
     identity_dir: PathBuf,
     cluster: &str,
     logging: Vec<String>,
     devices: u32,
-) -> Result<Arc<dyn Spawn>, Failure> {
+) -> Result<Processes, Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Failure::run(format!("cannot find this program's file: {error}")))?;
-    Ok(Arc::new(Processes {
+    Ok(Processes {
         program,
         args: std::iter::once("member".into()).chain(logging).collect(),
         bind: bind.to_string(),
         data_dir: identity_dir,
+        logs: None,
         cluster: cluster.to_owned(),
         cores: super::cores() as u32,
         devices,
-    }))
+    })
 }
 
 /// A link over QUIC, with the threads that it lives on. Drop the link before the threads.
