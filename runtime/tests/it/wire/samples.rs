@@ -295,10 +295,12 @@ pub(super) fn samples() -> Vec<Sample> {
         sample(MemberUp::Progress(progress)),
         sample(MemberUp::Result(result())),
         sample(MemberUp::Failed("why".into())),
+        sample(MemberUp::Drain(60)),
         sample(MemberDown::Form(formation())),
         sample(MemberDown::Start(vec![64])),
         sample(MemberDown::Step(plan())),
         sample(MemberDown::Stop),
+        sample(MemberDown::Drain),
         sample(StatusUp::Watch),
         sample(StatusUp::Metrics),
         sample(StatusDown::Info(Box::new(info()))),
@@ -313,9 +315,11 @@ pub(super) fn samples() -> Vec<Sample> {
         sample(NodeToMember::Launch(Box::new(launch))),
         sample(NodeToMember::Leader("quic://10.0.0.1:7000".into())),
         sample(NodeToMember::Stop),
+        sample(NodeToMember::Drain(60)),
         sample(MemberToNode::Listening("quic://10.0.0.2:7000".into())),
         sample(MemberToNode::Ready(b"{}".to_vec())),
         sample(MemberToNode::Failed("why".into())),
+        sample(MemberToNode::Draining),
     ]
 }
 
