@@ -54,7 +54,14 @@ impl NodeCommand {
         let mut running = joining.start(&membership, logging).await?;
         say(&format!("node {} offers {} devices", host.name(), host.devices));
         let ended = tokio::select! {
-            () = asked_to_end() => Ok(()),
+            () = asked_to_end() => {
+                say("stopping: requests in flight are finished first");
+                tokio::select! {
+                    () = roles::leave(&mut running, host.drain_timeout) => {}
+                    () = asked_to_end() => say("stopping at once"),
+                }
+                Ok(())
+            }
             () = running.ended() => Err(Failure::run("the node has ended; see the log")),
         };
         drop(running);
@@ -83,6 +90,7 @@ impl Joining<'_> {
             id: node.name().node,
             name: self.host.name(),
             devices: self.host.devices,
+            labels: self.host.labels(),
             data_dir: Some(self.dir.path().to_owned()),
         };
         let ClusterArgs { listen, cluster, .. } = self.cluster;

@@ -5,6 +5,7 @@
 //! are processes that speak QUIC with each other, as on several hosts.
 
 use std::{
+    collections::BTreeMap,
     net::Ipv4Addr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -165,6 +166,7 @@ impl Local {
             id: place.id,
             name: identity::host_name(),
             devices: devices(&launch),
+            labels: BTreeMap::new(),
             data_dir: None,
         };
         let node = roles::node(&membership, offer, place.spawn.clone()).await?;
@@ -236,7 +238,7 @@ impl Place {
 /// One bar for all ranks that load in this process.
 struct Bar {
     bar: ProgressBar,
-    shares: Arc<Mutex<std::collections::BTreeMap<troupe_runtime::id::Coordinate, f32>>>,
+    shares: Arc<Mutex<BTreeMap<troupe_runtime::id::Coordinate, f32>>>,
     ranks: u32,
 }
 
