@@ -1,6 +1,7 @@
 //! Arguments that several commands share.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, ToSocketAddrs},
     path::PathBuf,
 };
@@ -9,7 +10,10 @@ use clap::Args;
 use troupe_gateway::{GatewayConfig, ParserChoice, ReasoningFamily, ToolFamily};
 use troupe_runtime::spec::EngineFlags;
 
-use crate::stack::{self, identity};
+use crate::stack::{
+    self, identity,
+    inventory::{self, Label},
+};
 
 /// How a model is run: vLLM's flag names.
 #[derive(Args, Clone, Debug)]
@@ -209,11 +213,29 @@ pub(crate) struct HostArgs {
     #[arg(long, default_value_t = 1, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) devices: u32,
+    /// A label of this host, for a service's selectors; may be given several times.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = Label::parse)]
+    label: Vec<Label>,
+    /// Where this host stands: its zone. A group's members stay in one if they can.
+    #[arg(long, value_name = "ZONE", value_parser = |zone: &str| Label::of(inventory::ZONE, zone))]
+    zone: Option<Label>,
+    /// Where this host stands: its rack.
+    #[arg(long, value_name = "RACK", value_parser = |rack: &str| Label::of(inventory::RACK, rack))]
+    rack: Option<Label>,
+    /// Seconds that what runs here may take to finish when this host is stopped.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) drain_timeout: u32,
 }
 
 impl HostArgs {
     /// The name that this host goes by.
     pub(crate) fn name(&self) -> String {
         self.name.clone().unwrap_or_else(identity::host_name)
+    }
+
+    /// What it says of itself.
+    pub(crate) fn labels(&self) -> BTreeMap<String, String> {
+        let given = self.label.iter().chain(&self.zone).chain(&self.rack);
+        inventory::labels(&self.name(), &given.cloned().collect::<Vec<_>>())
     }
 }

@@ -1,9 +1,9 @@
 //! `troupe node`: offers this host's devices to a cluster.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
-use troupe_actors::node::actor::NodeMsg;
+use troupe_actors::node::{actor::NodeMsg, logs::Shelf};
 use troupe_runtime::{
     actor::Owned,
     transport::{PeerRole, tls::ClusterAuthority},
@@ -54,7 +54,14 @@ impl NodeCommand {
         let mut running = joining.start(&membership, logging).await?;
         say(&format!("node {} offers {} devices", host.name(), host.devices));
         let ended = tokio::select! {
-            () = asked_to_end() => Ok(()),
+            () = asked_to_end() => {
+                say("stopping: requests in flight are finished first");
+                tokio::select! {
+                    () = roles::leave(&mut running, host.drain_timeout) => {}
+                    () = asked_to_end() => say("stopping at once"),
+                }
+                Ok(())
+            }
             () = running.ended() => Err(Failure::run("the node has ended; see the log")),
         };
         drop(running);
@@ -83,10 +90,12 @@ impl Joining<'_> {
             id: node.name().node,
             name: self.host.name(),
             devices: self.host.devices,
+            labels: self.host.labels(),
             data_dir: Some(self.dir.path().to_owned()),
         };
         let ClusterArgs { listen, cluster, .. } = self.cluster;
-        let spawn = roles::processes(*listen, node_dir, cluster, logging, offer.devices)?;
-        roles::node(membership, offer, spawn).await
+        let mut spawn = roles::processes(*listen, node_dir, cluster, logging, offer.devices)?;
+        spawn.logs = Some(Shelf::new(self.dir.path()));
+        roles::node(membership, offer, Arc::new(spawn)).await
     }
 }

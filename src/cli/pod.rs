@@ -11,6 +11,7 @@ mod lead;
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -39,6 +40,7 @@ use super::{
 use crate::stack::{
     self,
     identity::{self, DataDir},
+    inventory,
     membership::Membership,
     pod::Pod,
     roles::{self, HostOffer},
@@ -155,12 +157,13 @@ impl Part {
             id: self.pod.node(),
             name: identity::host_name(),
             devices: self.devices,
+            labels: inventory::labels(&identity::host_name(), &[]),
             data_dir: None,
         };
         let Credentials { identity, dir, .. } = &self.credentials;
         let (cluster, dir, logging) = (&identity.name().cluster, dir.clone(), self.logging.clone());
         let spawn = roles::processes(address, dir, cluster, logging, self.devices)?;
-        roles::node(membership, offer, spawn).await
+        roles::node(membership, offer, Arc::new(spawn)).await
     }
 }
 

@@ -6,6 +6,7 @@
 //! LeaderWorkerSet it is a part of a group over all of its pods ([`super::pod`]).
 
 use std::{
+    collections::BTreeMap,
     net::Ipv4Addr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -174,6 +175,7 @@ impl Local {
             id: place.id,
             name: identity::host_name(),
             devices: devices(&launch),
+            labels: BTreeMap::new(),
             data_dir: None,
         };
         let node = roles::node(&membership, offer, place.spawn.clone()).await?;
@@ -238,14 +240,14 @@ impl Place {
         let (link, threads) = roles::quic(&control, (loopback, 0).into())?;
         let spawn = roles::processes(loopback.into(), node_dir, "local", logging, devices(launch))?;
         let id = node.name().node;
-        Ok(Self { id, link, spawn, _held: Some((threads, dir, folder)) })
+        Ok(Self { id, link, spawn: Arc::new(spawn), _held: Some((threads, dir, folder)) })
     }
 }
 
 /// One bar for all ranks that load in this process.
 struct Bar {
     bar: ProgressBar,
-    shares: Arc<Mutex<std::collections::BTreeMap<troupe_runtime::id::Coordinate, f32>>>,
+    shares: Arc<Mutex<BTreeMap<troupe_runtime::id::Coordinate, f32>>>,
     ranks: u32,
 }
 

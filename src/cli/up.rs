@@ -136,7 +136,7 @@ impl Up {
             }
             false => (None, None, None),
         };
-        let node = match has(Role::Node) {
+        let mut node = match has(Role::Node) {
             true => {
                 let (cluster, host) = (&self.cluster, &self.host);
                 let joining = Joining { cluster, host, dir: &dir, authority: &authority };
@@ -152,11 +152,18 @@ impl Up {
         asked_to_end().await;
         say("stopping: requests in flight are finished first");
         owner.begin();
-        if let Some(gateway) = &mut gateway {
-            tokio::select! {
-                () = gateway.wait() => {}
-                () = asked_to_end() => say("stopping at once"),
+        let drained = async {
+            // The gateway first: what it has begun may run on this very host.
+            if let Some(gateway) = &mut gateway {
+                gateway.wait().await;
             }
+            if let Some(node) = &mut node {
+                roles::leave(node, self.host.drain_timeout).await;
+            }
+        };
+        tokio::select! {
+            () = drained => {}
+            () = asked_to_end() => say("stopping at once"),
         }
         drop((node, controller));
         let _ = membership.lease.revoke().await;

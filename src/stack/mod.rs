@@ -1,6 +1,7 @@
 //! Puts a process together from its roles: what `serve`, `up`, `node` and `gateway` have in common.
 //!
 //! - [`identity`]: data directories, certificates, who this process is
+//! - [`inventory`]: what a host says of itself: labels, memory
 //! - [`membership`]: its way to the store, and its lease there
 //! - [`roles`]: starts a node, a controller, a gateway
 //! - [`pod`]: what a pod of LeaderWorkerSet is told
@@ -9,6 +10,7 @@
 
 pub(crate) mod declare;
 pub(crate) mod identity;
+pub(crate) mod inventory;
 pub(crate) mod membership;
 pub(crate) mod pod;
 pub(crate) mod presence;

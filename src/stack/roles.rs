@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use ractor::Actor;
@@ -14,6 +15,7 @@ use troupe_actors::{
     node::{
         actor::{Node, NodeArgs, NodeMsg, Spawn},
         child::Processes,
+        core::NodeEvent,
         inside::Inside,
     },
 };
@@ -31,7 +33,7 @@ use troupe_runtime::{
 };
 use uuid::Uuid;
 
-use super::{membership::Membership, presence::Presence};
+use super::{inventory, membership::Membership, presence::Presence};
 use crate::cli::Failure;
 
 /// What a host is and offers.
@@ -42,6 +44,8 @@ pub(crate) struct HostOffer {
     pub(crate) name: String,
     /// Its devices.
     pub(crate) devices: u32,
+    /// Its labels.
+    pub(crate) labels: BTreeMap<String, String>,
     /// What it must not forget; none for a host that lives as long as its store.
     pub(crate) data_dir: Option<PathBuf>,
 }
@@ -72,9 +76,10 @@ pub(crate) async fn node(
         device_kind: "cpu".into(),
         version: env!("CARGO_PKG_VERSION").into(),
         wire: wire::VERSION,
-        labels: BTreeMap::new(),
-        device_memory: 0,
+        labels: offer.labels,
+        device_memory: inventory::device_memory(offer.devices),
         address: None,
+        leaving: false,
     };
     let args = NodeArgs {
         record,
@@ -87,6 +92,22 @@ pub(crate) async fn node(
     let spawned = Actor::spawn(None, Node, args).await;
     spawned.map(Owned::new).map_err(|error| Failure::run(error.to_string()))
 }
+
+/// Lets a host finish what runs on it within so many seconds. Returns when nothing does any more,
+/// or at the latest a little after its time.
+pub(crate) async fn leave(node: &mut Owned<NodeMsg>, seconds: u32) {
+    if node.actor().cast(NodeMsg::Event(NodeEvent::Leave(seconds))).is_err() {
+        // It has ended, and its members with it.
+        return;
+    }
+    let patience = Duration::from_secs(seconds.into()) + LEAVE_GRACE;
+    if tokio::time::timeout(patience, node.ended()).await.is_err() {
+        tracing::warn!(seconds, "the time to drain is over, end what still runs");
+    }
+}
+
+/// A leader whose time is over tells its requests, and its members end.
+const LEAVE_GRACE: Duration = Duration::from_secs(5);
 
 /// Starts a controller.
 pub(crate) async fn controller(membership: &Membership) -> Result<Owned<ControllerMsg>, Failure> {
@@ -164,25 +185,27 @@ pub(crate) fn inside(id: NodeId, models: Arc<dyn Models>) -> (Arc<dyn Link>, Arc
     (link, Arc::new(spawn))
 }
 
-/// Members as processes of this binary, started with these arguments on logging.
+/// Members as processes of this binary, started with these arguments on logging. Their logs are not
+/// kept unless the caller says where.
 pub(crate) fn processes(
     bind: IpAddr,
     identity_dir: PathBuf,
     cluster: &str,
     logging: Vec<String>,
     devices: u32,
-) -> Result<Arc<dyn Spawn>, Failure> {
+) -> Result<Processes, Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Failure::run(format!("cannot find this program's file: {error}")))?;
-    Ok(Arc::new(Processes {
+    Ok(Processes {
         program,
         args: std::iter::once("member".into()).chain(logging).collect(),
         bind: bind.to_string(),
         data_dir: identity_dir,
+        logs: None,
         cluster: cluster.to_owned(),
         cores: super::cores() as u32,
         devices,
-    }))
+    })
 }
 
 /// A link over QUIC, with the threads that it lives on. Drop the link before the threads.

@@ -31,6 +31,7 @@ fn node(number: u128, process: u128, devices: u32) -> NodeRecord {
         labels: Default::default(),
         device_memory: 0,
         address: None,
+        leaving: false,
     }
 }
 

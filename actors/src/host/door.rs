@@ -68,9 +68,11 @@ impl Desks {
             Conversation::Host => self.host.clone(),
             Conversation::Preflight => self.preflight.clone(),
             Conversation::Probe(_) => Some(Arc::new(Probed)),
-            // Those are held with members, which have doors of their own.
+            // Those are held with members and with the store of a cluster without etcd, which have
+            // doors of their own.
             Conversation::Generate
             | Conversation::Group
+            | Conversation::Guest
             | Conversation::Status
             | Conversation::Bulk(_) => None,
         }

@@ -24,6 +24,7 @@ use troupe_runtime::{
 
 use super::{
     describe::Endpoint,
+    drain::Drain,
     engine::{Engine, EngineEvent},
     observe::Observer,
     request::RequestKey,
@@ -53,6 +54,8 @@ pub enum LeaderMsg {
     Abort(RequestKey, u64),
     /// Time has passed.
     Tick,
+    /// Take nothing new, finish what was begun within this time, and end.
+    Drain(Duration),
     /// End in order.
     Stop,
 }
@@ -86,6 +89,8 @@ pub struct LeaderState {
     pub(super) doors: JoinSet<()>,
     /// Doors of requests: what is said there last has to arrive.
     pub(super) requests: JoinSet<()>,
+    /// Nothing new is taken.
+    pub(super) drain: Option<Drain>,
     /// Why it is over, once it is.
     pub(super) over: Option<String>,
 }
@@ -114,6 +119,7 @@ impl Actor for Leader {
             load: watch::channel(Load::default()).0,
             doors: JoinSet::new(),
             requests: JoinSet::new(),
+            drain: None,
             over: None,
         })
     }
@@ -135,7 +141,9 @@ impl Actor for Leader {
             LeaderMsg::Tick => {
                 state.engine(EngineEvent::Tick);
                 state.group(GroupEvent::Tick);
+                state.look_at_drain();
             }
+            LeaderMsg::Drain(time) => state.drain(time),
             LeaderMsg::Stop => {
                 state.broadcast(&MemberDown::Stop);
                 state.fail("its group is stopped, to be formed anew or for good".into());

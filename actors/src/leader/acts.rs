@@ -5,6 +5,7 @@ use std::time::Duration;
 use ractor::ActorRef;
 use troupe_runtime::{
     actor::RemoteRef,
+    discovery::directory::MemberState,
     error::{ErrorKind, PublicError},
     transport::{Conversation, Stream},
     wire::{
@@ -17,6 +18,7 @@ use troupe_runtime::{
 use super::{
     actor::{LeaderMsg, LeaderState},
     doors,
+    drain::{Drain, Stand},
     engine::{Engine, EngineEffect, EngineEvent},
     request::RequestKey,
 };
@@ -69,6 +71,7 @@ impl LeaderState {
                 self.group(GroupEvent::Progress(progress))
             }
             MemberUp::Failed(cause) => self.group(GroupEvent::Lost(member, cause)),
+            MemberUp::Drain(seconds) => self.drain(Duration::from_secs(seconds.into())),
             MemberUp::Result(result) => {
                 self.group(GroupEvent::Done(result.step));
                 self.engine(EngineEvent::Result(result))
@@ -190,6 +193,39 @@ impl LeaderState {
                 tracing::debug!(member, "a member does not read; its door will say so");
             }
         }
+    }
+
+    /// Nothing new is taken from now on. Everybody who would send something is told; what comes all
+    /// the same is refused with words that send it elsewhere.
+    pub(super) fn drain(&mut self, time: Duration) {
+        let now = self.now();
+        if let Some(drain) = &mut self.drain {
+            return drain.hasten(now, time);
+        }
+        tracing::info!(?time, "drain the group");
+        self.drain = Some(Drain::new(now, time));
+        self.broadcast(&MemberDown::Drain);
+        self.engine(EngineEvent::Drain);
+        // The node's queue has room for the few messages that a member ever sends.
+        let _ = self.args.node.try_send(MemberToNode::Draining);
+    }
+
+    /// Ends once everything that was begun is done. Looked at each tick and not at once: by then
+    /// the members know that the end is no failure.
+    pub(super) fn look_at_drain(&mut self) {
+        while self.requests.try_join_next().is_some() {}
+        let requests = self.engine.as_ref().map_or(0, Engine::open_requests);
+        let stand = self.drain.map(|drain| drain.stand(self.now(), requests, self.requests.len()));
+        match stand {
+            None | Some(Stand::Goes) => return,
+            Some(Stand::Done) => {}
+            Some(Stand::Late) => {
+                tracing::warn!(requests, "the time to drain is over");
+                self.fail("it was to drain, and its time is over".into());
+            }
+        }
+        self.broadcast(&MemberDown::Stop);
+        self.over = Some(MemberState::DRAINED.into());
     }
 
     /// Tells every request and ends: whoever supervises this actor takes it from here.

@@ -41,6 +41,8 @@ pub enum EngineEvent {
     Result(StepResult),
     /// Time has passed.
     Tick,
+    /// Nothing new is taken from now on.
+    Drain,
     /// The group is over: nothing that is under way can go on.
     Fail(PublicError),
 }
@@ -100,6 +102,8 @@ pub struct Engine {
     tokens: u64,
     /// Whether the books were checked since there was last work.
     checked: bool,
+    /// Nothing new is taken.
+    draining: bool,
 }
 
 impl Engine {
@@ -108,7 +112,8 @@ impl Engine {
         let limits = settings.scheduling(blocks);
         let scheduler = Scheduler::new(limits, BlockPools::new(settings.limits.block_size, blocks));
         let (requests, by_key) = (Arena::new(), BTreeMap::new());
-        Self { settings, scheduler, requests, by_key, steps: 0, tokens: 0, checked: false }
+        let (steps, tokens, checked, draining) = (0, 0, false, false);
+        Self { settings, scheduler, requests, by_key, steps, tokens, checked, draining }
     }
 
     /// Takes one event and says what to do about it.
@@ -123,6 +128,7 @@ impl Engine {
                 self.expire(now, &mut effects);
                 self.check_when_idle(&mut effects);
             }
+            EngineEvent::Drain => self.draining = true,
             EngineEvent::Fail(error) => {
                 self.fail_all(&error, &mut effects);
                 return effects;
@@ -146,6 +152,11 @@ impl Engine {
     /// Steps planned and not done: while there are some, progress is owed.
     pub fn steps_in_flight(&self) -> usize {
         self.scheduler.steps_in_flight()
+    }
+
+    /// Requests that it has taken and not ended.
+    pub fn open_requests(&self) -> usize {
+        self.requests.len()
     }
 
     /// What has been counted since the start.
@@ -252,6 +263,10 @@ impl Engine {
         if self.by_key.contains_key(&key) {
             let why = "this attempt is under way already";
             return Err(PublicError::new(ErrorKind::BadRequest, why));
+        }
+        if self.draining {
+            let why = format!("{} takes no new requests", self.settings.endpoint);
+            return Err(PublicError::new(ErrorKind::Unavailable, why));
         }
         let waiting = self.scheduler.counts().1;
         refuse::check(&self.settings, generate, waiting, self.longest())

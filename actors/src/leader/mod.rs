@@ -14,6 +14,7 @@ pub mod actor;
 mod acts;
 pub mod describe;
 pub mod doors;
+mod drain;
 pub mod engine;
 pub mod observe;
 mod refuse;

@@ -294,3 +294,23 @@ fn one_sequence_that_fails_takes_no_other_along() {
     assert_eq!(load.running + load.waiting, 2, "the other request's choices go on");
     engine.check_integrity().expect("the books add up");
 }
+
+#[test]
+fn an_engine_that_drains_refuses_with_words_that_send_elsewhere_and_ends_what_it_has() {
+    let mut engine = engine(16);
+    let first = engine.handle(NOW, EngineEvent::Submit(Box::new(generate(1, most(1)))));
+    let plan = first.into_iter().find_map(|effect| match effect {
+        EngineEffect::Plan(plan) => Some(plan),
+        _ => None,
+    });
+    engine.handle(NOW, EngineEvent::Drain);
+    let refused = engine.handle(NOW, EngineEvent::Submit(Box::new(generate(2, most(1)))));
+    let kind = refused.iter().find_map(|effect| match effect {
+        EngineEffect::Send(_, GenerateDown::Refused(error)) => Some(error.kind),
+        _ => None,
+    });
+    assert_eq!(kind, Some(ErrorKind::Unavailable));
+    assert_eq!(engine.open_requests(), 1);
+    engine.handle(NOW, EngineEvent::Result(result(&plan.expect("a plan"), 7)));
+    assert_eq!(engine.open_requests(), 0);
+}

@@ -140,6 +140,7 @@ impl Actor for Member {
         let event = match message {
             MemberMsg::Node(NodeToMember::Leader(address)) => MemberEvent::LeaderAt(address),
             MemberMsg::Node(NodeToMember::Stop) => MemberEvent::Stop,
+            MemberMsg::Node(NodeToMember::Drain(seconds)) => MemberEvent::Drain(seconds),
             // It was launched before it was an actor.
             MemberMsg::Node(NodeToMember::Launch(_)) => return Ok(()),
             MemberMsg::Event(event) => event,

@@ -1,6 +1,6 @@
 //! What the member does about its core's effects: each is one call.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use troupe_runtime::{
@@ -37,6 +37,7 @@ impl MemberState {
                     let plan = Arc::new(plan);
                     self.each(|| WorkerMsg::Step(plan.clone()));
                 }
+                MemberEffect::Drain(seconds) => self.drain(seconds),
                 MemberEffect::Exit(cause) => drop(self.exiting.get_or_insert(cause)),
             }
         }
@@ -54,6 +55,12 @@ impl MemberState {
                 }
                 myself.stop(cause.clone());
             }
+        }
+    }
+
+    fn drain(&self, seconds: u32) {
+        if let Some(leader) = &self.directions.leader {
+            let _ = leader.cast(LeaderMsg::Drain(Duration::from_secs(seconds.into())));
         }
     }
 

@@ -5,6 +5,7 @@
 //! ends when its leader does: a member without one has nobody to work for.
 
 use troupe_runtime::{
+    discovery::directory::MemberState,
     id::Coordinate,
     wire::{
         group::{Formation, Hello, MemberDown, MemberUp, Progress, RankReport},
@@ -31,6 +32,8 @@ pub enum MemberEvent {
     LeaderLost(String),
     /// The node wants it to end.
     Stop,
+    /// The node wants its group to finish what it has begun within so many seconds, and end.
+    Drain(u32),
 }
 
 /// What a member wants done.
@@ -46,6 +49,8 @@ pub enum MemberEffect {
     Start(Vec<u32>),
     /// Tell every worker to run a step.
     Run(StepPlan),
+    /// Tell its own leader to drain.
+    Drain(u32),
     /// End, for this reason; `None` is an orderly end.
     Exit(Option<String>),
 }
@@ -58,12 +63,15 @@ pub struct Member {
     reports: Vec<RankReport>,
     dialed: bool,
     formed: bool,
+    /// The group drains, so that its end is no failure.
+    draining: bool,
 }
 
 impl Member {
     /// A member that will introduce itself with `hello` and hosts `ranks`.
     pub fn new(hello: Hello, ranks: Vec<Coordinate>) -> Self {
-        Self { hello, ranks, reports: Vec::new(), dialed: false, formed: false }
+        let (dialed, formed, draining) = (false, false, false);
+        Self { hello, ranks, reports: Vec::new(), dialed, formed, draining }
     }
 
     /// Takes one event and says what to do about it.
@@ -86,10 +94,23 @@ impl Member {
                     MemberEffect::Exit(Some(cause)),
                 ]
             }
+            MemberEvent::LeaderLost(_) if self.draining => drained(),
             MemberEvent::LeaderLost(why) => {
                 vec![MemberEffect::Exit(Some(format!("the leader is lost: {why}")))]
             }
             MemberEvent::Stop => vec![MemberEffect::Exit(None)],
+            MemberEvent::Drain(seconds) => self.drain(seconds),
+        }
+    }
+
+    /// The leader decides when the group is done; whoever has one tells it.
+    fn drain(&mut self, seconds: u32) -> Vec<MemberEffect> {
+        self.draining = true;
+        match (self.hello.member, self.dialed) {
+            (0, _) => vec![MemberEffect::Drain(seconds)],
+            (_, true) => vec![MemberEffect::Up(MemberUp::Drain(seconds))],
+            // It never was a part of a group that could have begun anything.
+            (_, false) => drained(),
         }
     }
 
@@ -98,7 +119,12 @@ impl Member {
             MemberDown::Form(formation) => self.form(formation),
             MemberDown::Start(blocks) => vec![MemberEffect::Start(blocks)],
             MemberDown::Step(plan) => vec![MemberEffect::Run(plan)],
+            MemberDown::Stop if self.draining => drained(),
             MemberDown::Stop => vec![MemberEffect::Exit(None)],
+            MemberDown::Drain => {
+                self.draining = true;
+                Vec::new()
+            }
         }
     }
 
@@ -124,6 +150,10 @@ impl Member {
         reports.sort_by_key(|report| self.ranks.iter().position(|rank| *rank == report.rank));
         vec![MemberEffect::Up(MemberUp::Loaded(reports))]
     }
+}
+
+fn drained() -> Vec<MemberEffect> {
+    vec![MemberEffect::Exit(Some(MemberState::DRAINED.into()))]
 }
 
 #[cfg(test)]
@@ -174,6 +204,23 @@ mod tests {
             &effects[..],
             [MemberEffect::Up(MemberUp::Failed(_)), MemberEffect::Exit(Some(_))]
         ));
+    }
+
+    #[test]
+    fn a_drain_goes_to_the_leader_and_what_follows_is_no_failure() {
+        let drained = || [MemberEffect::Exit(Some("drained".into()))];
+        let mut leaders = member();
+        assert_eq!(leaders.handle(MemberEvent::Drain(9)), [MemberEffect::Drain(9)]);
+        let mut worker = member();
+        worker.hello.member = 1;
+        assert_eq!(worker.handle(MemberEvent::Drain(9)), drained(), "it has no leader");
+        worker.handle(MemberEvent::LeaderAt("a".into()));
+        let up = [MemberEffect::Up(MemberUp::Drain(9))];
+        assert_eq!(worker.handle(MemberEvent::Drain(9)), up);
+        assert_eq!(worker.handle(MemberEvent::LeaderLost("it ended".into())), drained());
+        let mut told = member();
+        assert!(told.handle(MemberEvent::Down(MemberDown::Drain)).is_empty());
+        assert_eq!(told.handle(MemberEvent::Down(MemberDown::Stop)), drained());
     }
 
     #[test]

@@ -142,6 +142,11 @@ impl NodeState {
             NodeEffect::Spawn(key, record) => self.spawn(myself, key, record).await,
             NodeEffect::Tell(key, what) => self.tell(&key, what),
             NodeEffect::End(key) => self.tell(&key, NodeToMember::Stop),
+            NodeEffect::PutRecord(record) => {
+                let key = keys.node(record.id);
+                self.write(Write::Put(key, directory::to_bytes(record)))?;
+            }
+            NodeEffect::Left => myself.stop(Some("nothing runs here any more".into())),
             NodeEffect::PutStatus(status) => {
                 let key = keys.node_status(self.args.record.id);
                 self.write(Write::Put(key, directory::to_bytes(status)))?;

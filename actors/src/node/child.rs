@@ -1,17 +1,18 @@
 //! Members as child processes: a hung kernel or collective ends only with its process.
 //!
 //! The child is this very binary (`troupe member`). Node and child speak rkyv frames over the
-//! child's standard input and output ([`crate::member::pipe`]); its standard error is its log. The
-//! child ends when its input does, so it never outlives its node; the node reaps it and reports how
-//! it ended, and only then are its devices free.
+//! child's standard input and output ([`crate::member::pipe`]); its standard error is its log, which
+//! goes to a file of its own ([`super::logs`]) and to the node's. The child ends when its input
+//! does, so it never outlives its node; the node reaps it and reports how it ended, and only then
+//! are its devices free.
 
-use std::{path::PathBuf, process::Stdio, time::Duration};
+use std::{io, path::PathBuf, process::Stdio, time::Duration};
 
 use async_trait::async_trait;
 use ractor::ActorRef;
 use tokio::{
     process::{Child, ChildStdin, ChildStdout, Command},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::JoinSet,
     time::timeout,
 };
@@ -23,6 +24,7 @@ use troupe_runtime::{
 use super::{
     actor::{NodeMsg, Running, Spawn, said},
     core::{MemberKey, NodeEvent},
+    logs,
 };
 use crate::member::pipe;
 
@@ -35,8 +37,10 @@ pub struct Processes {
     pub args: Vec<String>,
     /// Address that members bind, with port 0.
     pub bind: String,
-    /// The node's data directory, which holds its certificate.
+    /// Where the node's certificate is.
     pub data_dir: PathBuf,
+    /// Where members' logs are kept; without it the node's own standard error alone has them.
+    pub logs: Option<logs::Shelf>,
     /// Name of the cluster.
     pub cluster: String,
     /// Processors of this host, which its devices share.
@@ -52,6 +56,22 @@ impl Processes {
         let ranks = member.map_or(1, |member| member.ranks.len() as u32);
         (self.cores * ranks / self.devices.max(1)).max(1)
     }
+
+    /// A pipe for a member's standard error, and a thread that reads it for as long as the member
+    /// has it. A thread, because files and the node's standard error may block.
+    fn log(&self, key: &MemberKey) -> io::Result<(io::PipeWriter, oneshot::Receiver<()>)> {
+        let log = self.logs.as_ref().and_then(|shelf| {
+            let begun = shelf.begin(key);
+            begun.inspect_err(|error| tracing::warn!(%error, "a member's log is not kept")).ok()
+        });
+        let (read, write) = io::pipe()?;
+        let (done, ended) = oneshot::channel();
+        std::thread::Builder::new().name("member-log".into()).spawn(move || {
+            logs::copy(read, log, io::stderr());
+            drop(done);
+        })?;
+        Ok((write, ended))
+    }
 }
 
 #[async_trait]
@@ -62,10 +82,12 @@ impl Spawn for Processes {
         record: GroupRecord,
         node: ActorRef<NodeMsg>,
     ) -> Result<Running, String> {
+        let (errors, log) = self.log(&key).map_err(|error| format!("its log: {error}"))?;
         let mut child = Command::new(&self.program)
             .args(&self.args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(errors)
             .kill_on_drop(true)
             // Ctrl-C in a terminal reaches the whole group of a process; a member ends in order,
             // when its node has finished what is in flight.
@@ -89,7 +111,7 @@ impl Spawn for Processes {
         let first = NodeToMember::Launch(Box::new(launch));
         tell.try_send(first).map_err(|error| error.to_string())?;
         let mut tasks = JoinSet::new();
-        tasks.spawn(run(key, child, input, output, told, node));
+        tasks.spawn(run(key, child, (input, output, log), told, node));
         Ok(Running { tell, tasks })
     }
 }
@@ -98,8 +120,7 @@ impl Spawn for Processes {
 async fn run(
     key: MemberKey,
     mut child: Child,
-    mut input: ChildStdin,
-    mut output: ChildStdout,
+    (mut input, mut output, log): (ChildStdin, ChildStdout, oneshot::Receiver<()>),
     mut told: mpsc::Receiver<NodeToMember>,
     node: ActorRef<NodeMsg>,
 ) {
@@ -133,6 +154,8 @@ async fn run(
             "killed: it did not stop in time".to_owned()
         }
     };
+    // Whoever reads that it ended finds its last words in its log.
+    let _ = timeout(GRACE, log).await;
     let _ = node.cast(NodeMsg::Event(NodeEvent::Exited(key, how)));
 }
 

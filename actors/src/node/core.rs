@@ -4,11 +4,16 @@
 //! until they agree. Fencing is here: it remembers the highest epoch that it has seen of each group
 //! and refuses lower ones, and it starts a member only when its devices are free, which is when the
 //! process that held them has been reaped.
+//!
+//! A group that is to drain, and every group of a host that is being stopped, takes nothing new:
+//! the endpoint's record goes first, so that gateways stop asking, then the members are told.
 
 use std::collections::BTreeMap;
 
 use troupe_runtime::{
-    discovery::directory::{GroupRecord, MemberState, MemberStatus, NodeRecord, NodeStatus},
+    discovery::directory::{
+        GroupRecord, MemberState, MemberStatus, NodeRecord, NodeStatus, StartupPolicy,
+    },
     id::{Epoch, GroupId, NodeId},
     wire::member::{MemberToNode, NodeToMember},
 };
@@ -37,6 +42,8 @@ pub enum NodeEvent {
     Member(MemberKey, MemberToNode),
     /// A member has ended and was reaped.
     Exited(MemberKey, String),
+    /// The host is being stopped: what runs here has so many seconds to finish.
+    Leave(u32),
 }
 
 /// What a node wants done.
@@ -48,6 +55,8 @@ pub enum NodeEffect {
     Tell(MemberKey, NodeToMember),
     /// Ask it to stop, and kill it if it does not.
     End(MemberKey),
+    /// Store what this host is.
+    PutRecord(NodeRecord),
     /// Store the report.
     PutStatus(NodeStatus),
     /// Store the endpoint's record.
@@ -56,6 +65,8 @@ pub enum NodeEffect {
     DeleteEndpoint(MemberKey),
     /// Keep the highest epochs on disk, before anything of them is started.
     Persist(BTreeMap<String, u64>),
+    /// The host is being stopped and nothing runs on it any more.
+    Left,
 }
 
 /// A host's members and what is wanted of it.
@@ -67,6 +78,8 @@ pub struct Node {
     /// Where leaders listen, as their hosts report.
     leaders: BTreeMap<(GroupId, Epoch), String>,
     epochs: BTreeMap<String, u64>,
+    /// The host is being stopped, and what runs has so many seconds.
+    leaving: Option<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -76,6 +89,10 @@ struct Local {
     address: Option<String>,
     ending: bool,
     told_leader: bool,
+    /// It was told to drain within so many seconds.
+    drain: Option<u32>,
+    /// Its endpoint stands in the store.
+    endpoint: bool,
     /// What it said before it ended.
     cause: Option<String>,
 }
@@ -84,7 +101,7 @@ impl Node {
     /// A host without members that has seen these epochs.
     pub fn new(record: NodeRecord, epochs: BTreeMap<String, u64>) -> Self {
         let (wanted, members, leaders) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { record, wanted, members, leaders, epochs }
+        Self { record, wanted, members, leaders, epochs, leaving: None }
     }
 
     /// What the store should say of this host.
@@ -133,6 +150,7 @@ impl Node {
             NodeEvent::StatusPut(status) => self.learn_leaders(&status),
             NodeEvent::Member(key, said) => self.hear(&key, said, &mut effects),
             NodeEvent::Exited(key, how) => self.exited(&key, how, &mut effects),
+            NodeEvent::Leave(seconds) => self.leave(seconds, &mut effects),
         }
         self.reconcile(&mut effects);
         effects
@@ -148,7 +166,18 @@ impl Node {
             *seen = record.epoch.number;
             effects.push(NodeEffect::Persist(self.epochs.clone()));
         }
-        self.wanted.insert(record.group.clone(), record);
+        let group = record.group.clone();
+        let before = self.wanted.insert(group.clone(), record);
+        let here = self.members.keys().any(|key| key.group == group);
+        if here && before.as_ref() != self.wanted.get(&group) {
+            effects.push(NodeEffect::PutStatus(self.status()));
+        }
+    }
+
+    fn leave(&mut self, seconds: u32, effects: &mut Vec<NodeEffect>) {
+        self.leaving = Some(seconds);
+        self.record.leaving = true;
+        effects.push(NodeEffect::PutRecord(self.record.clone()));
     }
 
     fn learn_leaders(&mut self, status: &NodeStatus) {
@@ -176,8 +205,13 @@ impl Node {
             }
             MemberToNode::Ready(record) => {
                 local.state = MemberState::Ready;
-                effects.push(NodeEffect::PutEndpoint(key.clone(), record));
+                // One that is to drain is ready to end.
+                if local.drain.is_none() {
+                    local.endpoint = true;
+                    effects.push(NodeEffect::PutEndpoint(key.clone(), record));
+                }
             }
+            MemberToNode::Draining => return local.withdraw(key, effects),
             MemberToNode::Failed(cause) => {
                 local.cause = Some(cause);
                 return;
@@ -188,20 +222,21 @@ impl Node {
 
     fn exited(&mut self, key: &MemberKey, how: String, effects: &mut Vec<NodeEffect>) {
         let Some(local) = self.members.get_mut(key) else { return };
-        let was_ready = local.state == MemberState::Ready;
+        local.withdraw(key, effects);
         local.state = MemberState::Exited(local.cause.take().unwrap_or(how));
         local.address = None;
-        if was_ready && key.member == 0 {
-            effects.push(NodeEffect::DeleteEndpoint(key.clone()));
-        }
         effects.push(NodeEffect::PutStatus(self.status()));
     }
 
     fn reconcile(&mut self, effects: &mut Vec<NodeEffect>) {
         self.end_unwanted(effects);
+        self.drain(effects);
         self.forget_old(effects);
         self.start_wanted(effects);
         self.tell_leaders(effects);
+        if self.leaving.is_some() && !self.members.values().any(Local::is_alive) {
+            effects.push(NodeEffect::Left);
+        }
     }
 
     fn is_wanted(&self, key: &MemberKey) -> bool {
@@ -220,6 +255,21 @@ impl Node {
         }
     }
 
+    /// Tells members of how little time there is whenever it is less than they know.
+    fn drain(&mut self, effects: &mut Vec<NodeEffect>) {
+        for (key, local) in &mut self.members {
+            let record = self.wanted.get(&key.group).filter(|record| record.epoch == key.epoch);
+            let planned = record.and_then(|record| record.drain).map(|drain| drain.seconds);
+            let Some(seconds) = planned.into_iter().chain(self.leaving).min() else { continue };
+            let less = local.drain.is_none_or(|told| seconds < told);
+            if less && local.is_alive() && !local.ending {
+                local.drain = Some(seconds);
+                local.withdraw(key, effects);
+                effects.push(NodeEffect::Tell(key.clone(), NodeToMember::Drain(seconds)));
+            }
+        }
+    }
+
     /// Members that have ended are reported until their incarnation is history.
     fn forget_old(&mut self, effects: &mut Vec<NodeEffect>) {
         let before = self.members.len();
@@ -234,7 +284,7 @@ impl Node {
 
     fn start_wanted(&mut self, effects: &mut Vec<NodeEffect>) {
         let mut free = self.free_devices();
-        let mut started = false;
+        let mut changed = false;
         for record in self.wanted.values() {
             for (index, member) in record.members.iter().enumerate() {
                 let key = MemberKey {
@@ -247,15 +297,30 @@ impl Node {
                 if !mine || self.members.contains_key(&key) || ranks > free {
                     continue;
                 }
-                free -= ranks;
-                started = true;
-                self.members.insert(key.clone(), Local::starting(ranks));
-                effects.push(NodeEffect::Spawn(key, record.clone()));
+                let mut local = Local::starting(ranks);
+                if record.drain.is_some() || self.leaving.is_some() {
+                    // It has nothing to finish.
+                    local.state = MemberState::Exited(MemberState::DRAINED.into());
+                } else if self.may_start(record, &key) {
+                    free -= ranks;
+                    effects.push(NodeEffect::Spawn(key.clone(), record.clone()));
+                } else {
+                    continue;
+                }
+                changed = true;
+                self.members.insert(key, local);
             }
         }
-        if started {
+        if changed {
             effects.push(NodeEffect::PutStatus(self.status()));
         }
+    }
+
+    /// With `LeaderReady` a member has somebody to find before it is started.
+    fn may_start(&self, record: &GroupRecord, key: &MemberKey) -> bool {
+        record.startup == StartupPolicy::LeaderCreated
+            || key.member == 0
+            || self.leaders.contains_key(&(key.group.clone(), key.epoch))
     }
 
     fn tell_leaders(&mut self, effects: &mut Vec<NodeEffect>) {
@@ -282,9 +347,23 @@ impl Node {
 
 impl Local {
     fn starting(ranks: u32) -> Self {
-        let (address, cause) = (None, None);
-        let state = MemberState::Starting;
-        Self { ranks, state, address, ending: false, told_leader: false, cause }
+        Self {
+            ranks,
+            state: MemberState::Starting,
+            address: None,
+            ending: false,
+            told_leader: false,
+            drain: None,
+            endpoint: false,
+            cause: None,
+        }
+    }
+
+    /// Takes its endpoint away, if it has one.
+    fn withdraw(&mut self, key: &MemberKey, effects: &mut Vec<NodeEffect>) {
+        if std::mem::take(&mut self.endpoint) {
+            effects.push(NodeEffect::DeleteEndpoint(key.clone()));
+        }
     }
 
     fn is_alive(&self) -> bool {

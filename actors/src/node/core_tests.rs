@@ -1,7 +1,9 @@
 //! A node's core from scripts of events.
 
 use troupe_runtime::{
-    discovery::directory::{GroupMember, Launch, MemberPer, RestartPolicy, StartupPolicy},
+    discovery::directory::{
+        AfterDrain, Drain, GroupMember, Launch, MemberPer, RestartPolicy, StartupPolicy,
+    },
     id::Coordinate,
     spec::EngineFlags,
 };
@@ -25,6 +27,7 @@ fn node(devices: u32) -> Node {
         labels: Default::default(),
         device_memory: 0,
         address: None,
+        leaving: false,
     };
     Node::new(record, BTreeMap::new())
 }
@@ -158,4 +161,98 @@ fn a_restarted_process_leaves_members_of_the_old_one_alone() {
     let mut old = record(1, &[ME]);
     old.members[0].process = Uuid::from_u128(99);
     assert!(spawned(&node.handle(NodeEvent::GroupPut(old))).is_empty());
+}
+
+fn drain(seconds: u32) -> Option<Drain> {
+    Some(Drain { seconds, then: AfterDrain::Leave })
+}
+
+fn told(effects: &[NodeEffect]) -> Vec<u32> {
+    let drains = effects.iter().filter_map(|effect| match effect {
+        NodeEffect::Tell(_, NodeToMember::Drain(seconds)) => Some(*seconds),
+        _ => None,
+    });
+    drains.collect()
+}
+
+#[test]
+fn a_drain_takes_the_endpoint_away_before_its_member_is_told_and_shorter_ones_are_told_again() {
+    let mut node = node(1);
+    node.handle(NodeEvent::GroupPut(record(1, &[ME])));
+    node.handle(NodeEvent::Member(key(1, 0), MemberToNode::Ready(vec![1])));
+    let with = |seconds| GroupRecord { drain: drain(seconds), ..record(1, &[ME]) };
+    let effects = node.handle(NodeEvent::GroupPut(with(60)));
+    let place = |of: &NodeEffect| effects.iter().position(|effect| effect == of);
+    let deleted = place(&NodeEffect::DeleteEndpoint(key(1, 0))).expect("it is taken away");
+    let tell = place(&NodeEffect::Tell(key(1, 0), NodeToMember::Drain(60))).expect("it is told");
+    assert!(deleted < tell);
+    assert_eq!(node.status().groups, [with(60)], "who reads the status sees that it drains");
+
+    assert!(told(&node.handle(NodeEvent::GroupPut(with(90)))).is_empty(), "no more time");
+    let effects = node.handle(NodeEvent::GroupPut(with(0)));
+    assert_eq!(told(&effects), [0]);
+    assert!(!effects.contains(&NodeEffect::DeleteEndpoint(key(1, 0))), "it is gone");
+
+    node.handle(NodeEvent::Member(key(1, 0), MemberToNode::Failed("drained".into())));
+    let effects = node.handle(NodeEvent::Exited(key(1, 0), "exit status: 0".into()));
+    assert!(!effects.contains(&NodeEffect::DeleteEndpoint(key(1, 0))));
+    assert!(node.status().members[0].state.is_drained());
+}
+
+#[test]
+fn a_group_that_its_leader_drains_has_no_endpoint_and_one_that_becomes_ready_gets_none() {
+    let mut node = node(1);
+    node.handle(NodeEvent::GroupPut(record(1, &[ME])));
+    node.handle(NodeEvent::Member(key(1, 0), MemberToNode::Ready(vec![1])));
+    let effects = node.handle(NodeEvent::Member(key(1, 0), MemberToNode::Draining));
+    assert_eq!(effects, [NodeEffect::DeleteEndpoint(key(1, 0))]);
+
+    let mut late = self::node(1);
+    late.handle(NodeEvent::GroupPut(record(1, &[ME])));
+    let draining = GroupRecord { drain: drain(5), ..record(1, &[ME]) };
+    assert_eq!(told(&late.handle(NodeEvent::GroupPut(draining))), [5]);
+    let effects = late.handle(NodeEvent::Member(key(1, 0), MemberToNode::Ready(vec![1])));
+    assert!(!effects.iter().any(|effect| matches!(effect, NodeEffect::PutEndpoint(..))));
+}
+
+#[test]
+fn a_group_that_drains_before_it_was_started_has_drained() {
+    let mut node = node(1);
+    let draining = GroupRecord { drain: drain(60), ..record(1, &[ME]) };
+    let effects = node.handle(NodeEvent::GroupPut(draining));
+    assert!(spawned(&effects).is_empty());
+    assert!(node.status().members[0].state.is_drained());
+}
+
+#[test]
+fn a_host_that_leaves_starts_nothing_drains_everything_and_says_when_it_is_empty() {
+    let mut node = node(2);
+    node.handle(NodeEvent::GroupPut(record(1, &[ME])));
+    let effects = node.handle(NodeEvent::Leave(30));
+    assert!(matches!(&effects[0], NodeEffect::PutRecord(record) if record.leaving));
+    assert_eq!(told(&effects), [30]);
+    let mut other = record(1, &[ME]);
+    other.group.index = 1;
+    let effects = node.handle(NodeEvent::GroupPut(other));
+    assert!(spawned(&effects).is_empty() && !effects.contains(&NodeEffect::Left));
+    let effects = node.handle(NodeEvent::Exited(key(1, 0), "exit status: 0".into()));
+    assert_eq!(effects.last(), Some(&NodeEffect::Left));
+
+    let mut idle = self::node(1);
+    assert_eq!(idle.handle(NodeEvent::Leave(30)).last(), Some(&NodeEffect::Left));
+}
+
+#[test]
+fn with_leader_ready_others_start_when_the_leader_listens() {
+    let mut node = node(2);
+    let with = |startup| GroupRecord { startup, ..record(1, &[ME, ME, OTHER]) };
+    let effects = node.handle(NodeEvent::GroupPut(with(StartupPolicy::LeaderReady)));
+    assert_eq!(spawned(&effects), [key(1, 0)]);
+    let listening = MemberToNode::Listening("quic://1.2.3.4:5".into());
+    let effects = node.handle(NodeEvent::Member(key(1, 0), listening));
+    assert_eq!(spawned(&effects), [key(1, 1)]);
+
+    let mut at_once = self::node(2);
+    let effects = at_once.handle(NodeEvent::GroupPut(with(StartupPolicy::LeaderCreated)));
+    assert_eq!(spawned(&effects), [key(1, 0), key(1, 1)]);
 }

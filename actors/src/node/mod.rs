@@ -4,6 +4,7 @@
 //! - [`actor`]: watches the store, carries events in and effects out
 //! - [`child`]: members as child processes
 //! - [`inside`]: members inside this process
+//! - [`logs`]: what child processes have said, on disk, to be read from afar
 //! - `store`: its writes and its watches
 //! - `epochs`: the highest epochs seen, on disk
 //! - `specs`: all specs, on disk, and given back to a store that lost them
@@ -15,5 +16,6 @@ pub mod core;
 mod disk;
 mod epochs;
 pub mod inside;
+pub mod logs;
 mod specs;
 mod store;

@@ -21,12 +21,12 @@ use troupe_actors::{
 use troupe_runtime::{
     actor::Owned,
     discovery::{
-        Op, Registry, Txn, WatchEvent,
-        directory::{self, EndpointRecord, Launch, NodeRecord},
+        Compare, Op, Registry, Txn, WatchEvent,
+        directory::{self, AfterDrain, Drain, EndpointRecord, GroupRecord, Launch, NodeRecord},
         embedded::EmbeddedRegistry,
         keys::Keys,
     },
-    id::{NodeId, RequestId},
+    id::{GroupId, NodeId, RequestId},
     transport::{
         Class, Connection, Conversation, Link, LocalNetwork, PeerIdentity, PeerRole, Stream,
     },
@@ -49,7 +49,8 @@ pub(crate) struct Cluster {
 
 /// A host; dropping it is a crash.
 pub(crate) struct Host {
-    _node: Owned<NodeMsg>,
+    pub(crate) id: NodeId,
+    pub(crate) node: Owned<NodeMsg>,
     /// Its own way to the store, which can be cut.
     pub(crate) registry: Arc<EmbeddedRegistry>,
 }
@@ -98,6 +99,7 @@ impl Cluster {
                 labels: Default::default(),
                 device_memory: 0,
                 address: None,
+                leaving: false,
             },
             registry: registry.clone(),
             keys: self.keys.clone(),
@@ -110,7 +112,7 @@ impl Cluster {
             data_dir: None,
         };
         let node = Owned::new(Actor::spawn(None, Node, args).await.unwrap());
-        Host { _node: node, registry }
+        Host { id, node, registry }
     }
 
     /// Declares a service.
@@ -119,6 +121,48 @@ impl Cluster {
         let put = Op::Put(self.keys.spec(desired::KIND, "default", name), document);
         let txn = Txn { compare: vec![], then: vec![put] };
         assert!(self.registry.commit(txn).await.unwrap());
+    }
+
+    /// Has a group drained, as a controller does.
+    pub(crate) async fn drain(&self, group: &GroupId, seconds: u32) {
+        let key = self.keys.group(group);
+        let entry = self.registry.get(&key).await.unwrap().expect("it is planned");
+        let mut record: GroupRecord = directory::from_bytes(&key, &entry.value).unwrap();
+        record.drain = Some(Drain { seconds, then: AfterDrain::Leave });
+        let put = Op::Put(key.clone(), directory::to_bytes(record));
+        let txn = Txn { compare: vec![Compare::Version(key, entry.version)], then: vec![put] };
+        assert!(self.registry.commit(txn).await.unwrap());
+    }
+
+    /// Waits until the store does not have this key.
+    pub(crate) async fn until_gone(&self, key: &str) {
+        let mut watch = self.registry.watch(key).await.unwrap();
+        let gone = async {
+            let mut there = false;
+            loop {
+                match watch.next().await.expect("a store") {
+                    WatchEvent::Put(_) => there = true,
+                    WatchEvent::Synced if there => {}
+                    _ => return,
+                }
+            }
+        };
+        timeout(WAIT, gone).await.expect("within the wait");
+    }
+
+    /// The host of an endpoint's leader.
+    pub(crate) async fn leader_host(&self, endpoint: &EndpointRecord) -> NodeId {
+        let key = self.keys.group(&endpoint.info.endpoint.group);
+        let entry = self.registry.get(&key).await.unwrap().expect("it is planned");
+        let record: GroupRecord = directory::from_bytes(&key, &entry.value).unwrap();
+        record.members[0].node
+    }
+
+    /// Waits until something under a prefix is as it should be, from what is there now on.
+    pub(crate) async fn until(&self, prefix: &str, holds: impl Fn(&WatchEvent) -> bool) {
+        let mut watch = self.registry.watch(prefix).await.unwrap();
+        let held = async { while !holds(&watch.next().await.expect("a store")) {} };
+        timeout(WAIT, held).await.expect("within the wait");
     }
 
     /// Waits for an endpoint whose epoch is at least this.

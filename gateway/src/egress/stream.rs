@@ -22,8 +22,9 @@ use troupe_runtime::{
 use super::stop::{StopRules, StopScanner};
 use crate::openai::common::StopReason;
 
-/// Most attempts per prompt: the first, and three endpoints more. A cluster that refuses four times
-/// is full, and says so.
+/// Most attempts per prompt that cost something: the first, and three endpoints more. A cluster that
+/// refuses four times is full, and says so. An endpoint that says it is not, or no longer, the one
+/// to ask (it drains, it was formed anew) has cost nothing: as many as there are may say that.
 pub(crate) const MAX_ATTEMPTS: u32 = 4;
 
 /// Turns one output's tokens into text as they come.
@@ -56,6 +57,8 @@ pub(crate) struct StreamOptions {
 pub(crate) struct StreamCore<D> {
     options: StreamOptions,
     attempt: u32,
+    /// Attempts that cost something.
+    failures: u32,
     endpoint: Option<EndpointId>,
     tried: BTreeSet<EndpointId>,
     last_refusal: Option<PublicError>,
@@ -149,6 +152,7 @@ impl<D: Decode> StreamCore<D> {
         Self {
             options,
             attempt: 0,
+            failures: 0,
             endpoint: None,
             tried: BTreeSet::new(),
             last_refusal: None,
@@ -194,6 +198,9 @@ impl<D: Decode> StreamCore<D> {
                 Effects::then(Then::Fail(self.last_refusal.take().unwrap_or(error)))
             }
             Event::Down(GenerateDown::Chunk(chunk)) => self.chunk(chunk),
+            Event::Down(GenerateDown::Refused(error)) if error.kind == ErrorKind::Unavailable => {
+                self.elsewhere(error)
+            }
             Event::Down(GenerateDown::Refused(error) | GenerateDown::Failed(error)) => {
                 self.attempt_over(error)
             }
@@ -209,9 +216,15 @@ impl<D: Decode> StreamCore<D> {
     fn attempt_over(&mut self, error: PublicError) -> Effects {
         let elsewhere = !matches!(error.kind, ErrorKind::BadRequest | ErrorKind::DeadlineExceeded);
         let untold = self.choices.iter().all(|choice| !choice.begun);
-        if !elsewhere || !untold || self.attempt + 1 >= MAX_ATTEMPTS {
+        self.failures += 1;
+        if !elsewhere || !untold || self.failures >= MAX_ATTEMPTS {
             return Effects::then(Then::Fail(error));
         }
+        self.elsewhere(error)
+    }
+
+    /// The next attempt. No endpoint is tried twice, so there are not more than endpoints.
+    fn elsewhere(&mut self, error: PublicError) -> Effects {
         self.attempt += 1;
         self.tried.extend(self.endpoint.take());
         self.last_refusal = Some(error);

@@ -170,10 +170,21 @@ fn before_the_first_token_another_endpoint_is_tried() {
     assert_eq!(rig.core.tried(), &BTreeSet::from([endpoint(0), endpoint(1)]));
     rig.placed(2);
     assert_eq!(rig.core.attempt(), 2);
-    assert_eq!(rig.fails(ErrorKind::Unavailable).then, Then::Place);
+    assert_eq!(rig.fails(ErrorKind::Overloaded).then, Then::Place);
     rig.placed(3);
     let last = rig.fails(ErrorKind::Overloaded);
     assert!(matches!(last.then, Then::Fail(error) if error.kind == ErrorKind::Overloaded));
+}
+
+#[test]
+fn endpoints_that_are_no_longer_the_ones_to_ask_cost_no_attempt() {
+    let mut rig = rig(1, |_| {});
+    for index in 1..20 {
+        assert_eq!(rig.fails(ErrorKind::Unavailable).then, Then::Place);
+        rig.placed(index);
+    }
+    assert_eq!(rig.core.tried().len(), 19);
+    assert_eq!(text(&rig.says(0, 0, "a")), "a");
 }
 
 #[test]

@@ -9,6 +9,8 @@
 //!                                     <-- Step(plan) ...
 //!   Progress(step) / Result(result)   -->
 //!   Failed(cause)                     -->                              the group is over
+//!   Drain(seconds)                    -->                              its host is to be empty
+//!                                     <-- Drain                        nothing new is taken
 //!                                     <-- Stop                         an orderly end
 //! ```
 //! The leader's own ranks (it is member 0) speak the same words over an in-process link.
@@ -39,6 +41,8 @@ pub enum MemberUp {
     Result(StepResult),
     /// This member cannot go on. What it was and where, for people.
     Failed(String),
+    /// The group takes nothing new, finishes what it has begun within so many seconds, and ends.
+    Drain(u32),
 }
 
 /// Leader to member.
@@ -53,6 +57,8 @@ pub enum MemberDown {
     Step(StepPlan),
     /// End in order.
     Stop,
+    /// The group drains: its end, when it comes, is no failure.
+    Drain,
 }
 
 /// A member introduces itself.
@@ -128,7 +134,7 @@ impl Message for MemberUp {
             Self::Result(result) => {
                 bounded("outcomes", &result.outcomes, super::step::MAX_SEQUENCES)
             }
-            Self::Hello(_) | Self::Progress(_) | Self::Failed(_) => Ok(()),
+            Self::Hello(_) | Self::Progress(_) | Self::Failed(_) | Self::Drain(_) => Ok(()),
         }
     }
 }
@@ -146,7 +152,7 @@ impl Message for MemberDown {
                 Ok(())
             }
             Self::Step(plan) => plan.check(),
-            Self::Start(_) | Self::Stop => Ok(()),
+            Self::Start(_) | Self::Stop | Self::Drain => Ok(()),
         }
     }
 }

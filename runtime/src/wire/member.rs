@@ -18,6 +18,8 @@ pub enum NodeToMember {
     Leader(String),
     /// Tell the other members and end in order.
     Stop,
+    /// The group takes nothing new, finishes what it has begun within so many seconds, and ends.
+    Drain(u32),
 }
 
 /// Member to node.
@@ -29,6 +31,8 @@ pub enum MemberToNode {
     Ready(Vec<u8>),
     /// It ends itself for this reason.
     Failed(String),
+    /// Its group takes no new request any more: the endpoint's record is to go.
+    Draining,
 }
 
 /// Everything that a member process has to know.

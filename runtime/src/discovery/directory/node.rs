@@ -37,6 +37,10 @@ pub struct NodeRecord {
     /// host inside its controller's process.
     #[serde(default)]
     pub address: Option<String>,
+    /// It is being stopped: nothing new is planned on it, and what runs there finishes and ends
+    /// (as [`MemberState::DRAINED`] says).
+    #[serde(default)]
+    pub leaving: bool,
 }
 
 fn first_wire() -> u32 {
@@ -90,6 +94,17 @@ pub enum MemberState {
     Ready,
     /// It is gone, and its devices are free again. Says why.
     Exited(String),
+}
+
+impl MemberState {
+    /// Why a member has exited whose group had nothing left to do and was to take nothing new: no
+    /// failure.
+    pub const DRAINED: &'static str = "drained";
+
+    /// Whether it has ended so.
+    pub fn is_drained(&self) -> bool {
+        matches!(self, Self::Exited(why) if why == Self::DRAINED)
+    }
 }
 
 /// A person's word that nothing new is planned on a host. Without it a host is planned on.
