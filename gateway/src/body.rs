@@ -149,7 +149,7 @@ impl JsonBody {
             if !error.inner().is_data() {
                 return not_json(error.inner());
             }
-            ApiError::validation(&dotted(error.path()), &without_line(error.inner()))
+            ApiError::validation(&dotted(error.path()), &plain(error.inner()))
         })?;
         reader.end().map_err(|error| not_json(&error))?;
         Ok(value)
@@ -219,13 +219,22 @@ fn dotted(path: &serde_path_to_error::Path) -> String {
     place
 }
 
-/// serde_json appends ` at line 1 column 2`, which says nothing to who did not write the text.
-fn without_line(error: &serde_json::Error) -> String {
+/// What serde says, in JSON's words instead of Rust's. It appends ` at line 1 column 2`, which says
+/// nothing to who did not write the text.
+fn plain(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    match text.rfind(" at line ") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
-    }
+    let text = text.rfind(" at line ").map_or(text.as_str(), |end| &text[..end]);
+    let Some((found, wanted)) = text.rsplit_once(", expected ") else { return text.to_owned() };
+    let wanted = match wanted {
+        "f64" => "a number",
+        "i64" => "an integer of 64 bits",
+        "u32" => "an integer from 0 to 4294967295",
+        "a map" => "an object",
+        "a sequence" => "a list",
+        wanted if wanted.starts_with("struct ") => "an object",
+        wanted => wanted,
+    };
+    format!("{found}, expected {wanted}")
 }
 
 #[cfg(test)]
@@ -252,6 +261,22 @@ mod tests {
         assert_eq!(param.as_deref(), Some("body.prompt"));
         let (_, param) = error::<ChatRequest>(r#"{"messages": [{}, 3]}"#);
         assert_eq!(param.as_deref(), Some("body.messages.1"));
+    }
+
+    #[test]
+    fn a_mistake_is_told_in_the_words_of_json() {
+        let cases = [
+            (r#"{"temperature": "hot"}"#, "string \"hot\", expected a number"),
+            (r#"{"n": 1e30}"#, "floating point `1e+30`, expected an integer of 64 bits"),
+            (r#"{"allowed_token_ids": [-1]}"#, "integer `-1`, expected an integer from 0 to 429"),
+            (r#"{"response_format": "text"}"#, "string \"text\", expected an object"),
+            (r#"{"logit_bias": 3}"#, "integer `3`, expected an object"),
+            (r#"{"bad_words": "a"}"#, "string \"a\", expected a list"),
+        ];
+        for (body, wanted) in cases {
+            let (message, _) = error::<Sampling>(body);
+            assert!(message.contains(wanted), "{body}: {message}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ from served import GREEDY, HELLO, Served
 FAULTS: list[tuple[str, str, dict[str, Any]]] = [
     ("temperature", "in [0, 2], got 3", {"temperature": 3}),
     ("temperature", "non-negative, got -1", {"temperature": -1}),
-    ("body.temperature", "expected f64", {"temperature": "hot"}),
+    ("body.temperature", "expected a number", {"temperature": "hot"}),
     ("top_p", "in (0, 1], got 0", {"top_p": 0}),
     ("presence_penalty", "in [-2, 2], got 2.5", {"presence_penalty": 2.5}),
     ("max_tokens", "at least 1, got 0", {"max_tokens": 0}),
@@ -23,7 +23,7 @@ FAULTS: list[tuple[str, str, dict[str, Any]]] = [
     ("top_logprobs", "max allowed: 20", {"logprobs": True, "top_logprobs": 21}),
     ("stream_options", "when `stream=True`", {"stream_options": {"include_usage": True}}),
     ("body.messages", "at least one message", {"messages": []}),
-    ("body.messages.0", "expected a map", {"messages": ["Hello!"]}),
+    ("body.messages.0", "expected an object", {"messages": ["Hello!"]}),
     ("tool_choice", "`tools` must be set", {"tool_choice": "required"}),
 ]
 
