@@ -50,6 +50,7 @@ use crate::{
         tokenize::detokenize,
         probes::health,
         probes::ping,
+        probes::post_ping,
         probes::version,
         probes::load,
         probes::metrics,
@@ -129,6 +130,7 @@ static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
 #[utoipa::path(
     get,
     path = "/openapi.json",
+    operation_id = "describe",
     tag = "probes",
     responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json"))
 )]
@@ -143,6 +145,8 @@ pub(crate) fn page() -> Router<Arc<Gateway>> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use serde::de::DeserializeOwned;
     use serde_json::Value;
 
@@ -163,6 +167,19 @@ mod tests {
             assert!(described.contains_key(&path), "{path} is not described");
         }
         assert_eq!(rows.len(), described.len(), "nothing is described that is not there");
+    }
+
+    #[test]
+    fn operations_have_names_of_their_own() {
+        let document = document();
+        let items = document["paths"].as_object().expect("paths").values();
+        let operations = items.flat_map(|item| item.as_object().expect("operations").values());
+        let names: Vec<&str> = operations
+            .map(|operation| operation["operationId"].as_str().expect("a name"))
+            .collect();
+        let different: BTreeSet<&str> = names.iter().copied().collect();
+        assert_eq!(names.len(), different.len(), "{names:?}");
+        assert!(different.contains("create_completion") && different.contains("post_ping"));
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub(crate) fn rows() -> Vec<(&'static str, MethodRouter<Arc<Gateway>>)> {
         ("/tokenize", post(tokenize::tokenize)),
         ("/detokenize", post(tokenize::detokenize)),
         ("/health", get(probes::health)),
-        ("/ping", get(probes::ping).post(probes::ping)),
+        ("/ping", get(probes::ping).post(probes::post_ping)),
         ("/version", get(probes::version)),
         ("/load", get(probes::load)),
         ("/metrics", get(probes::metrics)),

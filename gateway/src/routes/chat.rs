@@ -31,6 +31,7 @@ use crate::{
 #[utoipa::path(
     post,
     path = "/v1/chat/completions",
+    operation_id = "create_chat_completion",
     tag = "generation",
     request_body = ChatBody,
     responses(

@@ -35,6 +35,7 @@ use crate::{
 #[utoipa::path(
     post,
     path = "/v1/completions",
+    operation_id = "create_completion",
     tag = "generation",
     request_body = CompletionBody,
     responses(

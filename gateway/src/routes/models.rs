@@ -21,6 +21,7 @@ use crate::{
 #[utoipa::path(
     get,
     path = "/v1/models",
+    operation_id = "list_models",
     tag = "models",
     responses((status = 200, description = "All models", body = ModelList))
 )]
@@ -33,6 +34,7 @@ pub(crate) async fn list(State(gateway): State<Arc<Gateway>>) -> Json<ModelList>
 #[utoipa::path(
     get,
     path = "/v1/models/{id}",
+    operation_id = "retrieve_model",
     tag = "models",
     params(("id" = String, Path, description = "The name; slashes stay as they are")),
     responses(

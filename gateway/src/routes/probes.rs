@@ -35,7 +35,7 @@ pub(crate) async fn health(State(gateway): State<Arc<Gateway>>) -> StatusCode {
 
 /// The same as `/health`, for those who ask here.
 #[utoipa::path(
-    method(get, post),
+    get,
     path = "/ping",
     tag = "probes",
     responses(
@@ -44,6 +44,21 @@ pub(crate) async fn health(State(gateway): State<Arc<Gateway>>) -> StatusCode {
     )
 )]
 pub(crate) async fn ping(gateway: State<Arc<Gateway>>) -> StatusCode {
+    health(gateway).await
+}
+
+/// The same for those who post; described by itself, because an operation has one name.
+#[utoipa::path(
+    post,
+    path = "/ping",
+    operation_id = "post_ping",
+    tag = "probes",
+    responses(
+        (status = 200, description = "An endpoint is ready"),
+        (status = 503, description = "None is"),
+    )
+)]
+pub(crate) async fn post_ping(gateway: State<Arc<Gateway>>) -> StatusCode {
     health(gateway).await
 }
 
