@@ -113,15 +113,6 @@ def test_prompt_logprobs_score_every_token_but_the_first(tiny_chat: Served) -> N
         assert abs(told[str(token)]["logprob"] - golden) < 1e-3
 
 
-def test_loglikelihoods_of_continuations_are_the_goldens(tiny_chat: Served) -> None:
-    """What evaluation harnesses do: an echo with logprobs and one token more, summed."""
-    prompt = tiny_chat.prompt("p33")
-    choice = tiny_chat.complete(prompt=prompt["ids"], max_tokens=1, logprobs=1, echo=True,
-                                temperature=0).choices[0]
-    told = choice.logprobs.token_logprobs[20 : len(prompt["ids"])]
-    assert abs(sum(told) - sum(prompt["prompt_logprobs"][20:])) < 1e-2
-
-
 def test_a_seen_prompt_comes_out_of_the_cache_unless_salted(tiny_chat: Served) -> None:
     prompt = [5 + at % 90 for at in range(64)]
 

@@ -66,6 +66,10 @@ def test_any_json_object_is_one(tiny_chat: Served) -> None:
         ({"choice": ["red", "green", "deep blue"]}, "red|green|deep blue"),
         ({"regex": r"[0-9]{3}-[a-f]{2}"}, r"[0-9]{3}-[a-f]{2}"),
         ({"grammar": 'start: "a" ("b" | "c") "d"'}, "a[bc]d"),
+        ({"grammar": 'root ::= pair{2}\npair ::= [a-c] "-" [^a-z\\n]? # GBNF'}, "([a-c]-[^a-z\n]?){2}"),
+        ({"structural_tag": {"format": {"type": "tag", "begin": "<b>", "end": ["</b>", "<br>"],
+                                        "content": {"type": "regex", "pattern": "[0-9]{2}"}}}},
+         "<b>[0-9]{2}(</b>|<br>)"),
     ],
 )
 def test_other_forms_hold_for_every_choice(
@@ -85,6 +89,8 @@ def test_other_forms_hold_for_every_choice(
         {"regex": "("},
         {"choice": []},
         {"grammar": "nonsense"},
+        {"grammar": "root ::= nowhere"},
+        {"structural_tag": {"format": {"type": "nonsense"}}},
         {"json": {"type": "nonsense"}},
         {"json": {"type": "string", "minLength": 5, "maxLength": 2}},
         {"json": {"enum": ["x" * 200_000]}},
