@@ -19,7 +19,8 @@ def test_a_stream_speaks_as_often_as_asked(tiny_chat: Served) -> None:
         chunks = tiny_chat.chat(
             HELLO, stream=True, extra_body={"stream_interval": interval}, **GREEDY
         )
-        return [chunk.choices[0].delta.content for chunk in chunks if chunk.choices[0].delta.content]
+        texts = [chunk.choices[0].delta.content for chunk in chunks]
+        return [text for text in texts if text]
 
     often, seldom = told(1), told(8)
     assert "".join(often) == "".join(seldom) == "Hello! How can I help you today?"

@@ -26,8 +26,8 @@ pub(crate) struct Thinking {
 }
 
 impl Thinking {
-    /// In the answers of a chat to this prompt; `begun` is the message that they go on with, if they
-    /// go on with one.
+    /// In the answers of a chat to this prompt; `begun` is the message that they go on with, if
+    /// they go on with one.
     pub(crate) fn of(
         model: &ServedModel,
         prompt: &PreparedPrompt,

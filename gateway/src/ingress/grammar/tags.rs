@@ -2,15 +2,21 @@
 //!
 //! There are two styles, xgrammar's, which vLLM passes on: `structures` with `triggers` (free text,
 //! in which each trigger is followed by the rest of a tag's beginning, a value of the tag's schema
-//! and its end), and `format`, a tree of forms. Free text ends at the first trigger or at the end of
-//! the tag that it fills, which a lexeme that is as short as possible sees to; in other places
-//! nothing would tell where it ends, so it is refused there. Forms of tokens rather than of text are
-//! refused, and so are the ways of writing JSON's values that are not JSON's.
+//! and its end), and `format`, a tree of forms. Free text ends at the first trigger or at the end
+//! of the tag that it fills, which a lexeme that is as short as possible sees to; in other places
+//! nothing would tell where it ends, so it is refused there. Forms of tokens rather than of text
+//! are refused, and so are the ways of writing JSON's values that are not JSON's.
+//!
+//! - [`fields`]: a form's fields, or what is wrong with them and where
+
+mod fields;
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use troupe_runtime::model::grammar::lark;
+
+use self::fields::Fields;
 
 /// The grammar of a structural tag, or what is wrong with it and where.
 pub(super) fn lark(tag: &Value) -> Result<String, String> {
@@ -37,13 +43,6 @@ enum Place {
 
 struct Writer {
     rules: Vec<String>,
-}
-
-/// A form's fields, with the place of the form for mistakes.
-#[derive(Clone, Copy)]
-struct Fields<'a> {
-    place: &'a str,
-    value: &'a Value,
 }
 
 // === impl Writer ===
@@ -258,108 +257,6 @@ impl Writer {
     }
 }
 
-// === impl Fields ===
-
-impl<'a> Fields<'a> {
-    fn text(self, name: &str) -> Result<&'a str, String> {
-        let value = self.value.get(name).ok_or_else(|| self.missing(name))?;
-        value.as_str().ok_or_else(|| self.wrong(name, "a text is needed"))
-    }
-
-    fn texts(self, name: &str) -> Result<Vec<&'a str>, String> {
-        let texts = self
-            .list(name)?
-            .iter()
-            .map(|text| text.as_str().ok_or_else(|| self.wrong(name, "a list of texts is needed")));
-        texts.collect()
-    }
-
-    fn list(self, name: &str) -> Result<&'a [Value], String> {
-        let value = self.value.get(name).ok_or_else(|| self.missing(name))?;
-        let list = value.as_array().ok_or_else(|| self.wrong(name, "a list is needed"))?;
-        Ok(list)
-    }
-
-    fn flag(self, name: &str) -> Result<bool, String> {
-        match self.value.get(name) {
-            None | Some(Value::Null) => Ok(false),
-            Some(value) => {
-                value.as_bool().ok_or_else(|| self.wrong(name, "true or false is needed"))
-            }
-        }
-    }
-
-    /// A tag's ends.
-    fn ends(self) -> Result<Vec<&'a str>, String> {
-        match self.value.get("end") {
-            Some(Value::Array(ends)) if ends.is_empty() => {
-                Err(self.wrong("end", "at least one is needed"))
-            }
-            Some(Value::Array(_)) => self.texts("end"),
-            _ => self.text("end").map(|end| vec![end]),
-        }
-    }
-
-    fn schema(self) -> Result<String, String> {
-        if self.value.get("style").is_some_and(|style| style != "json") {
-            return Err(self.wrong("style", "`json` is the only one that is supported"));
-        }
-        match self.value.get("json_schema") {
-            Some(schema @ (Value::Object(_) | Value::Bool(_))) => Ok(lark::schema(schema.clone())),
-            Some(_) => Err(self.wrong("json_schema", "an object or a boolean is needed")),
-            None => Err(self.missing("json_schema")),
-        }
-    }
-
-    /// As Lark writes it.
-    fn times(self) -> Result<String, String> {
-        let number = |name: &str| {
-            let value = self.value.get(name).ok_or_else(|| self.missing(name))?;
-            let number = value.as_i64().filter(|number| (-1..=MAX_TIMES).contains(number));
-            let what = format!("a number up to {MAX_TIMES} is needed");
-            number.ok_or_else(|| self.wrong(name, &what))
-        };
-        let (least, most) = (number("min")?.max(0), number("max")?);
-        match most {
-            -1 => Ok(format!("{{{least},}}")),
-            0 if least == 0 => Err(self.wrong("max", "nothing is matched at most 0 times")),
-            most if most < least => Err(self.wrong("max", "it is less than `min`")),
-            most => Ok(format!("{{{least},{most}}}")),
-        }
-    }
-
-    /// Refuses what would bound or forbid parts of free text.
-    fn check_plain_text(self) -> Result<(), String> {
-        for name in ["excludes", "max_tokens", "max_chars"] {
-            let given = self.value.get(name).filter(|value| !value.is_null());
-            if given.is_some_and(|value| *value != json!([])) {
-                return Err(self.wrong(name, "it is not supported"));
-            }
-        }
-        Ok(())
-    }
-
-    fn endless(self, kind: &str) -> String {
-        let what = format!(
-            "`{kind}` is only possible at the end of the output, and `any_text` directly in a tag \
-             with an end"
-        );
-        self.wrong("type", &what)
-    }
-
-    fn missing(self, name: &str) -> String {
-        self.wrong(name, "it is missing")
-    }
-
-    fn wrong(self, name: &str, what: &str) -> String {
-        format!("`{}`: {what}", self.below(name))
-    }
-
-    fn below(self, name: &str) -> String {
-        if self.place.is_empty() { name.into() } else { format!("{}.{name}", self.place) }
-    }
-}
-
 // === Helpers ===
 
 /// One of these texts.
@@ -370,8 +267,6 @@ fn choice(texts: &[&str]) -> String {
 
 /// The terminal of free text.
 const TEXT: &str = "TEXT";
-/// Highest number of a repetition.
-const MAX_TIMES: i64 = 1_000_000;
 /// What there is.
 const KNOWN: &str = "there are any_text, const_string, grammar, json_schema, optional, or, plus, \
                      regex, repeat, sequence, star, tag, tags_with_separator and triggered_tags";
@@ -390,7 +285,9 @@ mod tests {
 
     #[test]
     fn the_older_style_is_tags_in_free_text() {
-        let structure = |name: &str| json!({"begin": format!("<f={name}>"), "schema": {"type": "object"}, "end": "</f>"});
+        let schema = json!({"type": "object"});
+        let structure =
+            |name: &str| json!({"begin": format!("<f={name}>"), "schema": schema, "end": "</f>"});
         let both = json!({"structures": [structure("a"), structure("b")], "triggers": ["<f="]});
         let text = lark(&both).expect("a grammar");
         let lines: Vec<&str> = text.lines().collect();
@@ -485,7 +382,8 @@ mod tests {
                 "`format.max`: it is less than `min`",
             ),
             (
-                json!({"type": "triggered_tags", "triggers": ["<x"], "tags": [tag("<a", any(), json!("."))]}),
+                json!({"type": "triggered_tags", "triggers": ["<x"],
+                       "tags": [tag("<a", any(), json!("."))]}),
                 "`format.tags.0.begin`: it has to begin with one of the triggers, and does with 0",
             ),
             (tag("<a>", any(), json!("")), "`format.content.type`: `any_text` is only possible"),

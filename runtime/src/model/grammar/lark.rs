@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::{MAX_WHITESPACE, OPTIONS, gbnf};
 
-/// A text by itself: as JSON writes it, but for the one control character that JSON leaves as it is.
+/// A text by itself: as JSON writes it, but for the one control character that JSON leaves as it
+/// is.
 pub fn text(text: &str) -> String {
     Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }

@@ -1,8 +1,8 @@
 //! Rules as Lark's text.
 //!
-//! A rule that leads back to itself is a rule of Lark's parser (`r1`, and `start` for the root), any
-//! other is a terminal (`T1`), that is a regular expression. In a rule, neighbors that do not lead
-//! back are one terminal together.
+//! A rule that leads back to itself is a rule of Lark's parser (`r1`, and `start` for the root),
+//! any other is a terminal (`T1`), that is a regular expression. In a rule, neighbors that do not
+//! lead back are one terminal together.
 
 use std::collections::BTreeSet;
 
