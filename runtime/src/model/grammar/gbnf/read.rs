@@ -25,9 +25,9 @@ pub(super) enum Item {
     Character(String),
     /// Another rule.
     Rule(usize),
-    Sequence(Vec<Item>),
-    Choice(Vec<Item>),
-    Repeat(Box<Item>, Times),
+    Sequence(Vec<Self>),
+    Choice(Vec<Self>),
+    Repeat(Box<Self>, Times),
 }
 
 /// How often something is repeated.
