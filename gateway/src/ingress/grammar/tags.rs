@@ -21,7 +21,7 @@ use self::fields::Fields;
 /// The grammar of a structural tag, or what is wrong with it and where.
 pub(super) fn lark(tag: &Value) -> Result<String, String> {
     let mut writer = Writer { rules: Vec::new() };
-    let whole = match tag.get("format") {
+    let whole = match tag.get("format").filter(|format| !format.is_null()) {
         Some(format) => writer.form("format", format, Place::Last)?,
         None => writer.structures(tag)?,
     };
@@ -288,7 +288,9 @@ mod tests {
         let schema = json!({"type": "object"});
         let structure =
             |name: &str| json!({"begin": format!("<f={name}>"), "schema": schema, "end": "</f>"});
-        let both = json!({"structures": [structure("a"), structure("b")], "triggers": ["<f="]});
+        let both = json!({
+            "format": null, "structures": [structure("a"), structure("b")], "triggers": ["<f="],
+        });
         let text = lark(&both).expect("a grammar");
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "start: r4");
