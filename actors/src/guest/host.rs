@@ -2,19 +2,20 @@
 //! tells it what all hosts read.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::task::JoinSet;
+use async_trait::async_trait;
 use troupe_runtime::{
     discovery::{Lease, Registry, RegistryError, WatchEvent, keys::Keys},
     id::NodeId,
-    transport::{Connection, Conversation, FrameReceiver, FrameSender, Link, LinkError, Stream},
+    transport::{FrameReceiver, FrameSender, LinkError, PeerIdentity, Stream},
     wire::guest::{Arrival, GuestDown, GuestUp, Record},
 };
 
 use super::{FIRST_FRAME, SEND_DEADLINE, admission::Admission};
+use crate::host::door::Desk;
 
 /// What guests share.
 pub struct Host {
@@ -41,33 +42,19 @@ enum Over {
     StoreGone,
 }
 
-impl Host {
-    /// Takes guests until the link is closed. Dropping it sends all of them away.
-    pub async fn receive(self: Arc<Self>, link: Arc<dyn Link>) {
-        let mut connections = JoinSet::new();
-        while let Some(connection) = link.accept().await {
-            // Those that have ended; the link bounds how many there can be.
-            while connections.try_join_next().is_some() {}
-            connections.spawn(self.clone().serve(connection));
+#[async_trait]
+impl Desk for Host {
+    async fn answer(&self, peer: &PeerIdentity, stream: Stream) {
+        if let Err(error) = self.visit(stream).await {
+            tracing::info!(%error, %peer, "a guest is gone");
         }
     }
+}
 
+impl Host {
     /// Pods that have not arrived.
     pub fn missing(&self) -> Vec<u32> {
         self.admission().missing()
-    }
-
-    async fn serve(self: Arc<Self>, connection: Arc<dyn Connection>) {
-        while let Ok((what, stream)) = connection.accept().await {
-            if what != Conversation::Guest {
-                tracing::debug!(?what, peer = %connection.peer(), "nobody here takes this");
-                continue;
-            }
-            // One visit at a time is all that a pod's connection is for.
-            if let Err(error) = self.visit(stream).await {
-                tracing::info!(%error, peer = %connection.peer(), "a guest is gone");
-            }
-        }
     }
 
     async fn visit(&self, stream: Stream) -> Result<(), Over> {
@@ -138,7 +125,7 @@ impl Host {
         Ok(())
     }
 
-    fn admission(&self) -> std::sync::MutexGuard<'_, Admission> {
+    fn admission(&self) -> MutexGuard<'_, Admission> {
         self.admission.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -30,6 +30,8 @@ pub struct Desks {
     pub host: Option<Arc<dyn Desk>>,
     /// [`Conversation::Preflight`].
     pub preflight: Option<Arc<dyn Desk>>,
+    /// [`Conversation::Guest`].
+    pub guest: Option<Arc<dyn Desk>>,
 }
 
 /// Keeps the door until the link is closed. Dropping it gives up every conversation.
@@ -67,6 +69,7 @@ impl Desks {
             Conversation::Operate => self.operate.clone(),
             Conversation::Host => self.host.clone(),
             Conversation::Preflight => self.preflight.clone(),
+            Conversation::Guest => self.guest.clone(),
             Conversation::Probe(_) => Some(Arc::new(Probed)),
             // Those are held with members and with the store of a cluster without etcd, which have
             // doors of their own.

@@ -14,6 +14,7 @@ use troupe_actors::{
         host::Host,
         visit::{Guest, Parted},
     },
+    host::door::{self, Desks},
 };
 use troupe_runtime::{
     discovery::{Op, Registry, Txn, WatchEvent, directory, embedded::EmbeddedRegistry, keys::Keys},
@@ -116,7 +117,8 @@ impl House {
         let host = Host { registry: registry.clone(), keys: keys.clone(), admission };
         let host = Arc::new(host);
         let mut tasks = JoinSet::new();
-        tasks.spawn(host.clone().receive(link.clone()));
+        let desks = Desks { guest: Some(host.clone()), ..Desks::default() };
+        tasks.spawn(door::keep(link.clone(), desks));
         Self { registry, keys, host, network, link, _tasks: tasks }
     }
 

@@ -10,6 +10,7 @@ use tokio::{task::JoinSet, time::Instant};
 use troupe_actors::{
     controller::desired,
     guest::{admission::Admission, host::Host},
+    host::door::{self, Desks},
 };
 use troupe_runtime::{
     discovery::directory::{self, NodeStatus},
@@ -51,7 +52,8 @@ impl Part {
             admission: Mutex::new(Admission::new(self.pod.size, self.launch.clone())),
         });
         let mut guests = JoinSet::new();
-        guests.spawn(host.clone().receive(link.clone()));
+        let desks = Desks { guest: Some(host.clone()), ..Desks::default() };
+        guests.spawn(door::keep(link.clone(), desks));
 
         let (owner, listener) = shutdown();
         let mut config = http.config();
