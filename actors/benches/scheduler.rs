@@ -62,6 +62,7 @@ fn engine() -> Engine {
             speculation: None,
         },
         stages: 1,
+        windows: vec![None],
         kv_dtype: "bfloat16".into(),
         prefix_key: [7; 32],
     };

@@ -12,38 +12,27 @@ use troupe_runtime::{
     wire::step::{BlockCopy, BlockSwap},
 };
 
-use super::pool::{BlockKey, Pool, Usage};
+use super::{
+    hit::Hit,
+    pool::{BlockKey, Pool, Usage},
+};
 
 /// A sequence's blocks: one table per KV group, covering the same positions.
 pub type BlockTables = Vec<Vec<BlockId>>;
+
+/// Stands in a table for a block that no later position sees, and that was given back. No executor
+/// looks at it.
+pub const GONE: BlockId = BlockId(u32::MAX);
 
 /// The pools of all KV groups of one engine.
 #[derive(Clone, Debug)]
 pub struct BlockPools {
     block_size: u32,
     groups: Vec<Pool>,
+    /// How far back each group's layers see, their own position included, if not to the start.
+    windows: Vec<Option<u32>>,
     /// Blocks that are given back once a step is done: (group, block, whether to keep it).
     fenced: BTreeMap<StepId, Vec<(u32, BlockId, bool)>>,
-}
-
-/// What names the contents of a sequence's blocks.
-#[derive(Clone, Copy, Debug)]
-pub struct PrefixKeys<'a> {
-    /// One for each full block, in order.
-    pub full: &'a [BlockKey],
-    /// The prompt's last block, if it is not full, and where the prompt ends.
-    pub end: Option<(BlockKey, u32)>,
-}
-
-/// The beginning of a sequence whose KV exists already.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Hit {
-    /// Positions that need not be computed.
-    pub positions: u32,
-    /// Full blocks to share, per group.
-    shared: BlockTables,
-    /// Per group, the block whose beginning is to be copied into the first own one.
-    source: Vec<BlockId>,
 }
 
 /// A sequence's tables when it starts, and what must be copied first.
@@ -58,11 +47,18 @@ pub struct Admitted {
 }
 
 impl BlockPools {
-    /// Pools with `totals[g]` blocks in group `g`, each block of `block_size` positions.
+    /// Pools with `totals[g]` blocks in group `g`, each block of `block_size` positions; all layers
+    /// see every position before their own.
     pub fn new(block_size: u32, totals: &[u32]) -> Self {
         assert!(block_size > 0, "a block holds at least one position");
         let groups = totals.iter().map(|&total| Pool::new(total)).collect();
-        Self { block_size, groups, fenced: BTreeMap::new() }
+        Self { block_size, groups, windows: vec![None; totals.len()], fenced: BTreeMap::new() }
+    }
+
+    /// The same where layers of group `g` see `windows[g]` positions only, their own included.
+    pub fn with_windows(self, windows: &[Option<u32>]) -> Self {
+        assert_eq!(windows.len(), self.groups.len(), "one for each group, or none");
+        Self { windows: windows.to_vec(), ..self }
     }
 
     /// Empty tables for a new sequence.
@@ -81,46 +77,12 @@ impl BlockPools {
         self.groups.iter().all(|pool| blocks <= pool.usage().total)
     }
 
-    /// The longest beginning, of at most `limit` positions, whose KV is or will be there when step
-    /// `now` begins. Full blocks may be written by the same step, because a layer writes before it
-    /// reads; a block that is to be copied must have been written by an earlier one.
-    pub fn find(&self, keys: PrefixKeys<'_>, limit: u32, now: StepId) -> Hit {
-        let mut shared = self.tables();
-        let mut full = 0;
-        while let Some(blocks) = keys.full.get(full as usize).and_then(|key| self.find_all(*key)) {
-            shared.iter_mut().zip(&blocks).for_each(|(table, (block, _))| table.push(*block));
-            full += 1;
-        }
-        let mut positions = full * self.block_size;
-        let mut last = None;
-        if let Some((key, end)) = keys.end
-            && end / self.block_size == full
-            && let Some(blocks) = self.find_all(key)
-        {
-            (positions, last) = (end, Some(blocks));
-        }
-        positions = positions.min(limit);
-        let keep = positions / self.block_size;
-        let rest = positions % self.block_size;
-        let source = match last {
-            Some(blocks) if keep == full => Some(blocks),
-            _ => keys.full.get(keep as usize).and_then(|key| self.find_all(*key)),
-        };
-        let source = source.filter(|blocks| rest > 0 && blocks.iter().all(|(_, step)| *step < now));
-        if source.is_none() {
-            positions = keep * self.block_size;
-        }
-        shared.iter_mut().for_each(|table| table.truncate(keep as usize));
-        let source = source.unwrap_or_default().into_iter().map(|(block, _)| block).collect();
-        Hit { positions, shared, source }
-    }
-
     /// Whether a sequence with this hit can be given blocks for all `positions`, leaving `reserve`.
     pub fn can_admit(&self, hit: &Hit, positions: u32, reserve: u32) -> bool {
         let blocks = positions.div_ceil(self.block_size);
         self.groups.iter().enumerate().all(|(group, pool)| {
             let shared = hit.shared.get(group).map_or(&[][..], Vec::as_slice);
-            let revived = shared.iter().filter(|block| !pool.is_held(**block)).count() as u32;
+            let revived = kept(shared).filter(|block| !pool.is_held(*block)).count() as u32;
             let own = blocks.saturating_sub(shared.len() as u32);
             own.saturating_add(revived).saturating_add(reserve) <= pool.available()
         })
@@ -132,7 +94,7 @@ impl BlockPools {
     pub fn admit(&mut self, hit: &Hit, positions: u32) -> Admitted {
         assert!(self.can_admit(hit, positions, 0), "admit without can_admit");
         for (pool, shared) in self.groups.iter_mut().zip(&hit.shared) {
-            shared.iter().for_each(|block| pool.share(*block));
+            kept(shared).for_each(|block| pool.share(block));
         }
         let mut tables = self.tables();
         tables.iter_mut().zip(&hit.shared).for_each(|(table, shared)| table.clone_from(shared));
@@ -197,7 +159,26 @@ impl BlockPools {
     /// `fence` is done, if a step may still touch them. What they contain stays findable if `keep`.
     pub fn release(&mut self, tables: &mut BlockTables, fence: Option<StepId>, keep: bool) {
         for (group, table) in (0..).zip(tables) {
-            for block in table.drain(..).rev() {
+            for block in table.drain(..).rev().filter(|block| *block != GONE) {
+                self.give_back(group, block, fence, keep);
+            }
+        }
+    }
+
+    /// Takes back what no position from `next` on sees, in groups that have windows; under the same
+    /// rules as [`BlockPools::release`].
+    pub fn release_left(
+        &mut self,
+        tables: &mut BlockTables,
+        next: u32,
+        fence: Option<StepId>,
+        keep: bool,
+    ) {
+        for (group, table) in (0..).zip(tables) {
+            let left = (self.left(group as usize, next) as usize).min(table.len());
+            // What left earlier is gone already.
+            for slot in table[..left].iter_mut().rev().take_while(|slot| **slot != GONE) {
+                let block = std::mem::replace(slot, GONE);
                 self.give_back(group, block, fence, keep);
             }
         }
@@ -215,7 +196,7 @@ impl BlockPools {
     /// Names the contents of one column of a sequence's tables, which `step` completes.
     pub fn name(&mut self, tables: &BlockTables, index: u32, key: BlockKey, step: StepId) {
         for (pool, table) in self.groups.iter_mut().zip(tables) {
-            if let Some(&block) = table.get(index as usize) {
+            if let Some(&block) = table.get(index as usize).filter(|block| **block != GONE) {
                 pool.name(block, key, step);
             }
         }
@@ -232,7 +213,8 @@ impl BlockPools {
     ) -> Vec<BlockSwap> {
         let mut swaps = Vec::new();
         for (group, table) in (0..).zip(tables) {
-            let Some(slot) = table.get_mut(index as usize) else { continue };
+            let slot = table.get_mut(index as usize).filter(|slot| **slot != GONE);
+            let Some(slot) = slot else { continue };
             let pool = &mut self.groups[group as usize];
             let Some((known, _)) = pool.find(key).filter(|(known, _)| known != slot) else {
                 continue;
@@ -248,7 +230,7 @@ impl BlockPools {
     /// Forgets what a sequence's blocks contain: it turned out to be worthless.
     pub fn forget(&mut self, tables: &BlockTables) {
         for (pool, table) in self.groups.iter_mut().zip(tables) {
-            table.iter().for_each(|block| pool.forget(*block));
+            kept(table).for_each(|block| pool.forget(block));
         }
     }
 
@@ -274,9 +256,10 @@ impl BlockPools {
     ) -> Result<(), String> {
         for (group, pool) in (0_u32..).zip(&self.groups) {
             let mut holders = vec![0; pool.usage().total as usize];
-            let tables = held.clone().filter_map(|tables| tables.get(group as usize)).flatten();
+            let tables = held.clone().filter_map(|tables| tables.get(group as usize));
             let fenced = self.fenced.values().flatten().filter(|(of, _, _)| *of == group);
-            for block in tables.chain(fenced.map(|(_, block, _)| block)) {
+            let fenced = fenced.map(|(_, block, _)| *block);
+            for block in tables.flat_map(|table| kept(table)).chain(fenced) {
                 match holders.get_mut(block.0 as usize) {
                     Some(count) => *count += 1,
                     None => return Err(format!("block {block} of group {group} does not exist")),
@@ -287,8 +270,22 @@ impl BlockPools {
         Ok(())
     }
 
-    fn find_all(&self, key: BlockKey) -> Option<Vec<(BlockId, StepId)>> {
+    pub(super) fn find_in(&self, group: usize, key: BlockKey) -> Option<BlockId> {
+        self.groups[group].find(key).map(|(block, _)| block)
+    }
+
+    pub(super) fn find_all(&self, key: BlockKey) -> Option<Vec<(BlockId, StepId)>> {
         self.groups.iter().map(|pool| pool.find(key)).collect()
+    }
+
+    /// Whether the layers of a group do not see everything before them.
+    pub(super) fn has_window(&self, group: usize) -> bool {
+        self.windows[group].is_some()
+    }
+
+    /// How many of a table's first blocks no position from `next` on sees.
+    pub(super) fn left(&self, group: usize, next: u32) -> u32 {
+        self.windows[group].map_or(0, |window| (next + 1).saturating_sub(window) / self.block_size)
     }
 
     fn give_back(&mut self, group: u32, block: BlockId, fence: Option<StepId>, keep: bool) {
@@ -297,6 +294,11 @@ impl BlockPools {
             None => self.groups[group as usize].release(block, keep),
         }
     }
+}
+
+/// The blocks of a table that were not given back.
+fn kept(table: &[BlockId]) -> impl Iterator<Item = BlockId> + '_ {
+    table.iter().copied().filter(|block| *block != GONE)
 }
 
 #[cfg(test)]

@@ -110,7 +110,8 @@ impl Engine {
     /// An engine over pools with these many blocks per KV group.
     pub fn new(settings: EngineSettings, blocks: &[u32]) -> Self {
         let limits = settings.scheduling(blocks);
-        let scheduler = Scheduler::new(limits, BlockPools::new(settings.limits.block_size, blocks));
+        let pools = BlockPools::new(settings.limits.block_size, blocks);
+        let scheduler = Scheduler::new(limits, pools.with_windows(&settings.windows));
         let (requests, by_key) = (Arena::new(), BTreeMap::new());
         let (steps, tokens, checked, draining) = (0, 0, false, false);
         Self { settings, scheduler, requests, by_key, steps, tokens, checked, draining }

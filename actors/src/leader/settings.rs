@@ -26,6 +26,8 @@ pub struct EngineSettings {
     pub limits: EngineLimits,
     /// Pipeline stages.
     pub stages: u32,
+    /// For each KV group, how many positions its layers see, if not all.
+    pub windows: Vec<Option<u32>>,
     /// Type of the KV cache: part of what names a block's contents.
     pub kv_dtype: String,
     /// Keys the names of blocks' contents.

@@ -46,6 +46,7 @@ pub(super) fn settings() -> EngineSettings {
             speculation: None,
         },
         stages: 1,
+        windows: vec![None],
         kv_dtype: "float32".into(),
         prefix_key: [0; 32],
     }

@@ -16,6 +16,7 @@ use troupe_runtime::{
     id::Coordinate,
     model::{
         card::ModelCard,
+        config::AttentionSpan,
         grammar::GrammarFactory,
         source::{HubCache, ModelSource},
     },
@@ -60,6 +61,7 @@ impl Models for Checkpoints {
             model: card.model_digest,
             tokenizer: card.tokenizer_digest,
             vocab_size: u32::try_from(card.config.vocab_size).unwrap_or(u32::MAX),
+            windows: card.config.kv_groups().iter().map(|group| window(group.span)).collect(),
             dtype,
             stage_time_min: Duration::from_millis(millis.into()),
         })
@@ -142,6 +144,13 @@ fn kernel_path(launch: &Launch) -> Result<Option<KernelPath>, String> {
 }
 
 /// `--dtype`; `None` keeps the checkpoint's type.
+fn window(span: AttentionSpan) -> Option<u32> {
+    match span {
+        AttentionSpan::Full => None,
+        AttentionSpan::Window(positions) => Some(positions),
+    }
+}
+
 fn dtype(launch: &Launch) -> Result<Option<Dtype>, String> {
     match launch.flags.dtype.as_deref() {
         None | Some("auto") => Ok(None),

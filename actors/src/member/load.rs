@@ -62,6 +62,8 @@ pub struct Prepared {
     pub tokenizer: Digest,
     /// Token ids are below this.
     pub vocab_size: u32,
+    /// For each KV group, how many positions its layers see, if not all.
+    pub windows: Vec<Option<u32>>,
     /// Arithmetic type of the weights, as the fingerprint names it.
     pub dtype: String,
     /// The least time that a stage takes for a step.
@@ -83,6 +85,7 @@ impl Prepared {
             vocab_size: self.vocab_size,
             limits: self.limits,
             stages: record.launch.pipeline_parallel,
+            windows: self.windows.clone(),
             kv_dtype: KV_DTYPE.into(),
             // Whoever knows the model can name blocks of it; salts keep tenants apart.
             prefix_key: prefix::key_of(self.model),
@@ -138,6 +141,7 @@ impl Models for FakeModels {
             model: Digest::of(launch.model_uri.as_bytes()),
             tokenizer: Digest::of(b"none"),
             vocab_size: self.vocab_size,
+            windows: vec![None],
             dtype: "none".into(),
             stage_time_min: Duration::from_millis(millis.into()),
         })
@@ -156,6 +160,7 @@ impl Models for FakeModels {
             vocab_size: self.vocab_size,
             blocks: self.blocks,
             block_size: prepared.limits.block_size,
+            window: None,
         };
         Box::new(move || Ok(Box::new(FakeExecutor::new(rank, model, collective))))
     }

@@ -16,7 +16,7 @@ use super::{
     sequence::Sequence,
     waiting::{LPM_MOST, PATIENCE, Policy},
 };
-use crate::kv::blocks::Hit;
+use crate::kv::hit::Hit;
 
 impl Scheduler {
     pub(super) fn add_waiting(&mut self, draft: &mut Draft) {

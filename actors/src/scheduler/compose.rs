@@ -180,7 +180,7 @@ impl Scheduler {
     fn preempt(&mut self, id: SequenceId, draft: &mut Draft) {
         let Some(at) = self.running.iter().position(|running| *running == id) else { return };
         let Some(sequence) = self.sequences.get_mut(id) else { return };
-        let fence = (sequence.in_flight > 0).then_some(sequence.last_step);
+        let fence = sequence.fence();
         self.pools.release(&mut sequence.tables, fence, self.limits.prefix_caching);
         sequence.restart();
         sequence.waits_since = self.counters.admissions;

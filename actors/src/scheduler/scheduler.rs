@@ -174,7 +174,8 @@ impl Scheduler {
         }
     }
 
-    /// Names the blocks that results have completed, and merges those that others hold too.
+    /// Names the blocks that results have completed, merges those that others hold too, and gives
+    /// back those that left the windows of their layers.
     pub fn settle(&mut self, id: SequenceId) {
         let step = StepId(self.last_step);
         let Some(sequence) = self.sequences.get_mut(id) else { return };
@@ -186,11 +187,13 @@ impl Scheduler {
             let index = sequence.keys.merged;
             sequence.keys.merged += 1;
             let Some(key) = sequence.key(index) else { break };
-            let fence = (sequence.in_flight > 0).then_some(sequence.last_step);
-            let swaps = self.pools.merge(&mut sequence.tables, index, key, fence);
+            let swaps = self.pools.merge(&mut sequence.tables, index, key, sequence.fence());
             self.counters.merged_blocks += swaps.len() as u64;
             sequence.swaps.extend(swaps);
         }
+        // Steps in flight compute what is not done, and so see no more than that does.
+        let (next, fence, keep) = (sequence.done, sequence.fence(), self.limits.prefix_caching);
+        self.pools.release_left(&mut sequence.tables, next, fence, keep);
     }
 
     /// A live sequence.
@@ -216,7 +219,7 @@ impl Scheduler {
         self.waiting.remove(sequence.place(id));
         self.running.retain(|running| *running != id);
         self.preempted.retain(|preempted| *preempted != id);
-        let fence = (sequence.in_flight > 0).then_some(sequence.last_step);
+        let fence = sequence.fence();
         self.pools.release(&mut sequence.tables, fence, keep);
         if sequence.mirrored.is_some() {
             self.finished.push(id);

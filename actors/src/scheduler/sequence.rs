@@ -10,10 +10,7 @@ use troupe_runtime::{
 };
 
 use super::{arena::Serial, ngram::Seen, waiting::Place};
-use crate::kv::{
-    blocks::{BlockTables, PrefixKeys},
-    pool::BlockKey,
-};
+use crate::kv::{blocks::BlockTables, hit::PrefixKeys, pool::BlockKey};
 
 /// What a sequence belongs to, as whoever added it knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -155,6 +152,11 @@ impl Sequence {
     /// How often it lost its blocks.
     pub fn preemptions(&self) -> u32 {
         self.preemptions
+    }
+
+    /// The step that may still touch what it gives back now, if one is in flight.
+    pub(super) fn fence(&self) -> Option<StepId> {
+        (self.in_flight > 0).then_some(self.last_step)
     }
 
     pub(super) fn len(&self) -> u32 {

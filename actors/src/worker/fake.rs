@@ -41,6 +41,8 @@ pub struct FakeModel {
     pub blocks: u32,
     /// Positions per KV block.
     pub block_size: u32,
+    /// How many positions a layer would see, its own included; all, if it has no window.
+    pub window: Option<u32>,
 }
 
 /// One row of hidden states: what it has seen, and its token.
@@ -57,12 +59,40 @@ impl FakeExecutor {
         choose(tokens.iter().fold(NOTHING, |seen, token| see(seen, *token)), vocab_size)
     }
 
+    /// The token that follows these in a model with a window.
+    pub fn next_token_within(window: u32, tokens: &[u32], vocab_size: u32) -> u32 {
+        let mut kept = Vec::with_capacity(tokens.len());
+        for &token in tokens {
+            let first = (kept.len() + 1).saturating_sub(window as usize);
+            kept.push(see(kept[first..].iter().copied().fold(NOTHING, join), token));
+        }
+        choose(kept.last().copied().unwrap_or(NOTHING), vocab_size)
+    }
+
+    /// The earliest position before this one that a row there reads. Without a window it is the
+    /// last, which has seen all others.
+    fn first_read(&self, position: u32) -> u32 {
+        (position + 1).saturating_sub(self.model.window.unwrap_or(2))
+    }
+
+    /// What a row at this position sees of the positions before it.
+    fn seen_before(&self, entry: &BatchSequence, position: u32) -> Result<u64, DeviceError> {
+        let kept = |at| Ok(self.kv[self.slot(entry, at)?]);
+        match (self.model.window, position.checked_sub(1)) {
+            (None, Some(previous)) => kept(previous),
+            (None, None) => Ok(NOTHING),
+            (Some(_), _) => (self.first_read(position)..position)
+                .try_fold(NOTHING, |seen, at| Ok(join(seen, kept(at)?))),
+        }
+    }
+
     /// Where a position of a sequence is kept.
     fn slot(&self, entry: &BatchSequence, position: u32) -> Result<usize, DeviceError> {
         let table = entry.block_tables.first().map_or(&[][..], Vec::as_slice);
         let block = table.get((position / self.model.block_size) as usize);
         let slot = block.map(|block| {
-            (block.0 * self.model.block_size + position % self.model.block_size) as usize
+            let size = self.model.block_size as usize;
+            block.0 as usize * size + position as usize % size
         });
         slot.filter(|slot| *slot < self.kv.len()).ok_or_else(|| {
             let id = entry.sequence;
@@ -89,8 +119,10 @@ impl FakeExecutor {
             let mut later = Vec::new();
             let before = left.len();
             for entry in left {
-                let waits = entry.computed > 0
-                    && unwritten.contains(&self.slot(entry, entry.computed - 1)?);
+                let mut waits = false;
+                for at in self.first_read(entry.computed)..entry.computed {
+                    waits |= unwritten.contains(&self.slot(entry, at)?);
+                }
                 if waits {
                     later.push(entry);
                     continue;
@@ -98,10 +130,7 @@ impl FakeExecutor {
                 for offset in 0..entry.count {
                     let position = entry.computed + offset;
                     let row = (entry.row + offset) as usize;
-                    let seen = match position.checked_sub(1) {
-                        Some(previous) => self.kv[self.slot(entry, previous)?],
-                        None => NOTHING,
-                    };
+                    let seen = self.seen_before(entry, position)?;
                     let token = given.map_or(batch.tokens[row], |given| given[row].1);
                     let now = see(seen, token);
                     if given.is_some_and(|given| given[row].0 != now) {
@@ -212,6 +241,11 @@ impl Executor for FakeExecutor {
 fn see(seen: u64, token: u32) -> u64 {
     let mixed = (seen ^ u64::from(token)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed ^ mixed >> 29
+}
+
+/// What has been seen, and what one more position keeps.
+fn join(seen: u64, kept: u64) -> u64 {
+    (seen.rotate_left(7) ^ kept).wrapping_mul(0x94d0_49bb_1331_11eb)
 }
 
 fn choose(seen: u64, vocab_size: u32) -> u32 {

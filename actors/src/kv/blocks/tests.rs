@@ -1,6 +1,7 @@
 //! Pools as sequences use them: growth, hits, copies, fences.
 
 use super::*;
+use crate::kv::hit::PrefixKeys;
 
 const NOW: StepId = StepId(9);
 
@@ -109,4 +110,74 @@ fn equal_blocks_become_one() {
     pools.step_done(StepId(2));
     assert_eq!(pools.usage().held, 1);
     assert!(pools.merge(&mut second, 0, 5, None).is_empty(), "nothing left to merge");
+}
+
+/// Blocks of two positions; group 0 sees everything, group 1 the last three positions.
+fn with_a_window(total: u32) -> BlockPools {
+    BlockPools::new(2, &[total, total]).with_windows(&[None, Some(3)])
+}
+
+fn named(pools: &mut BlockPools, positions: u32, keys: &[BlockKey]) -> BlockTables {
+    let tables = pools.admit(&Hit::default(), positions).tables;
+    for (index, key) in (0..).zip(keys) {
+        pools.name(&tables, index, *key, StepId(1));
+    }
+    tables
+}
+
+#[test]
+fn what_left_a_window_is_given_back_and_nothing_else() {
+    let mut pools = with_a_window(6);
+    let mut tables = named(&mut pools, 10, &[100, 101, 102, 103, 104]);
+    let held = |tables: &BlockTables| [&tables[0], &tables[1]].map(|table| kept(table).count());
+    // Position 4 sees 2 to 4, position 5 sees 3 to 5, which begins in the same block.
+    for (next, left) in [(0, 0), (3, 0), (4, 1), (5, 1), (6, 2), (6, 2)] {
+        pools.release_left(&mut tables, next, None, true);
+        assert_eq!(held(&tables), [5, 5 - left], "before position {next}");
+        pools.check_integrity([&tables].into_iter()).expect("the rest is held");
+    }
+    pools.release_left(&mut tables, 10, Some(StepId(4)), true);
+    assert_eq!(held(&tables), [5, 1]);
+    pools.check_integrity([&tables].into_iter()).expect("some are fenced");
+    pools.step_done(StepId(4));
+    pools.release(&mut tables, None, true);
+    pools.check_integrity(std::iter::empty()).expect("nothing is held twice or lost");
+}
+
+#[test]
+fn a_hit_needs_what_its_next_position_sees() {
+    let all = [100, 101, 102, 103];
+    let mut pools = BlockPools::new(2, &[4]).with_windows(&[Some(3)]);
+    let mut tables = named(&mut pools, 8, &all);
+    pools.release_left(&mut tables, 8, None, true);
+    // Two new blocks: what left first is used again.
+    let mut others = pools.admit(&Hit::default(), 4).tables;
+    assert_eq!(
+        [100, 101, 102, 103].map(|key| pools.find_in(0, key).is_some()),
+        [false, false, true, true]
+    );
+    let hit = pools.find(keys(&all), 8, NOW);
+    assert_eq!(
+        (hit.positions, hit.shared[0].as_slice()),
+        (8, &[GONE, GONE, GONE, tables[0][3]][..])
+    );
+    let hit = pools.find(keys(&all), 7, NOW);
+    assert_eq!((hit.positions, hit.source.len()), (7, 1), "the last block's beginning is copied");
+    // Before position 4 a query sees 2 and 3, and block 1 is not there any more.
+    assert_eq!(pools.find(keys(&all[..2]), 4, NOW).positions, 0);
+    pools.release(&mut others, None, false);
+    let admitted = pools.admit(&hit, 8);
+    pools.check_integrity([&tables, &admitted.tables].into_iter()).expect("gone is held by none");
+    assert_eq!(pools.usage().held, 3, "one shared, one of each");
+}
+
+#[test]
+fn a_group_that_sees_everything_decides_over_one_with_a_window() {
+    let mut pools = with_a_window(8);
+    let mut tables = named(&mut pools, 8, &[100, 101, 102, 103]);
+    pools.release(&mut tables, None, true);
+    let hit = pools.find(keys(&[100, 101, 555, 103]), 8, NOW);
+    assert_eq!(hit.positions, 4);
+    assert_eq!(kept(&hit.shared[0]).count(), 2, "all of its blocks");
+    assert_eq!(hit.shared[1][0], GONE, "position 4 sees 2 to 4");
 }

@@ -14,6 +14,7 @@ use troupe_runtime::wire::{
 
 pub(super) struct Books {
     vocab_size: u32,
+    window: Option<u32>,
     requests: BTreeMap<RequestKey, Asked>,
 }
 
@@ -27,8 +28,8 @@ struct Asked {
 }
 
 impl Books {
-    pub(super) fn new(vocab_size: u32) -> Self {
-        Self { vocab_size, requests: BTreeMap::new() }
+    pub(super) fn new(vocab_size: u32, window: Option<u32>) -> Self {
+        Self { vocab_size, window, requests: BTreeMap::new() }
     }
 
     /// A request is about to be made of an engine that holds at most `longest` positions.
@@ -48,12 +49,12 @@ impl Books {
 
     /// The seeds and choices that ended with what the leader said.
     pub(super) fn told(&mut self, key: RequestKey, down: &GenerateDown) -> Vec<(u64, u32)> {
-        let vocab_size = self.vocab_size;
+        let follows = |tokens: &[u32]| follows(tokens, self.vocab_size, self.window);
         let asked = self.requests.get_mut(&key).expect("it was asked for");
         assert!(!asked.closed, "something after the end: {down:?}");
         let seed = asked.generate.seed;
         let ended = match down {
-            GenerateDown::Chunk(chunk) => asked.take(chunk, vocab_size).into_iter().collect(),
+            GenerateDown::Chunk(chunk) => asked.take(chunk, follows).into_iter().collect(),
             GenerateDown::Refused(error) => {
                 assert!(!asked.fits(), "it was refused: {error}");
                 asked.end_all()
@@ -132,7 +133,7 @@ impl Asked {
     }
 
     /// Takes a chunk and says which choice has ended with it.
-    fn take(&mut self, chunk: &Chunk, vocab_size: u32) -> Option<u32> {
+    fn take(&mut self, chunk: &Chunk, follows: impl Fn(&[u32]) -> u32) -> Option<u32> {
         let prompt_len = self.generate.prompt.len() as u32;
         let most = self.generate.options.max_tokens.min(self.longest - prompt_len);
         let (output, ended) = self.choices.get_mut(&chunk.choice).expect("a choice of its own");
@@ -142,7 +143,7 @@ impl Asked {
         for &token in &chunk.tokens {
             assert_eq!(reason, None, "a token after the last one");
             let before = [self.generate.prompt.as_slice(), output].concat();
-            assert_eq!(token, FakeExecutor::next_token(&before, vocab_size), "after {before:?}");
+            assert_eq!(token, follows(&before), "after {before:?}");
             output.push(token);
             let stops = self.generate.options.stop_token_ids.contains(&token);
             let is_last = output.len() as u32 >= most;
@@ -170,6 +171,14 @@ impl Asked {
             *choice
         })
         .collect()
+    }
+}
+
+/// The token that follows these in a model with this window, if it has one.
+pub(super) fn follows(tokens: &[u32], vocab_size: u32, window: Option<u32>) -> u32 {
+    match window {
+        Some(window) => FakeExecutor::next_token_within(window, tokens, vocab_size),
+        None => FakeExecutor::next_token(tokens, vocab_size),
     }
 }
 

@@ -31,6 +31,7 @@ use troupe_runtime::{
     transport::bulk::{BulkSender, bulk_pair},
     wire::{
         generate::{Finish, FinishReason, Generate},
+        status::Load,
         step::{StepPlan, StepResult},
     },
 };
@@ -50,6 +51,7 @@ pub(super) struct Shape {
     pub(super) prefix_caching: bool,
     pub(super) speculation: Option<NgramSettings>,
     pub(super) vocab_size: u32,
+    pub(super) window: Option<u32>,
 }
 
 /// Something that can happen next.
@@ -97,6 +99,7 @@ impl Group {
                 vocab_size: shape.vocab_size,
                 blocks: shape.blocks,
                 block_size: shape.block_size,
+                window: shape.window,
             };
             let coordinate = Coordinate { dp: 0, stage, tp: 0 };
             let mut executor = FakeExecutor::new(coordinate, model, Box::new(Alone));
@@ -112,7 +115,7 @@ impl Group {
         };
         Self {
             shape,
-            books: Books::new(shape.vocab_size),
+            books: Books::new(shape.vocab_size, shape.window),
             engine: Engine::new(settings(shape), &[shape.blocks]),
             stages: (0..shape.stages).map(stage).collect(),
             results: VecDeque::new(),
@@ -120,6 +123,10 @@ impl Group {
             to_fail: Vec::new(),
             turns: Turns::new(shape.sequences, depth),
         }
+    }
+
+    pub(super) fn load(&self) -> Load {
+        self.engine.load()
     }
 
     pub(super) fn counters(&self) -> &Counters {
@@ -306,6 +313,7 @@ fn settings(shape: Shape) -> EngineSettings {
             speculation: shape.speculation,
         },
         stages: shape.stages,
+        windows: vec![shape.window],
         kv_dtype: "none".into(),
         prefix_key: [0; 32],
     }

@@ -18,7 +18,7 @@ use troupe_runtime::{
 use uuid::Uuid;
 
 use super::{
-    books::key,
+    books::{follows, key},
     harness::{Group, Shape, digest, endpoint},
 };
 
@@ -63,7 +63,8 @@ impl Dice {
 }
 
 impl Arrival {
-    fn generate(&self, number: u64, vocab_size: u32) -> Generate {
+    fn generate(&self, number: u64, shape: Shape) -> Generate {
+        let Shape { vocab_size, window, .. } = shape;
         let family = |at: u32| (at * 7 + self.family * 13 + at * at * self.family) % vocab_size;
         let mut prompt: Vec<u32> = (0..self.shared).map(family).collect();
         prompt.extend(self.own.iter().map(|token| token % vocab_size));
@@ -71,7 +72,7 @@ impl Arrival {
             (0..self.choices).map(|index| Choice { index, output: Vec::new() }).collect();
         let mut all = prompt.clone();
         for _ in 0..self.moved.min(self.max_tokens.saturating_sub(1)) {
-            all.push(troupe_actors::worker::fake::FakeExecutor::next_token(&all, vocab_size));
+            all.push(follows(&all, vocab_size, window));
         }
         choices[0].output = all.split_off(prompt.len());
         Generate {
@@ -111,10 +112,11 @@ fn shapes() -> impl Strategy<Value = Shape> {
     ];
     let policies = prop_oneof![Just(Policy::Fcfs), Just(Policy::Priority), Just(Policy::Lpm)];
     let sizes = (1u32..24, 1u32..7, 1u32..6, 6u32..20, prop_oneof![Just(0u32), 1u32..9]);
-    let rules = (policies, any::<bool>(), speculation, 2u32..9);
+    let windows = prop_oneof![Just(None), (1u32..12).prop_map(Some)];
+    let rules = (policies, any::<bool>(), speculation, 2u32..9, windows);
     (prop_oneof![Just(1u32), Just(2), Just(4)], sizes, rules).prop_map(|(stages, sizes, rules)| {
         let (budget, sequences, block_size, blocks, threshold) = sizes;
-        let (policy, prefix_caching, speculation, vocab_size) = rules;
+        let (policy, prefix_caching, speculation, vocab_size, window) = rules;
         Shape {
             stages,
             budget,
@@ -126,6 +128,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
             prefix_caching,
             speculation,
             vocab_size,
+            window,
         }
     })
 }
@@ -165,7 +168,7 @@ fn run(shape: Shape, arrivals: &[Arrival], seed: u64) -> Group {
         let steps = group.steps();
         if (steps.is_empty() || dice.roll(rarely) == 0) && coming.peek().is_some() {
             let (number, arrival) = coming.next().unwrap();
-            let generate = arrival.generate(number, shape.vocab_size);
+            let generate = arrival.generate(number, shape);
             fates.push((key(&generate), arrival.fate));
             group.submit(generate);
         } else if !steps.is_empty() {
@@ -243,6 +246,7 @@ fn roomy(stages: u32) -> Shape {
         prefix_caching: true,
         speculation: None,
         vocab_size: 50,
+        window: None,
     }
 }
 
@@ -284,6 +288,37 @@ fn drafts_are_accepted_where_text_repeats_itself() {
         let shape = Shape { speculation, vocab_size: 2, ..roomy(stages) };
         let accepted = counted(shape, &crowd(1, 20), |group| group.counters().accepted_tokens);
         assert!(accepted >= SEEDS, "{accepted} with {stages} stages");
+    }
+}
+
+#[test]
+fn a_window_bounds_what_a_long_answer_holds() {
+    for stages in [1, 2, 4] {
+        // A sequence holds the window's blocks, those that it begins, and those that steps in
+        // flight may yet look at: far fewer than the forty that its answer fills.
+        let shape = Shape { window: Some(8), blocks: 50, ..roomy(stages) };
+        let long = Arrival { max_tokens: 160, ..crowd(1, 1).swap_remove(0) };
+        let mut group = Group::new(shape);
+        group.submit(long.generate(1, shape));
+        let mut most_late = 0;
+        while let Some(step) = group.steps().first().copied() {
+            group.take(step);
+            let load = group.load();
+            if load.steps > 20 {
+                most_late = most_late.max(load.blocks_used);
+            }
+        }
+        assert!((1..=8).contains(&most_late), "{most_late} blocks with {stages} stages");
+        group.check_the_end();
+    }
+}
+
+#[test]
+fn prompts_are_found_though_their_beginnings_left_the_window() {
+    for stages in [1, 2, 4] {
+        let shape = Shape { window: Some(6), ..roomy(stages) };
+        let hits = counted(shape, &crowd(1, 20), |group| group.counters().prefix_hits);
+        assert!(hits >= SEEDS * 8, "{hits} with {stages} stages");
     }
 }
 
