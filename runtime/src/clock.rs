@@ -27,6 +27,17 @@ pub struct Clock {
     origin_unix: Duration,
 }
 
+/// A length of time as a person says it: in its largest unit that it has two of.
+pub fn approximately(length: Duration) -> String {
+    let seconds = length.as_secs();
+    for (name, unit) in [("days", 24 * 3600), ("h", 3600), ("min", 60)] {
+        if seconds >= 2 * unit {
+            return format!("{} {name}", (seconds + unit / 2) / unit);
+        }
+    }
+    format!("{seconds} s")
+}
+
 // === impl Now ===
 
 impl Now {

@@ -27,7 +27,7 @@ pub use error::LinkError;
 pub use faulty::{FaultProfile, Faults, FaultyLink};
 pub use local::{LocalLink, LocalNetwork};
 pub use peer::{PeerAddr, PeerIdentity, PeerRole};
-pub use quic::{QuicConfig, QuicError, QuicLink, TransportRuntime};
+pub use quic::{QuicConfig, QuicError, QuicLink, TransportRuntime, knock};
 pub use retry::{Patience, connect_with_retry};
 pub use stream::{DecodeMessage, EncodeMessage, Frame, FrameReceiver, FrameSender, Stream};
 

@@ -8,16 +8,19 @@
 //! Everything runs on the threads of a [`TransportRuntime`], so that a busy runtime elsewhere never
 //! delays a keep-alive, and two cores full of kernels are not taken for a dead peer.
 
+mod admitted;
 mod connection;
 mod handshake;
+mod knock;
 mod runtime;
 mod streams;
 mod tuning;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -28,12 +31,13 @@ use tokio::{
     task::JoinHandle,
 };
 
-pub use self::runtime::TransportRuntime;
-use self::{connection::QuicConnection, runtime::OnHandle};
+use self::{admitted::Admitted, connection::QuicConnection, runtime::OnHandle};
+pub use self::{knock::knock, runtime::TransportRuntime};
 use super::{
     Class, Connection, Link, LinkError, PeerAddr,
-    tls::{Identity, TlsError},
+    tls::{Guests, Identity, TlsError},
 };
+use crate::id::NodeId;
 
 /// Connections that have shaken hands and wait to be accepted: as many as peers that start at the
 /// same moment. More are told to come back.
@@ -48,6 +52,8 @@ const CLOSED: VarInt = VarInt::from_u32(0);
 pub struct QuicConfig {
     /// Where to listen; port 0 takes any free one.
     pub listen: SocketAddr,
+    /// Whether newcomers with a join token are let in too.
+    pub guests: Guests,
     /// What others are told instead of the address that is listened on, which may be a wildcard.
     pub advertise: Option<IpAddr>,
     /// Conversations that a peer may have open at once on one connection: the sequences that a
@@ -65,7 +71,11 @@ pub struct QuicConfig {
 pub struct QuicLink {
     endpoint: Endpoint,
     advertised: SocketAddr,
-    clients: tuning::ClientConfigs,
+    config: QuicConfig,
+    /// Changed by a renewal; held for an instant.
+    clients: RwLock<tuning::ClientConfigs>,
+    /// Who is connected, and who may not be.
+    admitted: Arc<Admitted>,
     accepted: Mutex<mpsc::Receiver<Arc<QuicConnection>>>,
     /// Lets strangers in; ends with the link.
     door: JoinHandle<()>,
@@ -101,6 +111,7 @@ impl Default for QuicConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([0, 0, 0, 0], 0)),
+            guests: Guests::Members,
             advertise: None,
             // 1024 running and three times as many waiting.
             max_conversations: 4096,
@@ -140,15 +151,39 @@ impl QuicLink {
             advertised.set_ip(ip);
         }
         let (accept, accepted) = mpsc::channel(ACCEPT_BACKLOG);
-        let door = handle.spawn(handshake::keep_door(endpoint.clone(), config.handshake, accept));
+        let admitted = Arc::new(Admitted::new(&identity.name().cluster));
+        let (patience, book) = (config.handshake, admitted.clone());
+        let door = handle.spawn(handshake::keep_door(endpoint.clone(), patience, book, accept));
         Ok(Arc::new(Self {
             endpoint,
             advertised,
-            clients: tuning::ClientConfigs::new(identity, config)?,
+            config: config.clone(),
+            clients: RwLock::new(tuning::ClientConfigs::new(identity, config)?),
+            admitted,
             accepted: Mutex::new(accepted),
             door,
             runtime: handle,
         }))
+    }
+
+    /// Shows this certificate from now on, to whoever connects and is connected to. Connections
+    /// that are there stay.
+    ///
+    /// # Errors
+    /// [`QuicError::Tls`] if the identity's parts do not belong together; then nothing changes.
+    pub fn present(&self, identity: &Identity) -> Result<(), QuicError> {
+        let server = tuning::server_config(identity, &self.config)?;
+        let clients = tuning::ClientConfigs::new(identity, &self.config)?;
+        self.endpoint.set_server_config(Some(server));
+        // Nothing under the lock can panic.
+        *self.clients.write().unwrap_or_else(PoisonError::into_inner) = clients;
+        Ok(())
+    }
+
+    /// From now on these identities, and no others, are turned away whatever they show, each for
+    /// this reason; connections with them end at once.
+    pub fn turn_away(&self, identities: BTreeMap<NodeId, String>) {
+        self.admitted.turn_away(identities);
     }
 }
 
@@ -168,13 +203,20 @@ impl Link for QuicLink {
         let PeerAddr::Quic(address) = *peer else {
             return Err(unreachable("a QUIC link reaches quic:// addresses only".into()));
         };
+        let client = {
+            let clients = self.clients.read().unwrap_or_else(PoisonError::into_inner);
+            clients.of(class, address)
+        };
         let connecting = self
             .endpoint
-            .connect_with(self.clients.of(class, address), address, SERVER_NAME)
+            .connect_with(client, address, SERVER_NAME)
             .map_err(|error| unreachable(error.to_string()))?;
         let shaken = tokio::time::timeout(deadline, handshake::connect(connecting, class));
         match shaken.await {
-            Ok(Ok(connection)) => Ok(Arc::new(connection)),
+            Ok(Ok(connection)) => {
+                self.admitted.enter(&connection).map_err(unreachable)?;
+                Ok(Arc::new(connection))
+            }
             Ok(Err(why)) => Err(unreachable(why)),
             Err(_) => Err(LinkError::Deadline { what: "connecting", deadline }),
         }

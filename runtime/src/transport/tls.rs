@@ -9,7 +9,9 @@
 //! so that each connection is checked anew.
 
 mod authority;
-mod files;
+pub mod files;
+mod request;
+mod token;
 mod verify;
 
 use std::{
@@ -24,16 +26,23 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
-pub use self::authority::{ClusterAuthority, LEAF_LIFETIME};
-use self::verify::ClusterVerifier;
+use self::verify::{ClusterVerifier, PinVerifier, Validity};
+pub use self::{
+    authority::{ClusterAuthority, LEAF_LIFETIME},
+    request::SigningKey,
+    token::{JoinToken, Pin},
+};
 use super::PeerIdentity;
-use crate::{id::Digest, wire::ALPN};
+use crate::{
+    id::Digest,
+    wire::{ALPN, JOIN_ALPN},
+};
 
 /// A process's certificate with its key, and the CA that it believes.
 #[derive(Debug)]
 pub struct Identity {
     name: PeerIdentity,
-    expires: SystemTime,
+    validity: Validity,
     certificate: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
     ca: CertificateDer<'static>,
@@ -68,6 +77,9 @@ pub enum TlsError {
         /// Why, and what would be right.
         why: String,
     },
+    /// A certificate is not believed at this time.
+    #[error("{0}")]
+    Time(String),
     /// rustls does not accept the parts.
     #[error("cannot set up TLS")]
     Setup(#[from] rustls::Error),
@@ -119,10 +131,10 @@ impl Identity {
         };
         let parsed = CertificateDer::from_pem_slice(certificate.as_bytes())
             .map_err(unusable("the identity's certificate"))?;
-        let (name, expires) = verify::read(&parsed)?;
+        let (name, validity) = verify::read(&parsed)?;
         Ok(Self {
             name,
-            expires,
+            validity,
             certificate: parsed,
             key: PrivateKeyDer::from_pem_slice(key.as_bytes())
                 .map_err(unusable("the identity's key"))?,
@@ -139,15 +151,59 @@ impl Identity {
 
     /// When peers stop to believe it.
     pub fn expires(&self) -> SystemTime {
-        self.expires
+        self.validity.until
     }
 
     /// When it should be renewed: two thirds through its life.
     pub fn renew_at(&self) -> SystemTime {
-        self.expires - LEAF_LIFETIME / 3
+        self.validity.until - self.validity.life() / 3
     }
 
-    /// The digest of the CA's certificate: what a join token pins.
+    /// Refuses one that nobody believes at this time, and says by how much.
+    ///
+    /// # Errors
+    /// [`TlsError::Time`]: it has expired, or this host's clock is wrong.
+    pub fn check_time(&self, now: SystemTime) -> Result<(), TlsError> {
+        self.validity.check(now).map_err(TlsError::Time)
+    }
+
+    /// A request to sign this identity's own key once more.
+    ///
+    /// # Errors
+    /// [`TlsError::Unusable`] if the key cannot sign.
+    pub fn signing_request(&self) -> Result<Vec<u8>, TlsError> {
+        SigningKey::from_pem(&self.pem.key)?.request()
+    }
+
+    /// The same identity with a newer certificate.
+    ///
+    /// # Errors
+    /// [`TlsError::Unusable`] if it is not of this key, or names somebody else.
+    pub fn renewed(&self, certificate: String) -> Result<Self, TlsError> {
+        let renewed = Self::from_pem(certificate, self.pem.key.clone(), self.pem.ca.clone())?;
+        let ours = renewed.name == self.name && renewed.server_config(Guests::Members).is_ok();
+        ours.then_some(renewed).ok_or_else(|| TlsError::Unusable {
+            what: "the renewed certificate",
+            why: format!("it is not of {} and its key", self.name),
+        })
+    }
+
+    /// Its certificate, to be shown where it is no longer believed.
+    pub fn certificate(&self) -> &[u8] {
+        &self.certificate
+    }
+
+    /// Its three PEM texts: certificate, key and CA certificate.
+    pub fn to_pem(&self) -> (&str, &str, &str) {
+        (&self.pem.certificate, &self.pem.key, &self.pem.ca)
+    }
+
+    /// What a join token says of the CA.
+    pub fn ca_pin(&self) -> Pin {
+        Pin::of(&self.ca)
+    }
+
+    /// The digest of the CA's certificate: two identities of one CA have the same.
     pub fn ca_digest(&self) -> Digest {
         Digest::of(&self.ca)
     }
@@ -161,13 +217,23 @@ impl Identity {
     ///
     /// # Errors
     /// [`TlsError::Setup`] if certificate and key do not belong together.
-    pub fn server_config(&self) -> Result<ServerConfig, TlsError> {
-        let verifier = Arc::new(ClusterVerifier::new(&self.ca, &self.name.cluster, provider())?);
+    pub fn server_config(&self, guests: Guests) -> Result<ServerConfig, TlsError> {
+        let mut verifier = ClusterVerifier::new(&self.ca, &self.name.cluster, provider())?;
+        let mut chain = vec![self.certificate.clone()];
+        let mut protocols = vec![ALPN.to_vec()];
+        if guests == Guests::Newcomers {
+            // Whoever is neither a newcomer nor shows a certificate is turned away after the
+            // handshake: TLS cannot ask for one by protocol.
+            verifier.lets_newcomers_in();
+            protocols.push(JOIN_ALPN.to_vec());
+            // Newcomers know the CA by its pin only.
+            chain.push(self.ca.clone());
+        }
         let mut config = ServerConfig::builder_with_provider(Arc::new(provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(vec![self.certificate.clone()], self.key.clone_key())?;
-        config.alpn_protocols = vec![ALPN.to_vec()];
+            .with_client_cert_verifier(Arc::new(verifier))
+            .with_single_cert(chain, self.key.clone_key())?;
+        config.alpn_protocols = protocols;
         config.send_tls13_tickets = 0;
         Ok(config)
     }
@@ -188,6 +254,31 @@ impl Identity {
         config.enable_sni = false;
         Ok(config)
     }
+}
+
+/// Who is let in at a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guests {
+    /// Those of the cluster.
+    Members,
+    /// Those, and newcomers with a join token.
+    Newcomers,
+}
+
+/// TLS for a newcomer: shows nothing, and believes the CA of this pin.
+///
+/// # Errors
+/// [`TlsError::Setup`].
+pub(super) fn newcomer_config(pin: Pin) -> Result<ClientConfig, TlsError> {
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous() // The pin is all that a newcomer knows; the name is looked at afterwards.
+        .with_custom_certificate_verifier(Arc::new(PinVerifier::new(pin, provider())))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![JOIN_ALPN.to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    config.enable_sni = false;
+    Ok(config)
 }
 
 /// Who a certificate chain names, as a verified connection hands it over.
@@ -222,5 +313,7 @@ fn provider() -> CryptoProvider {
 /// Clocks of hosts differ: a certificate is valid a little before it was made.
 const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
+#[cfg(test)]
+mod join_tests;
 #[cfg(test)]
 mod tests;

@@ -42,6 +42,9 @@ pub type Tokens = smallvec::SmallVec<[u32; 4]>;
 /// The protocol's name and version, as negotiated by TLS.
 pub const ALPN: &[u8] = b"troupe/1";
 
+/// The protocol in which newcomers ask for an identity; the only one without a certificate.
+pub const JOIN_ALPN: &[u8] = b"troupe-join/1";
+
 /// No message may be longer than this; tensors travel beside messages and have their own bound.
 /// The largest honest message is a `Generate` with a prompt of a million tokens.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;

@@ -24,13 +24,18 @@ const FIRST_FRAME: Duration = Duration::from_secs(1);
 
 /// See [`Connection`].
 pub(super) struct QuicConnection {
-    connection: quinn::Connection,
+    held: Arc<Held>,
     peer: PeerIdentity,
     class: Class,
-    /// For errors: who, and where.
-    label: Arc<str>,
     /// Streams whose first frame has not come yet; as many as the peer may open at most.
     unnamed: Mutex<FuturesUnordered<Naming>>,
+}
+
+/// What a connection's handle and its streams have in common; it closes with the last of them.
+pub(super) struct Held {
+    connection: quinn::Connection,
+    /// For errors: who, and where.
+    label: String,
 }
 
 /// A stream whose first frame is read; `None` if it is refused.
@@ -40,24 +45,25 @@ type Naming = BoxFuture<'static, Option<(Conversation, Stream)>>;
 
 impl QuicConnection {
     pub(super) fn new(connection: quinn::Connection, peer: PeerIdentity, class: Class) -> Self {
-        let label = format!("{peer} at {}", connection.remote_address()).into();
-        Self { connection, peer, class, label, unnamed: Mutex::default() }
+        let label = format!("{peer} at {}", connection.remote_address());
+        let held = Arc::new(Held { connection, label });
+        Self { held, peer, class, unnamed: Mutex::default() }
     }
 
-    /// Ends a connection that was not let in after all.
-    pub(super) fn refuse(&self, code: VarInt, why: &str) {
-        self.connection.close(code, why.as_bytes());
+    /// What it lives as long as.
+    pub(super) fn held(&self) -> &Arc<Held> {
+        &self.held
     }
 
     fn stream(&self, send: quinn::SendStream, receive: quinn::RecvStream) -> Ends {
         Ends {
-            sender: QuicSender::new(send, self.label.clone()),
-            receiver: QuicReceiver::new(receive, self.label.clone()),
+            sender: QuicSender::new(send, self.held.clone()),
+            receiver: QuicReceiver::new(receive, self.held.clone()),
         }
     }
 
     fn over(&self, error: &ConnectionError) -> LinkError {
-        closed(&self.label, error)
+        self.held.over(error)
     }
 }
 
@@ -77,7 +83,7 @@ impl Connection for QuicConnection {
         }
         let message = what.encode()?;
         let opened = async {
-            let streams = self.connection.open_bi().await;
+            let streams = self.held.connection.open_bi().await;
             let (send, receive) = streams.map_err(|error| self.over(&error))?;
             let mut ends = self.stream(send, receive);
             match ends.sender.send(Frame { message, ..Frame::default() }).await {
@@ -102,7 +108,7 @@ impl Connection for QuicConnection {
                         return Ok(named);
                     }
                 }
-                opened = self.connection.accept_bi() => {
+                opened = self.held.connection.accept_bi() => {
                     let (send, receive) = opened.map_err(|error| self.over(&error))?;
                     let ends = self.stream(send, receive);
                     unnamed.push(Box::pin(ends.named(self.peer.clone(), self.class)));
@@ -112,17 +118,31 @@ impl Connection for QuicConnection {
     }
 
     async fn closed(&self) -> LinkError {
-        self.over(&self.connection.closed().await)
+        self.over(&self.held.connection.closed().await)
     }
 
     fn close(&self, reason: &str) {
-        self.connection.close(CLOSED, reason.as_bytes());
+        self.held.connection.close(CLOSED, reason.as_bytes());
     }
 }
 
 impl fmt::Debug for QuicConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "QuicConnection({}, {:?})", self.label, self.class)
+        write!(f, "QuicConnection({}, {:?})", self.held.label, self.class)
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    /// Ends a connection that was not let in after all, or is no longer welcome.
+    pub(super) fn refuse(&self, code: VarInt, why: &str) {
+        self.connection.close(code, why.as_bytes());
+    }
+
+    /// An ended connection as its users are told.
+    pub(super) fn over(&self, error: &ConnectionError) -> LinkError {
+        LinkError::Closed { peer: self.label.clone(), why: explain(error) }
     }
 }
 
@@ -169,11 +189,6 @@ impl Ends {
     }
 }
 
-/// An ended connection as its users are told.
-pub(super) fn closed(peer: &str, error: &ConnectionError) -> LinkError {
-    LinkError::Closed { peer: peer.to_owned(), why: explain(error) }
-}
-
 /// What ended a connection, in words for people.
 pub(super) fn explain(error: &ConnectionError) -> String {
     match error {
@@ -207,7 +222,7 @@ fn alert(code: u64) -> Option<u64> {
 fn refusal(alert: u64, whose: &str) -> String {
     match alert {
         44 => format!("{whose} certificate is revoked"),
-        45 => format!("{whose} certificate has expired"),
+        45 => format!("{whose} certificate has expired, or a clock is wrong"),
         48 => format!("{whose} certificate is of another cluster"),
         42 | 43 | 46 => format!("{whose} certificate is of no use here"),
         116 => format!("{whose} certificate is missing"),

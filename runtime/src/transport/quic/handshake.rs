@@ -11,10 +11,15 @@ use rustls_pki_types::CertificateDer;
 use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
+    admitted::Admitted,
     connection::{QuicConnection, explain},
     tuning,
 };
-use crate::transport::{Class, PeerIdentity, tls};
+use crate::{
+    id::NodeId,
+    transport::{Class, PeerIdentity, PeerRole, tls},
+    wire::JOIN_ALPN,
+};
 
 /// Strangers at the door at once, each for the handshake limit at most: with 3 s, 85 new peers a
 /// second even if every one of them stalls. More are refused and may come again.
@@ -22,12 +27,13 @@ pub(super) const HANDSHAKES: usize = 256;
 /// From here on a stranger must prove that it is where it claims to be before it costs anything.
 const UNPROVEN: usize = HANDSHAKES / 4;
 /// The application code of a refusal; its reason is text.
-const REFUSED: VarInt = VarInt::from_u32(1);
+pub(super) const REFUSED: VarInt = VarInt::from_u32(1);
 
 /// Lets peers in until the endpoint closes.
 pub(super) async fn keep_door(
     endpoint: Endpoint,
     limit: Duration,
+    admitted: Arc<Admitted>,
     accept: mpsc::Sender<Arc<QuicConnection>>,
 ) {
     let mut handshakes = JoinSet::new();
@@ -41,7 +47,7 @@ pub(super) async fn keep_door(
                     // Fails only for one that was asked before.
                     let _ = incoming.retry();
                 } else {
-                    handshakes.spawn(let_in(incoming, limit, accept.clone()));
+                    handshakes.spawn(let_in(incoming, limit, admitted.clone(), accept.clone()));
                 }
             }
             Some(_) = handshakes.join_next() => {}
@@ -74,9 +80,14 @@ pub(super) async fn connect(
 }
 
 /// The accepting side's part, from the first packet to the accept queue.
-async fn let_in(incoming: Incoming, limit: Duration, accept: mpsc::Sender<Arc<QuicConnection>>) {
+async fn let_in(
+    incoming: Incoming,
+    limit: Duration,
+    admitted: Arc<Admitted>,
+    accept: mpsc::Sender<Arc<QuicConnection>>,
+) {
     let from = incoming.remote_address();
-    let connection = match tokio::time::timeout(limit, answer(incoming)).await {
+    let connection = match tokio::time::timeout(limit, answer(incoming, &admitted)).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(why)) => return tracing::warn!(%from, why, "refuse connection"),
         Err(_) => return tracing::warn!(%from, why = "no handshake in time", "refuse connection"),
@@ -84,14 +95,21 @@ async fn let_in(incoming: Incoming, limit: Duration, accept: mpsc::Sender<Arc<Qu
     if let Err(error) = accept.try_send(Arc::new(connection)) {
         let connection = error.into_inner();
         tracing::warn!(%from, why = "too many wait to be accepted", "refuse connection");
-        connection.refuse(REFUSED, "too many connections wait to be accepted");
+        connection.held().refuse(REFUSED, "too many connections wait to be accepted");
     }
 }
 
-async fn answer(incoming: Incoming) -> Result<QuicConnection, String> {
+async fn answer(incoming: Incoming, admitted: &Admitted) -> Result<QuicConnection, String> {
     let explained = |error: ConnectionError| explain(&error);
     let connection = incoming.accept().map_err(explained)?.await.map_err(explained)?;
-    let peer = peer_of(&connection)?;
+    let peer = match is_newcomer(&connection) {
+        true => newcomer(admitted.cluster()),
+        false => peer_of(&connection)?,
+    };
+    if let Some(why) = admitted.refusal(peer.node) {
+        connection.close(REFUSED, why.as_bytes());
+        return Err(format!("{peer}: {why}"));
+    }
     let (mut send, mut receive) = connection.accept_bi().await.map_err(explained)?;
     let mut asked = [0];
     receive.read_exact(&mut asked).await.map_err(|error| error.to_string())?;
@@ -102,7 +120,22 @@ async fn answer(incoming: Incoming) -> Result<QuicConnection, String> {
     connection.set_receive_window(tuning::receive_window(class));
     send.write_all(&asked).await.map_err(|error| error.to_string())?;
     send.finish().map_err(|error| error.to_string())?;
-    Ok(QuicConnection::new(connection, peer, class))
+    let connection = QuicConnection::new(connection, peer, class);
+    admitted.enter(&connection)?;
+    Ok(connection)
+}
+
+/// Whether it came in the newcomers' protocol, in which nobody has a certificate to show.
+fn is_newcomer(connection: &quinn::Connection) -> bool {
+    let data = connection.handshake_data();
+    let data = data.and_then(|data| data.downcast::<quinn::crypto::rustls::HandshakeData>().ok());
+    data.is_some_and(|data| data.protocol.as_deref() == Some(JOIN_ALPN))
+}
+
+/// Somebody whom nobody knows.
+fn newcomer(cluster: &str) -> PeerIdentity {
+    let node = NodeId(uuid::Uuid::nil());
+    PeerIdentity { cluster: cluster.to_owned(), role: PeerRole::Newcomer, node }
 }
 
 /// Who is at the other end; TLS has verified the certificate.
@@ -112,7 +145,11 @@ fn peer_of(connection: &quinn::Connection) -> Result<PeerIdentity, String> {
         .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok())
         .unwrap_or_default();
     tls::name_of(&chain).map_err(|error| {
-        connection.close(REFUSED, b"the certificate names no identity");
+        let why: &[u8] = match chain.is_empty() {
+            true => b"the peer refuses: our certificate is missing",
+            false => b"the certificate names no identity",
+        };
+        connection.close(REFUSED, why);
         error.to_string()
     })
 }

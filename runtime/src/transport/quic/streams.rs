@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use quinn::{ReadError, VarInt, WriteError};
 
-use super::connection::closed;
+use super::connection::Held;
 use crate::transport::{
     Frame, LinkError,
     error::Abort,
@@ -21,7 +21,7 @@ const CHUNKS: usize = 32;
 /// The sending direction.
 pub(super) struct QuicSender {
     stream: quinn::SendStream,
-    peer: Arc<str>,
+    held: Arc<Held>,
 }
 
 /// The receiving direction.
@@ -29,14 +29,14 @@ pub(super) struct QuicReceiver {
     stream: quinn::RecvStream,
     reader: FrameReader,
     chunks: [Bytes; CHUNKS],
-    peer: Arc<str>,
+    held: Arc<Held>,
 }
 
 // === impl QuicSender ===
 
 impl QuicSender {
-    pub(super) fn new(stream: quinn::SendStream, peer: Arc<str>) -> Self {
-        Self { stream, peer }
+    pub(super) fn new(stream: quinn::SendStream, held: Arc<Held>) -> Self {
+        Self { stream, held }
     }
 }
 
@@ -46,7 +46,7 @@ impl SendFrames for QuicSender {
         let mut chunks = chunks_of(frame)?;
         self.stream.write_all_chunks(&mut chunks).await.map_err(|error| match error {
             WriteError::Stopped(code) => Abort::from_code(code.into_inner()).told(),
-            WriteError::ConnectionLost(error) => closed(&self.peer, &error),
+            WriteError::ConnectionLost(error) => self.held.over(&error),
             WriteError::ClosedStream => LinkError::Over("it was finished or given up"),
             WriteError::ZeroRttRejected => LinkError::Reset,
         })
@@ -70,9 +70,9 @@ impl SendFrames for QuicSender {
 // === impl QuicReceiver ===
 
 impl QuicReceiver {
-    pub(super) fn new(stream: quinn::RecvStream, peer: Arc<str>) -> Self {
+    pub(super) fn new(stream: quinn::RecvStream, held: Arc<Held>) -> Self {
         let chunks = std::array::from_fn(|_| Bytes::new());
-        Self { stream, reader: FrameReader::default(), chunks, peer }
+        Self { stream, reader: FrameReader::default(), chunks, held }
     }
 
     /// Tells the peer that nobody reads, and why.
@@ -90,7 +90,7 @@ impl QuicReceiver {
             let read = self.stream.read_chunks(&mut self.chunks).await;
             let count = read.map_err(|error| match error {
                 ReadError::Reset(code) => Abort::from_code(code.into_inner()).told(),
-                ReadError::ConnectionLost(error) => closed(&self.peer, &error),
+                ReadError::ConnectionLost(error) => self.held.over(&error),
                 ReadError::ClosedStream => LinkError::Ended,
                 ReadError::IllegalOrderedRead | ReadError::ZeroRttRejected => LinkError::Reset,
             })?;

@@ -85,7 +85,8 @@ pub(super) fn server_config(
     identity: &Identity,
     config: &QuicConfig,
 ) -> Result<ServerConfig, QuicError> {
-    let crypto = QuicServerConfig::try_from(identity.server_config()?).map_err(no_suite)?;
+    let crypto =
+        QuicServerConfig::try_from(identity.server_config(config.guests)?).map_err(no_suite)?;
     let mut server = ServerConfig::with_crypto(Arc::new(crypto));
     let on_loopback = config.listen.ip().is_loopback();
     server
@@ -147,7 +148,14 @@ fn no_suite(_: crypto::rustls::NoInitialCipherSuite) -> QuicError {
 
 impl ClientConfigs {
     pub(super) fn new(identity: &Identity, config: &QuicConfig) -> Result<Self, QuicError> {
-        let crypto = QuicClientConfig::try_from(identity.client_config()?).map_err(no_suite)?;
+        Self::of_tls(identity.client_config()?, config)
+    }
+
+    pub(super) fn of_tls(
+        tls: rustls::ClientConfig,
+        config: &QuicConfig,
+    ) -> Result<Self, QuicError> {
+        let crypto = QuicClientConfig::try_from(tls).map_err(no_suite)?;
         let mut transports = BTreeMap::new();
         for class in [Class::Control, Class::Activations, Class::Kv] {
             for on_loopback in [false, true] {

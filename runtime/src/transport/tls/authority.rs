@@ -6,12 +6,15 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+    SanType,
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
-use super::{CLOCK_SKEW, Identity, TlsError, files, verify};
+use super::{
+    CLOCK_SKEW, ClusterVerifier, Identity, Pin, SigningKey, TlsError, files, provider, verify,
+};
 use crate::{
     id::{Digest, NodeId},
     transport::{PeerIdentity, PeerRole},
@@ -22,7 +25,7 @@ pub(super) const CERTIFICATE_FILE: &str = "ca.pem";
 /// The CA's key.
 const KEY_FILE: &str = "ca-key.pem";
 
-/// How long an identity is believed; renewed at two thirds.
+/// How long an identity is believed unless said otherwise; renewed at two thirds.
 pub const LEAF_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
 /// The CA outlives every cluster that anyone will want to keep without making a new one.
 const CA_LIFETIME: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
@@ -34,6 +37,7 @@ pub struct ClusterAuthority {
     pem: String,
     certificate: CertificateDer<'static>,
     key_pem: String,
+    lifetime: Duration,
 }
 
 impl ClusterAuthority {
@@ -90,7 +94,13 @@ impl ClusterAuthority {
         let cluster = verify::cluster_of(&certificate)?;
         KeyPair::from_pem(&key_pem)
             .map_err(|why| TlsError::Unusable { what: "the CA's key", why: why.to_string() })?;
-        Ok(Self { cluster, pem, certificate, key_pem })
+        Ok(Self { cluster, pem, certificate, key_pem, lifetime: LEAF_LIFETIME })
+    }
+
+    /// The same CA, whose identities are believed for this long.
+    #[must_use]
+    pub fn lasting(self, lifetime: Duration) -> Self {
+        Self { lifetime, ..self }
     }
 
     /// The cluster's name.
@@ -98,12 +108,22 @@ impl ClusterAuthority {
         &self.cluster
     }
 
-    /// The digest of its certificate: what a join token pins.
+    /// The digest of its certificate.
     pub fn digest(&self) -> Digest {
         Digest::of(&self.certificate)
     }
 
-    /// A new identity with a new key, valid for [`LEAF_LIFETIME`] from now.
+    /// What a join token says of it.
+    pub fn pin(&self) -> Pin {
+        Pin::of(&self.certificate)
+    }
+
+    /// Its PEM texts: the certificate, and the key.
+    pub fn to_pem(&self) -> (&str, &str) {
+        (&self.pem, &self.key_pem)
+    }
+
+    /// A new identity with a new key, valid from now on.
     ///
     /// # Errors
     /// [`TlsError::Unusable`] if the CA's own parts do not work.
@@ -121,20 +141,71 @@ impl ClusterAuthority {
         node: NodeId,
         now: SystemTime,
     ) -> Result<Identity, TlsError> {
+        let key = SigningKey::generate()?;
+        key.identity(self.certify(role, node, now, key.pair())?, self.pem.clone())
+    }
+
+    /// A certificate for the key that a request was signed with, whatever else the request says.
+    ///
+    /// # Errors
+    /// [`TlsError::Unusable`] if it is none.
+    pub fn sign(
+        &self,
+        request: &[u8],
+        role: PeerRole,
+        node: NodeId,
+        now: SystemTime,
+    ) -> Result<String, TlsError> {
+        self.certify(role, node, now, &parsed(request)?.public_key)
+    }
+
+    /// Who a certificate named, if it was one of this cluster's, expired or not, and the request
+    /// was signed with its key.
+    ///
+    /// # Errors
+    /// [`TlsError::Unusable`] if it was none, or of another key.
+    pub fn former(&self, certificate: &[u8], request: &[u8]) -> Result<PeerIdentity, TlsError> {
+        let certificate = CertificateDer::from(certificate);
+        let name = ClusterVerifier::new(&self.certificate, &self.cluster, provider())?
+            .check_former(&certificate)?;
+        let key = parsed(request)?.public_key.subject_public_key_info();
+        if verify::public_key(&certificate)? == key {
+            return Ok(name);
+        }
+        let why = "the request was not signed with its key".into();
+        Err(TlsError::Unusable { what: "the former certificate", why })
+    }
+
+    fn certify(
+        &self,
+        role: PeerRole,
+        node: NodeId,
+        now: SystemTime,
+        key: &impl PublicKeyData,
+    ) -> Result<String, TlsError> {
         let name = PeerIdentity { cluster: self.cluster.clone(), role, node };
-        let mut params = params(&format!("troupe {role} {node}"), LEAF_LIFETIME);
+        let mut params = params(&format!("troupe {role} {node}"), self.lifetime);
         params.not_before = (now - CLOCK_SKEW).into();
-        params.not_after = (now + LEAF_LIFETIME).into();
+        params.not_after = (now + self.lifetime).into();
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.subject_alt_names = vec![uri(&name.to_string())?];
         let ca_key = KeyPair::from_pem(&self.key_pem).map_err(generation)?;
         let issuer = Issuer::from_ca_cert_der(&self.certificate, ca_key).map_err(generation)?;
-        let key = KeyPair::generate().map_err(generation)?;
-        let certificate = params.signed_by(&key, &issuer).map_err(generation)?;
-        Identity::from_pem(certificate.pem(), key.serialize_pem(), self.pem.clone())
+        Ok(params.signed_by(key, &issuer).map_err(generation)?.pem())
     }
+}
+
+/// A signing request, whose signature is checked.
+fn parsed(request: &[u8]) -> Result<CertificateSigningRequestParams, TlsError> {
+    CertificateSigningRequestParams::from_der(&request.into())
+        .map_err(|why| TlsError::Unusable { what: "the signing request", why: why.to_string() })
+}
+
+/// What a signing key is to be identified by: its public half's digest.
+pub(super) fn key_digest(request: &[u8]) -> Result<Digest, TlsError> {
+    Ok(Digest::of(&parsed(request)?.public_key.subject_public_key_info()))
 }
 
 fn params(common_name: &str, lifetime: Duration) -> CertificateParams {

@@ -1,4 +1,4 @@
-//! PEM files: replaced as a whole or not at all, and private ones never readable by others.
+//! Files of keys and certificates: replaced as a whole or not at all, and private ones never readable by others.
 
 use std::{
     fs::{self, OpenOptions},
@@ -11,22 +11,31 @@ use super::TlsError;
 
 /// Who may read a file.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Access {
+pub enum Access {
+    /// Everybody on the host.
     Everyone,
+    /// Its owner only.
     Owner,
 }
 
-pub(super) fn read(path: &Path) -> Result<String, TlsError> {
+/// Reads a file of text.
+///
+/// # Errors
+/// [`TlsError::File`].
+pub fn read(path: &Path) -> Result<String, TlsError> {
     fs::read_to_string(path).map_err(|source| error(path, source))
 }
 
 /// Writes beside the file and renames over it, so that no reader ever sees half of one.
-pub(super) fn write(path: &Path, text: &str, access: Access) -> Result<(), TlsError> {
+///
+/// # Errors
+/// [`TlsError::File`].
+pub fn write(path: &Path, text: &str, access: Access) -> Result<(), TlsError> {
     let mode = match access {
         Access::Everyone => 0o644,
         Access::Owner => 0o600,
     };
-    let temporary = path.with_extension("pem.new");
+    let temporary = path.with_extension("new");
     let written = || -> std::io::Result<()> {
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir)?;

@@ -23,7 +23,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::{extensions::GeneralName, prelude::FromDer};
 
-use super::TlsError;
+use super::{CLOCK_SKEW, Pin, TlsError};
 use crate::transport::PeerIdentity;
 
 /// Believes the leaf certificates of one cluster, on either side of a connection.
@@ -34,16 +34,42 @@ pub(super) struct ClusterVerifier {
     algorithms: WebPkiSupportedAlgorithms,
     /// Chain checks of the connecting side, whose certificates have another purpose.
     clients: Arc<dyn ClientCertVerifier>,
+    /// Whether who connects may show none.
+    newcomers: bool,
 }
 
-/// Who a leaf certificate names, and until when.
-pub(super) fn read(leaf: &CertificateDer<'_>) -> Result<(PeerIdentity, SystemTime), TlsError> {
+/// Believes, as a newcomer does, whoever was certified by the CA of one pin.
+#[derive(Debug)]
+pub(super) struct PinVerifier {
+    pin: Pin,
+    provider: CryptoProvider,
+}
+
+/// When a certificate is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Validity {
+    pub(super) from: SystemTime,
+    pub(super) until: SystemTime,
+}
+
+/// Who a leaf certificate names, and when that is believed.
+pub(super) fn read(leaf: &CertificateDer<'_>) -> Result<(PeerIdentity, Validity), TlsError> {
     let unusable = |why: String| TlsError::Unusable { what: "the certificate", why };
     let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(leaf)
         .map_err(|why| unusable(why.to_string()))?;
     let name = only_uri(&parsed).and_then(|uri| uri.parse()).map_err(unusable)?;
-    let expires = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-    Ok((name, SystemTime::UNIX_EPOCH + Duration::from_secs(expires)))
+    let time = |at: x509_parser::time::ASN1Time| {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(at.timestamp()).unwrap_or(0))
+    };
+    let validity = parsed.validity();
+    Ok((name, Validity { from: time(validity.not_before), until: time(validity.not_after) }))
+}
+
+/// The public key of a leaf certificate, in its DER form with the algorithm.
+pub(super) fn public_key(leaf: &CertificateDer<'_>) -> Result<Vec<u8>, TlsError> {
+    let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(leaf)
+        .map_err(|why| TlsError::Unusable { what: "the certificate", why: why.to_string() })?;
+    Ok(parsed.public_key().raw.to_vec())
 }
 
 /// Which cluster a CA certificate is of.
@@ -87,7 +113,32 @@ impl ClusterVerifier {
                     what: "the CA's certificate",
                     why: why.to_string(),
                 })?;
-        Ok(Self { cluster: cluster.to_owned(), roots, algorithms, clients })
+        Ok(Self { cluster: cluster.to_owned(), roots, algorithms, clients, newcomers: false })
+    }
+
+    /// Lets pass who shows no certificate at all.
+    pub(super) fn lets_newcomers_in(&mut self) {
+        self.newcomers = true;
+    }
+
+    /// Whether this was once a certificate of the cluster, whatever the time is now.
+    pub(super) fn check_former(&self, leaf: &CertificateDer<'_>) -> Result<PeerIdentity, TlsError> {
+        let (name, validity) = read(leaf)?;
+        let then = validity.until.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.check_chain(leaf, &[], UnixTime::since_unix_epoch(then))?;
+        self.check_name(leaf)?;
+        Ok(name)
+    }
+
+    fn check_chain(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let parsed = ParsedCertificate::try_from(leaf)?;
+        let (roots, algorithms) = (&self.roots, self.algorithms.all);
+        verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms)
     }
 
     /// The name must be one of ours; the chain is checked already.
@@ -114,14 +165,7 @@ impl ServerCertVerifier for ClusterVerifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let parsed = ParsedCertificate::try_from(leaf)?;
-        verify_server_cert_signed_by_trust_anchor(
-            &parsed,
-            &self.roots,
-            intermediates,
-            now,
-            self.algorithms.all,
-        )?;
+        self.check_chain(leaf, intermediates, now)?;
         self.check_name(leaf)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -155,6 +199,10 @@ impl ClientCertVerifier for ClusterVerifier {
         &[]
     }
 
+    fn client_auth_mandatory(&self) -> bool {
+        !self.newcomers
+    }
+
     fn verify_client_cert(
         &self,
         leaf: &CertificateDer<'_>,
@@ -186,5 +234,92 @@ impl ClientCertVerifier for ClusterVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+// === impl PinVerifier ===
+
+impl PinVerifier {
+    pub(super) fn new(pin: Pin, provider: CryptoProvider) -> Self {
+        Self { pin, provider }
+    }
+
+    fn algorithms(&self) -> WebPkiSupportedAlgorithms {
+        self.provider.signature_verification_algorithms
+    }
+}
+
+impl ServerCertVerifier for PinVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let refused = |error: TlsError| {
+            Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
+        };
+        let ca = intermediates.iter().find(|ca| Pin::of(ca) == self.pin);
+        // As the peer hears it: an issuer that is not known here.
+        let ca = ca.ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
+        let ca = ca.clone().into_owned();
+        let cluster = cluster_of(&ca).map_err(refused)?;
+        // Whatever the time is: clocks are compared in words, which say more than an alert.
+        ClusterVerifier::new(&ca, &cluster, self.provider.clone())
+            .and_then(|verifier| verifier.check_former(leaf))
+            .map_err(refused)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, signature, &self.algorithms())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, signature, &self.algorithms())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms().supported_schemes()
+    }
+}
+
+// === impl Validity ===
+
+impl Validity {
+    /// For how long it is believed, from when it was made.
+    pub(super) fn life(self) -> Duration {
+        let all = self.until.duration_since(self.from).unwrap_or_default();
+        all.saturating_sub(CLOCK_SKEW)
+    }
+
+    /// Says by how much a time is outside of it.
+    pub(super) fn check(self, now: SystemTime) -> Result<(), String> {
+        let seconds = |later: SystemTime, earlier: SystemTime| {
+            crate::clock::approximately(later.duration_since(earlier).unwrap_or_default())
+        };
+        if now < self.from {
+            return Err(format!(
+                "the certificate is not valid for another {}: this host's clock is at least that \
+                 far behind; set it (chrony or systemd-timesyncd keep it right)",
+                seconds(self.from, now)
+            ));
+        }
+        if now >= self.until {
+            return Err(format!("the certificate expired {} ago", seconds(now, self.until)));
+        }
+        Ok(())
     }
 }

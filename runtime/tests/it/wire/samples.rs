@@ -8,7 +8,7 @@ use troupe_runtime::{
         BlockId, Coordinate, Digest, EndpointId, Epoch, GroupId, NodeId, RequestId, SequenceId,
         StepId,
     },
-    transport::{Conversation, DecodeMessage, EncodeMessage},
+    transport::{Class, Conversation, DecodeMessage, EncodeMessage},
     wire::{
         Message,
         generate::{
@@ -17,6 +17,8 @@ use troupe_runtime::{
         },
         group::{Formation, FormationMember, Hello, MemberDown, MemberUp, Progress, RankReport},
         guest::{Arrival, GuestDown, GuestUp, Record},
+        host::{HostDown, HostUp, LogsAsk, ProbeDown, ProbeUp},
+        join::{JoinDown, JoinUp, RenewDown, RenewUp, Renewed, Welcome},
         kv::{BulkChannel, BulkOpen, TensorHeader, WireDtype},
         member::{MemberLaunch, MemberToNode, NodeToMember},
         status::{EndpointInfo, Fingerprint, Load, Role, StatusDown, StatusUp},
@@ -269,6 +271,32 @@ fn bulk() -> BulkOpen {
     BulkOpen { epoch: epoch(), from: rank(), to, channel: BulkChannel::Activation }
 }
 
+fn join() -> JoinUp {
+    JoinUp {
+        token: "id".into(),
+        secret: "secret".into(),
+        request: vec![1],
+        operator: Some(vec![2]),
+        former: Some(vec![3]),
+        name: "a".into(),
+        version: "0.1.0".into(),
+        now_ms: 4,
+    }
+}
+
+fn welcome() -> Welcome {
+    Welcome {
+        certificate: "pem".into(),
+        ca: "pem".into(),
+        ca_key: Some("pem".into()),
+        operator: Some("pem".into()),
+        cluster: "c".into(),
+        etcd: vec!["http://10.0.0.1:2379".into()],
+        control: vec!["quic://10.0.0.1:7443".into()],
+        controller: true,
+    }
+}
+
 /// Every message.
 pub(super) fn samples() -> Vec<Sample> {
     let finish = Finish { choice: 0, reason: FinishReason::Stop, tokens_kept: 3 };
@@ -320,6 +348,29 @@ pub(super) fn samples() -> Vec<Sample> {
         sample(Conversation::Group),
         sample(Conversation::Status),
         sample(Conversation::Bulk(bulk())),
+        sample(Conversation::Join),
+        sample(Conversation::Renew),
+        sample(Conversation::Operate),
+        sample(Conversation::Host),
+        sample(Conversation::Probe(Class::Kv)),
+        sample(Conversation::Preflight),
+        sample(HostUp::Logs(LogsAsk { group: group(), member: Some(1), tail: 9, follow: true })),
+        sample(HostDown::Lines(vec!["a line".into()])),
+        sample(HostDown::Refused("why".into())),
+        sample(ProbeUp::Ping),
+        sample(ProbeUp::Load),
+        sample(ProbeUp::Taken),
+        sample(ProbeDown::Pong(1)),
+        sample(ProbeDown::Taken(2)),
+        sample(join()),
+        sample(JoinDown::Welcome(Box::new(welcome()))),
+        sample(JoinDown::Refused("why".into())),
+        sample(RenewUp { request: vec![1, 2] }),
+        sample(RenewDown::Renewed(Box::new(Renewed {
+            certificate: "pem".into(),
+            control: vec!["quic://10.0.0.1:7443".into()],
+        }))),
+        sample(RenewDown::Refused("why".into())),
         sample(NodeToMember::Launch(Box::new(launch))),
         sample(NodeToMember::Leader("quic://10.0.0.1:7000".into())),
         sample(NodeToMember::Stop),

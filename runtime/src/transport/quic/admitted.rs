@@ -1,0 +1,77 @@
+//! Who is connected to a link, and who may not be although its certificate is good: revoked
+//! identities.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use super::{
+    connection::{Held, QuicConnection},
+    handshake::REFUSED,
+};
+use crate::{id::NodeId, transport::Connection};
+
+/// A link's book of peers.
+pub(super) struct Admitted {
+    cluster: String,
+    book: Mutex<Book>,
+}
+
+#[derive(Default)]
+struct Book {
+    /// Those that are turned away, and why.
+    away: BTreeMap<NodeId, String>,
+    /// Those that are here; a connection that is over leaves a dead entry until the next enters.
+    here: Vec<(NodeId, Weak<Held>)>,
+}
+
+impl Admitted {
+    pub(super) fn new(cluster: &str) -> Self {
+        Self { cluster: cluster.to_owned(), book: Mutex::default() }
+    }
+
+    /// Which cluster one is let into.
+    pub(super) fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// Why this one is turned away, if it is.
+    pub(super) fn refusal(&self, node: NodeId) -> Option<String> {
+        self.book().away.get(&node).map(|why| refusal(why))
+    }
+
+    /// Writes a connection into the book, or ends it.
+    pub(super) fn enter(&self, connection: &QuicConnection) -> Result<(), String> {
+        let (node, held) = (connection.peer().node, connection.held());
+        let mut book = self.book();
+        if let Some(why) = book.away.get(&node).map(|why| refusal(why)) {
+            held.refuse(REFUSED, &why);
+            return Err(why);
+        }
+        book.here.retain(|(_, held)| held.strong_count() > 0);
+        let entry = std::sync::Arc::downgrade(held);
+        book.here.push((node, entry));
+        Ok(())
+    }
+
+    /// See [`super::QuicLink::turn_away`].
+    pub(super) fn turn_away(&self, away: BTreeMap<NodeId, String>) {
+        let mut book = self.book();
+        for (node, held) in &book.here {
+            if let (Some(why), Some(held)) = (away.get(node), held.upgrade()) {
+                held.refuse(REFUSED, &refusal(why));
+            }
+        }
+        book.away = away;
+    }
+
+    /// Nothing that may panic runs while it is held.
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn refusal(why: &str) -> String {
+    format!("this identity is revoked: {why}")
+}
