@@ -8,7 +8,7 @@
 //!   to (pure)
 //! - `view`: the documents that people see; `contents`: what of the store they are made of (pure)
 //! - [`resource`]: the kinds of objects and their names; [`labels`]: selections by label (pure)
-//! - `busy`: how busy leaders are
+//! - `busy`: how busy leaders are; `logs`: what members said
 //!
 //! The command line uses the names and selections too, so that both ends mean the same.
 
@@ -19,6 +19,7 @@ mod contents;
 pub mod desk;
 mod history;
 pub mod labels;
+mod logs;
 mod merge;
 pub mod resource;
 mod view;

@@ -14,7 +14,8 @@ use super::{
 
 /// All objects of a kind that people declare.
 pub(super) fn objects(contents: &Contents, kind: Kind) -> Vec<Value> {
-    let entries = contents.under(&contents.keys.specs(kind.name()));
+    let prefix = contents.keys.specs(kind.name());
+    let entries = contents.under(&prefix);
     let stored = entries.filter_map(|entry| Stored::of(&entry.value));
     stored.filter_map(|stored| with_status(contents, kind, stored)).collect()
 }
