@@ -60,7 +60,6 @@ impl OperateDesk {
                     ask(speaker).await;
                 }
             }
-            None::<Said>
         };
         tokio::pin!(listening);
         let mut done = false;
@@ -68,9 +67,9 @@ impl OperateDesk {
             let what = tokio::select! {
                 biased;
                 what = said.recv() => what,
-                what = &mut listening, if !done => {
+                () = &mut listening, if !done => {
                     done = true;
-                    what
+                    None
                 }
                 () = answer.hung_up() => return Ok(()),
             };
@@ -78,8 +77,10 @@ impl OperateDesk {
                 Some(Ok(lines)) => answer.say(&OperateDown::Log(lines)).await?,
                 // The others go on.
                 Some(Err(refusal)) => answer.say(&OperateDown::Refused(refusal)).await?,
-                None if done && said.is_empty() => return Ok(()),
                 None => {}
+            }
+            if done && said.is_empty() {
+                return Ok(());
             }
         }
     }
@@ -161,7 +162,6 @@ async fn listen(
                 Reason::ServiceUnavailable,
                 format!("host {}: {member}: {why}", speaker.host),
             )),
-            _ => continue,
         };
         if say.send(said).await.is_err() {
             return Ok(());
