@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use futures_util::{FutureExt, StreamExt, stream};
 use serde_json::Value;
 use troupe_runtime::{
@@ -20,8 +21,9 @@ use super::{
     resource::Resource,
     view::{Choice, Objects},
 };
+use crate::host::Desk;
 
-/// Answers [`troupe_runtime::wire::operate`].
+/// Answers [`troupe_runtime::transport::Conversation::Operate`].
 pub struct OperateDesk {
     pub(super) registry: Arc<dyn Registry>,
     pub(super) keys: Keys,
@@ -50,13 +52,6 @@ impl OperateDesk {
     /// A desk over a cluster's store, which reaches leaders and hosts over this link.
     pub fn new(registry: Arc<dyn Registry>, keys: Keys, link: Arc<dyn Link>) -> Self {
         Self { registry, keys, link, clock: Clock::start() }
-    }
-
-    /// Answers one conversation to its end.
-    pub async fn answer(&self, peer: &PeerIdentity, stream: Stream) {
-        if let Err(error) = self.converse(stream).await {
-            tracing::debug!(%peer, %error, "an operator's question broke off");
-        }
     }
 
     async fn converse(&self, stream: Stream) -> Result<(), LinkError> {
@@ -134,6 +129,15 @@ impl OperateDesk {
             if changed && synced.len() == prefixes.len() {
                 told = Some(tell(&choice, &contents, told, answer).await?);
             }
+        }
+    }
+}
+
+#[async_trait]
+impl Desk for OperateDesk {
+    async fn answer(&self, peer: &PeerIdentity, stream: Stream) {
+        if let Err(error) = self.converse(stream).await {
+            tracing::debug!(%peer, %error, "an operator's question broke off");
         }
     }
 }

@@ -4,8 +4,8 @@
 //! - `write`: changes, as compare-and-swap on the store
 //! - `change`: what a change makes of a stored object; `merge`: what applying a document means
 //!   (pure)
-//! - `advice`: what is odd about an object among the others; `history`: which revision to go back
-//!   to (pure)
+//! - `advice`: what is odd about an object among the others; `configs`: what services start from;
+//!   `history`: which revision to go back to (pure)
 //! - `view`: the documents that people see; `contents`: what of the store they are made of (pure)
 //! - [`resource`]: the kinds of objects and their names; [`labels`]: selections by label (pure)
 //! - `busy`: how busy leaders are; `logs`: what members said
@@ -15,6 +15,7 @@
 mod advice;
 mod busy;
 mod change;
+mod configs;
 mod contents;
 pub mod desk;
 mod history;

@@ -16,8 +16,9 @@ use troupe_runtime::{
 use uuid::Uuid;
 
 use super::{
-    advice,
+    advice::{self, Fate},
     change::{self, About, Stamp, Stored, Verdict},
+    configs::Configs,
     desk::{Answer, OperateDesk, Stop, bad, text, unavailable},
     history,
     resource::Resource,
@@ -48,25 +49,25 @@ impl OperateDesk {
                 self.label_node(&label, run).await?
             }
             Change::Cordon(cordon) => self.cordon(&cordon, run).await?,
-            Change::Delete(object) => self.edit(&object, run, change::delete).await?,
+            Change::Delete(object) => self.edit(&object, run, None, change::delete).await?,
             Change::Scale(scale) => {
                 only_services(&scale.object, "scaled")?;
                 let decide = |about: About<'_>, stored: Option<&Stored>| {
                     change::scale(about, stored, &scale)
                 };
-                self.edit(&scale.object, run, decide).await?
+                self.edit(&scale.object, run, None, decide).await?
             }
             Change::Label(label) => {
                 let decide = |about: About<'_>, stored: Option<&Stored>| {
                     change::label(about, stored, &label)
                 };
-                self.edit(&label.object, run, decide).await?
+                self.edit(&label.object, run, None, decide).await?
             }
             Change::Restart(object) => {
                 only_services(&object, "restarted")?;
                 let decide =
                     |about: About<'_>, stored: Option<&Stored>| change::restart(about, stored, now);
-                self.edit(&object, run, decide).await?
+                self.edit(&object, run, None, decide).await?
             }
             Change::Undo(Undo { object, to }) => {
                 only_services(&object, "rolled back")?;
@@ -77,7 +78,7 @@ impl OperateDesk {
                     let revision = history::pick(&revisions, live, to, about)?;
                     change::undo(about, stored, &revision.document)
                 };
-                self.edit(&object, run, decide).await?
+                self.edit(&object, run, None, decide).await?
             }
         };
         Ok(answer.say(&OperateDown::Changed(Box::new(changed))).await?)
@@ -99,19 +100,16 @@ impl OperateDesk {
             }
             return Ok(());
         }
-        let stamp = |now| Stamp { uid: Uuid::now_v7(), now };
-        for object in objects {
-            let name = name_of(&object);
-            let stamp = stamp(self.clock.now().unix_millis / 1000);
-            let given = object.document();
-            let made = self
-                .edit(&name, run, |about, stored| {
-                    // The namespace of a document that names none is part of what is stored.
-                    let mut given = given.clone();
-                    given["metadata"]["namespace"] = name.namespace.clone().into();
-                    change::apply(about, stored, &given, apply.how, stamp)
-                })
-                .await;
+        for object in &objects {
+            let name = name_of(object);
+            let stamp = Stamp { uid: Uuid::now_v7(), now: self.clock.now().unix_millis / 1000 };
+            // The namespace of a document that names none is part of what is stored.
+            let mut given = object.document().clone();
+            given["metadata"]["namespace"] = name.namespace.clone().into();
+            let decide = |about: About<'_>, stored: Option<&Stored>| {
+                change::apply(about, stored, &given, apply.how, stamp)
+            };
+            let made = self.edit(&name, run, Some(&objects), decide).await;
             let said = match made {
                 Ok(changed) => OperateDown::Changed(Box::new(changed)),
                 Err(Stop::Refused(refusal)) => OperateDown::Refused(refusal),
@@ -122,22 +120,28 @@ impl OperateDesk {
         Ok(())
     }
 
-    /// Changes one object that somebody declared.
+    /// Changes one object that somebody declared, perhaps together with others of a file.
     async fn edit(
         &self,
         object: &ObjectName,
         run: Run,
+        together: Option<&[Object]>,
         decide: impl Fn(About<'_>, Option<&Stored>) -> Result<Verdict, Refusal> + Send + Sync,
     ) -> Result<Changed, Stop> {
         let kind = declared(object)?;
         let about = About { resource: Resource::Declared(kind), name: &object.name };
         let key = self.keys.spec(kind.name(), &object.namespace, &object.name);
+        let mut contents = self.contents(Resource::Declared(Kind::LlmInferenceService)).await?;
+        let of_configs = self.keys.specs(Kind::LlmInferenceServiceConfig.name());
+        contents.add(self.registry.list(&of_configs).await?);
+        let mut configs = Configs::of(&contents);
+        configs.add_all(together.unwrap_or_default());
         let (verdict, mut warnings) = self
             .swap(&key, run, |entry| {
                 let stored = entry.and_then(|entry| Stored::of(&entry.value));
                 let verdict = decide(about, stored.as_ref())?;
                 let warnings = match &verdict {
-                    Verdict::Write(document, _) => check(about, document)?,
+                    Verdict::Write(document, _) => check(about, &configs, document)?,
                     Verdict::Keep(_) | Verdict::Bury(..) => Vec::new(),
                 };
                 Ok(match verdict.value() {
@@ -151,19 +155,18 @@ impl OperateDesk {
             Verdict::Write(document, outcome) => (document, outcome),
             Verdict::Bury(_, document) => (document, Outcome::Deleted),
         };
-        if matches!(outcome, Outcome::Created | Outcome::Configured) {
-            warnings.extend(self.advice(kind, &document).await?);
+        let fate = match outcome {
+            Outcome::Created | Outcome::Configured => Some(Fate::Stored),
+            Outcome::Deleted => Some(Fate::Deleted),
+            Outcome::Unchanged => None,
+        };
+        if let Some(fate) = fate {
+            warnings.extend(advice::about(&contents, &configs, (kind, &document), fate));
         }
         warnings.truncate(MAX_WARNINGS);
         let generation = document.pointer("/metadata/generation").and_then(Value::as_u64);
         let document = shown(document, generation.unwrap_or_default()).to_string();
         Ok(Changed { object: object.clone(), outcome, document, warnings })
-    }
-
-    /// What is odd about an object among the others.
-    async fn advice(&self, kind: Kind, document: &Value) -> Result<Vec<String>, Stop> {
-        let contents = self.contents(Resource::Declared(Kind::LlmInferenceService)).await?;
-        Ok(advice::about(&contents, kind, document))
     }
 
     async fn revisions(&self, object: &ObjectName) -> Result<Vec<RevisionRecord>, Stop> {
@@ -306,12 +309,15 @@ fn read(document: &str) -> Result<Object, Refusal> {
     }
 }
 
-/// Checks an object as it is to be stored, and gives back what is odd about it.
-fn check(about: About<'_>, document: &Value) -> Result<Vec<String>, Refusal> {
-    match Object::from_document(document.clone()) {
-        Ok((_, warnings)) => Ok(warnings.iter().map(ToString::to_string).collect()),
-        Err(error) => Err(invalid(about.resource.kind(), about.name, &error)),
+/// Checks an object as it is to be stored, with all that it starts from, and gives back what has no
+/// effect in it.
+fn check(about: About<'_>, configs: &Configs, document: &Value) -> Result<Vec<String>, Refusal> {
+    let invalid = |error: SpecError| invalid(about.resource.kind(), about.name, &error);
+    let (object, warnings) = Object::from_document(document.clone()).map_err(invalid)?;
+    if let Object::Service(service) = &object {
+        configs.whole(service).map_err(invalid)?;
     }
+    Ok(warnings.iter().map(ToString::to_string).collect())
 }
 
 fn invalid(kind: &str, name: &str, error: &SpecError) -> Refusal {
