@@ -176,6 +176,7 @@ impl Local {
             name: identity::host_name(),
             devices: devices(&launch),
             labels: BTreeMap::new(),
+            address: None,
             data_dir: None,
         };
         let node = roles::node(&membership, offer, place.spawn.clone()).await?;

@@ -64,6 +64,7 @@ mod tests {
             number,
             document: json!({"spec": {"model": {"uri": uri}, "replicas": 1}}),
             launch: launch(uri.into(), "m".into(), EngineFlags::default()),
+            wishes: Value::Null,
             created: 0,
             cause: None,
         }

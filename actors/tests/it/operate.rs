@@ -112,6 +112,7 @@ impl Office {
             labels: Default::default(),
             device_memory: 0,
             address: None,
+            leaving: false,
         };
         self.put(self.keys.node(node()), directory::to_bytes(record)).await;
     }

@@ -1,19 +1,19 @@
 //! A session with a control host: one question per conversation.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use serde_json::Value;
 use troupe_runtime::{
-    transport::{Connection, Conversation, LinkError, Stream},
+    transport::{Conversation, LinkError, Stream},
     wire::operate::{OperateDown, OperateUp, Reason, Refusal, Selection},
 };
 
-use crate::cli::Failure;
+use crate::{cli::Failure, stack::operator::Operator};
 
 /// A connection to a control host.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Session {
-    connection: Arc<dyn Connection>,
+    operator: Operator,
 }
 
 /// What is answered to one question.
@@ -26,13 +26,13 @@ pub(crate) struct Answers {
 
 impl Session {
     /// A session over a connection that an operator made.
-    pub(crate) fn new(connection: Arc<dyn Connection>) -> Self {
-        Self { connection }
+    pub(crate) fn new(operator: Operator) -> Self {
+        Self { operator }
     }
 
     /// Asks.
     pub(crate) async fn ask(&self, question: &OperateUp) -> Result<Answers, Failure> {
-        let opened = self.connection.open(Conversation::Operate, PATIENCE).await;
+        let opened = self.operator.connection.open(Conversation::Operate, PATIENCE).await;
         let mut stream = opened.map_err(broken)?;
         stream.sender.send(question, PATIENCE).await.map_err(broken)?;
         Ok(Answers { stream })

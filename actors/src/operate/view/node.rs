@@ -68,6 +68,9 @@ fn document(
         "devices": {"kind": node.device_kind, "count": node.devices, "used": used(status)},
         "members": members,
     });
+    if node.leaving {
+        spec["leaving"] = json!(true);
+    }
     if node.device_memory > 0 {
         shown["devices"]["memory"] = json!(node.device_memory);
     }

@@ -5,7 +5,7 @@ use troupe_runtime::{
     discovery::{
         Entry, declared,
         directory::{
-            self, CordonRecord, Drain, EventKind, EventRecord, GroupMember, GroupPhase,
+            self, AfterDrain, CordonRecord, Drain, EventKind, EventRecord, GroupMember, GroupPhase,
             GroupRecord, GroupStatus, MemberState, MemberStatus, NodeLabelsRecord, NodeRecord,
             NodeStatus, ObjectRef, RestartPolicy, ServiceStatus, StartupPolicy,
         },
@@ -65,6 +65,7 @@ fn node_record(number: u128) -> NodeRecord {
         labels: BTreeMap::from([("zone".into(), "a".into())]),
         device_memory: 1 << 30,
         address: Some("quic://10.0.0.1:7400".into()),
+        leaving: false,
     }
 }
 
@@ -78,12 +79,13 @@ fn group_record(index: u32) -> GroupRecord {
     GroupRecord {
         group: group(index),
         epoch: epoch(),
+        term: 1,
         revision: 4,
         launch: launch("file:///m".into(), "m".into(), EngineFlags::default()),
         members: vec![member(1, 0), member(2, 1)],
         startup: StartupPolicy::default(),
         restart: RestartPolicy::default(),
-        drain: Some(Drain { seconds: 30 }),
+        drain: Some(Drain { seconds: 30, then: AfterDrain::default() }),
     }
 }
 
