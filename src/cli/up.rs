@@ -126,7 +126,7 @@ impl Up {
             false => None,
         };
         let (link, _threads) = roles::quic(&control, (self.cluster.listen, 0).into())?;
-        let _door = roles::door(&membership, link.clone());
+        let _door = roles::door(&membership, link.clone(), link.clone());
         let (operator, operator_dir) = dir.identity(PeerRole::Operator, &authority)?;
         operator::write(&operator, &operator_dir, &[link.address()])?;
         let mut gateway = match has(Role::Gateway) {

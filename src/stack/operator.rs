@@ -88,10 +88,16 @@ impl Operator {
 /// Writes a context to a folder of a control host, and to where the command line looks by itself.
 pub(crate) fn write(identity: &Identity, dir: &Path, servers: &[PeerAddr]) -> Result<(), Failure> {
     write_to(identity, dir, servers)?;
-    // A process without a home keeps its context to itself.
-    match default_context() {
-        Ok(default) => write_to(identity, &default, servers),
-        Err(_) => Ok(()),
+    write_default(identity, servers);
+    Ok(())
+}
+
+/// Writes a context to where the command line looks by itself, if there is such a place: a process
+/// without a home, or that may not write there, serves all the same.
+pub(crate) fn write_default(identity: &Identity, servers: &[PeerAddr]) {
+    let written = default_context().and_then(|dir| write_to(identity, &dir, servers));
+    if let Err(failure) = written {
+        tracing::debug!(why = failure.message(), "leave no context for the command line");
     }
 }
 

@@ -127,10 +127,15 @@ pub(crate) async fn controller(membership: &Membership) -> Result<Owned<Controll
     spawned.map(Owned::new).map_err(|error| Failure::run(error.to_string()))
 }
 
-/// Keeps this control host's door, where operators knock. Dropping it closes the door.
-pub(crate) fn door(membership: &Membership, link: Arc<dyn Link>) -> JoinSet<()> {
+/// Keeps a control host's door, where operators knock; leaders and hosts are reached over `way`.
+/// Dropping it closes the door.
+pub(crate) fn door(
+    membership: &Membership,
+    way: Arc<dyn Link>,
+    link: Arc<dyn Link>,
+) -> JoinSet<()> {
     let (registry, keys) = (membership.registry.clone(), membership.keys.clone());
-    let desk = OperateDesk::new(registry, keys, link.clone());
+    let desk = OperateDesk::new(registry, keys, way);
     let desks = Desks { operate: Some(Arc::new(desk)), ..Desks::default() };
     let mut door = JoinSet::new();
     door.spawn(host::door::keep(link, desks));

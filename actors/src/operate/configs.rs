@@ -50,6 +50,6 @@ impl Configs {
         let find = |namespace: &str, name: &str| {
             self.0.get(&(namespace.to_owned(), name.to_owned())).cloned()
         };
-        Ok(resolve::resolve(service, find)?.spec)
+        Ok(resolve(service, find)?.spec)
     }
 }

@@ -55,7 +55,7 @@ pub(super) fn revisions(contents: &Contents) -> Vec<Value> {
             let path = found.key.strip_prefix(&prefix)?;
             let mut parts = path.split('/');
             let (namespace, service) = (parts.next()?.to_owned(), parts.next()?.to_owned());
-            let RevisionRecord { number, document, launch, created, cause } = found.record;
+            let RevisionRecord { number, document, launch, created, cause, .. } = found.record;
             let metadata = json!({
                 "name": format!("{service}-{number}"),
                 "namespace": namespace,
