@@ -38,6 +38,8 @@ mod invariance;
 mod metrics;
 #[path = "support/hosts.rs"]
 mod network;
+#[path = "cluster/operate.rs"]
+mod operate;
 #[path = "cluster/pods.rs"]
 mod pods;
 #[path = "cluster/pressure.rs"]

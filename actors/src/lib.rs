@@ -23,5 +23,6 @@ pub mod kv;
 pub mod leader;
 pub mod member;
 pub mod node;
+pub mod operate;
 pub mod scheduler;
 pub mod worker;

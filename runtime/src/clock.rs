@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::Instant;
 
 /// A moment.
@@ -84,6 +85,23 @@ impl Clock {
     }
 }
 
+/// A time of day as people and Kubernetes' documents write it: `2026-02-03T04:05:06Z`.
+pub fn rfc3339(unix_seconds: u64) -> String {
+    let seconds = i64::try_from(unix_seconds).unwrap_or(i64::MAX);
+    // Times past the year 9999 come from broken clocks; they are shown as that year's end.
+    let time = OffsetDateTime::from_unix_timestamp(seconds.min(LAST_SECOND));
+    time.ok().and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
+}
+
+/// Seconds since 1970 of such a time; `None` if it is no time, or before 1970.
+pub fn from_rfc3339(text: &str) -> Option<u64> {
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    time.unix_timestamp().try_into().ok()
+}
+
+/// The end of the year 9999.
+const LAST_SECOND: i64 = 253_402_300_799;
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -103,5 +121,17 @@ mod tests {
         assert_eq!(after.since(before), wait);
         assert_eq!(before.since(after), Duration::ZERO);
         assert!(after.has_reached(wait) && !before.has_reached(wait));
+    }
+
+    #[test]
+    fn a_time_of_day_is_written_and_read_as_kubernetes_does() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(1_770_091_506), "2026-02-03T04:05:06Z");
+        assert_eq!(from_rfc3339("2026-02-03T04:05:06Z"), Some(1_770_091_506));
+        assert_eq!(from_rfc3339("2026-02-03T05:05:06.5+01:00"), Some(1_770_091_506));
+        assert_eq!(rfc3339(u64::MAX), "9999-12-31T23:59:59Z");
+        for nonsense in ["", "yesterday", "2026-02-03", "1969-12-31T23:59:59Z"] {
+            assert_eq!(from_rfc3339(nonsense), None, "{nonsense}");
+        }
     }
 }

@@ -1,15 +1,12 @@
 //! `troupe chat`: talk to a served model, with tokens per second at the end of each answer.
 
-use std::{
-    io::{BufRead, Write},
-    time::Duration,
-};
+use std::{io::BufRead, time::Duration};
 
 use clap::Args;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{Failure, say};
+use super::{Failure, print, say};
 use crate::client::{answer::whole, events::Events, http::HttpClient};
 
 /// Talk to a served model.
@@ -109,14 +106,14 @@ async fn print_stream(mut events: Events, began: Instant) -> Result<String, Fail
         }
         if let Some(text) = event.pointer("/choices/0/delta/content").and_then(Value::as_str) {
             first.get_or_insert_with(|| began.elapsed());
-            write_out(text);
+            print(text);
             answer.push_str(text);
         }
         if let Some(count) = event.pointer("/usage/completion_tokens").and_then(Value::as_u64) {
             tokens = count;
         }
     }
-    write_out("\n");
+    print("\n");
     let (first, whole) = (first.unwrap_or_default(), began.elapsed());
     let decode = (whole - first).as_secs_f64().max(1e-6);
     say(&format!(
@@ -128,17 +125,11 @@ async fn print_stream(mut events: Events, began: Instant) -> Result<String, Fail
 }
 
 fn read_line() -> Option<String> {
-    write_out("> ");
+    print("> ");
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line).ok()?;
     let line = line.trim();
     (!line.is_empty()).then(|| line.to_owned())
-}
-
-/// The answer itself goes to standard output, and a reader that has gone away ends nothing.
-fn write_out(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 /// A server that lives says something every 10 s.

@@ -8,6 +8,7 @@ mod batch;
 mod bench;
 mod certify;
 mod chat;
+mod completion;
 mod failure;
 mod gateway;
 mod health;
@@ -15,6 +16,7 @@ pub(crate) mod layers;
 mod logging;
 mod member;
 mod node;
+mod operate;
 mod pod;
 pub(crate) mod progress;
 mod run;
@@ -26,7 +28,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use troupe_runtime::telemetry;
 
-pub(crate) use failure::{Failure, say};
+pub(crate) use failure::{Failure, print, say};
 
 /// Serves large language models on plain machines.
 ///
@@ -59,6 +61,36 @@ enum Command {
     Health(health::Health),
     /// Make certificates for a group of pods without etcd.
     Certify(certify::Certify),
+    /// Make objects as files say: created if they are not there, changed if they are.
+    Apply(operate::Apply),
+    /// Create the objects of files, which must not be there yet.
+    Create(operate::Create),
+    /// Show objects: services, groups, nodes, events and the rest.
+    Get(operate::Get),
+    /// Show objects in detail, with the events about them.
+    Describe(operate::Describe),
+    /// Delete objects, and wait until what was made for them is gone too.
+    Delete(operate::Delete),
+    /// Set the number of replicas of services.
+    Scale(operate::ScaleCommand),
+    /// Look at rollouts of services, and steer them.
+    Rollout(operate::Rollout),
+    /// Set labels of objects, and of hosts, which services are placed by.
+    Label(operate::LabelCommand),
+    /// Show what happened, the newest last.
+    Events(operate::EventsCommand),
+    /// Show what the members of a group or service said.
+    Logs(operate::LogsCommand),
+    /// Show how busy hosts and services are.
+    Top(operate::Top),
+    /// Plan nothing new on hosts.
+    Cordon(operate::Cordon),
+    /// Plan on hosts again.
+    Uncordon(operate::Uncordon),
+    /// Plan nothing new on hosts and move away what is there, without losing a request.
+    Drain(operate::Drain),
+    /// Print a shell's completions for this command.
+    Completion(completion::Completion),
     /// Talk to a served model.
     Chat(chat::Chat),
     /// Generate for a file of prompts, without a server.
@@ -77,8 +109,12 @@ impl Command {
     /// instead of a running account.
     fn log_filter(&self) -> &'static str {
         match self {
+            Self::Serve(_) | Self::Up(_) | Self::Node(_) | Self::Gateway(_) | Self::Member => {
+                "info"
+            }
             Self::Run(_) | Self::Batch(_) | Self::Bench(_) | Self::Chat(_) => "warn",
-            _ => "info",
+            // What fails is what the command itself says.
+            _ => "error",
         }
     }
 }
@@ -88,7 +124,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            say(&format!("troupe: {}", failure.message));
+            say(&failure.message());
             ExitCode::from(failure.code)
         }
     }
@@ -112,6 +148,21 @@ fn start(cli: Cli) -> Result<(), Failure> {
             Command::Gateway(gateway) => gateway.run().await,
             Command::Health(health) => health.run().await,
             Command::Certify(certify) => certify.run(),
+            Command::Apply(apply) => apply.run().await,
+            Command::Create(create) => create.run().await,
+            Command::Get(get) => get.run().await,
+            Command::Describe(describe) => describe.run().await,
+            Command::Delete(delete) => delete.run().await,
+            Command::Scale(scale) => scale.run().await,
+            Command::Rollout(rollout) => rollout.run().await,
+            Command::Label(label) => label.run().await,
+            Command::Events(events) => events.run().await,
+            Command::Logs(logs) => logs.run().await,
+            Command::Top(top) => top.run().await,
+            Command::Cordon(cordon) => cordon.run().await,
+            Command::Uncordon(uncordon) => uncordon.run().await,
+            Command::Drain(drain) => drain.run().await,
+            Command::Completion(completion) => completion.run(),
             Command::Chat(chat) => chat.run().await,
             Command::Run(run) => run.run(logging).await,
             Command::Batch(batch) => batch.run(logging).await,

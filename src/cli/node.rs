@@ -18,7 +18,7 @@ use crate::stack::{
     asked_to_end,
     identity::{self, DataDir},
     membership::Membership,
-    roles::{self, HostOffer},
+    roles::{self, HostDoor, HostOffer},
 };
 
 /// Offer this host's devices to a cluster.
@@ -51,7 +51,7 @@ impl NodeCommand {
         let membership = Membership::etcd(&self.cluster.etcd, &authority).await?;
         let (cluster, host) = (&self.cluster, &self.host);
         let joining = Joining { cluster, host, dir: &dir, authority: &authority };
-        let mut running = joining.start(&membership, logging).await?;
+        let (mut running, _door) = joining.start(&membership, logging).await?;
         say(&format!("node {} offers {} devices", host.name(), host.devices));
         let ended = tokio::select! {
             () = asked_to_end() => {
@@ -84,18 +84,21 @@ impl Joining<'_> {
         self,
         membership: &Membership,
         logging: Vec<String>,
-    ) -> Result<Owned<NodeMsg>, Failure> {
+    ) -> Result<(Owned<NodeMsg>, HostDoor), Failure> {
         let (node, node_dir) = self.dir.identity(PeerRole::Node, self.authority)?;
+        let shelf = Shelf::new(self.dir.path());
+        let door = HostDoor::open(&node, self.cluster.listen, shelf.clone())?;
         let offer = HostOffer {
             id: node.name().node,
             name: self.host.name(),
             devices: self.host.devices,
             labels: self.host.labels(),
+            address: Some(door.address()),
             data_dir: Some(self.dir.path().to_owned()),
         };
         let ClusterArgs { listen, cluster, .. } = self.cluster;
         let mut spawn = roles::processes(*listen, node_dir, cluster, logging, offer.devices)?;
-        spawn.logs = Some(Shelf::new(self.dir.path()));
-        roles::node(membership, offer, Arc::new(spawn)).await
+        spawn.logs = Some(shelf);
+        Ok((roles::node(membership, offer, Arc::new(spawn)).await?, door))
     }
 }

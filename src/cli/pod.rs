@@ -158,6 +158,7 @@ impl Part {
             name: identity::host_name(),
             devices: self.devices,
             labels: inventory::labels(&identity::host_name(), &[]),
+            address: None,
             data_dir: None,
         };
         let Credentials { identity, dir, .. } = &self.credentials;

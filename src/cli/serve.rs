@@ -15,7 +15,7 @@ use std::{
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use tempfile::TempDir;
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 use troupe_actors::{
     controller::{
         actor::ControllerMsg,
@@ -33,7 +33,7 @@ use troupe_runtime::{
     discovery::directory::{Launch, MemberPer},
     id::NodeId,
     shutdown::{ShutdownOwner, shutdown},
-    transport::{Link, PeerRole, TransportRuntime},
+    transport::{Link, PeerRole, TransportRuntime, tls::ClusterAuthority},
 };
 use uuid::Uuid;
 
@@ -122,6 +122,8 @@ pub(crate) async fn serve(
     let url = format!("http://{}", local(http, running.port()));
     let client = HttpClient::new(&url, key.clone());
     client.until_healthy(Duration::from_secs(30)).await;
+    // Without it requests are served all the same.
+    let _door = running.door().inspect_err(|failure| say(&failure.message())).ok();
     announce(&name, &url, key.is_some(), began);
 
     tokio::select! {
@@ -143,8 +145,8 @@ pub(crate) struct Local {
     node: Owned<NodeMsg>,
     gateway: RunningGateway,
     owner: ShutdownOwner,
-    _membership: Membership,
-    _place: Place,
+    membership: Membership,
+    place: Place,
 }
 
 impl Local {
@@ -176,6 +178,7 @@ impl Local {
             name: identity::host_name(),
             devices: devices(&launch),
             labels: BTreeMap::new(),
+            address: None,
             data_dir: None,
         };
         let node = roles::node(&membership, offer, place.spawn.clone()).await?;
@@ -184,7 +187,19 @@ impl Local {
         declare::declare(&membership.registry, &membership.keys, document).await?;
         declare::until_ready(&membership.registry, &membership.keys, "default", "model").await?;
         bar.finish();
-        Ok(Self { controller, node, gateway, owner, _membership: membership, _place: place })
+        Ok(Self { controller, node, gateway, owner, membership, place })
+    }
+
+    /// Opens a door for operators of this machine, and leaves them a context.
+    fn door(&self) -> Result<LocalDoor, Failure> {
+        let authority = ClusterAuthority::create("local").map_err(|error| Failure::of(&error))?;
+        let issue = |role, node| authority.issue(role, node).map_err(|error| Failure::of(&error));
+        let control = issue(PeerRole::Control, self.place.id)?;
+        let operator = issue(PeerRole::Operator, NodeId(Uuid::now_v7()))?;
+        let (link, threads) = roles::quic(&control, (Ipv4Addr::LOCALHOST, 0).into())?;
+        let door = roles::door(&self.membership, self.place.link.clone(), link.clone());
+        operator::write_default(&operator, &[link.address()]);
+        Ok(LocalDoor { _door: door, _link: link, _threads: threads })
     }
 
     /// The port that its gateway listens on.
@@ -206,6 +221,14 @@ impl Local {
         self.owner.begin();
         self.gateway.wait().await;
     }
+}
+
+/// Where operators knock.
+struct LocalDoor {
+    // In the order in which they go.
+    _door: JoinSet<()>,
+    _link: Arc<dyn Link>,
+    _threads: TransportRuntime,
 }
 
 /// Where the members live, and how the gateway reaches them.

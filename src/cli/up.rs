@@ -23,6 +23,7 @@ use crate::{
         asked_to_end, cache_dir, declare,
         identity::DataDir,
         membership::Membership,
+        operator,
         roles::{self, GatewayPlace},
     },
 };
@@ -124,17 +125,20 @@ impl Up {
             true => Some(roles::controller(&membership).await?),
             false => None,
         };
-        let (_link, mut gateway, _threads) = match has(Role::Gateway) {
+        let (link, _threads) = roles::quic(&control, (self.cluster.listen, 0).into())?;
+        let _door = roles::door(&membership, link.clone(), link.clone());
+        let (operator, operator_dir) = dir.identity(PeerRole::Operator, &authority)?;
+        operator::write(&operator, &operator_dir, &[link.address()])?;
+        let mut gateway = match has(Role::Gateway) {
             true => {
-                let (link, threads) = roles::quic(&control, (self.cluster.listen, 0).into())?;
                 let place = GatewayPlace { id: control.name().node, host: self.cluster.listen };
                 let config = self.http.config();
                 let gateway =
                     roles::gateway(&membership, config, place, link.clone(), listener).await?;
                 say(&format!("gateway on http://{}", gateway.address()));
-                (Some(link), Some(gateway), Some(threads))
+                Some(gateway)
             }
-            false => (None, None, None),
+            false => None,
         };
         let mut node = match has(Role::Node) {
             true => {
@@ -144,6 +148,7 @@ impl Up {
             }
             false => None,
         };
+        say(&format!("operators: troupe get nodes --context {}", operator_dir.display()));
         say(&format!(
             "to add a host: troupe node --etcd {} --listen ADDR --name NAME --data-dir DIR --ca {}",
             self.cluster.etcd.join(","),
@@ -157,7 +162,7 @@ impl Up {
             if let Some(gateway) = &mut gateway {
                 gateway.wait().await;
             }
-            if let Some(node) = &mut node {
+            if let Some((node, _)) = &mut node {
                 roles::leave(node, self.host.drain_timeout).await;
             }
         };

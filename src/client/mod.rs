@@ -1,4 +1,5 @@
-//! The HTTP client of our own commands: small, for OpenAI's API, one base URL at a time.
+//! The clients of our own commands: a small one over HTTP for OpenAI's API, one base URL at a time,
+//! and in [`operate`] what the operator's commands share.
 //!
 //! - [`http`]: requests, with a key and further headers; `serve` asks with it whether the gateway
 //!   is healthy, `chat` and `bench` send with it
@@ -12,3 +13,4 @@ pub(crate) mod answer;
 pub(crate) mod events;
 pub(crate) mod flow;
 pub(crate) mod http;
+pub(crate) mod operate;

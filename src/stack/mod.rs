@@ -3,6 +3,7 @@
 //! - [`identity`]: data directories, certificates, who this process is
 //! - [`inventory`]: what a host says of itself: labels, memory
 //! - [`membership`]: its way to the store, and its lease there
+//! - [`operator`]: contexts, and connections of the command line to a control host
 //! - [`roles`]: starts a node, a controller, a gateway
 //! - [`pod`]: what a pod of LeaderWorkerSet is told
 //! - [`presence`]: a record that stands as long as a part of this process
@@ -12,6 +13,7 @@ pub(crate) mod declare;
 pub(crate) mod identity;
 pub(crate) mod inventory;
 pub(crate) mod membership;
+pub(crate) mod operator;
 pub(crate) mod pod;
 pub(crate) mod presence;
 pub(crate) mod roles;

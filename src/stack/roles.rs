@@ -9,15 +9,19 @@ use std::{
 };
 
 use ractor::Actor;
+use tokio::task::JoinSet;
 use troupe_actors::{
     controller::actor::{Controller, ControllerArgs, ControllerMsg},
+    host::{self, Desks},
     member::load::Models,
     node::{
         actor::{Node, NodeArgs, NodeMsg, Spawn},
         child::Processes,
         core::NodeEvent,
         inside::Inside,
+        logs::{LogsDesk, Shelf},
     },
+    operate::OperateDesk,
 };
 use troupe_gateway::{GatewayConfig, GatewayHandle};
 use troupe_runtime::{
@@ -46,6 +50,8 @@ pub(crate) struct HostOffer {
     pub(crate) devices: u32,
     /// Its labels.
     pub(crate) labels: BTreeMap<String, String>,
+    /// Where its own door is; none for a host inside its controller's process.
+    pub(crate) address: Option<String>,
     /// What it must not forget; none for a host that lives as long as its store.
     pub(crate) data_dir: Option<PathBuf>,
 }
@@ -78,7 +84,7 @@ pub(crate) async fn node(
         wire: wire::VERSION,
         labels: offer.labels,
         device_memory: inventory::device_memory(offer.devices),
-        address: None,
+        address: offer.address,
         leaving: false,
     };
     let args = NodeArgs {
@@ -119,6 +125,45 @@ pub(crate) async fn controller(membership: &Membership) -> Result<Owned<Controll
     };
     let spawned = Actor::spawn(None, Controller, args).await;
     spawned.map(Owned::new).map_err(|error| Failure::run(error.to_string()))
+}
+
+/// Keeps a control host's door, where operators knock; leaders and hosts are reached over `way`.
+/// Dropping it closes the door.
+pub(crate) fn door(
+    membership: &Membership,
+    way: Arc<dyn Link>,
+    link: Arc<dyn Link>,
+) -> JoinSet<()> {
+    let (registry, keys) = (membership.registry.clone(), membership.keys.clone());
+    let desk = OperateDesk::new(registry, keys, way);
+    let desks = Desks { operate: Some(Arc::new(desk)), ..Desks::default() };
+    let mut door = JoinSet::new();
+    door.spawn(host::door::keep(link, desks));
+    door
+}
+
+/// A host's own door, where control hosts ask for logs. Dropping it closes the door.
+pub(crate) struct HostDoor {
+    // In the order in which they go.
+    _door: JoinSet<()>,
+    link: Arc<dyn Link>,
+    _threads: TransportRuntime,
+}
+
+impl HostDoor {
+    /// Opens it on a free port.
+    pub(crate) fn open(identity: &Identity, listen: IpAddr, logs: Shelf) -> Result<Self, Failure> {
+        let (link, threads) = quic(identity, (listen, 0).into())?;
+        let desks = Desks { host: Some(Arc::new(LogsDesk::new(logs))), ..Desks::default() };
+        let mut door = JoinSet::new();
+        door.spawn(host::door::keep(link.clone(), desks));
+        Ok(Self { _door: door, link, _threads: threads })
+    }
+
+    /// Where it is.
+    pub(crate) fn address(&self) -> String {
+        self.link.address().to_string()
+    }
 }
 
 /// Who a gateway is to the rest of the cluster.

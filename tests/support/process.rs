@@ -54,6 +54,8 @@ impl Troupe {
             .env_remove("TROUPE_LOG")
             .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
             .env("XDG_CACHE_HOME", folder.path().join("cache"))
+            // Where a control host would leave its context for its user.
+            .env("XDG_CONFIG_HOME", folder.path().join("config"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

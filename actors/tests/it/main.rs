@@ -6,5 +6,6 @@ mod cluster;
 mod drain;
 mod engine;
 mod guests;
+mod operate;
 mod overtaken;
 mod support;

@@ -15,6 +15,7 @@
 //! | `gateways/<id>` | that gateway | its lease |
 //! | `demand/<ns>/<service>/<gateway>` | that gateway, while it holds requests | its lease |
 //! | `cordons/<node>` | who cordons or drains a host | for good |
+//! | `labels/<node>` | who labels a host | for good |
 //! | `revisions/<ns>/<service>/<n>` | the controller in office, the last 10 of each | for good |
 //! | `events/<slot>` | the controller in office, a ring | for good |
 //! | `control/<id>` | that control host | its lease |
@@ -150,6 +151,16 @@ impl Keys {
     /// One host's.
     pub fn cordon(&self, node: NodeId) -> String {
         format!("{}{node}", self.cordons())
+    }
+
+    /// The labels that people gave to hosts.
+    pub fn all_node_labels(&self) -> String {
+        self.under("labels/")
+    }
+
+    /// One host's.
+    pub fn node_labels(&self, node: NodeId) -> String {
+        format!("{}{node}", self.all_node_labels())
     }
 
     /// All statuses of services.

@@ -7,6 +7,7 @@
 //! | [`group`] | one member's life: [`group::MemberUp`] / [`group::MemberDown`] | worker, at the leader |
 //! | [`step`] | what a step does: carried inside [`group`] | |
 //! | [`status`] | what an endpoint is and how busy it is | gateway, at the leader |
+//! | [`operate`] | one question of an operator: [`operate::OperateUp`] / [`operate::OperateDown`] | operator, at a control host |
 //! | [`member`] | a member process and its node, over pipes | node |
 //! | [`host`] | how a host is and what it can do: [`host::HostUp`] / [`host::HostDown`] | control host, at a host |
 //! | [`join`] | a token for an identity, a new certificate for an old one | newcomer or host, at a control host |
@@ -25,6 +26,7 @@ pub mod host;
 pub mod join;
 pub mod kv;
 pub mod member;
+pub mod operate;
 pub mod status;
 pub mod step;
 

@@ -1,6 +1,6 @@
 //! Hosts: what one is, what runs there, and whether it may be planned on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,32 @@ pub struct NodeRecord {
 
 fn first_wire() -> u32 {
     1
+}
+
+impl NodeRecord {
+    /// Its labels, as a person may have changed them.
+    pub fn labels_with(&self, changed: Option<&NodeLabelsRecord>) -> BTreeMap<String, String> {
+        let mut labels = self.labels.clone();
+        if let Some(changed) = changed {
+            labels.retain(|key, _| !changed.removed.contains(key));
+            labels.extend(changed.set.clone());
+        }
+        labels
+    }
+}
+
+/// A person's word on a host's labels, over what the host says of itself.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeLabelsRecord {
+    /// Which host.
+    pub node: NodeId,
+    /// It has these.
+    #[serde(default)]
+    pub set: BTreeMap<String, String>,
+    /// It does not have these.
+    #[serde(default)]
+    pub removed: BTreeSet<String>,
 }
 
 /// A host's report of its members.

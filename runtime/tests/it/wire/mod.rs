@@ -5,17 +5,26 @@
 //! test here fails because a message changed, that is a new wire version (ALPN, and the previous
 //! one kept); before a first release, `UPDATE=1` writes the file anew and the diff is reviewed.
 
+mod operate;
 mod samples;
 
 use std::{fmt::Write as _, path::Path};
 
 use proptest::prelude::*;
-use samples::{Sample, samples};
+use samples::Sample;
 use troupe_runtime::wire::{
     self, MAX_MESSAGE_BYTES, WireError,
     generate::{GenerateDown, GenerateUp},
     group::{MemberDown, MemberUp},
+    operate::{Change, ObjectName, OperateDown, OperateUp, Run},
 };
+
+/// Every message of every conversation.
+fn samples() -> Vec<Sample> {
+    let mut all = samples::samples();
+    all.extend(operate::samples());
+    all
+}
 
 #[test]
 fn what_is_sent_is_what_arrives() {
@@ -69,6 +78,15 @@ fn lengths_that_validate_but_cannot_be_are_refused() {
 }
 
 #[test]
+fn a_name_longer_than_any_is_refused() {
+    let object = ObjectName::new("Node", "", "n".repeat(254));
+    let what = Box::new(Change::Delete(object));
+    let bytes = wire::encode(&OperateUp::Change(what, Run::Real)).unwrap();
+    let error = wire::decode::<OperateUp>(&bytes).unwrap_err();
+    assert!(matches!(&error, WireError::Impossible { why, .. } if why.contains("object.name")));
+}
+
+#[test]
 fn a_message_beyond_the_bound_is_refused_unread() {
     let bytes = vec![0; MAX_MESSAGE_BYTES + 1];
     assert!(matches!(wire::decode::<MemberUp>(&bytes), Err(WireError::TooLong { .. })));
@@ -83,6 +101,8 @@ proptest! {
         let _ = wire::decode::<GenerateDown>(&bytes);
         let _ = wire::decode::<MemberUp>(&bytes);
         let _ = wire::decode::<MemberDown>(&bytes);
+        let _ = wire::decode::<OperateUp>(&bytes);
+        let _ = wire::decode::<OperateDown>(&bytes);
     }
 
     #[test]

@@ -391,7 +391,7 @@ pub(super) fn samples() -> Vec<Sample> {
     ]
 }
 
-fn sample<T: Message + EncodeMessage + DecodeMessage + PartialEq + Debug + 'static>(
+pub(super) fn sample<T: Message + EncodeMessage + DecodeMessage + PartialEq + Debug + 'static>(
     message: T,
 ) -> Sample {
     Sample(Box::new(message))
