@@ -91,6 +91,11 @@ impl Arriving<'_> {
 // === impl JsonBody ===
 
 impl JsonBody {
+    /// Its bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Reads the body.
     ///
     /// # Errors

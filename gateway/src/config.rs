@@ -1,6 +1,6 @@
 //! The gateway's settings, typed; the command line fills them.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use troupe_runtime::model::source::HubCache;
 
@@ -29,6 +29,16 @@ pub struct GatewayConfig {
     pub stall_timeout: Duration,
     /// How long requests in flight may go on once the gateway is told to end.
     pub drain_timeout: Duration,
+    /// How long a request may wait for an endpoint of a service that has none; zero refuses it at
+    /// once.
+    pub hold_timeout: Duration,
+    /// Requests that may wait so at a time.
+    pub max_held_requests: usize,
+    /// What they may take in memory together. A text takes about what its body had.
+    pub max_held_bytes: usize,
+    /// Where what is known of the cluster is kept for a start without the store; nowhere if not
+    /// given.
+    pub data_dir: Option<PathBuf>,
     /// Long texts tokenized at a time.
     pub tokenizers: usize,
     /// Where models that were named by the hub's names are.
@@ -56,6 +66,10 @@ impl GatewayConfig {
             request_timeout: Duration::from_secs(600),
             stall_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(60),
+            hold_timeout: Duration::from_secs(60),
+            max_held_requests: 1024,
+            max_held_bytes: 256 << 20,
+            data_dir: None,
             tokenizers: std::thread::available_parallelism().map_or(1, usize::from),
             hub: HubCache::at(".cache/huggingface/hub"),
             seed: None,

@@ -7,12 +7,19 @@ use tokio::{
     task::JoinSet,
 };
 use troupe_runtime::{
-    discovery::{Registry, keys::Keys},
+    discovery::{Lease, Registry, keys::Keys},
+    id::NodeId,
     shutdown::Shutdown,
     transport::Link,
 };
 
-use crate::{config::GatewayConfig, placement::directory::Follower, server, state::Gateway};
+use crate::{
+    config::GatewayConfig,
+    holding::{declared, desk},
+    placement::follower,
+    server,
+    state::Gateway,
+};
 
 /// Why a gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -44,15 +51,28 @@ pub struct GatewayHandle {
     tasks: JoinSet<()>,
 }
 
+/// Where a gateway finds its cluster, and who it is there.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// Its way to the leaders.
+    pub link: Arc<dyn Link>,
+    /// The store.
+    pub registry: Arc<dyn Registry>,
+    /// The cluster's keys.
+    pub keys: Keys,
+    /// Under which it tells what it waits for.
+    pub lease: Arc<dyn Lease>,
+    /// Its identity.
+    pub id: NodeId,
+}
+
 /// Starts a gateway: it listens when this returns, and is healthy once an endpoint is ready.
 ///
 /// # Errors
 /// [`GatewayError`] if it cannot listen.
 pub async fn serve(
     config: GatewayConfig,
-    link: Arc<dyn Link>,
-    registry: Arc<dyn Registry>,
-    keys: Keys,
+    surroundings: Surroundings,
     shutdown: Shutdown,
 ) -> Result<GatewayHandle, GatewayError> {
     let listen = config.listen;
@@ -64,16 +84,23 @@ pub async fn serve(
     };
     let listener = bind(listen).map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
+    let Surroundings { link, registry, keys, lease, id } = surroundings;
+    let data_dir = config.data_dir.clone();
     let gateway = Arc::new(Gateway::new(config));
-    let directory = Arc::clone(&gateway.directory);
-    let follower = Follower::new(directory, link, Arc::clone(&gateway.models));
+    let (directory, holding) = (Arc::clone(&gateway.directory), Arc::clone(&gateway.holding));
+    let catalog = Arc::clone(&holding.catalog);
+    let endpoints =
+        follower::Follower::new(directory, link, Arc::clone(&gateway.models), data_dir.clone());
+    let services = declared::Follower::new(catalog, keys.clone(), data_dir);
     let mut tasks = JoinSet::new();
     tracing::info!(%address, "gateway listens");
     tasks.spawn(async move {
-        // The follower lives as long as requests may need an endpoint, and not longer.
+        // These live as long as requests may need an endpoint, and not longer.
         tokio::select! {
             () = server::run(listener, gateway, shutdown) => {}
-            never = follower.run(registry, keys) => match never {},
+            never = endpoints.run(registry.clone(), keys.clone()) => match never {},
+            never = services.run(registry) => match never {},
+            never = desk::run(holding, lease, keys, id) => match never {},
         }
     });
     Ok(GatewayHandle { address, tasks })

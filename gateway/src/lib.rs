@@ -13,7 +13,7 @@
 //! - `error`: every failure as a response
 //! - [`openai`]: the API's types; `routes`: its endpoints; `openapi`: their description
 //! - `ingress`: request to `ingress::prepared::Prepared`; `model`: tokenizers and templates
-//! - `placement`: which endpoint; `client`: one attempt there
+//! - `placement`: which endpoint; `client`: one attempt there; `holding`: waiting for one
 //! - `egress`: chunks to text to answer
 //! - `metrics`: what is measured
 //!
@@ -30,6 +30,7 @@ mod egress;
 mod error;
 mod fields;
 mod gateway;
+mod holding;
 mod ingress;
 mod metrics;
 mod model;
@@ -42,4 +43,4 @@ mod state;
 
 pub use config::GatewayConfig;
 pub use egress::parse::family::{Family, ParserChoice, ReasoningFamily, ToolFamily, UnknownParser};
-pub use gateway::{GatewayError, GatewayHandle, serve};
+pub use gateway::{GatewayError, GatewayHandle, Surroundings, serve};

@@ -70,6 +70,11 @@ impl Metrics {
         new
     }
 
+    /// For what is counted elsewhere.
+    pub(crate) fn all(&self) -> &telemetry::Metrics {
+        &self.all
+    }
+
     /// One HTTP request was answered.
     pub(crate) fn answered(&self, handler: &str, method: &str, status: u16) {
         let labels = vec![

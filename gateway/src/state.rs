@@ -10,13 +10,14 @@ use crate::{
     config::GatewayConfig,
     egress::{answer::Deltas, execution::execute},
     error::ApiError,
+    holding::{Holding, Wait, core::Limits},
     ingress::{
         context::RequestContext,
         prepared::{Prepared, PreparedPrompt},
         seeds::Seeds,
     },
     metrics::{Meter, Metrics},
-    model::{ModelSettings, Models},
+    model::{ModelSettings, Models, Served},
     placement::directory::Directory,
 };
 
@@ -26,6 +27,7 @@ pub(crate) struct Gateway {
     pub(crate) admission: Admission,
     pub(crate) bodies: BodyLimits,
     pub(crate) directory: Arc<Directory>,
+    pub(crate) holding: Arc<Holding>,
     pub(crate) models: Arc<Models>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) seeds: Arc<Seeds>,
@@ -39,12 +41,16 @@ impl Gateway {
             tools: config.tool_call_parser,
             reasoning: config.reasoning_parser,
         };
+        let (directory, metrics) = (Arc::new(Directory::new()), Arc::new(Metrics::new()));
+        let limits = Limits { requests: config.max_held_requests, bytes: config.max_held_bytes };
+        let (table, counts) = (Arc::clone(&directory), Arc::clone(&metrics));
         Self {
             admission: Admission::new(config.max_requests),
             bodies: BodyLimits::new(config.max_body_bytes, config.max_bodies_bytes),
-            directory: Arc::new(Directory::new()),
+            holding: Arc::new(Holding::new(table, counts, limits, config.hold_timeout)),
+            directory,
             models: Arc::new(Models::new(config.tokenizers, hub, settings)),
-            metrics: Arc::new(Metrics::new()),
+            metrics,
             seeds: Arc::new(Seeds::new(config.seed)),
             config,
         }
@@ -57,6 +63,28 @@ impl Gateway {
             if let Ok(served) = self.directory.resolve(None) {
                 self.metrics.of(&served.name).rejected();
             }
+        })
+    }
+
+    /// What a request's `model` means. One that is declared and has no endpoint now is waited for;
+    /// the request takes so many bytes meanwhile.
+    pub(crate) async fn served(
+        &self,
+        context: &RequestContext,
+        model: Option<&str>,
+        bytes: usize,
+    ) -> Result<Served, ApiError> {
+        let unserved = match self.directory.resolve(model) {
+            Ok(served) => return Ok(served),
+            Err(unserved) => unserved,
+        };
+        let model = model.filter(|name| !name.is_empty());
+        let wait = Wait { model, bytes, deadline: context.deadline };
+        let held = self.holding.until(wait, || self.directory.resolve(model).ok()).await;
+        held.map_err(|unheld| {
+            let told = unheld.told(model.unwrap_or("(any)"));
+            let declared = self.holding.catalog.names();
+            told.map_or_else(|| unserved.among(declared).into(), ApiError::from)
         })
     }
 
@@ -84,7 +112,7 @@ impl Gateway {
             request.n,
             prompt.options.max_tokens,
         );
-        let directory = Arc::clone(&self.directory);
-        Box::pin(execute(directory, Arc::clone(request), prompt, meter))
+        let places = (Arc::clone(&self.directory), Arc::clone(&self.holding));
+        Box::pin(execute(places, Arc::clone(request), prompt, meter))
     }
 }

@@ -3,6 +3,7 @@
 //! # Layout
 //! - [`id`], [`error`]: the names of things, and errors, their public text apart from inner detail
 //! - [`config`], [`clock`], [`backoff`], [`shutdown`]: settings, time, retry spacing, ending
+//! - [`disk`]: files that are written whole or not at all
 //! - [`wire`]: every message that crosses a process border, grouped by conversation
 //! - [`transport`]: `Link`, the contract for moving frames and tensors: in-process, QUIC, faulty
 //! - [`discovery`]: `Registry`, the contract for finding each other: embedded, etcd
@@ -19,6 +20,7 @@ pub mod backoff;
 pub mod clock;
 pub mod config;
 pub mod discovery;
+pub mod disk;
 pub mod error;
 pub mod id;
 pub mod model;

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, ToSocketAddrs},
     path::PathBuf,
+    time::Duration,
 };
 
 use clap::Args;
@@ -136,6 +137,10 @@ pub(crate) struct HttpArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 20, allow_negative_numbers = true,
         value_parser = clap::value_parser!(i64).range(-1..=i64::from(u32::MAX)))]
     max_logprobs: i64,
+    /// Seconds that a request may wait for a service that is declared and has no endpoint; 0 refuses
+    /// it at once.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    no_endpoint_timeout: u32,
     /// How models write tool calls: auto (as their chat templates show), none, hermes, llama3_json,
     /// mistral, pythonic or qwen3_coder.
     #[arg(long, value_name = "NAME", default_value = "auto")]
@@ -157,6 +162,7 @@ impl HttpArgs {
             port: 0,
             api_key: vec![key],
             max_logprobs: 20,
+            no_endpoint_timeout: 60,
             tool_call_parser: ParserChoice::Auto,
             reasoning_parser: ParserChoice::Auto,
             enable_auto_tool_choice: false,
@@ -168,6 +174,7 @@ impl HttpArgs {
         let mut config = GatewayConfig::new((self.host, self.port).into());
         config.api_keys.clone_from(&self.api_key);
         config.hub = stack::hub();
+        config.hold_timeout = Duration::from_secs(self.no_endpoint_timeout.into());
         config.max_logprobs = u32::try_from(self.max_logprobs).ok();
         config.tool_call_parser = self.tool_call_parser;
         config.reasoning_parser = self.reasoning_parser;

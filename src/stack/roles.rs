@@ -23,7 +23,7 @@ use troupe_actors::{
     },
     operate::OperateDesk,
 };
-use troupe_gateway::{GatewayConfig, GatewayHandle};
+use troupe_gateway::{GatewayConfig, GatewayHandle, Surroundings};
 use troupe_runtime::{
     actor::Owned,
     discovery::directory::{self, GatewayRecord, NodeRecord},
@@ -189,9 +189,15 @@ pub(crate) async fn gateway(
     link: Arc<dyn Link>,
     shutdown: Shutdown,
 ) -> Result<RunningGateway, Failure> {
-    let (registry, keys) = (membership.registry.clone(), membership.keys.clone());
+    let surroundings = Surroundings {
+        link,
+        registry: membership.registry.clone(),
+        keys: membership.keys.clone(),
+        lease: membership.lease.clone(),
+        id: place.id,
+    };
     let ending = shutdown.clone();
-    let handle = troupe_gateway::serve(config, link, registry, keys, shutdown)
+    let handle = troupe_gateway::serve(config, surroundings, shutdown)
         .await
         .map_err(|error| Failure::of(&error))?;
     let mut address = handle.address();

@@ -81,6 +81,8 @@ impl Observed {
             },
             WatchEvent::Delete(key) => self.forget(&key).map_or(Seen::Nothing, Seen::Event),
             WatchEvent::Synced => Seen::Event(ControllerEvent::Synced),
+            // Its incarnation, which is watched too, says what to make of it.
+            WatchEvent::Rewound => Seen::Nothing,
             WatchEvent::Disconnected(why) => {
                 tracing::warn!(why, "the store does not answer: nothing is changed meanwhile");
                 Seen::Nothing

@@ -105,7 +105,8 @@ impl Actor for Node {
             tasks.spawn(keeper.run(args.registry.clone(), args.keys.clone(), myself.clone()));
         }
         tasks.spawn(write(args.lease.clone(), queue));
-        tasks.spawn(watch_groups(args.registry.clone(), args.keys.clone(), myself.clone()));
+        let (registry, keys) = (args.registry.clone(), args.keys.clone());
+        tasks.spawn(watch_groups(registry, keys, args.record.id, myself.clone()));
         tasks.spawn(watch_statuses(args.registry.clone(), args.keys.clone(), myself));
         Ok(NodeState { core, args, members: BTreeMap::new(), writes, _tasks: tasks })
     }

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, io, path::Path};
 
-use super::disk;
+use troupe_runtime::disk;
 
 /// Reads the epochs; none if they were never written.
 ///

@@ -8,12 +8,10 @@
 //! - `store`: its writes and its watches
 //! - `epochs`: the highest epochs seen, on disk
 //! - `specs`: all specs, on disk, and given back to a store that lost them
-//! - `disk`: files written whole or not at all
 
 pub mod actor;
 pub mod child;
 pub mod core;
-mod disk;
 mod epochs;
 pub mod inside;
 pub mod logs;

@@ -18,11 +18,12 @@ use troupe_runtime::{
         directory::{from_bytes, to_bytes},
         keys::Keys,
     },
+    disk,
     error::chain,
 };
 
 use self::core::{Book, Effect, Event, Specs};
-use super::{actor::NodeMsg, disk, store::RETRY};
+use super::{actor::NodeMsg, store::RETRY};
 
 /// Where the specs are kept, and what was kept there.
 pub(super) struct Keeper {
@@ -63,7 +64,7 @@ impl Keeper {
                 WatchEvent::Put(entry) => Event::Put(entry),
                 WatchEvent::Delete(key) => Event::Deleted(key),
                 WatchEvent::Synced => Event::Synced,
-                WatchEvent::Disconnected(_) => continue,
+                WatchEvent::Disconnected(_) | WatchEvent::Rewound => continue,
             };
             let key = keys.incarnation();
             let life = until_answered(|| registry.incarnation(&key)).await;

@@ -4,10 +4,13 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ractor::ActorRef;
 use tokio::sync::mpsc;
-use troupe_runtime::discovery::{
-    Lease, Registry, WatchEvent,
-    directory::{self, GroupRecord, NodeStatus},
-    keys::Keys,
+use troupe_runtime::{
+    discovery::{
+        Lease, Registry, WatchEvent, Witness,
+        directory::{self, GroupRecord, NodeStatus},
+        keys::Keys,
+    },
+    id::NodeId,
 };
 
 use super::{actor::NodeMsg, core::NodeEvent};
@@ -56,10 +59,18 @@ impl Write {
     }
 }
 
-pub(super) async fn watch_groups(registry: Arc<dyn Registry>, keys: Keys, node: ActorRef<NodeMsg>) {
+/// Tells the node what is planned. A group that only the store has lost goes on: its members are
+/// reported, and whoever plans next takes it up again, or deletes it and means it.
+pub(super) async fn watch_groups(
+    registry: Arc<dyn Registry>,
+    keys: Keys,
+    me: NodeId,
+    node: ActorRef<NodeMsg>,
+) {
     let Ok(mut watch) = registry.watch(&keys.groups()).await else {
         return node.stop(Some("cannot watch the groups".into()));
     };
+    let mut witness = Witness::new(registry, keys.incarnation());
     let mut known: BTreeMap<String, GroupRecord> = BTreeMap::new();
     while let Some(event) = watch.next().await {
         let event = match event {
@@ -75,11 +86,20 @@ pub(super) async fn watch_groups(registry: Arc<dyn Registry>, keys: Keys, node: 
                     }
                 }
             }
-            WatchEvent::Delete(key) => match known.remove(&key) {
-                Some(record) => NodeEvent::GroupGone(record.group),
-                None => continue,
-            },
-            WatchEvent::Synced | WatchEvent::Disconnected(_) => continue,
+            WatchEvent::Delete(key) => {
+                let Some(record) = known.remove(&key) else { continue };
+                // Asked of the store only where it matters: most groups have no member here.
+                let mine = record.members.iter().any(|member| member.node == me);
+                if mine && !witness.was_meant().await {
+                    tracing::warn!(group = %record.group, "the store lost a group: it goes on");
+                    continue;
+                }
+                NodeEvent::GroupGone(record.group)
+            }
+            event => {
+                witness.see(&event).await;
+                continue;
+            }
         };
         if node.cast(NodeMsg::Event(event)).is_err() {
             return;

@@ -18,6 +18,7 @@ use super::stream::{Decode, Delta, Effects, Event, StreamCore, Then};
 use crate::{
     client::Attempt,
     error::ApiError,
+    holding::{Holding, Wait},
     ingress::prepared::{Prepared, PreparedPrompt},
     metrics::Meter,
     model::Detokenizer,
@@ -27,6 +28,7 @@ use crate::{
 /// One prompt on its way.
 struct Execution {
     directory: Arc<Directory>,
+    holding: Arc<Holding>,
     request: Arc<Prepared>,
     prompt: PreparedPrompt,
     core: StreamCore<Decoder>,
@@ -39,7 +41,7 @@ struct Execution {
 
 /// The deltas of one prompt, until every choice has ended or the first error.
 pub(crate) fn execute(
-    directory: Arc<Directory>,
+    (directory, holding): (Arc<Directory>, Arc<Holding>),
     request: Arc<Prepared>,
     prompt: PreparedPrompt,
     meter: Meter,
@@ -49,8 +51,18 @@ pub(crate) fn execute(
     let core = StreamCore::new(request.stream_options(&prompt), decoders);
     let (ready, then) = (VecDeque::new(), Then::Place);
     let (chosen, attempt) = (None, None);
-    let execution =
-        Execution { directory, request, prompt, core, chosen, attempt, ready, then, meter };
+    let execution = Execution {
+        directory,
+        holding,
+        request,
+        prompt,
+        core,
+        chosen,
+        attempt,
+        ready,
+        then,
+        meter,
+    };
     // A body is polled outside the handler, and so outside the handler's span.
     let span = tracing::Span::current();
     stream::unfold(Some(execution), move |execution| {
@@ -77,6 +89,7 @@ impl Execution {
             let event = match std::mem::take(&mut self.then) {
                 Then::Read => self.read().await,
                 Then::Place => self.place(),
+                Then::Hold(why) => self.hold(why).await,
                 Then::Open => self.open().await,
                 Then::Done => {
                     self.attempt.take().into_iter().for_each(Attempt::close);
@@ -136,6 +149,30 @@ impl Execution {
         }
         let message = format!("No endpoint of the model `{}` is ready.", self.request.served_name);
         Event::Nowhere(PublicError::new(ErrorKind::Unavailable, message))
+    }
+
+    /// Waits for somebody to come up, who may be an endpoint that was not there before.
+    async fn hold(&mut self, why: PublicError) -> Event {
+        let (request, tried) = (Arc::clone(&self.request), self.core.tried().clone());
+        let (directory, holding) = (Arc::clone(&self.directory), Arc::clone(&self.holding));
+        let wait = Wait {
+            model: Some(&request.served_name),
+            bytes: size_of_val::<[u32]>(&self.prompt.tokens),
+            deadline: self.core.deadline(),
+        };
+        let query = Query {
+            model: &request.served_name,
+            tokenizer: request.model.tokenizer_digest(),
+            exclude: &tried,
+        };
+        match holding.until(wait, || directory.place(&query)).await {
+            Ok(endpoint) => {
+                let id = endpoint.info.endpoint.clone();
+                self.chosen = Some(endpoint);
+                Event::Placed(id)
+            }
+            Err(unheld) => Event::Unheld(unheld.told(&request.served_name).unwrap_or(why)),
+        }
     }
 
     async fn open(&mut self) -> Event {

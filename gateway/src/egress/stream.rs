@@ -83,6 +83,8 @@ pub(crate) enum Event {
     Opened,
     /// No endpoint is left that could take it.
     Nowhere(PublicError),
+    /// Nor is there one to wait for, or none came.
+    Unheld(PublicError),
     /// The leader said something.
     Down(GenerateDown),
     /// The attempt's connection or conversation is over; why, for the log.
@@ -110,6 +112,8 @@ pub(crate) enum Then {
     Read,
     /// Choose an endpoint that is not among [`StreamCore::tried`].
     Place,
+    /// Wait for an endpoint that is not among them; if none is to be waited for, this is why.
+    Hold(PublicError),
     /// Hand the request to the chosen endpoint, as attempt [`StreamCore::attempt`].
     Open,
     /// Every choice is over.
@@ -195,8 +199,14 @@ impl<D: Decode> StreamCore<D> {
                 Effects::then(Then::Open)
             }
             Event::Nowhere(error) => {
-                Effects::then(Then::Fail(self.last_refusal.take().unwrap_or(error)))
+                let error = self.last_refusal.take().unwrap_or(error);
+                // Where all are full, waiting for another one would only make the queue longer.
+                match error.kind {
+                    ErrorKind::Unavailable => Effects::then(Then::Hold(error)),
+                    _ => Effects::then(Then::Fail(error)),
+                }
             }
+            Event::Unheld(error) => Effects::then(Then::Fail(error)),
             Event::Down(GenerateDown::Chunk(chunk)) => self.chunk(chunk),
             Event::Down(GenerateDown::Refused(error)) if error.kind == ErrorKind::Unavailable => {
                 self.elsewhere(error)

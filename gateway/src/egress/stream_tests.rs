@@ -188,6 +188,21 @@ fn endpoints_that_are_no_longer_the_ones_to_ask_cost_no_attempt() {
 }
 
 #[test]
+fn with_nowhere_left_it_waits_for_somebody_who_is_not_full() {
+    let mut rig = rig(1, |_| {});
+    rig.fails(ErrorKind::Unavailable);
+    let nowhere = || Event::Nowhere(PublicError::new(ErrorKind::Unavailable, "no endpoint"));
+    assert!(
+        matches!(rig.event(nowhere()).then, Then::Hold(why) if why.message == "said the leader")
+    );
+    rig.placed(1);
+    assert_eq!(rig.event(Event::Broken("gone".into())).then, Then::Place);
+    assert!(matches!(rig.event(nowhere()).then, Then::Hold(_)));
+    let late = PublicError::new(ErrorKind::Unavailable, "nobody came");
+    assert_eq!(rig.event(Event::Unheld(late.clone())).then, Then::Fail(late));
+}
+
+#[test]
 fn with_nowhere_left_the_refusal_is_told() {
     let mut rig = rig(1, |_| {});
     rig.fails(ErrorKind::Overloaded);

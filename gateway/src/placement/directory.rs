@@ -1,41 +1,32 @@
-//! The table of ready endpoints: follows the registry, runs one [`Keeper`] per endpoint.
+//! The table of ready endpoints, which placement reads without waiting for anybody.
 //!
-//! The registry says which endpoints there should be; each keeper connects to one and enters it
-//! into the table while it is ready. Placement reads the table without waiting for anybody. While
-//! the registry is away the table stays as it is: an endpoint leaves when its own connection ends.
+//! The [`follower`](super::follower) says which endpoints there should be; each one's keeper
+//! connects to it and enters it here while it is ready.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    convert::Infallible,
     sync::Arc,
 };
 
-use tokio::{sync::watch, task::JoinSet};
-use troupe_runtime::{
-    discovery::{
-        Registry, WatchEvent,
-        directory::{EndpointRecord, from_bytes},
-        keys::Keys,
-    },
-    error::chain,
-    id::EndpointId,
-    transport::Link,
-};
+use tokio::sync::watch;
+use troupe_runtime::id::EndpointId;
 
-use super::{
-    Candidate, Query,
-    endpoint::Endpoint,
-    fence::Fence,
-    keeper::{Keeper, Retry},
-    profile::Profile,
-};
-use crate::{
-    error::ApiError,
-    model::{Models, Served},
-};
+use super::{Candidate, Query, endpoint::Endpoint, profile::Profile};
+use crate::{error::ApiError, model::Served};
 
 /// Ready endpoints, in the order of their ids. Immutable: a change makes a new one.
 pub(crate) type Table = Arc<BTreeMap<EndpointId, Arc<Endpoint>>>;
+
+/// Why a name cannot be served now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unserved {
+    /// None was given, and no model is ready.
+    Nothing,
+    /// Its endpoints are all away.
+    NotReady(String),
+    /// Nobody has it; these are the names that are known.
+    Unknown(String, Vec<String>),
+}
 
 /// Shared by keepers, which write, and requests, which read.
 #[derive(Debug)]
@@ -44,16 +35,6 @@ pub(crate) struct Directory {
     /// Every name that an endpoint of the registry has, ready or not.
     known: watch::Sender<BTreeSet<String>>,
     profile: Profile,
-}
-
-/// Follows the registry. Dropping it stops all keepers.
-pub(crate) struct Follower {
-    directory: Arc<Directory>,
-    link: Arc<dyn Link>,
-    models: Arc<Models>,
-    keepers: BTreeMap<String, (EndpointRecord, tokio::task::AbortHandle)>,
-    tasks: JoinSet<()>,
-    fence: Fence,
 }
 
 // === impl Directory ===
@@ -72,27 +53,33 @@ impl Directory {
         Arc::clone(&self.table.borrow())
     }
 
+    /// Changes of the table.
+    pub(crate) fn changes(&self) -> watch::Receiver<Table> {
+        self.table.subscribe()
+    }
+
+    /// Changes the names that endpoints have, ready or not; `change` says whether it did.
+    pub(crate) fn know(&self, change: impl FnOnce(&mut BTreeSet<String>) -> bool) {
+        self.known.send_if_modified(change);
+    }
+
     /// What a request's `model` means; without one, the first model that is served.
     ///
     /// # Errors
-    /// 404 for a name that nobody has, 503 for one whose endpoints are all away.
-    pub(crate) fn resolve(&self, name: Option<&str>) -> Result<Served, ApiError> {
+    /// Why it means nothing that is served now.
+    pub(crate) fn resolve(&self, name: Option<&str>) -> Result<Served, Unserved> {
         let table = self.table();
         let first = || table.values().find_map(|endpoint| endpoint.info.model_names.first());
         let name = name.filter(|name| !name.is_empty()).or_else(|| first().map(String::as_str));
-        let Some(name) = name else {
-            return Err(ApiError::unavailable("No model is ready."));
-        };
+        let Some(name) = name else { return Err(Unserved::Nothing) };
         let serves =
             |endpoint: &&Arc<Endpoint>| endpoint.info.model_names.iter().any(|n| n == name);
         let Some(endpoint) = table.values().find(serves) else {
             let known = self.known.borrow();
-            if known.contains(name) || known.is_empty() {
-                let message = format!("No endpoint of the model `{name}` is ready.");
-                return Err(ApiError::unavailable(message));
+            if known.contains(name) {
+                return Err(Unserved::NotReady(name.to_owned()));
             }
-            let known: Vec<String> = known.iter().cloned().collect();
-            return Err(ApiError::unknown_model(name, &known));
+            return Err(Unserved::Unknown(name.to_owned(), known.iter().cloned().collect()));
         };
         // Whatever endpoint is picked later must have the room.
         let lengths = table.values().filter(serves).map(|endpoint| endpoint.info.max_model_len);
@@ -134,79 +121,33 @@ impl Directory {
     }
 }
 
-// === impl Follower ===
+// === impl Unserved ===
 
-impl Follower {
-    pub(crate) fn new(directory: Arc<Directory>, link: Arc<dyn Link>, models: Arc<Models>) -> Self {
-        let (keepers, tasks, fence) = (BTreeMap::new(), JoinSet::new(), Fence::default());
-        Self { directory, link, models, keepers, tasks, fence }
-    }
-
-    /// Follows for ever. A registry that is shut down is asked again, as one that is away.
-    pub(crate) async fn run(mut self, registry: Arc<dyn Registry>, keys: Keys) -> Infallible {
-        let mut retry = Retry::default();
-        loop {
-            match registry.watch(&keys.endpoints()).await {
-                Ok(mut watch) => {
-                    while let Some(event) = watch.next().await {
-                        self.apply(event);
-                    }
-                    tracing::warn!("watch of endpoints ended");
-                }
-                Err(error) => tracing::warn!(error = chain(&error), "watch endpoints"),
+impl Unserved {
+    /// The same, where these names are known besides, though nobody serves them now.
+    pub(crate) fn among(self, declared: BTreeSet<String>) -> Self {
+        match self {
+            Self::Unknown(name, _) if declared.contains(&name) => Self::NotReady(name),
+            Self::Unknown(name, known) => {
+                let all: BTreeSet<String> = known.into_iter().chain(declared).collect();
+                Self::Unknown(name, all.into_iter().collect())
             }
-            retry.wait().await;
+            other => other,
         }
     }
+}
 
-    fn apply(&mut self, event: WatchEvent) {
-        while self.tasks.try_join_next().is_some() {}
-        match event {
-            WatchEvent::Put(entry) => {
-                match from_bytes::<EndpointRecord>(&entry.key, &entry.value) {
-                    Ok(record) => self.put(entry.key, record),
-                    Err(error) => {
-                        tracing::warn!(error = chain(&error), "read endpoint record");
-                        self.remove(&entry.key);
-                    }
-                }
+impl From<Unserved> for ApiError {
+    fn from(unserved: Unserved) -> Self {
+        match unserved {
+            Unserved::Nothing => Self::unavailable("No model is ready."),
+            // A gateway that knows of nothing cannot say that there is nothing.
+            Unserved::Unknown(name, known) if !known.is_empty() => {
+                Self::unknown_model(&name, &known)
             }
-            WatchEvent::Delete(key) => self.remove(&key),
-            WatchEvent::Synced => {}
-            WatchEvent::Disconnected(why) => tracing::warn!(why, "registry is away"),
-        }
-    }
-
-    fn put(&mut self, key: String, record: EndpointRecord) {
-        if self.keepers.get(&key).is_some_and(|(known, _)| *known == record) {
-            return;
-        }
-        self.remove(&key);
-        self.fence.enforce(&record.info.endpoint, &self.directory.table());
-        let keeper = Keeper {
-            record: record.clone(),
-            directory: Arc::clone(&self.directory),
-            link: Arc::clone(&self.link),
-            models: Arc::clone(&self.models),
-        };
-        let task = self.tasks.spawn(keeper.run());
-        self.keepers.insert(key, (record, task));
-        self.tell_names();
-    }
-
-    fn remove(&mut self, key: &str) {
-        if let Some((record, task)) = self.keepers.remove(key) {
-            if let Some(endpoint) = self.directory.table().get(&record.info.endpoint) {
-                self.fence.remember(endpoint);
+            Unserved::NotReady(name) | Unserved::Unknown(name, _) => {
+                Self::unavailable(format!("No endpoint of the model `{name}` is ready."))
             }
-            task.abort();
-            self.tell_names();
         }
-    }
-
-    fn tell_names(&self) {
-        let records = self.keepers.values().map(|(record, _)| record);
-        let names = records.flat_map(|record| record.info.model_names.iter().cloned()).collect();
-        self.directory.known.send_replace(names);
     }
 }

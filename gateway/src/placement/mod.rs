@@ -7,6 +7,7 @@
 //! - [`profile`]: which plug-ins, with what weight; runs them
 //! - [`filter`]: who cannot take the request; [`scorer`]: who should, 0 to 1; [`picker`]: who will
 //! - [`directory`]: the live table of endpoints, kept by one [`keeper`] task per endpoint
+//! - `follower`: which endpoints are kept, as the store says; [`view`]: what to make of its silence
 //! - [`endpoint`]: one ready endpoint: connection, load, what this gateway has in flight there
 //! - `fence`: ends what still waits at an incarnation that is over
 
@@ -14,10 +15,12 @@ pub(crate) mod directory;
 pub(crate) mod endpoint;
 mod fence;
 pub(crate) mod filter;
+pub(crate) mod follower;
 pub(crate) mod keeper;
 pub(crate) mod picker;
 pub(crate) mod profile;
 pub(crate) mod scorer;
+pub(crate) mod view;
 
 use std::collections::BTreeSet;
 

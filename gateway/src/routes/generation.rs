@@ -47,8 +47,9 @@ pub(crate) async fn receive<T: DeserializeOwned>(
     let permit = gateway.admit()?;
     let body = JsonBody::read(request, &gateway.bodies).await?;
     let (asked, own) = body.parse_both::<Sampling, T>()?;
+    let bytes = body.len();
     drop(body);
-    let served = gateway.directory.resolve(asked.model.as_deref())?;
+    let served = gateway.served(context, asked.model.as_deref(), bytes).await?;
     let head = Head {
         id: format!("{prefix}{}", context.id_for(asked.request_id.as_deref())?),
         created: unix_seconds(),

@@ -22,14 +22,15 @@ use crate::{
     path = "/health",
     tag = "probes",
     responses(
-        (status = 200, description = "An endpoint is ready"),
+        (status = 200, description = "An endpoint is ready, or comes up when it is asked for"),
         (status = 503, description = "None is"),
     )
 )]
 pub(crate) async fn health(State(gateway): State<Arc<Gateway>>) -> StatusCode {
-    match gateway.directory.table().is_empty() {
-        true => StatusCode::SERVICE_UNAVAILABLE,
-        false => StatusCode::OK,
+    let ready = !gateway.directory.table().is_empty();
+    match ready || gateway.holding.catalog.serves_on_demand() {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
@@ -39,7 +40,7 @@ pub(crate) async fn health(State(gateway): State<Arc<Gateway>>) -> StatusCode {
     path = "/ping",
     tag = "probes",
     responses(
-        (status = 200, description = "An endpoint is ready"),
+        (status = 200, description = "An endpoint is ready, or comes up when it is asked for"),
         (status = 503, description = "None is"),
     )
 )]

@@ -9,25 +9,19 @@ use serde_json::json;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 use troupe_gateway::{GatewayConfig, GatewayError, serve};
 use troupe_runtime::{
-    discovery::{embedded::EmbeddedRegistry, keys::Keys},
-    id::NodeId,
-    shutdown::shutdown,
-    transport::{LocalNetwork, PeerIdentity, PeerRole},
+    discovery::embedded::EmbeddedRegistry, shutdown::shutdown, transport::LocalNetwork,
 };
 
-use crate::support::{PATIENCE, Seen, leader::says, stage, stage_with};
+use crate::support::{PATIENCE, Seen, leader::says, stage, stage_with, surroundings};
 
 #[tokio::test]
 async fn a_taken_port_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let node = NodeId(uuid::Uuid::now_v7());
-    let identity = PeerIdentity { cluster: "test".into(), role: PeerRole::Gateway, node };
-    let link = LocalNetwork::new().link(identity);
     let (_owner, listener) = shutdown();
-    let registry = Arc::new(EmbeddedRegistry::new());
-    let config = GatewayConfig::new(address);
-    let error = serve(config, link, registry, Keys::new("test"), listener).await.unwrap_err();
+    let registry = EmbeddedRegistry::new();
+    let around = surroundings(&LocalNetwork::new(), &registry, &registry).await;
+    let error = serve(GatewayConfig::new(address), around, listener).await.unwrap_err();
     assert!(matches!(error, GatewayError::PortInUse { .. }));
     assert!(error.to_string().contains(&address.port().to_string()), "{error}");
 }

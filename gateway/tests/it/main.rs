@@ -11,6 +11,7 @@ mod completions;
 mod drain;
 mod endpoints;
 mod errors;
+mod holding;
 mod hostile;
 mod logprobs;
 mod openapi;

@@ -18,7 +18,7 @@ use self::data::{Data, Since};
 use super::{
     Entry, Incarnation, RegistryError, Txn,
     backed::Backed,
-    store::{Broken, Change, Changes, Held, Hold, LeaseId, Released, Renewed, Store},
+    store::{Broken, Change, Changes, Held, Hold, LeaseId, Released, Renewed, Stand, Store},
 };
 
 /// A client of a store in this process.
@@ -247,6 +247,10 @@ impl Changes for EmbeddedChanges {
                 () = ran_out => {}
             }
         }
+    }
+
+    fn stand(&self) -> Stand {
+        self.read_to.stand()
     }
 }
 

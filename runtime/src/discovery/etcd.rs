@@ -26,7 +26,7 @@ use self::{changes::EtcdChanges, error::Failure, lease::EtcdRenewal};
 use super::{
     Compare, Entry, Incarnation, Op, RegistryError, Txn,
     backed::Backed,
-    store::{self, Held, Hold, LeaseId, Released, Renewed, Store},
+    store::{self, Held, Hold, LeaseId, Released, Renewed, Stand, Store},
 };
 
 /// How etcd is reached.
@@ -305,24 +305,15 @@ impl Member {
         // etcd's own order is that of the keys.
         let options = etcd::GetOptions::new().with_prefix();
         let answer = self.kv().get(prefix, Some(options)).await?;
-        Ok((answer.kvs().iter().map(entry).collect(), Stand::of(answer.header())))
+        Ok((answer.kvs().iter().map(entry).collect(), stand(answer.header())))
     }
 }
 
-/// Which store answered, and how far it was.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Stand {
-    cluster: u64,
-    revision: i64,
-}
-
-impl Stand {
-    fn of(header: Option<&etcd::ResponseHeader>) -> Self {
-        header.map_or_else(Self::default, |header| Self {
-            cluster: header.cluster_id(),
-            revision: header.revision(),
-        })
-    }
+fn stand(header: Option<&etcd::ResponseHeader>) -> Stand {
+    header.map_or_else(Stand::default, |header| Stand {
+        store: header.cluster_id(),
+        revision: header.revision().unsigned_abs(),
+    })
 }
 
 fn entry(kv: &etcd::KeyValue) -> Entry {

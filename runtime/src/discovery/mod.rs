@@ -5,7 +5,8 @@
 //! test:
 //! `embedded` (one process) and `etcd` (many). Load, block events and chunks never go through it:
 //! its writes do not grow with requests. Writes compare the store's `incarnation`, so that what was
-//! read before a wipe is not written after it. Values are JSON with an `apiVersion`; keys are made
+//! read before a wipe is not written after it, and a `witness` tells what somebody deleted from what
+//! the store has lost. Values are JSON with an `apiVersion`; keys are made
 //! in `keys` and nowhere else, and each has one writer.
 
 mod backed;
@@ -19,6 +20,8 @@ pub mod keys;
 mod registry;
 mod store;
 mod watcher;
+mod witness;
 
 pub use incarnation::Incarnation;
 pub use registry::{Compare, Entry, Lease, Op, Registry, RegistryError, Txn, Watch, WatchEvent};
+pub use witness::Witness;

@@ -146,6 +146,9 @@ pub enum WatchEvent {
     Synced,
     /// The store does not answer; what was told may be old. Followed by changes and `Synced` later.
     Disconnected(String),
+    /// The store has lost something: it was wiped, or restored from a backup. What follows up to
+    /// `Synced` is what that made of its content, and nobody's word.
+    Rewound,
 }
 
 /// A running watch. Dropping it ends it.

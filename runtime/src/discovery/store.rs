@@ -76,6 +76,25 @@ pub(super) trait Store: Clone + fmt::Debug + Send + Sync + 'static {
 pub(super) trait Changes: Send + 'static {
     /// The next changes; `Err` ends the stream.
     async fn next(&mut self) -> Result<Vec<Change>, Broken>;
+
+    /// How far the store was when it was last heard of.
+    fn stand(&self) -> Stand;
+}
+
+/// Which store answered, and how far it was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stand {
+    pub(super) store: u64,
+    /// Counts its changes.
+    pub(super) revision: u64,
+}
+
+impl Stand {
+    /// Whether a store that stood there before has lost something since. One that was wiped and has
+    /// been filled beyond that again does not show it; its incarnation does.
+    pub(super) fn went_back_from(self, before: Self) -> bool {
+        self.store != before.store || self.revision < before.revision
+    }
 }
 
 /// One change.

@@ -10,7 +10,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{
     Entry, RegistryError, Watch, WatchEvent,
-    store::{BACKOFF, Broken, Change, Changes, Store},
+    store::{BACKOFF, Broken, Change, Changes, Stand, Store},
 };
 
 /// Events that wait for their reader. It is small because it is only slack: a full one stops this
@@ -45,7 +45,7 @@ async fn run<S: Store>(
     (entries, mut changes): (Vec<Entry>, S::Changes),
 ) {
     let mut core = Watcher::new(rand::random());
-    let mut effects = core.handle(Event::Opened(entries));
+    let mut effects = core.handle(Event::Opened(entries, changes.stand()));
     loop {
         for event in effects.tell {
             if sender.send(event).await.is_err() {
@@ -54,7 +54,7 @@ async fn run<S: Store>(
         }
         effects = match effects.next {
             Next::Read => match changes.next().await {
-                Ok(batch) => core.handle(Event::Changed(batch)),
+                Ok(batch) => core.handle(Event::Changed(batch, changes.stand())),
                 Err(broken) => core.handle(Event::Broke(broken)),
             },
             Next::Open { after } => {
@@ -62,7 +62,7 @@ async fn run<S: Store>(
                 match store.open(prefix).await {
                     Ok((entries, opened)) => {
                         changes = opened;
-                        core.handle(Event::Opened(entries))
+                        core.handle(Event::Opened(entries, changes.stand()))
                     }
                     Err(error) => core.handle(Event::Broke(Broken::Away(error.to_string()))),
                 }
@@ -77,6 +77,8 @@ struct Watcher {
     /// For the jitter of waits.
     seed: u64,
     told: BTreeMap<String, Entry>,
+    /// How far the store was when it was last heard of.
+    stand: Option<Stand>,
     /// Breaks since the last change that was read.
     breaks: u32,
     away: bool,
@@ -86,9 +88,9 @@ struct Watcher {
 #[derive(Debug)]
 enum Event {
     /// The store was listed and a stream stands that goes on from there.
-    Opened(Vec<Entry>),
+    Opened(Vec<Entry>, Stand),
     /// The stream brought changes.
-    Changed(Vec<Change>),
+    Changed(Vec<Change>, Stand),
     /// The stream ended, or could not be opened.
     Broke(Broken),
 }
@@ -111,19 +113,23 @@ enum Next {
 
 impl Watcher {
     fn new(seed: u64) -> Self {
-        Self { seed, told: BTreeMap::new(), breaks: 0, away: false }
+        Self { seed, told: BTreeMap::new(), stand: None, breaks: 0, away: false }
     }
 
     fn handle(&mut self, event: Event) -> Effects {
         match event {
-            Event::Opened(entries) => {
+            Event::Opened(entries, stand) => {
                 self.away = false;
-                let mut tell = self.difference(entries);
+                let before = self.stand.replace(stand);
+                let rewound = before.is_some_and(|before| stand.went_back_from(before));
+                let mut tell = Vec::from_iter(rewound.then_some(WatchEvent::Rewound));
+                tell.extend(self.difference(entries));
                 tell.push(WatchEvent::Synced);
                 Effects { tell, next: Next::Read }
             }
-            Event::Changed(changes) => {
+            Event::Changed(changes, stand) => {
                 self.breaks = 0;
+                self.stand = Some(stand);
                 let tell = changes.into_iter().filter_map(|change| self.apply(change)).collect();
                 Effects { tell, next: Next::Read }
             }
@@ -176,18 +182,34 @@ mod tests {
         Entry { key: key.into(), value: value.into(), version }
     }
 
+    fn at(revision: u64) -> Stand {
+        Stand { store: 1, revision }
+    }
+
+    #[test]
+    fn a_store_that_lost_something_says_so_before_the_difference() {
+        for lost in [at(4), Stand { store: 2, revision: 99 }] {
+            let mut watcher = Watcher::new(1);
+            watcher.handle(Event::Opened(vec![entry("a", "1", 1)], at(3)));
+            watcher.handle(Event::Changed(vec![Change::Put(entry("b", "1", 1))], at(5)));
+            let again = watcher.handle(Event::Opened(vec![entry("a", "1", 1)], lost));
+            let gone = WatchEvent::Delete("b".into());
+            assert_eq!(again.tell, [WatchEvent::Rewound, gone, WatchEvent::Synced]);
+        }
+    }
+
     #[test]
     fn a_new_list_tells_the_difference_only() {
         let mut watcher = Watcher::new(1);
-        let first = watcher.handle(Event::Opened(vec![entry("a", "1", 1), entry("b", "1", 1)]));
+        let first =
+            watcher.handle(Event::Opened(vec![entry("a", "1", 1), entry("b", "1", 1)], at(5)));
         assert_eq!(first.tell.len(), 3);
         let broke = watcher.handle(Event::Broke(Broken::Behind));
         assert_eq!(broke.tell, [], "a list that is needed is no outage");
-        let again = watcher.handle(Event::Opened(vec![
-            entry("b", "1", 1),
-            entry("c", "1", 1),
-            entry("d", "1", 1),
-        ]));
+        let again = watcher.handle(Event::Opened(
+            vec![entry("b", "1", 1), entry("c", "1", 1), entry("d", "1", 1)],
+            at(9),
+        ));
         assert_eq!(
             again.tell,
             [
@@ -202,7 +224,7 @@ mod tests {
     #[test]
     fn an_outage_is_told_once_and_tried_ever_more_seldom() {
         let mut watcher = Watcher::new(1);
-        watcher.handle(Event::Opened(vec![]));
+        watcher.handle(Event::Opened(vec![], at(9)));
         let away = || Event::Broke(Broken::Away("gone".into()));
         let first = watcher.handle(away());
         assert_eq!(first.tell, [WatchEvent::Disconnected("gone".into())]);
@@ -215,14 +237,17 @@ mod tests {
             let full = Duration::from_millis(100 << attempt).min(Duration::from_secs(3));
             assert!(after >= full / 2 && after <= full, "{attempt}: {after:?}");
         }
-        assert_eq!(watcher.handle(Event::Opened(vec![])).tell, [WatchEvent::Synced]);
+        assert_eq!(watcher.handle(Event::Opened(vec![], at(9))).tell, [WatchEvent::Synced]);
         assert_eq!(watcher.handle(away()).tell, [WatchEvent::Disconnected("gone".into())]);
     }
 
     #[test]
     fn a_key_that_was_never_told_is_not_deleted() {
         let mut watcher = Watcher::new(1);
-        watcher.handle(Event::Opened(vec![]));
-        assert_eq!(watcher.handle(Event::Changed(vec![Change::Delete("a".into())])).tell, []);
+        watcher.handle(Event::Opened(vec![], at(9)));
+        assert_eq!(
+            watcher.handle(Event::Changed(vec![Change::Delete("a".into())], at(10))).tell,
+            []
+        );
     }
 }

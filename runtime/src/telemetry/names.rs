@@ -139,6 +139,19 @@ metrics! {
          tokens, for the stage before it");
 }
 
+metrics! {
+    /// All that a gateway counts of its own, with the label `service`.
+    GATEWAY:
+    GATEWAY_HELD_REQUESTS = gauge(
+        "troupe:gateway_held_requests", "Requests that wait for an endpoint of a declared service");
+    GATEWAY_HOLDS = counter(
+        "troupe:gateway_holds", "Requests that waited for an endpoint, by how that ended: placed, \
+         timeout, full, gone");
+    GATEWAY_HOLD_TIME = histogram(
+        "troupe:gateway_hold_seconds", "How long requests waited for an endpoint",
+        &REQUEST_SECONDS);
+}
+
 /// Names of spans. Few and fixed: dashboards are built on them.
 pub mod spans {
     /// A request, from its HTTP head to its last byte.
@@ -195,9 +208,10 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_bounds_grow() {
-        let names: std::collections::BTreeSet<_> = ENGINE.iter().map(|m| m.name).collect();
-        assert_eq!(names.len(), ENGINE.len());
-        for metric in ENGINE {
+        let all = || ENGINE.iter().chain(GATEWAY);
+        let names: std::collections::BTreeSet<_> = all().map(|m| m.name).collect();
+        assert_eq!(names.len(), all().count());
+        for metric in all() {
             if let Kind::Histogram(bounds) = metric.kind {
                 assert!(bounds.is_sorted_by(|a, b| a < b), "{}", metric.name);
             }

@@ -6,7 +6,7 @@ pub(crate) mod leader;
 use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
-use troupe_gateway::{GatewayConfig, GatewayHandle, serve};
+use troupe_gateway::{GatewayConfig, GatewayHandle, Surroundings, serve};
 use troupe_runtime::{
     discovery::{
         Op, Registry, Txn,
@@ -33,6 +33,9 @@ use crate::golden;
 /// Longest that a test waits for what must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Of what a gateway says in the store.
+const LEASE: Duration = Duration::from_secs(3);
+
 /// The name that tests use for the model.
 pub(crate) const MODEL: &str = "tiny";
 /// Most tokens of prompt and output that leaders say.
@@ -45,6 +48,7 @@ pub(crate) struct Stage {
     pub(crate) registry: Arc<EmbeddedRegistry>,
     pub(crate) keys: Keys,
     pub(crate) shutdown: ShutdownOwner,
+    network: LocalNetwork,
     client: http::Client,
 }
 
@@ -80,9 +84,8 @@ pub(crate) async fn stage_of(
     let mut config = GatewayConfig::new(([127, 0, 0, 1], 0).into());
     adjust(&mut config);
     let (owner, listener) = shutdown();
-    let link: Arc<dyn Link> = network.link(identity(PeerRole::Gateway));
-    let store: Arc<dyn Registry> = registry.clone();
-    let gateway = serve(config, link, store, keys.clone(), listener).await.expect("a free port");
+    let around = surroundings(&network, &registry, &registry).await;
+    let gateway = serve(config, around, listener).await.expect("a free port");
     let mut leaders = Vec::new();
     for (index, script) in (0..).zip(scripts) {
         let info = EndpointInfo { max_model_len, ..info(index) };
@@ -90,13 +93,27 @@ pub(crate) async fn stage_of(
         leaders.push(leader);
     }
     let client = http::Client::new(gateway.address());
-    let stage = Stage { gateway, leaders, registry, keys, shutdown: owner, client };
+    let stage = Stage { gateway, leaders, registry, keys, shutdown: owner, network, client };
     for leader in &stage.leaders {
         stage.publish(leader).await;
     }
     let count = stage.leaders.len();
     stage.until(|metrics| metrics.matches("vllm:num_requests_running{").count() == count).await;
     stage
+}
+
+/// For a gateway that reaches the store through `store`, and tells what it waits for through
+/// `lease`.
+pub(crate) async fn surroundings(
+    network: &LocalNetwork,
+    store: &EmbeddedRegistry,
+    lease: &EmbeddedRegistry,
+) -> Surroundings {
+    let keys = Keys::new("test");
+    let link: Arc<dyn Link> = network.link(identity(PeerRole::Gateway));
+    let lease = lease.lease(LEASE, &keys.incarnation()).await.expect("it is granted");
+    let (registry, id) = (Arc::new(store.connect()), NodeId(uuid::Uuid::now_v7()));
+    Surroundings { link, registry, keys, lease, id }
 }
 
 fn identity(role: PeerRole) -> PeerIdentity {
@@ -129,6 +146,30 @@ fn info(index: u32) -> EndpointInfo {
 }
 
 impl Stage {
+    /// A leader that is not in the registry yet.
+    pub(crate) fn leader(&self, index: u32, script: Script) -> Leader {
+        Leader::start(self.network.link(identity(PeerRole::Node)), info(index), script)
+    }
+
+    /// A further gateway over the same leaders; it is asked from now on.
+    pub(crate) async fn restart(&mut self, config: GatewayConfig, around: Surroundings) {
+        let (owner, listener) = shutdown();
+        self.gateway = serve(config, around, listener).await.expect("a free port");
+        self.shutdown = owner;
+        self.client = http::Client::new(self.gateway.address());
+    }
+
+    /// Where its gateways and leaders meet.
+    pub(crate) fn network(&self) -> &LocalNetwork {
+        &self.network
+    }
+
+    /// Writes to the registry.
+    pub(crate) async fn write(&self, op: Op) {
+        let done = self.registry.commit(Txn { compare: vec![], then: vec![op] }).await;
+        assert!(done.expect("the store is there"));
+    }
+
     /// Enters a leader into the registry.
     pub(crate) async fn publish(&self, leader: &Leader) {
         self.publish_epoch(leader, leader.info.endpoint.epoch.number).await;

@@ -11,7 +11,7 @@ use std::{
 
 use crate::discovery::{
     Compare, Entry, Incarnation, Op, RegistryError, Txn,
-    store::{self, By, Change, Held, Hold, LeaseId, Released},
+    store::{self, By, Change, Held, Hold, LeaseId, Released, Stand},
 };
 
 /// Changes that are remembered. Any number is right, because a reader that falls further behind
@@ -53,6 +53,12 @@ struct LeaseRecord {
 pub(super) struct Position {
     life: u64,
     revision: u64,
+}
+
+impl Position {
+    pub(super) fn stand(self) -> Stand {
+        Stand { store: self.life, revision: self.revision }
+    }
 }
 
 /// What a reader has missed.

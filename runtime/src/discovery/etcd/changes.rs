@@ -11,10 +11,10 @@ use async_trait::async_trait;
 use etcd_client as etcd;
 use tokio::time::Instant;
 
-use super::{MAX_ANSWER, Member, Stand, entry, error::Failure};
+use super::{MAX_ANSWER, Member, entry, error::Failure, stand};
 use crate::discovery::{
     Entry,
-    store::{Broken, Change, Changes},
+    store::{Broken, Change, Changes, Stand},
 };
 
 /// How long a stream may be quiet before its member is asked whether it still answers.
@@ -27,8 +27,8 @@ pub(in crate::discovery) struct EtcdChanges {
     stream: etcd::WatchStream,
     /// What the list held: older events are not told twice.
     listed: Stand,
-    /// The newest revision that was read.
-    seen: i64,
+    /// The newest that was heard of.
+    seen: Stand,
     request_timeout: Duration,
 }
 
@@ -42,18 +42,18 @@ pub(super) async fn open(
     let mut watching = member.client.watch_client().max_decoding_message_size(MAX_ANSWER);
     let mut stream = watching.watch(prefix, Some(options)).await?;
     let created = match stream.message().await? {
-        Some(message) if message.created() && !message.canceled() => Stand::of(message.header()),
+        Some(message) if message.created() && !message.canceled() => stand(message.header()),
         Some(message) => {
             let why = message.cancel_reason();
             return Err(Failure::Odd(format!("it refused to watch {prefix}: {why}")));
         }
         None => return Err(Failure::Odd("it ended the watch at once".into())),
     };
-    let (entries, stand) = member.list(prefix).await?;
-    if stand.cluster != created.cluster || stand.revision < created.revision {
+    let (entries, listed) = member.list(prefix).await?;
+    if listed.went_back_from(created) {
         return Err(Failure::Odd("two different stores answer at this endpoint".into()));
     }
-    let (prefix, listed, seen) = (prefix.to_owned(), stand, stand.revision);
+    let (prefix, seen) = (prefix.to_owned(), listed);
     Ok((entries, EtcdChanges { member, prefix, stream, listed, seen, request_timeout }))
 }
 
@@ -79,6 +79,10 @@ impl Changes for EtcdChanges {
             }
         }
     }
+
+    fn stand(&self) -> Stand {
+        self.seen
+    }
 }
 
 impl EtcdChanges {
@@ -91,8 +95,9 @@ impl EtcdChanges {
         }
         let events = message.events().iter().filter_map(|event| Some((event, event.kv()?)));
         let mut changes = Vec::new();
-        for (event, kv) in events.filter(|(_, kv)| kv.mod_revision() > self.listed.revision) {
-            self.seen = self.seen.max(kv.mod_revision());
+        let revision = |kv: &etcd::KeyValue| kv.mod_revision().unsigned_abs();
+        for (event, kv) in events.filter(|(_, kv)| revision(kv) > self.listed.revision) {
+            self.seen.revision = self.seen.revision.max(revision(kv));
             changes.push(match event.event_type() {
                 etcd::EventType::Put => Change::Put(entry(kv)),
                 etcd::EventType::Delete => Change::Delete(entry(kv).key),
@@ -102,15 +107,18 @@ impl EtcdChanges {
     }
 
     /// Asks the member, on the watch's own connection, whether it answers and went on.
-    async fn check(&self) -> Result<(), Broken> {
+    async fn check(&mut self) -> Result<(), Broken> {
         let options = etcd::GetOptions::new().with_prefix().with_count_only();
         let mut kv = self.member.kv();
         let asked = kv.get(self.prefix.as_str(), Some(options));
         let failure = match tokio::time::timeout(self.request_timeout, asked).await {
             Ok(Ok(answer)) => {
-                let stand = Stand::of(answer.header());
-                let same = stand.cluster == self.listed.cluster && stand.revision >= self.seen;
-                return if same { Ok(()) } else { Err(Broken::Behind) };
+                let now = stand(answer.header());
+                if now.went_back_from(self.seen) {
+                    return Err(Broken::Behind);
+                }
+                self.seen = now;
+                return Ok(());
             }
             Ok(Err(error)) => Failure::Told(error),
             Err(_) => Failure::Silent(self.request_timeout),

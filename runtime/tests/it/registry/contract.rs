@@ -107,6 +107,7 @@ async fn a_watch_tells_everything_in_order(registry: &dyn Registry) {
             WatchEvent::Delete(key) => format!("{key} gone"),
             WatchEvent::Synced => "synced".into(),
             WatchEvent::Disconnected(why) => panic!("nothing was disconnected: {why}"),
+            WatchEvent::Rewound => panic!("nothing was lost"),
         });
     }
     assert_eq!(told, ["m/a v1", "m/b v1", "synced", "m/b v2", "m/a gone", "m/c v1", "m/d v1"]);

@@ -47,7 +47,7 @@ async fn a_client_that_is_cut_off_loses_its_keys_after_the_ttl_and_puts_them_aga
     assert!(!lease.holds("n/name"));
     assert!(lease.since_confirmed() < ttl);
     hosts_watch.until("the same view", |mirror| mirror.entries == watch.entries).await;
-    assert_eq!(hosts_watch.disconnected.len(), 1);
+    assert_eq!((hosts_watch.disconnected.len(), hosts_watch.rewound), (1, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -60,6 +60,7 @@ async fn a_wiped_store_is_told_and_filled_again() {
     let lost = registry.incarnation(LIFE).await.expect("it answers");
     registry.wipe();
     watch.until("the wipe", |mirror| mirror.entries.is_empty()).await;
+    assert_eq!(watch.rewound, 1);
     watch.until("the lease's key", |mirror| mirror.value("k/leased").is_some()).await;
     assert_eq!(watch.entries.len(), 1);
     assert_eq!(value(&registry, "k/leased").await.as_deref(), Some("1"));

@@ -53,7 +53,7 @@ async fn a_restart_under_a_watch_and_a_lease_loses_nothing() {
     delete(&registry, "k/a").await;
     watch.until("a change", |mirror| mirror.value("k/a").is_none()).await;
     assert_eq!(watch.value("k/leased").as_deref(), Some("1"));
-    assert_eq!(watch.synced, 2, "listed once more");
+    assert_eq!((watch.synced, watch.rewound), (2, 0), "listed once more, and nothing was lost");
     let leased = registry.get("k/leased").await.expect("it answers").expect("it is there");
     assert_eq!(leased.version, 1, "what the store still has is not written again");
 }
@@ -83,7 +83,7 @@ async fn what_was_compacted_while_a_watch_was_away_is_told_as_a_difference() {
     watch.until("the new key", |mirror| mirror.value("k/new").is_some()).await;
     let listed = registry.list("k/").await.expect("it answers");
     watch.until("all of it", |mirror| mirror.entries.values().eq(&listed)).await;
-    assert_eq!(watch.value("k/goes"), None);
+    assert_eq!((watch.value("k/goes"), watch.rewound), (None, 0), "what is gone was deleted");
 }
 
 #[tokio::test]
@@ -103,6 +103,7 @@ async fn a_wiped_store_is_told_and_its_leases_granted_anew() {
     etcd.wipe();
     etcd.restart();
     watch.until("the wipe", |mirror| mirror.value("k/for-good").is_none()).await;
+    assert_eq!(watch.rewound, 1, "and told before the deletions");
     until_value(&registry, "k/leased", Some("1")).await;
     until_value(&registry, "k/claimed", Some("1")).await;
     watch.until("the lease's keys", |mirror| mirror.entries.len() == 2).await;
@@ -135,6 +136,7 @@ async fn a_store_that_was_restored_to_an_older_revision_is_told_and_filled_again
     etcd.restore(&copy);
     etcd.restart();
     watch.until("the old value", |m| m.value("k/for-good").as_deref() == Some("old")).await;
+    assert_eq!(watch.rewound, 1);
     until_value(&registry, "k/newer", Some("1")).await;
     until_value(&registry, "k/old", Some("2")).await;
     watch

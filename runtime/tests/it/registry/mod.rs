@@ -19,16 +19,22 @@ const LIFE: &str = "life";
 struct Mirror {
     watch: Watch,
     entries: BTreeMap<String, Entry>,
-    /// `Synced` and `Disconnected` events so far.
+    /// `Synced`, `Disconnected` and `Rewound` events so far.
     synced: usize,
     disconnected: Vec<String>,
+    rewound: usize,
 }
 
 impl Mirror {
     async fn of(registry: &dyn Registry, prefix: &str) -> Self {
         let watch = registry.watch(prefix).await.expect("the first list succeeds");
-        let mut mirror =
-            Self { watch, entries: BTreeMap::new(), synced: 0, disconnected: Vec::new() };
+        let mut mirror = Self {
+            watch,
+            entries: BTreeMap::new(),
+            synced: 0,
+            disconnected: Vec::new(),
+            rewound: 0,
+        };
         mirror.until("the first list", |mirror| mirror.synced == 1).await;
         mirror
     }
@@ -48,6 +54,7 @@ impl Mirror {
                 }
                 WatchEvent::Synced => self.synced += 1,
                 WatchEvent::Disconnected(why) => self.disconnected.push(why),
+                WatchEvent::Rewound => self.rewound += 1,
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Files that a host must not lose, each written whole or not at all.
+//! Files that a process must not lose, each written whole or not at all.
 
 use std::{fs, io, path::Path};
 
@@ -6,7 +6,7 @@ use std::{fs, io, path::Path};
 ///
 /// # Errors
 /// A disk that cannot be read, with the file's name.
-pub(super) fn read(data_dir: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
+pub fn read(data_dir: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
     let file = data_dir.join(name);
     match fs::read(&file) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -19,7 +19,7 @@ pub(super) fn read(data_dir: &Path, name: &str) -> io::Result<Option<Vec<u8>>> {
 ///
 /// # Errors
 /// A disk that is full or read-only, with the file's name.
-pub(super) fn write(data_dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+pub fn write(data_dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let (file, new) = (data_dir.join(name), data_dir.join(format!("{name}.new")));
     let write = || {
         fs::write(&new, bytes)?;
@@ -30,7 +30,7 @@ pub(super) fn write(data_dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()>
 }
 
 /// A file that is not what was written.
-pub(super) fn invalid(why: String) -> io::Error {
+pub fn invalid(why: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
