@@ -1,32 +1,90 @@
 //! From a declared service to what its groups are to run.
 
+use std::fmt;
+
 use serde_json::{Value, json};
 use troupe_runtime::{
-    discovery::directory::{Launch, MemberPer},
+    discovery::directory::{Launch, MemberPer, RestartPolicy, StartupPolicy},
     id::GroupId,
     spec::{EngineFlags, ServiceSpec, service},
 };
 
+use super::{restart::Budget, rollout::Rollout, wishes::Wishes};
+
 /// The kind under which services are stored.
 pub const KIND: &str = service::KIND;
 
+/// Why a revision was declared; as kubectl writes it.
+const CAUSE: &str = "kubernetes.io/change-cause";
 /// How ranks are divided into members: `host` (the default), `stage` or `rank`.
 pub const MEMBER_PER: &str = "troupe.dev/member-per";
 
-/// A declared service, resolved.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Desired {
-    /// Namespace.
+/// A service by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ServiceName {
+    /// Its namespace.
     pub namespace: String,
-    /// Name.
+    /// Its name there.
     pub name: String,
-    /// Grows with each change.
-    pub revision: u64,
+}
+
+/// A declared service, resolved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Desired {
+    /// Which.
+    pub name: ServiceName,
+    /// Grows with each change of the specification.
+    pub generation: u64,
     /// How many groups.
     pub replicas: u32,
     /// What each is to run.
     pub launch: Launch,
+    /// Where.
+    pub wishes: Wishes,
+    /// How groups live and change.
+    pub policy: Policy,
+    /// Why it was declared, for its history.
+    pub cause: Option<String>,
+    /// `metadata` and `spec` as they were declared.
+    pub document: Value,
 }
+
+/// How groups live and change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// What a member's end means.
+    pub restart: RestartPolicy,
+    /// When members are started.
+    pub startup: StartupPolicy,
+    /// How often a group may fail.
+    pub budget: Budget,
+    /// How a new revision replaces an old one.
+    pub rollout: Rollout,
+    /// How many seconds a group has for what it has begun; none is thirty, as in Kubernetes.
+    pub grace: Option<u32>,
+}
+
+// === impl ServiceName ===
+
+impl ServiceName {
+    /// The service that a group belongs to.
+    pub fn of(group: &GroupId) -> Self {
+        Self { namespace: group.namespace.clone(), name: group.service.clone() }
+    }
+
+    /// One of its groups.
+    pub fn group(&self, index: u32) -> GroupId {
+        GroupId { namespace: self.namespace.clone(), service: self.name.clone(), index }
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+// === impl Desired ===
 
 impl Desired {
     /// What a specification asks for.
@@ -46,10 +104,17 @@ impl Desired {
                 ));
             }
         };
+        let metadata = &spec.metadata;
+        let document = json!({
+            "metadata": spec.document.get("metadata"),
+            "spec": spec.document.get("spec"),
+        });
         Ok(Self {
-            namespace: spec.metadata.namespace.clone(),
-            name: spec.metadata.name.clone(),
-            revision: spec.metadata.generation,
+            name: ServiceName {
+                namespace: metadata.namespace.clone(),
+                name: metadata.name.clone(),
+            },
+            generation: metadata.generation,
             replicas: spec.workload.replicas,
             launch: Launch {
                 model_uri: spec.model.uri.clone(),
@@ -59,12 +124,11 @@ impl Desired {
                 member_per,
                 flags: template.map(|pod| pod.flags.clone()).unwrap_or_default(),
             },
+            wishes: Wishes::default(),
+            policy: Policy::default(),
+            cause: metadata.annotations.get(CAUSE).cloned(),
+            document,
         })
-    }
-
-    /// The name of one of its groups.
-    pub fn group(&self, index: u32) -> GroupId {
-        GroupId { namespace: self.namespace.clone(), service: self.name.clone(), index }
     }
 }
 
@@ -136,7 +200,7 @@ mod tests {
         launch.member_per = MemberPer::Stage;
         let stored = declare("s", 3, &launch).to_string();
         let desired = from_stored(stored.as_bytes()).expect("a good service");
-        assert_eq!((desired.name.as_str(), desired.replicas), ("s", 3));
+        assert_eq!((desired.name.to_string().as_str(), desired.replicas), ("default/s", 3));
         assert_eq!(desired.launch, launch);
     }
 
