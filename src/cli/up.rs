@@ -87,7 +87,7 @@ impl Up {
         for document in services {
             let (spec, _) = troupe_runtime::spec::ServiceSpec::from_document(document)
                 .map_err(|error| Failure::usage(error.to_string()))?;
-            launches.push(Desired::new(&spec).map_err(Failure::usage)?.launch);
+            launches.push(Desired::new(&spec, None).map_err(Failure::usage)?.launch);
         }
         let launch = match (launches.pop(), launches.is_empty()) {
             (Some(launch), true) => launch,
@@ -120,21 +120,28 @@ impl Up {
         }
         let (owner, listener) = shutdown();
         let has = |role| self.roles.contains(&role);
-        let controller = match has(Role::Controller) {
-            true => Some(roles::controller(&membership).await?),
-            false => None,
-        };
-        let (_link, mut gateway, _threads) = match has(Role::Gateway) {
+        let reaches_others = has(Role::Controller) || has(Role::Gateway);
+        let (link, _threads) = match reaches_others {
             true => {
                 let (link, threads) = roles::quic(&control, (self.cluster.listen, 0).into())?;
+                (Some(link), Some(threads))
+            }
+            false => (None, None),
+        };
+        let controller = match has(Role::Controller) {
+            true => Some(roles::controller(&membership, link.clone()).await?),
+            false => None,
+        };
+        let mut gateway = match (has(Role::Gateway), &link) {
+            (true, Some(link)) => {
                 let place = GatewayPlace { id: control.name().node, host: self.cluster.listen };
                 let config = self.http.config();
                 let gateway =
                     roles::gateway(&membership, config, place, link.clone(), listener).await?;
                 say(&format!("gateway on http://{}", gateway.address()));
-                (Some(link), Some(gateway), Some(threads))
+                Some(gateway)
             }
-            false => (None, None, None),
+            _ => None,
         };
         let mut node = match has(Role::Node) {
             true => {

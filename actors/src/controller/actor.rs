@@ -12,6 +12,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::JoinSet;
 use troupe_runtime::{
     discovery::{Compare, Lease, Registry, WatchEvent, keys::Keys},
+    model::source::HubCache,
     transport::Link,
 };
 use uuid::Uuid;
@@ -50,6 +51,8 @@ pub struct ControllerArgs {
     /// Its way to hosts and endpoints; without one no host is tried before it is given up, and no
     /// load is known.
     pub link: Option<Arc<dyn Link>>,
+    /// Where models may be that this host has too, to know how large they are.
+    pub hub: HubCache,
 }
 
 /// A controller's state.
@@ -90,7 +93,7 @@ impl Actor for Controller {
         myself.send_interval(TICK, || ControllerMsg::Tick);
         Ok(ControllerState {
             core: Core::new(args.timing, entropy(identity)),
-            errands: Errands::new(args.link.clone(), myself.clone()),
+            errands: Errands::new(args.link.clone(), args.hub.clone(), myself.clone()),
             clock: Clock::start(),
             observed: Observed::new(args.keys.clone()),
             args,

@@ -80,9 +80,7 @@ fn op(keys: &Keys, effect: ControllerEffect) -> Result<Op, Errand> {
             let key = keys.revision(&of.namespace, &of.name, record.number);
             Op::Put(key, directory::to_bytes(record))
         }
-        E::DeleteRevision(of, number) => {
-            Op::Delete(keys.revision(&of.namespace, &of.name, number))
-        }
+        E::DeleteRevision(of, number) => Op::Delete(keys.revision(&of.namespace, &of.name, number)),
         E::PutEvent(slot, record) => Op::Put(keys.event(slot), directory::to_bytes(record)),
         E::Probe(node, address) => return Err(Errand::Probe(node, address)),
         E::AskModel(uri) => return Err(Errand::Model(uri)),

@@ -9,20 +9,28 @@ use std::{
 
 use ractor::ActorRef;
 use tokio::{task::JoinSet, time::Instant};
-use troupe_runtime::transport::{Class, Link, PeerAddr};
+use troupe_runtime::{
+    model::source::HubCache,
+    transport::{Class, Link, PeerAddr},
+};
 
 use super::{actor::ControllerMsg, acts::Errand, facts, plan::ControllerEvent};
 
 /// Runs errands.
 pub(super) struct Errands {
     link: Option<Arc<dyn Link>>,
+    hub: HubCache,
     controller: ActorRef<ControllerMsg>,
     tasks: JoinSet<()>,
 }
 
 impl Errands {
-    pub(super) fn new(link: Option<Arc<dyn Link>>, controller: ActorRef<ControllerMsg>) -> Self {
-        Self { link, controller, tasks: JoinSet::new() }
+    pub(super) fn new(
+        link: Option<Arc<dyn Link>>,
+        hub: HubCache,
+        controller: ActorRef<ControllerMsg>,
+    ) -> Self {
+        Self { link, hub, controller, tasks: JoinSet::new() }
     }
 
     /// Starts one. There are at most as many as hosts without a lease and models; each ends within
@@ -41,8 +49,9 @@ impl Errands {
                 });
             }
             Errand::Model(uri) => {
+                let hub = self.hub.clone();
                 self.tasks.spawn_blocking(move || {
-                    if let Some(facts) = facts::of(&uri) {
+                    if let Some(facts) = facts::of(&uri, &hub) {
                         let found = ControllerEvent::ModelKnown(uri, facts);
                         let _ = controller.cast(ControllerMsg::Found(found));
                     }

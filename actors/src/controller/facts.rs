@@ -13,8 +13,8 @@ use troupe_runtime::model::{
 use super::memory::ModelFacts;
 
 /// The facts of the model of this URI.
-pub(super) fn of(uri: &str) -> Option<ModelFacts> {
-    let source = ModelSource::resolve(uri, &HubCache::default()).ok()?;
+pub(super) fn of(uri: &str, hub: &HubCache) -> Option<ModelFacts> {
+    let source = ModelSource::resolve(uri, hub).ok()?;
     let files = ModelFiles::find(&source.folder).ok()?;
     let config = ModelConfig::load(&files.config).ok()?;
     Some(of_config(&config, weight_bytes(&source.folder)?))

@@ -1,6 +1,7 @@
 //! The controller: makes declared services real on the nodes, and keeps them so.
 //!
 //! - [`actor`]: watches the store, carries events in and effects out, while it holds the office
+//! - `acts`: effects as transactions; `errands`: what others find out; `facts`: a model's size
 //! - `observed`: what the store's watch tells, as the planner's events (pure)
 //! - [`desired`]: from a declared service to what its groups are to run (pure)
 //! - [`plan`]: the planner's front, what is observed in, what is to be done out (pure, as all below)
@@ -10,8 +11,11 @@
 //! - `hosts`: who is there; `adopt`: what runs already; `status`, `journal`: what people are told
 
 pub mod actor;
+mod acts;
 mod adopt;
 pub mod desired;
+mod errands;
+mod facts;
 mod hosts;
 mod journal;
 pub mod memory;

@@ -38,15 +38,14 @@ impl Service {
             return;
         }
         world.moving = Some(self.name.clone());
-        let ready = |service: &Self, index: &u32| {
-            service.groups.get(index).is_some_and(|group| group.is_ready())
-        };
+        let serves = |index: &u32| self.groups.get(index).is_some_and(|group| group.is_ready());
+        let (serving, idle): (Vec<u32>, Vec<u32>) = leaving.into_iter().partition(serves);
         // What does not serve takes nothing from anybody by leaving.
-        for index in leaving.iter().filter(|index| !ready(self, index)) {
-            self.vacate(world, *index);
-            self.form(world, *index);
+        for index in idle {
+            self.vacate(world, index);
+            self.form(world, index);
         }
-        let Some(index) = leaving.iter().rev().find(|index| ready(self, index)) else { return };
+        let Some(index) = serving.last().copied() else { return };
         let behind = self.groups.range(goal.replicas..);
         let comes = behind.filter(|(_, group)| !group.is_ready() && !group.attempts.given_up);
         let waits = comes.filter(|(_, group)| group.drain().is_none()).count() > 0;
@@ -56,17 +55,17 @@ impl Service {
         let serve = self.groups.values().filter(|group| group.is_ready()).count() as u32;
         let needed = goal.replicas.saturating_sub(goal.strategy.max_unavailable);
         if serve > needed {
-            let seconds = self.seconds(world, *index);
-            if !self.drain(world, *index, AfterDrain::Move, seconds) {
-                self.vacate(world, *index);
-                self.form(world, *index);
+            let seconds = self.seconds(world, index);
+            if !self.drain(world, index, AfterDrain::Move, seconds) {
+                self.vacate(world, index);
+                self.form(world, index);
             }
             return;
         }
         let message = format!(
             "{} cannot leave its host: {serve} of {} groups serve, {needed} have to, and there \
              is no place for another",
-            self.name.group(*index),
+            self.name.group(index),
             goal.replicas,
         );
         world.tell_service((&self.name, EventKind::Warning), "DrainBlocked", message.clone());

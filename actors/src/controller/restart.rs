@@ -10,22 +10,12 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use troupe_runtime::{
-    discovery::directory::{GroupRecord, MemberState, RestartPolicy},
+    discovery::directory::{GroupRecord, MemberState},
     id::{Epoch, NodeId},
+    spec::policy::{GroupPolicy, RestartPolicy},
 };
 
 use super::hosts::Hosts;
-
-/// How often a group may fail in a row, and how long it waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget {
-    /// Failures in a row after which it is given up; none is never.
-    pub max_restarts: Option<u32>,
-    /// The wait after the second failure; it doubles with each further one.
-    pub first: Duration,
-    /// The longest wait.
-    pub most: Duration,
-}
 
 /// A group's failures in a row.
 #[derive(Clone, Debug, Default)]
@@ -113,25 +103,6 @@ pub(super) fn health(hosts: &Hosts, record: &GroupRecord) -> Health {
     }
 }
 
-// === impl Budget ===
-
-impl Default for Budget {
-    fn default() -> Self {
-        // With the waits below, about five minutes of trying.
-        let max_restarts = Some(10);
-        Self { max_restarts, first: Duration::from_secs(1), most: Duration::from_secs(60) }
-    }
-}
-
-impl Budget {
-    fn wait(&self, failures: u32) -> Duration {
-        match failures {
-            0 | 1 => Duration::ZERO,
-            more => self.first.saturating_mul(2_u32.saturating_pow(more - 2)).min(self.most),
-        }
-    }
-}
-
 // === impl Attempts ===
 
 impl Attempts {
@@ -159,7 +130,7 @@ impl Attempts {
         &mut self,
         now: Duration,
         (epoch, over): (Epoch, &Over),
-        (policy, budget): (RestartPolicy, &Budget),
+        policy: &GroupPolicy,
     ) -> Verdict {
         let served_well = self.ready_since.is_some_and(|since| now.saturating_sub(since) >= STABLE);
         if self.counted != epoch {
@@ -173,11 +144,11 @@ impl Attempts {
             if let Some(node) = over.ended_on {
                 self.failed += 1;
                 self.blamed.insert(node);
-                self.not_before = now + budget.wait(self.failed);
+                self.not_before = now + policy.wait(self.failed);
             }
         }
         if over.ended_on.is_some() {
-            match policy {
+            match policy.restart {
                 RestartPolicy::None => {
                     return self.give_up("its restart policy is None");
                 }
@@ -187,7 +158,7 @@ impl Attempts {
                 RestartPolicy::RecreateGroupAfterStart
                 | RestartPolicy::RecreateGroupOnPodRestart => {}
             }
-            if budget.max_restarts.is_some_and(|most| self.failed > most) {
+            if policy.max_restarts.is_some_and(|most| self.failed > most) {
                 let why = format!("it failed {} times in a row", self.failed);
                 return self.give_up(&why);
             }

@@ -15,26 +15,6 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-/// How a new revision replaces an old one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rollout {
-    /// Groups of a lower index keep the old revision.
-    pub partition: u32,
-    /// How many of the wanted number may be missing.
-    pub max_unavailable: Share,
-    /// How many more there may be meanwhile.
-    pub max_surge: Share,
-}
-
-/// A number, or so many of a hundred.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Share {
-    /// A number.
-    Count(u32),
-    /// So many of a hundred.
-    Percent(u32),
-}
-
 /// What may happen at a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Strategy {
@@ -77,32 +57,6 @@ pub(super) struct Step {
 }
 
 type Slots = BTreeMap<u32, Slot>;
-
-// === impl Rollout ===
-
-impl Default for Rollout {
-    fn default() -> Self {
-        let (max_unavailable, max_surge) = (Share::Count(1), Share::Count(0));
-        Self { partition: 0, max_unavailable, max_surge }
-    }
-}
-
-impl Rollout {
-    /// How many of so many may be missing (rounded down), and how many may be added (rounded up).
-    /// Where that is neither one may be missing, or no rollout would end.
-    pub fn bounds(&self, replicas: u32) -> (u32, u32) {
-        let of = |share| match share {
-            Share::Count(count) => (u64::from(count) * 100, 100),
-            Share::Percent(percent) => (u64::from(percent) * u64::from(replicas), 100),
-        };
-        let (down, hundred) = of(self.max_unavailable);
-        let (up, _) = of(self.max_surge);
-        match ((down / hundred) as u32, up.div_ceil(hundred) as u32) {
-            (0, 0) => (1, 0),
-            bounds => bounds,
-        }
-    }
-}
 
 // === impl Strategy ===
 

@@ -11,12 +11,16 @@ use std::{
     time::Duration,
 };
 
-use troupe_runtime::discovery::directory::{
-    AfterDrain, Drain, EventKind, GroupPhase, GroupRecord, Launch, ServiceStatus,
+use troupe_runtime::{
+    discovery::directory::{
+        AfterDrain, Drain, EventKind, GroupPhase, GroupRecord, Launch, RestartPolicy,
+        ServiceStatus, StartupPolicy,
+    },
+    spec::policy::{self, GroupPolicy},
 };
 
 use super::{
-    desired::{Desired, Policy, ServiceName},
+    desired::{Desired, ServiceName},
     place::{Ask, Beside, place},
     plan::ControllerEffect,
     restart::{Attempts, Health},
@@ -176,7 +180,8 @@ impl Service {
             replicas: self.told.as_ref().map_or(counted, |told| told.replicas),
             launch: newest.record.launch.clone(),
             wishes: newest.wishes.clone(),
-            policy: Policy::default(),
+            policy: GroupPolicy::default(),
+            grace: None,
             cause: newest.record.cause.clone(),
             document: newest.record.document.clone(),
         }))
@@ -316,7 +321,7 @@ impl Service {
         then: AfterDrain,
         seconds: Option<u32>,
     ) -> bool {
-        let grace = self.desired.as_ref().and_then(|desired| desired.policy.grace);
+        let grace = self.desired.as_ref().and_then(|desired| desired.grace);
         let seconds = seconds.or(grace).unwrap_or(GRACE);
         let Some(group) = self.groups.get_mut(&index) else { return false };
         let (ready, draining) = (group.is_ready(), group.drain().is_some());
@@ -382,8 +387,8 @@ impl Service {
                     revision,
                     launch,
                     members,
-                    startup: desired.policy.startup,
-                    restart: desired.policy.restart,
+                    startup: startup(desired.policy.startup),
+                    restart: restart(desired.policy.restart),
                     drain: None,
                 };
                 world.put_group(&record, alone.as_deref());
@@ -462,6 +467,23 @@ impl Group {
         } else {
             GroupPhase::Starting
         }
+    }
+}
+
+fn startup(policy: policy::StartupPolicy) -> StartupPolicy {
+    match policy {
+        policy::StartupPolicy::LeaderCreated => StartupPolicy::LeaderCreated,
+        policy::StartupPolicy::LeaderReady => StartupPolicy::LeaderReady,
+    }
+}
+
+fn restart(policy: policy::RestartPolicy) -> RestartPolicy {
+    match policy {
+        policy::RestartPolicy::RecreateGroupOnPodRestart => {
+            RestartPolicy::RecreateGroupOnPodRestart
+        }
+        policy::RestartPolicy::RecreateGroupAfterStart => RestartPolicy::RecreateGroupAfterStart,
+        policy::RestartPolicy::None => RestartPolicy::None,
     }
 }
 

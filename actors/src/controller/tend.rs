@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use troupe_runtime::discovery::directory::{AfterDrain, EventKind, RestartPolicy};
+use troupe_runtime::discovery::directory::{AfterDrain, EventKind};
 
 use super::{
-    restart::{Budget, Health, Over, Verdict, health},
+    restart::{Health, Over, Verdict, health},
     service::{Goal, Service},
     world::World,
 };
@@ -81,15 +81,13 @@ impl Service {
 
     /// A group's incarnation is over.
     fn over(&mut self, world: &mut World, index: u32, over: &Over) {
-        let policy = self.desired.as_ref().map(|desired| &desired.policy);
-        let rules = policy.map_or((RestartPolicy::default(), Budget::default()), |policy| {
-            (policy.restart, policy.budget)
-        });
+        let desired = self.desired.clone();
+        let policy = desired.as_ref().map(|desired| desired.policy.clone()).unwrap_or_default();
         let Some(group) = self.groups.get_mut(&index) else { return };
         let Some(record) = &group.record else { return };
         let id = record.group.clone();
         let before = group.attempts.failed;
-        let verdict = group.attempts.over(world.now, (record.epoch, over), (rules.0, &rules.1));
+        let verdict = group.attempts.over(world.now, (record.epoch, over), &policy);
         if group.attempts.failed > before {
             world.tell_group((&id, EventKind::Warning), "MemberExited", over.why.clone());
         }

@@ -5,7 +5,10 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use troupe_runtime::discovery::directory::{Launch, NodeRecord};
+use troupe_runtime::{
+    discovery::directory::{Launch, NodeRecord},
+    spec::pod::{NodeTerm, PodSpec, TopologySpread},
+};
 
 use crate::group::layout::{Division, Parallel};
 
@@ -21,55 +24,14 @@ pub struct Wishes {
     pub node_name: Option<String>,
     /// Labels that a host must have.
     pub node_selector: BTreeMap<String, String>,
-    /// One of these must hold of a host's labels; none is no wish.
-    pub node_terms: Vec<NodeTerm>,
+    /// Of each of these lists one must hold of a host's labels.
+    pub node_terms: Vec<Vec<NodeTerm>>,
     /// A label: a group is within one value of it, and no other group is there.
     pub exclusive_topology: Option<String>,
-    /// How evenly members lie over the values of labels.
-    pub spread: Vec<Spread>,
+    /// How evenly the service's members lie over the values of labels.
+    pub spread: Vec<TopologySpread>,
     /// When a person last asked for all groups to be formed anew.
     pub restarted_at: Option<String>,
-}
-
-/// Requirements that must all hold.
-#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
-#[serde(transparent)]
-pub struct NodeTerm(pub Vec<NodeRequirement>);
-
-/// Something about one label.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-pub struct NodeRequirement {
-    /// The label.
-    pub key: String,
-    /// What is asked of it.
-    #[serde(flatten)]
-    pub operator: Operator,
-}
-
-/// What is asked of a label.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[serde(tag = "operator", content = "values")]
-pub enum Operator {
-    /// It is there and has one of these values.
-    In(Vec<String>),
-    /// It is not there, or has none of these values.
-    NotIn(Vec<String>),
-    /// It is there.
-    Exists,
-    /// It is not there.
-    DoesNotExist,
-}
-
-/// How evenly members lie over the values of a label.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct Spread {
-    /// The label.
-    pub key: String,
-    /// How many more there may be at one value than at another.
-    pub max_skew: u32,
-    /// Whether it must be kept or is a wish.
-    pub required: bool,
 }
 
 // === impl Wishes ===
@@ -97,48 +59,25 @@ impl Wishes {
         if let Some((key, value)) = self.node_selector.iter().find(missing) {
             return Some(format!("does not have the label {key}={value}"));
         }
-        if self.node_terms.is_empty() || self.node_terms.iter().any(|t| t.holds(&host.labels)) {
-            return None;
-        }
-        let terms: Vec<String> = self.node_terms.iter().map(NodeTerm::told).collect();
+        let unmet = |terms: &&Vec<NodeTerm>| !terms.iter().any(|term| term.holds(&host.labels));
+        let terms = self.node_terms.iter().find(unmet)?;
+        let terms: Vec<String> = terms.iter().map(ToString::to_string).collect();
         Some(format!("does not meet {}", terms.join(" or ")))
     }
-}
 
-// === impl NodeTerm ===
-
-impl NodeTerm {
-    /// A term that asks for nothing is met by none, as in Kubernetes.
-    fn holds(&self, labels: &BTreeMap<String, String>) -> bool {
-        !self.0.is_empty() && self.0.iter().all(|requirement| requirement.holds(labels))
-    }
-
-    fn told(&self) -> String {
-        let requirements: Vec<String> = self.0.iter().map(NodeRequirement::told).collect();
-        requirements.join(" and ")
-    }
-}
-
-// === impl NodeRequirement ===
-
-impl NodeRequirement {
-    fn holds(&self, labels: &BTreeMap<String, String>) -> bool {
-        let value = labels.get(&self.key);
-        match &self.operator {
-            Operator::In(values) => value.is_some_and(|value| values.contains(value)),
-            Operator::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
-            Operator::Exists => value.is_some(),
-            Operator::DoesNotExist => value.is_none(),
+    /// Adds what a pod asks for; what several pods of a group ask for must hold of all its hosts.
+    pub(super) fn add(&mut self, pod: &PodSpec) {
+        if pod.node_name.is_some() {
+            self.node_name.clone_from(&pod.node_name);
         }
-    }
-
-    fn told(&self) -> String {
-        let key = &self.key;
-        match &self.operator {
-            Operator::In(values) => format!("{key} in ({})", values.join(", ")),
-            Operator::NotIn(values) => format!("{key} not in ({})", values.join(", ")),
-            Operator::Exists => format!("{key} exists"),
-            Operator::DoesNotExist => format!("{key} does not exist"),
+        self.node_selector.extend(pod.node_selector.clone());
+        if !pod.node_terms.is_empty() && !self.node_terms.contains(&pod.node_terms) {
+            self.node_terms.push(pod.node_terms.clone());
+        }
+        for spread in &pod.topology_spread {
+            if !self.spread.contains(spread) {
+                self.spread.push(spread.clone());
+            }
         }
     }
 }
