@@ -49,6 +49,7 @@ use crate::{
         self, asked_to_end, declare,
         identity::{self, DataDir},
         membership::Membership,
+        operator,
         pod::Pod,
         roles::{self, GatewayPlace, HostOffer, RunningGateway},
     },
@@ -182,7 +183,7 @@ impl Local {
             data_dir: None,
         };
         let node = roles::node(&membership, offer, place.spawn.clone()).await?;
-        let controller = roles::controller(&membership).await?;
+        let controller = roles::controller(&membership, None).await?;
         let document = desired::declare("model", 1, &launch);
         declare::declare(&membership.registry, &membership.keys, document).await?;
         declare::until_ready(&membership.registry, &membership.keys, "default", "model").await?;

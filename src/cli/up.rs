@@ -88,7 +88,7 @@ impl Up {
         for document in services {
             let (spec, _) = troupe_runtime::spec::ServiceSpec::from_document(document)
                 .map_err(|error| Failure::usage(error.to_string()))?;
-            launches.push(Desired::new(&spec).map_err(Failure::usage)?.launch);
+            launches.push(Desired::new(&spec, None).map_err(Failure::usage)?.launch);
         }
         let launch = match (launches.pop(), launches.is_empty()) {
             (Some(launch), true) => launch,
@@ -121,11 +121,11 @@ impl Up {
         }
         let (owner, listener) = shutdown();
         let has = |role| self.roles.contains(&role);
+        let (link, _threads) = roles::quic(&control, (self.cluster.listen, 0).into())?;
         let controller = match has(Role::Controller) {
-            true => Some(roles::controller(&membership).await?),
+            true => Some(roles::controller(&membership, Some(link.clone())).await?),
             false => None,
         };
-        let (link, _threads) = roles::quic(&control, (self.cluster.listen, 0).into())?;
         let _door = roles::door(&membership, link.clone(), link.clone());
         let (operator, operator_dir) = dir.identity(PeerRole::Operator, &authority)?;
         operator::write(&operator, &operator_dir, &[link.address()])?;

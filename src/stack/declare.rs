@@ -66,7 +66,7 @@ pub(crate) async fn until_hosts(
         match event {
             WatchEvent::Put(entry) => drop(here.insert(entry.key)),
             WatchEvent::Delete(key) => drop(here.remove(&key)),
-            WatchEvent::Synced | WatchEvent::Disconnected(_) => {}
+            WatchEvent::Synced | WatchEvent::Disconnected(_) | WatchEvent::Rewound => {}
         }
         if here.len() >= count {
             return Ok(());

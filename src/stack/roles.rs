@@ -115,13 +115,18 @@ pub(crate) async fn leave(node: &mut Owned<NodeMsg>, seconds: u32) {
 /// A leader whose time is over tells its requests, and its members end.
 const LEAVE_GRACE: Duration = Duration::from_secs(5);
 
-/// Starts a controller.
-pub(crate) async fn controller(membership: &Membership) -> Result<Owned<ControllerMsg>, Failure> {
+/// Starts a controller, with its way to hosts and leaders.
+pub(crate) async fn controller(
+    membership: &Membership,
+    link: Option<Arc<dyn Link>>,
+) -> Result<Owned<ControllerMsg>, Failure> {
     let args = ControllerArgs {
         registry: membership.registry.clone(),
         keys: membership.keys.clone(),
         lease: membership.lease.clone(),
         timing: membership.timing,
+        link,
+        hub: super::hub(),
     };
     let spawned = Actor::spawn(None, Controller, args).await;
     spawned.map(Owned::new).map_err(|error| Failure::run(error.to_string()))

@@ -6,19 +6,20 @@
 //! from one life of the store is not written into the next. A write that fails is not repeated: the
 //! controller steps back, and when it has the office again it plans from what the store holds.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::{task::JoinSet, time::Instant};
-use troupe_runtime::discovery::{
-    Compare, Lease, Op, Registry, Txn, WatchEvent, directory, keys::Keys,
+use tokio::task::JoinSet;
+use troupe_runtime::{
+    discovery::{Compare, Lease, Registry, WatchEvent, keys::Keys},
+    model::source::HubCache,
+    transport::Link,
 };
 use uuid::Uuid;
 
 use super::{
+    acts::Acts,
+    errands::{Clock, Errands},
     observed::{Observed, Seen},
     plan::{Controller as Core, ControllerEffect, ControllerEvent, Timing},
 };
@@ -31,6 +32,8 @@ pub struct Controller;
 pub enum ControllerMsg {
     /// By the store's watch.
     Store(WatchEvent),
+    /// By an errand.
+    Found(ControllerEvent),
     /// Time has passed.
     Tick,
 }
@@ -45,6 +48,11 @@ pub struct ControllerArgs {
     pub lease: Arc<dyn Lease>,
     /// How long it waits for what.
     pub timing: Timing,
+    /// Its way to hosts and endpoints; without one no host is tried before it is given up, and no
+    /// load is known.
+    pub link: Option<Arc<dyn Link>>,
+    /// Where models may be that this host has too, to know how large they are.
+    pub hub: HubCache,
 }
 
 /// A controller's state.
@@ -52,7 +60,8 @@ pub struct ControllerState {
     args: ControllerArgs,
     core: Core,
     identity: Vec<u8>,
-    origin: Instant,
+    clock: Clock,
+    errands: Errands,
     observed: Observed,
     in_office: bool,
     _tasks: JoinSet<()>,
@@ -84,10 +93,11 @@ impl Actor for Controller {
         myself.send_interval(TICK, || ControllerMsg::Tick);
         Ok(ControllerState {
             core: Core::new(args.timing, entropy(identity)),
+            errands: Errands::new(args.link.clone(), args.hub.clone(), myself.clone()),
+            clock: Clock::start(),
             observed: Observed::new(args.keys.clone()),
             args,
             identity: identity.to_string().into_bytes(),
-            origin: Instant::now(),
             in_office: false,
             _tasks: tasks,
         })
@@ -101,6 +111,7 @@ impl Actor for Controller {
     ) -> Result<(), ActorProcessingErr> {
         let event = match message {
             ControllerMsg::Tick => Some(state.run_for_office().await),
+            ControllerMsg::Found(event) => Some(event),
             ControllerMsg::Store(event) => match state.observed.see(event) {
                 Seen::Nothing => None,
                 Seen::Event(event) => Some(event),
@@ -112,7 +123,7 @@ impl Actor for Controller {
             },
         };
         let Some(event) = event else { return Ok(()) };
-        let effects = state.core.handle(state.origin.elapsed(), event);
+        let effects = state.core.handle(state.clock.now(), event);
         state.act(effects).await;
         Ok(())
     }
@@ -152,32 +163,14 @@ impl ControllerState {
     }
 
     async fn act(&mut self, effects: Vec<ControllerEffect>) {
-        for effect in effects {
-            let keys = &self.args.keys;
-            let op = match effect {
-                ControllerEffect::PutGroup(record) => {
-                    let (epoch, members) = (record.epoch, record.members.len());
-                    tracing::info!(group = %record.group, %epoch, members, "plan group");
-                    Op::Put(keys.group(&record.group), directory::to_bytes(record))
-                }
-                ControllerEffect::DeleteGroup(group) => Op::Delete(keys.group(&group)),
-                ControllerEffect::PutServiceStatus(namespace, name, status) => {
-                    let (ready, replicas) = (status.ready, status.replicas);
-                    tracing::info!(
-                        namespace,
-                        name,
-                        ready,
-                        replicas,
-                        message = status.message,
-                        "service"
-                    );
-                    Op::Put(keys.service_status(&namespace, &name), directory::to_bytes(status))
-                }
-            };
-            // Who is in office knows it; without it nothing can be compared, nor written.
-            let Some(life) = self.observed.life() else { return };
-            let office = Compare::Value(keys.election(), self.identity.clone());
-            let txn = Txn { compare: vec![life.compare(), office], then: vec![op] };
+        // Who is in office knows it; without it nothing can be compared, nor written.
+        let Some(life) = self.observed.life() else { return };
+        let office = Compare::Value(self.args.keys.election(), self.identity.clone());
+        let acts = Acts::of(&self.args.keys, &[life.compare(), office], effects);
+        for errand in acts.errands {
+            self.errands.run(errand);
+        }
+        for txn in acts.writes {
             let failed = match self.args.registry.commit(txn).await {
                 Ok(true) => continue,
                 Ok(false) => "another controller is in office, or the store lives anew".to_owned(),
@@ -186,7 +179,8 @@ impl ControllerState {
             // Plan again from what is stored, as soon as the office is (still) ours.
             tracing::warn!(failed, "cannot write to the store");
             self.in_office = false;
-            self.core.handle(self.origin.elapsed(), ControllerEvent::Deposed);
+            let now = self.clock.now();
+            self.core.handle(now, ControllerEvent::Deposed);
             return;
         }
     }
@@ -194,9 +188,8 @@ impl ControllerState {
 
 /// Differs from controller to controller, and from one start to the next.
 fn entropy(identity: Uuid) -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let (high, low) = identity.as_u64_pair();
-    high ^ low.rotate_left(17) ^ u64::from(now.subsec_nanos())
+    high ^ low.rotate_left(17)
 }
 
 /// How often the office and the hosts' leases are looked at.

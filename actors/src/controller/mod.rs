@@ -1,13 +1,35 @@
 //! The controller: makes declared services real on the nodes, and keeps them so.
 //!
-//! - [`plan`]: what is observed in, what should be written out (pure)
 //! - [`actor`]: watches the store, carries events in and effects out, while it holds the office
+//! - `acts`: effects as transactions; `errands`: what others find out; `facts`: a model's size
 //! - `observed`: what the store's watch tells, as the planner's events (pure)
 //! - [`desired`]: from a declared service to what its groups are to run (pure)
+//! - [`plan`]: the planner's front, what is observed in, what is to be done out (pure, as all below)
+//! - `service`: one service's groups, as wanted; `tend`: each as it is; `moves`: away from hosts
+//! - `place`: which hosts; [`wishes`]: which may be; [`memory`]: what a device has to have
+//! - [`rollout`]: how many at a time; `revisions`: what was declared before; [`restart`]: how often
+//! - `hosts`: who is there; `adopt`: what runs already; `status`, `journal`: what people are told
 
 pub mod actor;
+mod acts;
+mod adopt;
 pub mod desired;
+mod errands;
+mod facts;
+mod hosts;
+mod journal;
+pub mod memory;
+mod moves;
 mod observed;
+mod place;
 pub mod plan;
+pub mod restart;
+mod revisions;
+pub mod rollout;
+mod service;
+mod status;
+mod tend;
 #[cfg(test)]
 mod tests;
+pub mod wishes;
+mod world;

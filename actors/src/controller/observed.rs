@@ -2,19 +2,21 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::DeserializeOwned;
 use troupe_runtime::{
     discovery::{
         Incarnation, WatchEvent,
         declared::Declared,
-        directory::{self, GroupRecord, NodeRecord, NodeStatus},
+        directory::{self, CordonRecord, GatewayRecord, GroupRecord, NodeRecord, NodeStatus},
         keys::Keys,
     },
     id::NodeId,
 };
 
 use super::{
-    desired::{self, Desired},
+    desired::{self, ServiceName},
     plan::ControllerEvent,
+    service::Problem,
 };
 
 /// What the store said.
@@ -30,7 +32,10 @@ pub(super) struct Observed {
 enum Known {
     Node(NodeId),
     Group(GroupRecord),
-    Service(String, String),
+    Service(ServiceName),
+    Cordon(NodeId),
+    Gateway(NodeId),
+    Revision(ServiceName, u64),
 }
 
 /// What became of one event of the watch.
@@ -60,7 +65,7 @@ impl Observed {
     pub(super) fn groups(&self) -> Vec<GroupRecord> {
         let records = self.known.values().filter_map(|known| match known {
             Known::Group(record) => Some(record.clone()),
-            Known::Node(_) | Known::Service(..) => None,
+            _ => None,
         });
         records.collect()
     }
@@ -102,37 +107,86 @@ impl Observed {
         Some(match self.known.remove(key)? {
             Known::Node(node) => ControllerEvent::NodeGone(node),
             Known::Group(record) => ControllerEvent::GroupGone(record.group),
-            Known::Service(namespace, name) => ControllerEvent::Undeclared(namespace, name),
+            Known::Service(name) => ControllerEvent::Undeclared(name),
+            Known::Cordon(node) => ControllerEvent::CordonGone(node),
+            Known::Gateway(gateway) => ControllerEvent::GatewayGone(gateway),
+            Known::Revision(name, number) => ControllerEvent::RevisionGone(name, number),
         })
     }
 
     fn put(&mut self, key: &str, value: &[u8]) -> Result<Option<ControllerEvent>, String> {
         let keys = &self.keys;
-        let text = |error: directory::RecordError| troupe_runtime::error::chain(&error);
-        let event = if key.starts_with(&keys.nodes()) {
-            let record: NodeRecord = directory::from_bytes(key, value).map_err(text)?;
-            self.known.insert(key.into(), Known::Node(record.id));
-            ControllerEvent::NodePut(record)
-        } else if key.starts_with(&keys.node_statuses()) {
-            let status: NodeStatus = directory::from_bytes(key, value).map_err(text)?;
-            ControllerEvent::StatusPut(status)
-        } else if key.starts_with(&keys.groups()) {
-            let record: GroupRecord = directory::from_bytes(key, value).map_err(text)?;
-            self.known.insert(key.into(), Known::Group(record.clone()));
-            ControllerEvent::GroupPut(record)
-        } else if key.starts_with(&keys.specs(desired::KIND)) {
+        let under = |prefix: String| key.strip_prefix(&prefix);
+        let (known, event) = if under(keys.nodes()).is_some() {
+            let record: NodeRecord = read(key, value)?;
+            (Some(Known::Node(record.id)), ControllerEvent::NodePut(record))
+        } else if under(keys.node_statuses()).is_some() {
+            let status: NodeStatus = read(key, value)?;
+            (None, ControllerEvent::StatusPut(status))
+        } else if under(keys.groups()).is_some() {
+            let record: GroupRecord = read(key, value)?;
+            (Some(Known::Group(record.clone())), ControllerEvent::GroupPut(record))
+        } else if let Some(name) = under(keys.specs(desired::KIND)) {
             if Declared::of(value).is_some_and(|declared| declared.deleted) {
                 return Ok(self.forget(key));
             }
-            let declared: Desired = desired::from_stored(value)?;
-            let name = (declared.namespace.clone(), declared.name.clone());
-            self.known.insert(key.into(), Known::Service(name.0, name.1));
-            ControllerEvent::Declared(declared)
+            let (name, _) = service_of(name)?;
+            (Some(Known::Service(name.clone())), declared(name, value))
+        } else if under(keys.cordons()).is_some() {
+            let record: CordonRecord = read(key, value)?;
+            (Some(Known::Cordon(record.node)), ControllerEvent::CordonPut(record))
+        } else if under(keys.gateways()).is_some() {
+            let record: GatewayRecord = read(key, value)?;
+            (Some(Known::Gateway(record.id)), ControllerEvent::GatewayPut(record))
+        } else if let Some(rest) = under(keys.all_revisions()) {
+            let (name, number) = service_of(rest)?;
+            let number = number.parse().map_err(|_| format!("{number} is no revision"))?;
+            let known = Known::Revision(name.clone(), number);
+            (Some(known), ControllerEvent::RevisionPut(name, read(key, value)?))
+        } else if let Some(rest) = under(keys.service_statuses()) {
+            let (name, _) = service_of(rest)?;
+            (None, ControllerEvent::StatusStored(name, read(key, value)?))
+        } else if let Some(slot) = under(keys.events()) {
+            let slot = slot.parse().map_err(|_| format!("{slot} is no place in the ring"))?;
+            (None, ControllerEvent::EventStored(slot, read(key, value)?))
         } else {
             return Ok(None);
         };
+        if let Some(known) = known {
+            self.known.insert(key.into(), known);
+        }
         Ok(Some(event))
     }
+}
+
+fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, String> {
+    directory::from_bytes(key, value).map_err(|error| troupe_runtime::error::chain(&error))
+}
+
+/// `<namespace>/<name>` at the end of a key, and what is behind it.
+fn service_of(rest: &str) -> Result<(ServiceName, &str), String> {
+    let (namespace, rest) =
+        rest.split_once('/').ok_or_else(|| format!("{rest} names no service"))?;
+    let (name, rest) = rest.split_once('/').unwrap_or((rest, ""));
+    Ok((ServiceName { namespace: namespace.into(), name: name.into() }, rest))
+}
+
+/// A service, or what is wrong with its declaration.
+fn declared(name: ServiceName, value: &[u8]) -> ControllerEvent {
+    match desired::from_stored(value) {
+        Ok(desired) if desired.name == name => ControllerEvent::Declared(desired),
+        Ok(desired) => {
+            let message = format!("it is stored as {name} and says that it is {}", desired.name);
+            senseless(name, value, message)
+        }
+        Err(message) => senseless(name, value, message),
+    }
+}
+
+fn senseless(name: ServiceName, value: &[u8], message: String) -> ControllerEvent {
+    let generation = Declared::of(value).map_or(0, |declared| declared.generation);
+    let reason = "InvalidSpec".to_owned();
+    ControllerEvent::Senseless(name, Problem { generation, reason, message })
 }
 
 #[cfg(test)]

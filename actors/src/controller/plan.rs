@@ -1,24 +1,32 @@
 //! Observe, then plan: which groups there should be, of which members, in which incarnation.
 //!
-//! A group is planned all or nothing: every rank has a device, or nothing is written. A group with
-//! a member that ended, whose host is gone, or whose host's process was restarted gets a new
-//! incarnation: epoch = 1 + the highest that the store or any node reports. A group that keeps
-//! failing before it ever served waits longer each time. A host is given up only when its lease has
-//! been gone for one more lease time, and never while more than a third of all vanished together:
-//! then it is the store or the network that is ill, not the hosts.
+//! The front of the planner: events come in here, what they change is noted, and the services that
+//! it matters to are planned (`service`). A service that nothing has happened to costs nothing,
+//! however often hosts report. Nothing is planned before everything that the store holds was told,
+//! this controller is in office, and hosts had the time to report what the store may have lost.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use troupe_runtime::{
     discovery::directory::{
-        GroupMember, GroupRecord, MemberState, NodeRecord, NodeStatus, RestartPolicy,
-        ServiceStatus, StartupPolicy,
+        CordonRecord, EventKind, EventRecord, GatewayRecord, GroupRecord, NodeRecord, NodeStatus,
+        RevisionRecord, ServiceStatus,
     },
-    id::{Epoch, GroupId, NodeId},
+    id::{GroupId, NodeId},
+    wire,
 };
 
-use super::desired::Desired;
-use crate::group::layout::{Parallel, deal};
+use super::{
+    desired::{Desired, ServiceName},
+    hosts::HostChange,
+    memory::ModelFacts,
+    service::{Problem, Service},
+    world::World,
+};
 
 /// What can be observed.
 #[derive(Clone, Debug)]
@@ -27,16 +35,43 @@ pub enum ControllerEvent {
     NodePut(NodeRecord),
     /// A host's lease is gone.
     NodeGone(NodeId),
+    /// A host without a lease was tried.
+    HostProbed {
+        /// Which.
+        node: NodeId,
+        /// Whether it answered.
+        reachable: bool,
+    },
     /// A host reported its members.
     StatusPut(NodeStatus),
+    /// A person wants nothing new on a host, or nothing at all.
+    CordonPut(CordonRecord),
+    /// No longer.
+    CordonGone(NodeId),
     /// A service is declared.
     Declared(Desired),
+    /// A service is declared in a way that makes no sense.
+    Senseless(ServiceName, Problem),
     /// A service is no longer declared.
-    Undeclared(String, String),
+    Undeclared(ServiceName),
     /// A group is in the store.
     GroupPut(GroupRecord),
     /// A group is no longer in the store.
     GroupGone(GroupId),
+    /// A revision of a service is in the store.
+    RevisionPut(ServiceName, RevisionRecord),
+    /// It no longer is.
+    RevisionGone(ServiceName, u64),
+    /// What the store says of a service.
+    StatusStored(ServiceName, ServiceStatus),
+    /// What the store says happened.
+    EventStored(u32, EventRecord),
+    /// A gateway is there.
+    GatewayPut(GatewayRecord),
+    /// A gateway is gone.
+    GatewayGone(NodeId),
+    /// What is known of the model of this URI.
+    ModelKnown(String, ModelFacts),
     /// Everything that the store holds has been told.
     Synced,
     /// This controller took office; the store holds these groups.
@@ -47,33 +82,27 @@ pub enum ControllerEvent {
     Tick,
 }
 
-/// What should be written.
+/// What should be done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ControllerEffect {
     /// This group, like this.
     PutGroup(GroupRecord),
     /// Not this group.
     DeleteGroup(GroupId),
-    /// What people are told of a service: namespace, name.
-    PutServiceStatus(String, String, ServiceStatus),
-}
-
-/// What the controller knows.
-#[derive(Clone, Debug)]
-pub struct Controller {
-    timing: Timing,
-    entropy: u64,
-    synced: bool,
-    /// In office, and since when.
-    elected: Option<Duration>,
-    nodes: BTreeMap<NodeId, NodeRecord>,
-    /// Hosts without a lease, and since when.
-    lost: BTreeMap<NodeId, Duration>,
-    statuses: BTreeMap<NodeId, NodeStatus>,
-    services: BTreeMap<(String, String), Desired>,
-    groups: BTreeMap<GroupId, GroupRecord>,
-    attempts: BTreeMap<GroupId, Attempts>,
-    told: BTreeMap<(String, String), ServiceStatus>,
+    /// What people are told of a service.
+    PutServiceStatus(ServiceName, ServiceStatus),
+    /// Nothing is told of a service any more.
+    DeleteServiceStatus(ServiceName),
+    /// A revision of a service.
+    PutRevision(ServiceName, RevisionRecord),
+    /// Not this one.
+    DeleteRevision(ServiceName, u64),
+    /// This happened; in this place of the ring.
+    PutEvent(u32, EventRecord),
+    /// Try to reach this host, here.
+    Probe(NodeId, String),
+    /// Find out about the model of this URI.
+    AskModel(String),
 }
 
 /// How long the controller waits for what.
@@ -86,13 +115,24 @@ pub struct Timing {
     pub settle: Duration,
 }
 
-/// How often a group has failed in a row without ever serving.
-#[derive(Clone, Copy, Debug, Default)]
-struct Attempts {
-    failed: u32,
-    not_before: Duration,
-    /// The incarnation whose end has been counted.
-    counted: Epoch,
+/// What the controller knows.
+#[derive(Clone, Debug)]
+pub struct Controller {
+    timing: Timing,
+    synced: bool,
+    /// In office, and since when.
+    elected: Option<Duration>,
+    /// It has planned in this office.
+    began: bool,
+    pub(super) world: World,
+    pub(super) services: BTreeMap<ServiceName, Service>,
+    /// Services to be planned.
+    pub(super) dirty: BTreeSet<ServiceName>,
+    /// Groups as the store has them, where that is not as they were planned, and since when.
+    differs: BTreeMap<GroupId, (Duration, Option<GroupRecord>)>,
+    /// Hosts that are to be empty and are not yet known to be.
+    leaving: BTreeSet<NodeId>,
+    asked: BTreeSet<String>,
 }
 
 impl Controller {
@@ -101,289 +141,296 @@ impl Controller {
     pub fn new(timing: Timing, entropy: u64) -> Self {
         Self {
             timing,
-            entropy,
             synced: false,
             elected: None,
-            nodes: BTreeMap::new(),
-            lost: BTreeMap::new(),
-            statuses: BTreeMap::new(),
+            began: false,
+            world: World::new(wire::VERSION, entropy),
             services: BTreeMap::new(),
-            groups: BTreeMap::new(),
-            attempts: BTreeMap::new(),
-            told: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            differs: BTreeMap::new(),
+            leaving: BTreeSet::new(),
+            asked: BTreeSet::new(),
         }
     }
 
-    /// Takes one event and says what to write.
+    /// Takes one event and says what to do. `now` is the time since 1970; it never goes back.
     pub fn handle(&mut self, now: Duration, event: ControllerEvent) -> Vec<ControllerEffect> {
-        match event {
-            ControllerEvent::NodePut(node) => {
-                self.lost.remove(&node.id);
-                self.nodes.insert(node.id, node);
-            }
-            ControllerEvent::NodeGone(node) => drop(self.lost.entry(node).or_insert(now)),
-            ControllerEvent::StatusPut(status) => drop(self.statuses.insert(status.node, status)),
-            ControllerEvent::Declared(desired) => {
-                let key = (desired.namespace.clone(), desired.name.clone());
-                self.services.insert(key, desired);
-            }
-            ControllerEvent::Undeclared(namespace, name) => {
-                self.services.remove(&(namespace, name));
-            }
-            ControllerEvent::GroupPut(group) => {
-                drop(self.groups.insert(group.group.clone(), group));
-            }
-            ControllerEvent::GroupGone(group) => drop(self.groups.remove(&group)),
-            ControllerEvent::Synced => self.synced = true,
-            ControllerEvent::Elected(groups) => {
-                self.elected = Some(now);
-                self.told.clear();
-                self.groups = groups.into_iter().map(|g| (g.group.clone(), g)).collect();
-            }
-            ControllerEvent::Deposed => self.elected = None,
-            ControllerEvent::Tick => {}
-        }
+        self.world.now = now;
+        let ticks = matches!(event, ControllerEvent::Tick);
+        self.observe(event);
         let settled = |since: Duration| now.saturating_sub(since) >= self.timing.settle;
-        if self.synced && self.elected.is_some_and(settled) { self.plan(now) } else { Vec::new() }
+        if !self.synced || !self.elected.is_some_and(settled) {
+            return Vec::new();
+        }
+        if !std::mem::replace(&mut self.began, true) {
+            self.begin();
+        }
+        if ticks {
+            self.look_around();
+        }
+        self.plan();
+        self.world.take_effects()
     }
 
-    fn plan(&mut self, now: Duration) -> Vec<ControllerEffect> {
-        let mut effects = Vec::new();
-        self.give_up_hosts(now);
-        self.delete_unwanted(&mut effects);
-        for (key, desired) in self.services.clone() {
-            let mut problems = Vec::new();
-            for index in 0..desired.replicas {
-                let group = desired.group(index);
-                if let Err(problem) = self.plan_group(now, &desired, &group, &mut effects) {
-                    problems.push(format!("{group}: {problem}"));
+    fn observe(&mut self, event: ControllerEvent) {
+        match event {
+            ControllerEvent::NodePut(record) => self.host_put(record),
+            ControllerEvent::NodeGone(node) => drop(self.world.hosts.gone(node, self.world.now)),
+            ControllerEvent::HostProbed { node, reachable } => {
+                self.world.hosts.probed(node, reachable);
+            }
+            ControllerEvent::StatusPut(status) => self.reported(status),
+            ControllerEvent::CordonPut(cordon) => self.cordoned(cordon),
+            ControllerEvent::CordonGone(node) => drop(self.world.hosts.uncordon(node)),
+            ControllerEvent::Declared(desired) => {
+                let service = self.service(&desired.name.clone());
+                service.problem = None;
+                service.desired = Some(Arc::new(desired));
+            }
+            ControllerEvent::Senseless(name, problem) => {
+                let message = problem.message.clone();
+                let about = (&name, EventKind::Warning);
+                self.world.tell_service(about, "InvalidSpec", message);
+                self.service(&name).problem = Some(problem);
+            }
+            ControllerEvent::Undeclared(name) => {
+                let service = self.service(&name);
+                (service.desired, service.problem) = (None, None);
+            }
+            ControllerEvent::GroupPut(record) => {
+                self.group_stored(record.group.clone(), Some(record));
+            }
+            ControllerEvent::GroupGone(group) => self.group_stored(group, None),
+            ControllerEvent::RevisionPut(name, record) => {
+                self.service(&name).revisions.recall(record);
+            }
+            ControllerEvent::RevisionGone(name, number) => {
+                self.service(&name).revisions.forget(number);
+            }
+            ControllerEvent::StatusStored(name, status) => {
+                if self.elected.is_none() {
+                    self.service(&name).told = Some(status);
                 }
             }
-            self.tell(key, &desired, problems.join("; "), &mut effects);
+            ControllerEvent::EventStored(slot, record) => {
+                if self.elected.is_none() {
+                    self.world.journal.recall(slot, record);
+                }
+            }
+            ControllerEvent::GatewayPut(record) => {
+                let known = self.world.gateways.insert(record.id, record.clone());
+                if known != Some(record) {
+                    self.all_dirty();
+                }
+            }
+            ControllerEvent::GatewayGone(gateway) => {
+                if self.world.gateways.remove(&gateway).is_some() {
+                    self.all_dirty();
+                }
+            }
+            ControllerEvent::ModelKnown(uri, facts) => {
+                self.world.facts.insert(uri, facts);
+                self.all_dirty();
+            }
+            ControllerEvent::Synced => self.synced = true,
+            ControllerEvent::Elected(groups) => self.elected(groups),
+            ControllerEvent::Deposed => {
+                (self.elected, self.began) = (None, false);
+                self.world.take_effects();
+            }
+            ControllerEvent::Tick => {}
         }
-        effects
     }
 
-    fn give_up_hosts(&mut self, now: Duration) {
-        // Rounded up, so that one host of two or three may go.
-        let together = self.nodes.len().div_ceil(3);
-        if self.lost.len() > together {
+    /// A service by name, to be planned.
+    pub(super) fn service(&mut self, name: &ServiceName) -> &mut Service {
+        self.dirty.insert(name.clone());
+        self.services.entry(name.clone()).or_insert_with(|| Service::new(name.clone()))
+    }
+
+    fn all_dirty(&mut self) {
+        self.dirty.extend(self.services.keys().cloned());
+    }
+
+    /// The services of the groups on a host are to be planned.
+    fn touch_host(&mut self, node: NodeId) {
+        let services: Vec<_> = self.world.hosts.groups_on(node).map(ServiceName::of).collect();
+        self.dirty.extend(services);
+    }
+
+    fn host_put(&mut self, record: NodeRecord) {
+        let (id, name) = (record.id, record.name.clone());
+        match self.world.hosts.put(record) {
+            HostChange::None => return,
+            HostChange::Here => {}
+            HostChange::Restarted => {
+                let message = "its process is another one: its groups are formed anew".to_owned();
+                self.world.tell_host((&name, EventKind::Warning), "HostRestarted", message);
+            }
+        }
+        self.touch_host(id);
+    }
+
+    fn cordoned(&mut self, cordon: CordonRecord) {
+        let (node, drain) = (cordon.node, cordon.drain);
+        if !self.world.hosts.cordon(cordon) {
             return;
         }
-        let lease = self.timing.lease;
-        let gone: Vec<_> = self
-            .lost
+        if drain.is_some() {
+            self.leaving.insert(node);
+        }
+        self.touch_host(node);
+    }
+
+    fn reported(&mut self, status: NodeStatus) {
+        let (node, groups) = (status.node, status.groups.clone());
+        let touched = self.world.report(status);
+        self.dirty.extend(touched);
+        if self.began {
+            self.adopt(node, groups);
+        }
+    }
+
+    /// What the store says of a group. In office this controller writes them, and hears of its own
+    /// writes late: only a difference that stays was made by somebody else.
+    fn group_stored(&mut self, id: GroupId, stored: Option<GroupRecord>) {
+        if self.elected.is_none() {
+            return;
+        }
+        let name = ServiceName::of(&id);
+        let planned = self.services.get(&name).and_then(|service| service.groups.get(&id.index));
+        let planned = planned.and_then(|group| group.record.as_ref());
+        if planned == stored.as_ref() {
+            self.differs.remove(&id);
+        } else {
+            self.differs.insert(id, (self.world.now, stored));
+        }
+    }
+
+    fn take_the_stores_word(&mut self) {
+        let now = self.world.now;
+        let old = |since: Duration| now.saturating_sub(since) >= ECHO;
+        let stale: Vec<_> = self
+            .differs
             .iter()
-            .filter(|(_, since)| now.saturating_sub(**since) >= lease)
-            .map(|(node, _)| *node)
+            .filter(|(_, (since, _))| old(*since))
+            .map(|(id, _)| id.clone())
             .collect();
-        for node in gone {
-            self.nodes.remove(&node);
-            self.statuses.remove(&node);
-            self.lost.remove(&node);
+        for id in stale {
+            let Some((_, stored)) = self.differs.remove(&id) else { continue };
+            let message = "was changed in the store by somebody else".to_owned();
+            self.world.tell_group((&id, EventKind::Warning), "Changed", message);
+            let service = self.services.entry(ServiceName::of(&id));
+            let service = service.or_insert_with_key(|name| Service::new(name.clone()));
+            service.replace(&mut self.world, &id, stored);
+            self.dirty.insert(ServiceName::of(&id));
         }
     }
 
-    fn delete_unwanted(&mut self, effects: &mut Vec<ControllerEffect>) {
-        let services = &self.services;
-        let unwanted: Vec<_> = self
-            .groups
-            .keys()
-            .filter(|group| {
-                let key = (group.namespace.clone(), group.service.clone());
-                services.get(&key).is_none_or(|desired| group.index >= desired.replicas)
-            })
-            .cloned()
-            .collect();
-        for group in unwanted {
-            self.groups.remove(&group);
-            self.attempts.remove(&group);
-            effects.push(ControllerEffect::DeleteGroup(group));
+    /// What only time brings: hosts are given up, waits end.
+    fn look_around(&mut self) {
+        let (now, lease) = (self.world.now, self.timing.lease);
+        for (node, address) in self.world.hosts.to_probe(now, lease) {
+            self.world.write(ControllerEffect::Probe(node, address));
+        }
+        for record in self.world.hosts.give_up(now, lease) {
+            self.world.tell_lost(&record);
+            self.touch_host(record.id);
+        }
+        self.take_the_stores_word();
+        let since = self.elected.unwrap_or(now);
+        self.world.undeclared_may_go =
+            now.saturating_sub(since) >= self.timing.settle * SPECS_RETURN;
+        if self.world.moving.is_none() {
+            let draining: Vec<_> = self.world.hosts.draining().collect();
+            draining.into_iter().for_each(|node| self.touch_host(node));
+        }
+        self.tell_drained();
+    }
+
+    fn tell_drained(&mut self) {
+        let hosts = &self.world.hosts;
+        let empty = |node: &&NodeId| hosts.groups_on(**node).next().is_none();
+        let empty: Vec<NodeId> = self.leaving.iter().filter(empty).copied().collect();
+        for node in empty {
+            self.leaving.remove(&node);
+            let name = self.world.hosts.name(node);
+            let message = "no group is left on it".to_owned();
+            self.world.tell_host((&name, EventKind::Normal), "Drained", message);
         }
     }
 
-    /// Leaves a group alone if it is as it should be, else plans a new incarnation.
-    fn plan_group(
-        &mut self,
-        now: Duration,
-        desired: &Desired,
-        group: &GroupId,
-        effects: &mut Vec<ControllerEffect>,
-    ) -> Result<(), String> {
-        let broken = match self.groups.get(group) {
-            None => None,
-            Some(record) => match self.broken(record, desired) {
-                None => return Ok(()),
-                Some(why) => Some((record.epoch, why)),
-            },
-        };
-        if let Some((epoch, why)) = &broken {
-            let attempts = self.count_failure(now, group, *epoch);
-            if now < attempts.not_before {
-                return Err(format!("{why} (failed {} times, waits)", attempts.failed));
+    fn plan(&mut self) {
+        let (now, mut capacity) = (self.world.now, self.world.hosts.capacity());
+        let due = self.services.iter().filter(|(_, service)| service.is_due(now, capacity));
+        self.dirty.extend(due.map(|(name, _)| name.clone()));
+        // What one service gives back another may have been waiting for.
+        for _ in 0..ROUNDS {
+            for name in std::mem::take(&mut self.dirty) {
+                self.plan_service(&name);
             }
-        }
-        let members = self.place(desired, group)?;
-        let epoch = self.next_epoch(group);
-        let record = GroupRecord {
-            group: group.clone(),
-            epoch,
-            term: 0,
-            revision: desired.revision,
-            launch: desired.launch.clone(),
-            members,
-            startup: StartupPolicy::default(),
-            restart: RestartPolicy::default(),
-            drain: None,
-        };
-        self.groups.insert(group.clone(), record.clone());
-        effects.push(ControllerEffect::PutGroup(record));
-        match broken {
-            Some((_, why)) => Err(why),
-            None => Ok(()),
-        }
-    }
-
-    /// Why this incarnation cannot go on, if it cannot.
-    fn broken(&self, record: &GroupRecord, desired: &Desired) -> Option<String> {
-        if record.launch != desired.launch {
-            return Some("its service has changed".into());
-        }
-        for (index, member) in record.members.iter().enumerate() {
-            let Some(node) = self.nodes.get(&member.node) else {
-                return Some(format!("the host of member {index} is gone"));
-            };
-            if node.process != member.process {
-                return Some(format!("host {} of member {index} was restarted", node.name));
+            if capacity == self.world.hosts.capacity() {
+                break;
             }
-            if let Some(MemberState::Exited(cause)) = self.state(record, index as u32) {
-                return Some(format!("member {index} on {} ended: {cause}", node.name));
-            }
+            capacity = self.world.hosts.capacity();
+            let waits = |service: &Service| service.waits.is_some_and(|seen| seen != capacity);
+            let waiting = self.services.iter().filter(|(_, service)| waits(service));
+            self.dirty.extend(waiting.map(|(name, _)| name.clone()));
         }
-        None
     }
 
-    fn state(&self, record: &GroupRecord, index: u32) -> Option<&MemberState> {
-        let node = record.members.get(index as usize)?.node;
-        self.statuses
-            .get(&node)?
-            .members
-            .iter()
-            .find(|m| m.group == record.group && m.epoch == record.epoch && m.member == index)
-            .map(|member| &member.state)
-    }
-
-    /// Counts each incarnation's end once; one that had served starts the count anew.
-    fn count_failure(&mut self, now: Duration, group: &GroupId, epoch: Epoch) -> Attempts {
-        let attempts = self.attempts.entry(group.clone()).or_default();
-        if attempts.counted != epoch {
-            attempts.counted = epoch;
-            attempts.failed += 1;
-            let doublings = attempts.failed.saturating_sub(FREE_RETRIES);
-            let wait = match doublings {
-                0 => Duration::ZERO,
-                doublings => RETRY_FIRST * 2_u32.saturating_pow(doublings - 1),
-            };
-            attempts.not_before = now + wait.min(RETRY_MOST);
+    fn plan_service(&mut self, name: &ServiceName) {
+        let Some(service) = self.services.get_mut(name) else { return };
+        if let Some(desired) = &service.desired
+            && self.asked.insert(desired.launch.model_uri.clone())
+        {
+            self.world.write(ControllerEffect::AskModel(desired.launch.model_uri.clone()));
         }
-        *attempts
-    }
-
-    fn place(&self, desired: &Desired, group: &GroupId) -> Result<Vec<GroupMember>, String> {
-        let launch = &desired.launch;
-        let parallel =
-            Parallel { tensor: launch.tensor_parallel, pipeline: launch.pipeline_parallel };
-        let mut hosts: Vec<_> = self
-            .nodes
-            .values()
-            .filter(|node| !self.lost.contains_key(&node.id))
-            .map(|node| (node, self.free_devices(node, group)))
-            .filter(|(_, free)| *free > 0)
-            .collect();
-        // Fewest hosts first: a host that can take all, then the freest; ties in id order.
-        hosts.sort_by_key(|(node, free)| (std::cmp::Reverse(*free), node.id));
-        let free: Vec<_> = hosts.iter().map(|(_, free)| *free).collect();
-        let places = deal(parallel, launch.member_per, &free).ok_or_else(|| {
-            format!(
-                "needs {} devices ({} stages of {} ranks), {} are free on {} hosts",
-                parallel.devices(),
-                parallel.pipeline,
-                parallel.tensor,
-                free.iter().sum::<u32>(),
-                hosts.len()
-            )
-        })?;
-        let members = places.into_iter().filter_map(|(host, ranks)| {
-            let (node, _) = hosts.get(host)?;
-            Some(GroupMember { node: node.id, process: node.process, ranks })
-        });
-        Ok(members.collect())
-    }
-
-    /// Devices of a host that no other group is planned on.
-    fn free_devices(&self, node: &NodeRecord, group: &GroupId) -> u32 {
-        let planned: usize = self
-            .groups
-            .values()
-            .filter(|record| record.group != *group)
-            .flat_map(|record| &record.members)
-            .filter(|member| member.node == node.id)
-            .map(|member| member.ranks.len())
-            .sum();
-        node.devices.saturating_sub(planned as u32)
-    }
-
-    fn next_epoch(&mut self, group: &GroupId) -> Epoch {
-        let name = group.to_string();
-        let stored = self.groups.get(group).map_or(0, |record| record.epoch.number);
-        let reported = self.statuses.values().filter_map(|status| status.epochs.get(&name)).max();
-        let number = 1 + stored.max(reported.copied().unwrap_or(0));
-        // Weyl sequence with a mixer: distinct for each call, and from controller to controller.
-        self.entropy = self.entropy.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.entropy ^ (self.entropy >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        Epoch { number, nonce: mixed ^ (mixed >> 29) }
-    }
-
-    fn tell(
-        &mut self,
-        key: (String, String),
-        desired: &Desired,
-        message: String,
-        effects: &mut Vec<ControllerEffect>,
-    ) {
-        let ready: Vec<_> = (0..desired.replicas)
-            .map(|index| desired.group(index))
-            .filter(|group| {
-                self.groups
-                    .get(group)
-                    .and_then(|record| self.state(record, 0))
-                    .is_some_and(|state| *state == MemberState::Ready)
-            })
-            .collect();
-        for group in &ready {
-            self.attempts.remove(group);
+        service.plan(&mut self.world);
+        if service.is_over() {
+            self.services.remove(name);
         }
-        let (ready, replicas) = (ready.len() as u32, desired.replicas);
-        // While a group forms again the reason that it had to stays readable.
-        let kept = self.told.get(&key).map(|told| told.message.clone()).unwrap_or_default();
-        let message = if message.is_empty() && ready < replicas { kept } else { message };
-        let status = ServiceStatus {
-            ready,
-            replicas,
-            message,
-            observed_generation: desired.revision,
-            ..ServiceStatus::default()
-        };
-        if self.told.get(&key) != Some(&status) {
-            self.told.insert(key.clone(), status.clone());
-            effects.push(ControllerEffect::PutServiceStatus(key.0, key.1, status));
+    }
+
+    fn elected(&mut self, groups: Vec<GroupRecord>) {
+        (self.elected, self.began) = (Some(self.world.now), false);
+        self.world.moving = None;
+        self.world.undeclared_may_go = self.timing.settle.is_zero();
+        self.world.hosts.release_all();
+        self.differs.clear();
+        self.asked.retain(|uri| self.world.facts.contains_key(uri));
+        let mut stored: BTreeMap<ServiceName, Vec<GroupRecord>> = BTreeMap::new();
+        for record in groups {
+            stored.entry(ServiceName::of(&record.group)).or_default().push(record);
         }
+        for name in stored.keys() {
+            self.service(name);
+        }
+        for (name, service) in &mut self.services {
+            service.recall(&mut self.world, stored.remove(name).unwrap_or_default());
+        }
+    }
+
+    /// The first plan of this office.
+    fn begin(&mut self) {
+        let reports = || self.world.hosts.reports();
+        let reported = reports().flat_map(|status| &status.groups).map(|record| record.term);
+        let stored = self.services.values().flat_map(Service::records).map(|record| record.term);
+        self.world.term = 1 + reported.chain(stored).max().unwrap_or(0);
+        let all: Vec<_> = reports().map(|s| (s.node, s.groups.clone())).collect();
+        for (node, groups) in all {
+            self.adopt(node, groups);
+        }
+        let (hosts, known) = (&self.world.hosts, self.leaving.clone());
+        let full = hosts.draining().filter(|node| hosts.groups_on(*node).next().is_some());
+        self.leaving = full.chain(known).collect();
+        self.all_dirty();
     }
 }
 
-/// Failures in a row after which a group is formed again at once.
-const FREE_RETRIES: u32 = 2;
-/// The first wait after that; it doubles.
-const RETRY_FIRST: Duration = Duration::from_secs(1);
-/// The longest.
-const RETRY_MOST: Duration = Duration::from_secs(60);
+/// How long after a write of its own a controller may hear of it.
+const ECHO: Duration = Duration::from_secs(2);
+/// Settling times after which hosts have given a wiped store its specifications back.
+const SPECS_RETURN: u32 = 5;
+/// Rounds of services waiting for what others gave back; the next tick goes on.
+const ROUNDS: usize = 4;

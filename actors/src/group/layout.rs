@@ -1,7 +1,8 @@
 //! Which member hosts which ranks.
 //!
 //! Ranks are dealt out stage by stage, a stage's tensor ranks side by side, so that a stage is on
-//! one host whenever it fits: its collectives are the most frequent traffic there is.
+//! one host: its collectives are the most frequent traffic there is. Only who asks for it gets a
+//! stage that is divided over hosts, and even then only if no host could take it whole.
 
 use troupe_runtime::{discovery::directory::MemberPer, id::Coordinate};
 
@@ -27,78 +28,151 @@ impl Parallel {
     }
 }
 
+/// How a group's ranks may be divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Division {
+    /// The ranks.
+    pub parallel: Parallel,
+    /// What one member is.
+    pub per: MemberPer,
+    /// With one member per host: exactly so many members, with equally many ranks each.
+    pub members: Option<u32>,
+    /// Whether a stage may be divided over hosts.
+    pub across_hosts: bool,
+}
+
 /// A member's place: on which of the hosts given, and which ranks.
 pub type Place = (usize, Vec<Coordinate>);
 
-/// Deals a group's ranks out to hosts with `free` devices each, in the order given. The first place
-/// is the leader's. `None` if the devices do not suffice.
-///
-/// With one member per host, a host takes whole stages first; a stage is divided only if no host
-/// could take it whole.
-pub fn deal(parallel: Parallel, per: MemberPer, free: &[u32]) -> Option<Vec<Place>> {
-    match per {
-        MemberPer::Host => deal_hosts(parallel, free),
-        MemberPer::Stage => deal_units(parallel, parallel.tensor, free),
-        MemberPer::Rank => deal_units(parallel, 1, free),
-    }
-}
+// === impl Division ===
 
-fn deal_hosts(parallel: Parallel, free: &[u32]) -> Option<Vec<Place>> {
-    let unit = if free.iter().any(|free| *free >= parallel.tensor) { parallel.tensor } else { 1 };
-    let mut ranks = parallel.ranks();
-    let mut left = parallel.devices();
-    let mut places = Vec::new();
-    for (host, &free) in free.iter().enumerate() {
-        let count = (free / unit * unit).min(left);
-        if count > 0 {
-            places.push((host, ranks.by_ref().take(count as usize).collect()));
-        }
-        left -= count;
-    }
-    (left == 0).then_some(places)
-}
-
-/// Members of `unit` ranks each, as many on a host as it has devices for.
-fn deal_units(parallel: Parallel, unit: u32, free: &[u32]) -> Option<Vec<Place>> {
-    let mut ranks = parallel.ranks();
-    let mut left = parallel.devices();
-    let mut places = Vec::new();
-    for (host, &free) in free.iter().enumerate() {
-        for _ in 0..(free.min(left) / unit) {
-            places.push((host, ranks.by_ref().take(unit as usize).collect()));
-            left -= unit;
+impl Division {
+    /// The fewest devices that a host must have free to take part.
+    pub fn unit(&self) -> u32 {
+        match (self.per, self.members) {
+            (MemberPer::Host, Some(members)) => self.parallel.devices() / members.max(1),
+            _ if self.across_hosts => 1,
+            _ => self.parallel.tensor,
         }
     }
-    (left == 0).then_some(places)
+
+    /// Whether one host may take all of it.
+    pub fn fits_one_host(&self) -> bool {
+        self.per != MemberPer::Host || self.members.is_none_or(|members| members == 1)
+    }
+
+    /// Deals the ranks out to hosts with `free` devices each, in the order given. The first place
+    /// is the leader's. `None` if the devices do not suffice.
+    pub fn deal(&self, free: &[u32]) -> Option<Vec<Place>> {
+        match (self.per, self.members) {
+            (MemberPer::Host, Some(members)) => self.deal_members(members, free),
+            _ => {
+                let whole = self.deal_units(self.parallel.tensor, free);
+                if self.across_hosts { whole.or_else(|| self.deal_units(1, free)) } else { whole }
+            }
+        }
+    }
+
+    /// One member on each of the first hosts that can take one.
+    fn deal_members(&self, members: u32, free: &[u32]) -> Option<Vec<Place>> {
+        let each = self.unit();
+        if each == 0 || each * members != self.parallel.devices() {
+            return None;
+        }
+        let mut ranks = self.parallel.ranks();
+        let able = free.iter().enumerate().filter(|(_, free)| **free >= each);
+        let places: Vec<_> = able
+            .take(members as usize)
+            .map(|(host, _)| (host, ranks.by_ref().take(each as usize).collect()))
+            .collect();
+        (places.len() == members as usize).then_some(places)
+    }
+
+    /// As many times `unit` ranks on a host as it has devices for, in members of the size asked.
+    fn deal_units(&self, unit: u32, free: &[u32]) -> Option<Vec<Place>> {
+        let mut ranks = self.parallel.ranks();
+        let mut left = self.parallel.devices();
+        let mut places = Vec::new();
+        for (host, &free) in free.iter().enumerate() {
+            let mut here = (free / unit.max(1) * unit).min(left);
+            left -= here;
+            let member = match self.per {
+                MemberPer::Host => here,
+                MemberPer::Stage => self.parallel.tensor.min(here),
+                MemberPer::Rank => 1,
+            };
+            while here > 0 {
+                let count = member.min(here);
+                places.push((host, ranks.by_ref().take(count as usize).collect()));
+                here -= count;
+            }
+        }
+        (left == 0 && self.stages_are_whole(&places)).then_some(places)
+    }
+
+    /// A member of `MemberPer::Stage` is a whole stage: with stages divided over hosts it cannot be
+    /// had, and the devices do not suffice.
+    fn stages_are_whole(&self, places: &[Place]) -> bool {
+        self.per != MemberPer::Stage
+            || places.iter().all(|(_, ranks)| ranks.len() == self.parallel.tensor as usize)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn counts(parallel: (u32, u32), per: MemberPer, free: &[u32]) -> Option<Vec<(usize, usize)>> {
+    fn division(parallel: (u32, u32), per: MemberPer) -> Division {
         let (tensor, pipeline) = parallel;
-        let places = deal(Parallel { tensor, pipeline }, per, free)?;
+        let parallel = Parallel { tensor, pipeline };
+        Division { parallel, per, members: None, across_hosts: false }
+    }
+
+    fn counts(division: Division, free: &[u32]) -> Option<Vec<(usize, usize)>> {
+        let places = division.deal(free)?;
         Some(places.iter().map(|(host, ranks)| (*host, ranks.len())).collect())
     }
 
     #[test]
-    fn whole_stages_stay_on_a_host_when_one_can_take_them() {
-        assert_eq!(counts((2, 2), MemberPer::Host, &[4]), Some(vec![(0, 4)]));
-        assert_eq!(counts((2, 2), MemberPer::Host, &[3, 2]), Some(vec![(0, 2), (1, 2)]));
-        assert_eq!(counts((1, 2), MemberPer::Host, &[1, 1, 1]), Some(vec![(0, 1), (1, 1)]));
+    fn a_stage_stays_on_one_host() {
+        let host = |parallel| division(parallel, MemberPer::Host);
+        assert_eq!(counts(host((2, 2)), &[4]), Some(vec![(0, 4)]));
+        assert_eq!(counts(host((2, 2)), &[3, 2]), Some(vec![(0, 2), (1, 2)]));
+        assert_eq!(counts(host((1, 2)), &[1, 1, 1]), Some(vec![(0, 1), (1, 1)]));
+        assert_eq!(counts(host((2, 1)), &[1, 1]), None);
     }
 
     #[test]
-    fn a_stage_is_divided_over_hosts_when_none_can_take_it() {
-        assert_eq!(counts((2, 1), MemberPer::Host, &[1, 1]), Some(vec![(0, 1), (1, 1)]));
-        assert_eq!(counts((2, 2), MemberPer::Host, &[1, 1, 1]), None);
+    fn who_asks_for_it_gets_a_stage_over_hosts_when_none_can_take_it_whole() {
+        let across =
+            |parallel| Division { across_hosts: true, ..division(parallel, MemberPer::Host) };
+        assert_eq!(counts(across((2, 1)), &[1, 1]), Some(vec![(0, 1), (1, 1)]));
+        assert_eq!(counts(across((2, 1)), &[1, 2]), Some(vec![(1, 2)]));
+        assert_eq!(counts(across((2, 2)), &[2, 1, 1]), Some(vec![(0, 2), (1, 1), (2, 1)]));
+        assert_eq!(counts(across((2, 2)), &[1, 1, 1]), None);
+        let stages = Division { per: MemberPer::Stage, ..across((2, 1)) };
+        assert_eq!(counts(stages, &[1, 1]), None, "a member per stage cannot be divided");
     }
 
     #[test]
     fn members_can_be_one_per_stage_or_per_rank() {
-        assert_eq!(counts((2, 2), MemberPer::Stage, &[4]), Some(vec![(0, 2), (0, 2)]));
-        assert_eq!(counts((2, 1), MemberPer::Rank, &[1, 1]), Some(vec![(0, 1), (1, 1)]));
-        assert_eq!(counts((2, 2), MemberPer::Stage, &[3]), None);
+        let stages = |parallel| division(parallel, MemberPer::Stage);
+        assert_eq!(counts(stages((2, 2)), &[4]), Some(vec![(0, 2), (0, 2)]));
+        assert_eq!(counts(stages((2, 2)), &[3]), None);
+        let ranks = |parallel| division(parallel, MemberPer::Rank);
+        assert_eq!(counts(ranks((1, 2)), &[1, 1]), Some(vec![(0, 1), (1, 1)]));
+        assert_eq!(counts(ranks((2, 1)), &[1, 2]), Some(vec![(1, 1), (1, 1)]));
+    }
+
+    #[test]
+    fn a_number_of_members_means_as_many_hosts() {
+        let of = |parallel, members| Division {
+            members: Some(members),
+            ..division(parallel, MemberPer::Host)
+        };
+        assert_eq!(counts(of((2, 2), 2), &[8, 1, 2]), Some(vec![(0, 2), (2, 2)]));
+        assert_eq!(counts(of((2, 2), 2), &[8]), None, "distinct hosts");
+        assert_eq!(counts(of((2, 2), 3), &[8, 8, 8]), None, "they cannot be equal");
+        assert_eq!(counts(of((1, 4), 2), &[2, 2]), Some(vec![(0, 2), (1, 2)]));
     }
 }

@@ -71,11 +71,9 @@ impl Desks {
             Conversation::Preflight => self.preflight.clone(),
             Conversation::Guest => self.guest.clone(),
             Conversation::Probe(_) => Some(Arc::new(Probed)),
-            // Those are held with members and with the store of a cluster without etcd, which have
-            // doors of their own.
+            // Those are held with members, which have doors of their own.
             Conversation::Generate
             | Conversation::Group
-            | Conversation::Guest
             | Conversation::Status
             | Conversation::Bulk(_) => None,
         }

@@ -41,7 +41,7 @@ impl Contents {
                 before.is_none_or(|before| before.value != entry.value)
             }
             WatchEvent::Delete(key) => self.entries.remove(&key).is_some(),
-            WatchEvent::Synced | WatchEvent::Disconnected(_) => false,
+            WatchEvent::Synced | WatchEvent::Disconnected(_) | WatchEvent::Rewound => false,
         }
     }
 

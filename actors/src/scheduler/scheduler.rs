@@ -180,20 +180,20 @@ impl Scheduler {
         let step = StepId(self.last_step);
         let Some(sequence) = self.sequences.get_mut(id) else { return };
         name_blocks(&mut self.pools, sequence, step);
-        let size = self.pools.block_size();
+        let (size, fence) = (self.pools.block_size(), sequence.fence());
         while sequence.keys.merged < sequence.keys.named
             && (sequence.keys.merged + 1) * size <= sequence.done
         {
             let index = sequence.keys.merged;
             sequence.keys.merged += 1;
             let Some(key) = sequence.key(index) else { break };
-            let swaps = self.pools.merge(&mut sequence.tables, index, key, sequence.fence());
+            let swaps = self.pools.merge(&mut sequence.tables, index, key, fence);
             self.counters.merged_blocks += swaps.len() as u64;
             sequence.swaps.extend(swaps);
         }
         // Steps in flight compute what is not done, and so see no more than that does.
-        let (next, fence, keep) = (sequence.done, sequence.fence(), self.limits.prefix_caching);
-        self.pools.release_left(&mut sequence.tables, next, fence, keep);
+        let keep = self.limits.prefix_caching;
+        self.pools.release_left(&mut sequence.tables, sequence.done, fence, keep);
     }
 
     /// A live sequence.

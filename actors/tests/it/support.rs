@@ -27,6 +27,7 @@ use troupe_runtime::{
         keys::Keys,
     },
     id::{GroupId, NodeId, RequestId},
+    model::source::HubCache,
     transport::{
         Class, Connection, Conversation, Link, LocalNetwork, PeerIdentity, PeerRole, Stream,
     },
@@ -78,6 +79,8 @@ impl Cluster {
             keys: keys.clone(),
             lease,
             timing: Timing { lease: LEASE, settle: Duration::ZERO },
+            link: Some(network.link(identity(PeerRole::Control, NodeId(Uuid::now_v7())))),
+            hub: HubCache::at("nowhere"),
         };
         let controller = Owned::new(Actor::spawn(None, Controller, args).await.unwrap());
         let link = network.link(identity(PeerRole::Control, NodeId(Uuid::now_v7())));

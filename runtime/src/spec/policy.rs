@@ -12,6 +12,7 @@
 //! | `troupe.dev/rollout-partition` | groups of a lower index keep the old revision |
 //! | `troupe.dev/max-group-restarts` | failures in a row before the group is `Failed`, or `unlimited` |
 //! | `troupe.dev/restart-backoff`, `troupe.dev/restart-backoff-max` | durations: `1s`, `60s` |
+//! | `troupe.dev/restartedAt` | another value forms all groups anew, as a rollout |
 //! | `troupe.dev/tensor-across-hosts` | `true`: a stage may be divided over hosts |
 //! | `leaderworkerset.sigs.k8s.io/exclusive-topology` | a node label: no two groups share one value |
 //! | `leaderworkerset.sigs.k8s.io/subgroup-exclusive-topology` | the same, for the subgroups of a group |
@@ -271,6 +272,8 @@ const MAX_RESTARTS: &str = "troupe.dev/max-group-restarts";
 const BACKOFF: &str = "troupe.dev/restart-backoff";
 const BACKOFF_MAX: &str = "troupe.dev/restart-backoff-max";
 const TENSOR: &str = "troupe.dev/tensor-across-hosts";
+/// Another value of it forms all groups anew.
+const RESTARTED_AT: &str = "troupe.dev/restartedAt";
 /// Read by whoever divides groups into members.
 const MEMBER_PER: &str = "troupe.dev/member-per";
 const EXCLUSIVE: &str = "leaderworkerset.sigs.k8s.io/exclusive-topology";
@@ -278,8 +281,17 @@ pub(super) const SUBGROUP_EXCLUSIVE: &str =
     "leaderworkerset.sigs.k8s.io/subgroup-exclusive-topology";
 
 /// Every annotation of ours.
-const OURS: [&str; 8] =
-    [RESTART, STARTUP, PARTITION, MAX_RESTARTS, BACKOFF, BACKOFF_MAX, TENSOR, MEMBER_PER];
+const OURS: [&str; 9] = [
+    RESTART,
+    STARTUP,
+    PARTITION,
+    MAX_RESTARTS,
+    BACKOFF,
+    BACKOFF_MAX,
+    TENSOR,
+    RESTARTED_AT,
+    MEMBER_PER,
+];
 
 #[cfg(test)]
 mod tests {

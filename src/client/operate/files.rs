@@ -223,6 +223,6 @@ mod tests {
         let message = message(read(true));
         assert!(message.contains("You must pass '--namespace=x'"), "{message}");
         let none = super::read(&["no/such/file".into()], false, &namespace("y", false));
-        assert!(super::tests::message(none).contains("the path \"no/such/file\" does not exist"));
+        assert!(message(none).contains("the path \"no/such/file\" does not exist"));
     }
 }

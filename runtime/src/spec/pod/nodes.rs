@@ -2,21 +2,26 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use serde::{Deserialize, Serialize};
+
 /// Requirements that must all hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(transparent)]
 pub struct NodeTerm(pub Vec<NodeRequirement>);
 
 /// `matchExpressions`: something about one label.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct NodeRequirement {
     /// The label.
     pub key: String,
     /// What is asked of it.
+    #[serde(flatten)]
     pub operator: Operator,
 }
 
 /// What is asked of a label.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(tag = "operator", content = "values")]
 pub enum Operator {
     /// It is there and has one of these values.
     In(Vec<String>),
@@ -62,7 +67,8 @@ pub struct Toleration {
 }
 
 /// `topologySpreadConstraints`: how unevenly members may lie over the values of a label.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
 pub struct TopologySpread {
     /// The label.
     pub key: String,

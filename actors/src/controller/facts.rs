@@ -1,0 +1,61 @@
+//! What is known of a model without loading it: from its folder, if this host has it.
+//!
+//! The controller need not have the models that it plans; then nothing is known here and the ranks
+//! find out when they load.
+
+use std::path::Path;
+
+use troupe_runtime::model::{
+    config::ModelConfig,
+    source::{HubCache, ModelFiles, ModelSource},
+};
+
+use super::memory::ModelFacts;
+
+/// The facts of the model of this URI.
+pub(super) fn of(uri: &str, hub: &HubCache) -> Option<ModelFacts> {
+    let source = ModelSource::resolve(uri, hub).ok()?;
+    let files = ModelFiles::find(&source.folder).ok()?;
+    let config = ModelConfig::load(&files.config).ok()?;
+    Some(of_config(&config, weight_bytes(&source.folder)?))
+}
+
+fn of_config(config: &ModelConfig, weight_bytes: u64) -> ModelFacts {
+    let number = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
+    let embedding = (config.vocab_size * config.hidden_size) as u64;
+    let ends = if config.tie_word_embeddings { embedding } else { 2 * embedding };
+    // Queries, keys, values and output, and the gated feed-forward layer: what the files hold per
+    // layer, up to norms and biases.
+    let heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim;
+    let layer = (config.hidden_size * (heads + 3 * config.intermediate_size)) as u64;
+    let all = ends + layer * config.num_layers as u64;
+    // Whatever type the weights are stored in, the ends have their share of the bytes.
+    let share = u128::from(weight_bytes) * u128::from(ends) / u128::from(all.max(1));
+    let values = 2 * config.num_layers * config.num_kv_heads * config.head_dim;
+    ModelFacts {
+        weight_bytes,
+        ends_bytes: share as u64,
+        layers: number(config.num_layers),
+        kv_heads: number(config.num_kv_heads),
+        kv_bytes_per_token: values as u64 * KV_VALUE_BYTES,
+        hidden_size: number(config.hidden_size),
+        intermediate_size: number(config.intermediate_size),
+        vocab_size: number(config.vocab_size),
+        max_model_len: number(config.max_position_embeddings),
+    }
+}
+
+/// What all weight files of a folder hold.
+fn weight_bytes(folder: &Path) -> Option<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(folder).ok()? {
+        let path = entry.ok()?.path();
+        if path.extension().is_some_and(|end| end == "safetensors") {
+            bytes += std::fs::metadata(&path).ok()?.len();
+        }
+    }
+    (bytes > 0).then_some(bytes)
+}
+
+/// Keys and values are kept in float32.
+const KV_VALUE_BYTES: u64 = 4;
