@@ -220,8 +220,8 @@ mod tests {
         fs::write(&file, GOOD.replace("{name: a}", "{name: a, namespace: x}")).expect("written");
         let read = |asked| read(&[file.clone()], false, &namespace("y", asked));
         assert_eq!(read(false).expect("read").documents[0].namespace, "x");
-        let message = message(read(true));
-        assert!(message.contains("You must pass '--namespace=x'"), "{message}");
+        let other = message(read(true));
+        assert!(other.contains("You must pass '--namespace=x'"), "{other}");
         let none = super::read(&["no/such/file".into()], false, &namespace("y", false));
         assert!(message(none).contains("the path \"no/such/file\" does not exist"));
     }

@@ -57,7 +57,10 @@ impl LogsDesk {
             Err(error) => return Ok(Err(said(error))),
         };
         send(last, sender).await?;
-        while ask.follow {
+        if !ask.follow {
+            return Ok(Ok(()));
+        }
+        loop {
             let more = tokio::select! {
                 () = sender.stopped() => return Ok(Ok(())),
                 more = follow.next() => more,
@@ -68,7 +71,6 @@ impl LogsDesk {
                 Err(error) => return Ok(Err(said(error))),
             }
         }
-        Ok(Ok(()))
     }
 }
 
