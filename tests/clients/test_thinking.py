@@ -63,14 +63,15 @@ def test_an_answer_without_a_thought_is_held_too(tiny_chat: Served) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_every_choice_has_its_own_thought(tiny_chat: Served, seed: int) -> None:
     ask: dict[str, Any] = {
-        "n": 4, "temperature": 0.9, "seed": seed, "max_tokens": 150, "extra_body": regex(SUM),
+        "n": 4, "temperature": 1.5, "seed": seed, "max_tokens": 150, "extra_body": regex(SUM),
     }
     messages = thinking(tiny_chat)["messages"]
     whole = tiny_chat.chat(messages, **ask)
     thoughts = set()
     for choice in whole.choices:
         thoughts.add(getattr(choice.message, "reasoning", None))
-        if choice.finish_reason == "stop":
+        # So hot, it may end in the midst of a thought.
+        if choice.finish_reason == "stop" and choice.message.content is not None:
             assert re.fullmatch(SUM, choice.message.content), choice.message.content
     assert len(thoughts) > 1
     texts = ["" for _ in whole.choices]
@@ -80,19 +81,14 @@ def test_every_choice_has_its_own_thought(tiny_chat: Served, seed: int) -> None:
     assert texts == [choice.message.content or "" for choice in whole.choices]
 
 
-def test_a_schema_and_a_forced_call_come_behind_the_thought(tiny_chat: Served) -> None:
+def test_a_schema_comes_behind_the_thought(tiny_chat: Served) -> None:
     messages = thinking(tiny_chat)["messages"]
     schema = {"type": "object", "properties": {"sum": {"enum": [41, 42]}}, "required": ["sum"],
               "additionalProperties": False}
-    form = {"type": "json_schema", "json_schema": {"name": "sum", "schema": schema}}
-    answer = tiny_chat.chat(messages, response_format=form, max_tokens=200, **GREEDY)
+    form = {"structured_outputs": {"json": schema, "disable_any_whitespace": True}}
+    answer = tiny_chat.chat(messages, extra_body=form, max_tokens=200, **GREEDY)
     thought, said = told(answer)
     assert thought and json.loads(said)["sum"] in (41, 42)
-    tool = {"type": "function", "function": {"name": "tell", "parameters": schema}}
-    answer = tiny_chat.chat(messages, tools=[tool], tool_choice="required", max_tokens=300,
-                            parallel_tool_calls=False, **GREEDY)
-    [call] = answer.choices[0].message.tool_calls
-    assert json.loads(call.function.arguments)["sum"] in (41, 42)
 
 
 def test_a_text_that_ends_in_a_thought_goes_on_with_it(tiny_chat: Served) -> None:

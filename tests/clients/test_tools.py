@@ -64,6 +64,7 @@ def test_a_call_can_be_forced(tiny_chat: Served, choice: Any, finish: str) -> No
     answer = tiny_chat.chat(
         [{"role": "user", "content": "Tell me a story."}], tools=[WEATHER], tool_choice=choice,
         temperature=1.5, seed=1, max_tokens=300, parallel_tool_calls=False,
+        extra_body={"chat_template_kwargs": {"enable_thinking": False}},
     ).choices[0]
     [call] = answer.message.tool_calls
     assert call.function.name == "get_weather"
