@@ -7,7 +7,10 @@ use troupe_runtime::{
     discovery::{
         Incarnation, WatchEvent,
         declared::Declared,
-        directory::{self, CordonRecord, GatewayRecord, GroupRecord, NodeRecord, NodeStatus},
+        directory::{
+            self, CordonRecord, GatewayRecord, GroupRecord, NodeLabelsRecord, NodeRecord,
+            NodeStatus,
+        },
         keys::Keys,
     },
     id::NodeId,
@@ -30,7 +33,8 @@ pub(super) struct Observed {
 
 #[derive(Debug)]
 enum Known {
-    Node(NodeId),
+    Node(NodeRecord),
+    Labels(NodeLabelsRecord),
     Group(GroupRecord),
     Service(ServiceName),
     Cordon(NodeId),
@@ -105,7 +109,8 @@ impl Observed {
 
     fn forget(&mut self, key: &str) -> Option<ControllerEvent> {
         Some(match self.known.remove(key)? {
-            Known::Node(node) => ControllerEvent::NodeGone(node),
+            Known::Node(record) => ControllerEvent::NodeGone(record.id),
+            Known::Labels(labels) => return self.host(labels.node),
             Known::Group(record) => ControllerEvent::GroupGone(record.group),
             Known::Service(name) => ControllerEvent::Undeclared(name),
             Known::Cordon(node) => ControllerEvent::CordonGone(node),
@@ -119,7 +124,14 @@ impl Observed {
         let under = |prefix: String| key.strip_prefix(&prefix);
         let (known, event) = if under(keys.nodes()).is_some() {
             let record: NodeRecord = read(key, value)?;
-            (Some(Known::Node(record.id)), ControllerEvent::NodePut(record))
+            let id = record.id;
+            self.known.insert(key.into(), Known::Node(record));
+            return Ok(self.host(id));
+        } else if under(keys.all_node_labels()).is_some() {
+            let labels: NodeLabelsRecord = read(key, value)?;
+            let id = labels.node;
+            self.known.insert(key.into(), Known::Labels(labels));
+            return Ok(self.host(id));
         } else if under(keys.node_statuses()).is_some() {
             let status: NodeStatus = read(key, value)?;
             (None, ControllerEvent::StatusPut(status))
@@ -156,6 +168,17 @@ impl Observed {
             self.known.insert(key.into(), known);
         }
         Ok(Some(event))
+    }
+
+    /// A host with the labels that people gave it; none if it is not there.
+    fn host(&self, id: NodeId) -> Option<ControllerEvent> {
+        let Some(Known::Node(record)) = self.known.get(&self.keys.node(id)) else { return None };
+        let changed = match self.known.get(&self.keys.node_labels(id)) {
+            Some(Known::Labels(labels)) => Some(labels),
+            _ => None,
+        };
+        let labels = record.labels_with(changed);
+        Some(ControllerEvent::NodePut(NodeRecord { labels, ..record.clone() }))
     }
 }
 
@@ -210,6 +233,45 @@ mod tests {
         assert!(matches!(observed.see(life("two")), Seen::OtherLife));
         assert!(matches!(observed.see(WatchEvent::Delete(keys.incarnation())), Seen::OtherLife));
         assert_eq!(observed.life(), None);
+    }
+
+    #[test]
+    fn a_host_has_the_labels_that_people_gave_it() {
+        let keys = Keys::new("test");
+        let mut observed = Observed::new(keys.clone());
+        let id = NodeId(uuid::Uuid::from_u128(1));
+        let host = NodeRecord {
+            id,
+            name: "n1".into(),
+            process: uuid::Uuid::nil(),
+            devices: 1,
+            device_kind: "cpu".into(),
+            version: "0.1.0".into(),
+            wire: 1,
+            labels: BTreeMap::from([("zone".into(), "a".into())]),
+            device_memory: 0,
+            address: None,
+            leaving: false,
+        };
+        let given = NodeLabelsRecord {
+            node: id,
+            set: BTreeMap::from([("team".into(), "x".into())]),
+            removed: ["zone".to_owned()].into(),
+        };
+        let labels = |seen: Seen| match seen {
+            Seen::Event(ControllerEvent::NodePut(record)) => {
+                record.labels.into_keys().collect::<Vec<_>>()
+            }
+            other => panic!("{other:?}"),
+        };
+        // In whichever order the store tells them.
+        let words = put(keys.node_labels(id), directory::to_bytes(given));
+        assert!(matches!(observed.see(words.clone()), Seen::Nothing));
+        let seen = observed.see(put(keys.node(id), directory::to_bytes(host)));
+        assert_eq!(labels(seen), ["team"]);
+        let seen = observed.see(WatchEvent::Delete(keys.node_labels(id)));
+        assert_eq!(labels(seen), ["zone"]);
+        assert_eq!(labels(observed.see(words)), ["team"]);
     }
 
     #[test]
