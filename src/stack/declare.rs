@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use serde_json::Value;
 use troupe_actors::controller::desired::KIND;
 use troupe_runtime::{
+    clock::rfc3339,
     discovery::{
         Compare, Op, Registry, Txn, WatchEvent,
         directory::{self, ServiceStatus},
@@ -13,8 +14,10 @@ use troupe_runtime::{
     spec::ServiceSpec,
 };
 
+use uuid::Uuid;
+
 use super::membership::{RACES, busy, failed};
-use crate::cli::Failure;
+use crate::{cli::Failure, client::operate::now};
 
 /// Stores a service as it was declared; one that is there already and says the same stays as it is,
 /// one that says something else gets the next generation.
@@ -43,6 +46,11 @@ pub(crate) async fn declare(
         };
         if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.insert("generation".into(), generation.into());
+            let before = |field: &str| stored.as_ref()?.get("metadata")?.get(field).cloned();
+            let uid = before("uid").unwrap_or_else(|| Uuid::now_v7().to_string().into());
+            let created = before("creationTimestamp").unwrap_or_else(|| rfc3339(now()).into());
+            metadata.insert("uid".into(), uid);
+            metadata.insert("creationTimestamp".into(), created);
         }
         let put = Op::Put(key.clone(), document.to_string().into_bytes());
         let txn = Txn { compare: vec![life.compare(), unchanged], then: vec![put] };
