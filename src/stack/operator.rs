@@ -122,8 +122,9 @@ fn read(dir: &Path) -> Result<(Identity, Vec<PeerAddr>), Failure> {
             _ => error.to_string(),
         };
         Failure::told(format!(
-            "error: no cluster is known here: {}: {why}. `troupe up --etcd URLS` writes it; or give \
-             --context DIR, which is `operator` in a control host's data directory",
+            "error: no cluster is known here: {}: {why}. `troupe up --etcd URLS` and `troupe \
+             serve` write it; or give --context DIR, which is `operator` in a control host's data \
+             directory",
             file.display()
         ))
     })?;

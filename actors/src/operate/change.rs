@@ -2,8 +2,8 @@
 //!
 //! Every change of an object, whatever it changes, gives it the next generation, and a deletion
 //! leaves a tombstone with the next one ([`troupe_runtime::discovery::declared`]). So an object's
-//! `metadata.resourceVersion` is its generation: it counts the object's changes, it comes back as it
-//! was after the store was wiped, and what a controller says of the object does not touch it.
+//! `metadata.resourceVersion` is its generation: it counts the object's changes, it comes back as
+//! it was after the store was wiped, and what a controller says of the object does not touch it.
 
 use serde_json::{Value, json};
 use troupe_runtime::{

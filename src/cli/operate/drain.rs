@@ -39,7 +39,8 @@ pub(crate) struct Drain {
     #[command(flatten)]
     hosts: Hosts,
     /// The most time that a group has for what it has begun.
-    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = super::rollout::patience)]
+    #[arg(long, value_name = "TIME", default_value = "60s",
+          value_parser = super::rollout::patience)]
     grace_period: Duration,
     /// How long to wait until the hosts are empty; 0 is for ever.
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = super::rollout::patience)]

@@ -34,8 +34,8 @@ pub(crate) fn targets(words: &[String]) -> Result<Vec<Target>, String> {
     if let Some(name) = names.iter().find(|name| name.contains('/')) {
         return Err(format!(
             "there is no need to specify a resource type as a separate argument when passing \
-             arguments in resource/name form (e.g. 'troupe get resource/<resource_name>' instead of \
-             'troupe get resource resource/<resource_name>'): {name}"
+             arguments in resource/name form (e.g. 'troupe get resource/<resource_name>' instead \
+             of 'troupe get resource resource/<resource_name>'): {name}"
         ));
     }
     let of_kind = |resource| match names {
