@@ -44,8 +44,8 @@ impl LeaderState {
                 let metrics = self.observer.metrics();
                 self.doors.spawn(doors::status(info, load, metrics, stream))
             }
-            // Tensors go to the ranks; the member's front door has taken them out. The others belong
-            // at a host's door.
+            // Tensors go to the ranks; the member's front door has taken them out. The others
+            // belong at a host's door.
             Conversation::Bulk(_)
             | Conversation::Guest
             | Conversation::Join
