@@ -61,6 +61,8 @@ pub(super) enum Closed {
     Lost,
     /// A person said so.
     Cordoned,
+    /// It ends when what runs there is done.
+    Leaving,
     /// It could not speak with the others.
     Wire,
 }
@@ -350,6 +352,8 @@ impl Hosts {
                 Some(Closed::Lost)
             } else if host.record.wire.abs_diff(wire) >= 2 {
                 Some(Closed::Wire)
+            } else if host.record.leaving {
+                Some(Closed::Leaving)
             } else {
                 cordoned.then_some(Closed::Cordoned)
             };

@@ -149,7 +149,7 @@ mod tests {
     fn ranks_and_stages_share() {
         let flags = EngineFlags { max_model_len: Some(8192), ..EngineFlags::default() };
         let (one, four) = (need(1, 1, flags.clone()), need(2, 2, flags.clone()));
-        assert!(four.weights < one.weights / 3 && four.weights > one.weights / 4, "{four:?}");
+        assert!(four.weights.abs_diff(one.weights / 4) < 64, "{four:?}");
         assert_eq!(four.kv, one.kv / 4);
         // Eight heads over sixteen ranks: each holds one of them.
         assert_eq!(need(16, 1, flags.clone()).kv, need(8, 1, flags).kv);

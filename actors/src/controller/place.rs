@@ -268,6 +268,7 @@ impl Refusal {
         match self {
             Self::Closed(Closed::Lost) => format!("{count} {has} no lease"),
             Self::Closed(Closed::Cordoned) => format!("{count} {is} cordoned"),
+            Self::Closed(Closed::Leaving) => format!("{count} {is} leaving"),
             Self::Closed(Closed::Wire) => {
                 format!("{count} {is} two or more versions of the wire apart")
             }

@@ -85,7 +85,9 @@ pub(super) fn health(hosts: &Hosts, record: &GroupRecord) -> Health {
             Some(host) => match state {
                 Some(MemberState::Exited(cause)) => {
                     let name = &host.record.name;
-                    (format!("member {index} on {name} ended: {cause}"), Some(member.node))
+                    // A host that is leaving ends its members: that is no failure of theirs.
+                    let ended_on = (!host.record.leaving).then_some(member.node);
+                    (format!("member {index} on {name} ended: {cause}"), ended_on)
                 }
                 Some(MemberState::Listening | MemberState::Ready) => continue,
                 Some(MemberState::Starting) | None => {

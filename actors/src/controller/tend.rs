@@ -32,7 +32,7 @@ impl Service {
         let Some(group) = self.groups.get_mut(&index) else { return };
         let Some(record) = &group.record else { return };
         let mut health = health(&world.hosts, record);
-        if world.epochs.highest(&record.group.to_string()) > record.epoch.number {
+        if world.epochs.reported(&record.group.to_string()) > record.epoch.number {
             // A store from the past: hosts refuse what is older than what they have seen.
             let why = "a later incarnation was seen".to_owned();
             health = Health::Over(Over { why, ended_on: None, still_starting: false });

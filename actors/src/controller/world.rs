@@ -47,6 +47,8 @@ pub(super) struct World {
 #[derive(Clone, Debug)]
 pub(super) struct Epochs {
     highest: BTreeMap<String, u64>,
+    /// Of those, the highest that a host has spoken of.
+    reported: BTreeMap<String, u64>,
     entropy: u64,
 }
 
@@ -59,7 +61,7 @@ impl World {
             term: 0,
             undeclared_may_go: false,
             hosts: Hosts::new(wire),
-            epochs: Epochs { highest: BTreeMap::new(), entropy },
+            epochs: Epochs { highest: BTreeMap::new(), reported: BTreeMap::new(), entropy },
             journal: Journal::new(EVENTS),
             facts: BTreeMap::new(),
             gateways: BTreeMap::new(),
@@ -171,16 +173,21 @@ impl World {
     /// Learns from a host's report, and says which services have members whose state it changes.
     pub(super) fn report(&mut self, status: NodeStatus) -> BTreeSet<ServiceName> {
         let before = self.hosts.report(status.clone());
+        let mut touched = BTreeSet::new();
         if before.as_ref().is_none_or(|before| before.epochs != status.epochs) {
             for (group, number) in &status.epochs {
-                self.epochs.see(group, *number);
+                // A group whose record is older than what a host has seen cannot be what it says.
+                if self.epochs.hear(group, *number) {
+                    touched.extend(service_of(group));
+                }
             }
         }
         let old = before.map(|before| before.members).unwrap_or_default();
         let new = status.members;
         let gone = old.iter().filter(|member| !new.contains(member));
         let came = new.iter().filter(|member| !old.contains(member));
-        gone.chain(came).map(|member| ServiceName::of(&member.group)).collect()
+        touched.extend(gone.chain(came).map(|member| ServiceName::of(&member.group)));
+        touched
     }
 }
 
@@ -195,8 +202,22 @@ impl Epochs {
         }
     }
 
+    /// A host spoke of this one. Says whether none had spoken of it, or of a higher one.
+    pub(super) fn hear(&mut self, group: &str, number: u64) -> bool {
+        self.see(group, number);
+        let reported = self.reported.entry(group.to_owned()).or_default();
+        let news = *reported < number;
+        *reported = number.max(*reported);
+        news
+    }
+
+    /// The highest that a host has spoken of.
+    pub(super) fn reported(&self, group: &str) -> u64 {
+        self.reported.get(group).copied().unwrap_or(0)
+    }
+
     /// The highest that anybody has spoken of.
-    pub(super) fn highest(&self, group: &str) -> u64 {
+    fn highest(&self, group: &str) -> u64 {
         self.highest.get(group).copied().unwrap_or(0)
     }
 
@@ -208,6 +229,13 @@ impl Epochs {
         let mixed = (self.entropy ^ (self.entropy >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         Epoch { number, nonce: mixed ^ (mixed >> 29) }
     }
+}
+
+/// The service of a group by its full name, `<namespace>/<service>-<index>`.
+fn service_of(group: &str) -> Option<ServiceName> {
+    let (namespace, rest) = group.split_once('/')?;
+    let (service, _) = rest.rsplit_once('-')?;
+    Some(ServiceName::new(namespace, service))
 }
 
 /// Places of the journal's ring: some 400 bytes each.
