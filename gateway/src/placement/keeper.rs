@@ -89,6 +89,9 @@ impl Keeper {
             return Err(NotReady::Another(told.endpoint));
         }
         let endpoint = Arc::new(Endpoint::new(told, model, Arc::clone(&connection)));
+        // So that there is something to be told when the leader does not answer a scrape in time:
+        // the first one would lack its families.
+        endpoint.metrics().await;
         self.directory.enter(Arc::clone(&endpoint));
         let entered = Entered { directory: &self.directory, endpoint };
         retry.reset();
