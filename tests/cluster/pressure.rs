@@ -15,6 +15,9 @@ use crate::{
 const REQUESTS: usize = 64;
 /// Two of the longest sequences and a half: 150 tokens of prompt and 48 of output in blocks of 16.
 const BLOCKS: &str = "32";
+/// One of the longest and a bit: sequences give back what left their window, so fewer are enough for
+/// most of them.
+const BLOCKS_WITH_WINDOW: &str = "16";
 const DRAFTS: &str = r#"{"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1}"#;
 
 /// A way to run, and what has to be seen in it.
@@ -86,7 +89,7 @@ fn a_flood_is_turned_away_and_what_was_let_in_is_finished() {
 
 fn check(model: &Path, requests: &[(Vec<u32>, Vec<u32>)], setting: &Setting) {
     let what = format!("{} {:?}", model.display(), setting.flags);
-    let mut args = vec!["--dtype", "float32", "--num-gpu-blocks-override", BLOCKS];
+    let mut args = vec!["--dtype", "float32", "--num-gpu-blocks-override", blocks(model)];
     args.extend(["--max-num-batched-tokens", "16", "--max-num-queued-reqs", "1024"]);
     args.extend(setting.flags);
     let server = Server::serve(model, &args);
@@ -111,6 +114,13 @@ fn check(model: &Path, requests: &[(Vec<u32>, Vec<u32>)], setting: &Setting) {
     let accepted = metric("vllm:spec_decode_num_accepted_tokens_total");
     assert_eq!(accepted > 0.0, setting.drafts, "{what}: {accepted} tokens of drafts were right");
     until("all blocks are free", || server.metric("vllm:kv_cache_usage_perc") == 0.0);
+}
+
+fn blocks(model: &Path) -> &'static str {
+    let config = std::fs::read(model.join("config.json")).expect("a model has one");
+    let config: Value = serde_json::from_slice(&config).expect("it is JSON");
+    let window = config.get("sliding_window").is_some_and(Value::is_number);
+    if window { BLOCKS_WITH_WINDOW } else { BLOCKS }
 }
 
 /// Golden prompts with as many of their golden tokens as the number of the request says; prompts
