@@ -15,8 +15,8 @@ use crate::{
 const REQUESTS: usize = 64;
 /// Two of the longest sequences and a half: 150 tokens of prompt and 48 of output in blocks of 16.
 const BLOCKS: &str = "32";
-/// One of the longest and a bit: sequences give back what left their window, so fewer are enough for
-/// most of them.
+/// One of the longest and a bit: sequences give back what left their window, so fewer are enough
+/// for most of them.
 const BLOCKS_WITH_WINDOW: &str = "16";
 const DRAFTS: &str = r#"{"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1}"#;
 
@@ -44,8 +44,8 @@ fn tokens_are_golden_under_pressure() {
     }
 }
 
-/// Ten thousand requests where two run and eight may wait: what is too much is told so, and what was
-/// let in is finished as if nobody else had asked.
+/// Ten thousand requests where two run and eight may wait: what is too much is told so, and what
+/// was let in is finished as if nobody else had asked.
 #[test]
 fn a_flood_is_turned_away_and_what_was_let_in_is_finished() {
     const CLIENTS: usize = 100;

@@ -176,8 +176,10 @@ impl BlockPools {
     ) {
         for (group, table) in (0..).zip(tables) {
             let left = (self.left(group as usize, next) as usize).min(table.len());
-            // What left earlier is gone already.
-            for slot in table[..left].iter_mut().rev().take_while(|slot| **slot != GONE) {
+            // What left earlier is gone already. What is earliest is used again first: who finds
+            // this text again needs its end.
+            let new = table[..left].iter().rev().take_while(|block| **block != GONE).count();
+            for slot in &mut table[left - new..left] {
                 let block = std::mem::replace(slot, GONE);
                 self.give_back(group, block, fence, keep);
             }

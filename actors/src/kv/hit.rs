@@ -40,7 +40,7 @@ impl BlockPools {
         let (full, shared) =
             self.find_full(&keys.full[..keys.full.len().min((limit / size) as usize)]);
         // Where the limit is in the midst of a block that is known, or the prompt ends in one.
-        let cut = keys.full.get(full as usize).map(|key| (*key, limit));
+        let cut = keys.full.get(full as usize).map(|key| (*key, (full + 1) * size));
         let end = keys.end.filter(|(_, end)| end / size == full);
         let partly = [cut, end].into_iter().flatten().find_map(|(key, end)| {
             let blocks = self.find_all(key)?;

@@ -168,7 +168,7 @@ fn a_hit_needs_what_its_next_position_sees() {
     pools.release(&mut others, None, false);
     let admitted = pools.admit(&hit, 8);
     pools.check_integrity([&tables, &admitted.tables].into_iter()).expect("gone is held by none");
-    assert_eq!(pools.usage().held, 3, "one shared, one of each");
+    assert_eq!(pools.usage().held, 3, "the first has one, the second two");
 }
 
 #[test]
