@@ -15,7 +15,8 @@ use crate::stack::identity;
 /// Make certificates for pods that form a group without etcd.
 ///
 /// DIR/ca gets a CA, unless it has one; DIR/identity a certificate of it, good for 90 days, that
-/// all pods of a group share. Give DIR/identity to the pods as a secret and keep DIR/ca to yourself.
+/// all pods of a group share. Give DIR/identity to the pods as a secret and keep DIR/ca to
+/// yourself.
 #[derive(Args, Debug)]
 pub(crate) struct Certify {
     /// Where to.
