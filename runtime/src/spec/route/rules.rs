@@ -43,7 +43,8 @@ fn route_match(fields: &Fields<'_>) -> RouteMatch {
 }
 
 fn path_match(fields: &Fields<'_>) -> Option<PathMatch> {
-    let kinds: [(&str, fn(String) -> PathMatch); 3] = [
+    type Make = fn(String) -> PathMatch;
+    let kinds: [(&str, Make); 3] = [
         ("PathPrefix", PathMatch::Prefix),
         ("Exact", PathMatch::Exact),
         ("RegularExpression", PathMatch::Regex),

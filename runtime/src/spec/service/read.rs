@@ -291,11 +291,10 @@ fn check_members(
     let local = data_local.unwrap_or(data);
     // A worker next to `pipeline: 1` is as KServe's samples have it: said, and of no consequence.
     let said = |key| fields.value("parallelism").is_some_and(|all| all.get(key).is_some());
-    if worker.is_some() && !["pipeline", "data", "dataLocal"].into_iter().any(said) {
-        if pipeline == 1 && data == 1 {
-            let message = "needs parallelism.pipeline or parallelism.data, which say of what size";
-            fields.problem("worker", message);
-        }
+    let divided = ["pipeline", "data", "dataLocal"].into_iter().any(said);
+    if worker.is_some() && !divided && pipeline == 1 && data == 1 {
+        let message = "needs parallelism.pipeline or parallelism.data, which say of what size";
+        fields.problem("worker", message);
     }
     if worker.is_none() && local < data {
         let message = format!("is required when data ({data}) is more than dataLocal ({local})");

@@ -327,7 +327,8 @@ fn policy(fields: &Fields<'_>) -> Option<ScalingPolicy> {
             fields.problem(required, "is required");
         }
     }
-    let kinds: [(&str, fn(u32) -> ScalingStep); 2] =
+    type Make = fn(u32) -> ScalingStep;
+    let kinds: [(&str, Make); 2] =
         [("Pods", ScalingStep::Groups), ("Percent", ScalingStep::Percent)];
     let kind = fields.one_of("type", &kinds);
     let value = fields.count("value", 1);

@@ -8,7 +8,7 @@ pub(super) enum Part {
     /// What an expression says.
     Value(Expression),
     /// Branches with their conditions, and what else.
-    If(Vec<(Expression, Vec<Part>)>, Vec<Part>),
+    If(Vec<(Expression, Vec<Self>)>, Vec<Self>),
 }
 
 /// What stands in an action.
@@ -25,7 +25,7 @@ pub(super) enum Expression {
     /// `nil`.
     Nothing,
     /// A function and what it is given.
-    Call(String, Vec<Expression>),
+    Call(String, Vec<Self>),
 }
 
 /// The tree of a text.
