@@ -167,6 +167,8 @@ fn what_is_missing_is_named() {
     assert_eq!(problems("[1]"), [": must be an object, is a list"]);
     let other = "apiVersion: v1\nkind: Pod\nspec: {x: 1}\n---\n{}";
     let problems = problems(other);
-    assert_eq!(problems[1], "document 1: kind: must be LLMInferenceService, got Pod");
+    // Of another kind nothing else is known: its version and fields are not held against it.
+    assert_eq!(problems[0], "document 1: kind: must be LLMInferenceService, got Pod");
+    assert_eq!(problems[1], "document 2: kind: is required");
     assert_eq!(problems[2], "document 2: apiVersion: is required");
 }
