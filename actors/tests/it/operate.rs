@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use troupe_actors::{host::Desk, operate::OperateDesk};
+use tokio::task::JoinSet;
+use troupe_actors::{
+    host::{Desks, door},
+    operate::OperateDesk,
+};
 use troupe_runtime::{
     discovery::{
         Op, Registry, Txn,
@@ -29,7 +33,9 @@ struct Office {
     registry: Arc<EmbeddedRegistry>,
     keys: Keys,
     connection: Arc<dyn Connection>,
-    _door: tokio::task::JoinHandle<()>,
+    /// Dropped, it takes the connection along.
+    _link: Arc<dyn Link>,
+    _door: JoinSet<()>,
 }
 
 impl Office {
@@ -38,22 +44,14 @@ impl Office {
         let network = LocalNetwork::new();
         let identity = |role| PeerIdentity { cluster: "test".into(), role, node: node() };
         let server: Arc<dyn Link> = network.link(identity(PeerRole::Control));
-        let desk = Arc::new(OperateDesk::new(registry.clone(), keys.clone(), server.clone()));
+        let desk = OperateDesk::new(registry.clone(), keys.clone(), server.clone());
         let address = server.address();
-        let door = tokio::spawn(async move {
-            while let Some(connection) = server.accept().await {
-                let desk = desk.clone();
-                tokio::spawn(async move {
-                    while let Ok((_, stream)) = connection.accept().await {
-                        let (desk, peer) = (desk.clone(), connection.peer().clone());
-                        tokio::spawn(async move { desk.answer(&peer, stream).await });
-                    }
-                });
-            }
-        });
-        let operator = network.link(identity(PeerRole::Operator));
-        let connection = operator.connect(&address, Class::Control, WAIT).await.unwrap();
-        Self { registry, keys, connection, _door: door }
+        let desks = Desks { operate: Some(Arc::new(desk)), ..Desks::default() };
+        let mut door = JoinSet::new();
+        door.spawn(door::keep(server, desks));
+        let link = network.link(identity(PeerRole::Operator));
+        let connection = link.connect(&address, Class::Control, WAIT).await.unwrap();
+        Self { registry, keys, connection, _link: link, _door: door }
     }
 
     async fn ask(&self, question: OperateUp) -> Stream {
