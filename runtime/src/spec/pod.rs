@@ -1,9 +1,9 @@
 //! Pods as Kubernetes has them: what of them means something on plain machines.
 //!
 //! One container is the engine: `main`, or else the first. Its `args` are the engine's flags, and
-//! its `resources` say how many devices each member has. Where pods may be is said by `nodeSelector`,
-//! `affinity`, `tolerations` and `topologySpreadConstraints`, which become values that a planner
-//! can ask. The rest (images, probes, volumes, ...) is taken with a warning.
+//! its `resources` say how many devices each member has. Where pods may be is said by
+//! `nodeSelector`, `affinity`, `tolerations` and `topologySpreadConstraints`, which become values
+//! that a planner can ask. The rest (images, probes, volumes, ...) is taken with a warning.
 
 mod nodes;
 mod read;

@@ -2,8 +2,8 @@
 //!
 //! The order is KServe's: presets, chosen by what the service is (one host or several, prefill
 //! apart or not, a router, traces), then its `baseRefs` in order, then what it says itself; later
-//! ones win. Then templates are filled in, and only then is anything checked that depends on several
-//! fields. A configuration may start from others too, which come before it.
+//! ones win. Then templates are filled in, and only then is anything checked that depends on
+//! several fields. A configuration may start from others too, which come before it.
 
 pub(super) mod merge;
 mod presets;

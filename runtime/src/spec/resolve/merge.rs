@@ -3,9 +3,9 @@
 //! Objects are merged field by field and scalars replaced. Lists of things with names (containers,
 //! environment, ports, volumes) are merged by name, in the order of what is laid over, between
 //! which the others keep their places; all other lists are replaced. What says nothing replaces
-//! nothing: `null`, an empty text, an empty list, and `false` except for `enabled`, because KServe's
-//! types cannot tell those from a field that was left out. An empty object does say something
-//! (`gateway: {}`), and so does 0.
+//! nothing: `null`, an empty text, an empty list, and `false` except for `enabled`, because the
+//! types of KServe cannot tell those from a field that was left out. An empty object does say
+//! something (`gateway: {}`), and so does 0.
 
 use serde_json::{Map, Value};
 

@@ -1,8 +1,8 @@
 //! Templates in a specification: the part of Go's language that configurations use.
 //!
 //! Every text may hold actions between `{{` and `}}`: fields (`.Name`, `.Namespace`,
-//! `.Spec.Parallelism.Tensor`, `.GlobalConfig.EnableTLS`), texts, whole numbers, `true`, `false` and
-//! `nil`; the functions `or`, `and`, `not`, `eq`, `ne`, `ChildName` and `shutdownTimeout`, with
+//! `.Spec.Parallelism.Tensor`, `.GlobalConfig.EnableTLS`), texts, whole numbers, `true`, `false`
+//! and `nil`; the functions `or`, `and`, `not`, `eq`, `ne`, `ChildName` and `shutdownTimeout`, with
 //! parentheses and pipes; `if`, `else if`, `else` and `end`; comments; `-` trims spaces at that
 //! side. There are no loops, variables or other functions: whoever uses one is told so, with the
 //! place.

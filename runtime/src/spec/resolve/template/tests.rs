@@ -46,8 +46,8 @@ fn what_configurations_use_is_understood() {
         ("{{ .Spec.Prefill.Replicas }}", "2"),
         ("a {{- if .Spec.Parallelism.Expert -}} -- {{- end }} b", "a-- b"),
         (
-            "{{ if .Spec.Parallelism.Data }}d{{ else if eq .Spec.Parallelism.Tensor 4 }}t{{ else }}n\
-             {{ end }}",
+            "{{ if .Spec.Parallelism.Data }}d{{ else if eq .Spec.Parallelism.Tensor 4 }}t{{ else }}\
+             n{{ end }}",
             "t",
         ),
         (
