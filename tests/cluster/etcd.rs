@@ -63,6 +63,17 @@ fn who_does_not_belong_is_turned_away() {
     assert_eq!(ended.code, Some(2), "{}", ended.log);
     assert!(ended.log.contains("is used by another process"), "{}", ended.log);
 
+    // A copy of the other's data directory, on what could be another host.
+    fs::create_dir_all(cluster.path("copied/node")).expect("a folder");
+    for file in fs::read_dir(cluster.path(&format!("{}/node", NAMES[0]))).expect("its identity") {
+        let file = file.expect("a file").path();
+        let name = file.file_name().expect("a name").to_str().expect("plain").to_owned();
+        fs::copy(&file, cluster.path(&format!("copied/node/{name}"))).expect("copied");
+    }
+    let ended = Troupe::run(&cluster.node_args("c", "copied", &ca));
+    assert_eq!(ended.code, Some(2), "{}", ended.log);
+    assert!(ended.log.contains("is a copy of its data directory"), "{}", ended.log);
+
     // One of another cluster, and one of a cluster that only has the same name.
     for (name, words) in [("foreign", "is the CA of cluster foreign"), ("troupe", "another CA")] {
         let ended = Troupe::run(&cluster.node_args("c", "c", &cluster.other_ca(name)));
