@@ -18,7 +18,10 @@ use troupe_runtime::{
         keys::Keys,
     },
     error::chain,
-    spec::{ServiceSpec, service::KIND},
+    spec::{
+        ServiceSpec,
+        service::{KIND, Scaling},
+    },
 };
 
 use super::catalog::{Catalog, Declared, ServiceName};
@@ -227,7 +230,8 @@ fn read(value: &[u8]) -> Result<Option<(ServiceName, Declared)>, String> {
     let metadata = spec.metadata;
     let name = ServiceName { namespace: metadata.namespace, name: metadata.name };
     let scaling = spec.workload.scaling.as_ref();
-    let on_demand = scaling.is_some_and(|scaling| scaling.min_replicas == 0);
+    let sleeps = |scaling: &Scaling| scaling.min_replicas == 0 || scaling.idle_replicas == Some(0);
+    let on_demand = scaling.is_some_and(sleeps);
     let comes_up = scaling.is_some() || spec.workload.replicas > 0;
     Ok(Some((name, Declared { names, comes_up, on_demand, failed: None })))
 }
