@@ -44,3 +44,4 @@ mod state;
 pub use config::GatewayConfig;
 pub use egress::parse::family::{Family, ParserChoice, ReasoningFamily, ToolFamily, UnknownParser};
 pub use gateway::{GatewayError, GatewayHandle, Surroundings, serve};
+pub use placement::follower::knows_a_cluster;

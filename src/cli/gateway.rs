@@ -41,10 +41,15 @@ impl GatewayCommand {
         let dir = DataDir::take(&data_dir)?;
         let authority = identity::authority_at(&self.ca, &self.cluster.cluster)?;
         let (me, _) = dir.identity(PeerRole::Gateway, &authority)?;
-        let membership = Membership::etcd(&self.cluster.etcd, &authority).await?;
+        let etcd = &self.cluster.etcd;
+        let membership = match troupe_gateway::knows_a_cluster(dir.path()) {
+            true => Membership::etcd_or_later(etcd, &authority).await?,
+            false => Membership::etcd(etcd, &authority).await?,
+        };
         let (link, _threads) = roles::quic(&me, (self.cluster.listen, 0).into())?;
         let place = GatewayPlace { id: me.name().node, host: self.cluster.listen };
-        let config = self.http.config();
+        let mut config = self.http.config();
+        config.data_dir = Some(dir.path().to_owned());
         let (owner, listener) = shutdown();
         let mut gateway = roles::gateway(&membership, config, place, link, listener).await?;
         say(&format!("gateway on http://{}", gateway.address()));

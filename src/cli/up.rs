@@ -132,7 +132,8 @@ impl Up {
         let mut gateway = match has(Role::Gateway) {
             true => {
                 let place = GatewayPlace { id: control.name().node, host: self.cluster.listen };
-                let config = self.http.config();
+                let mut config = self.http.config();
+                config.data_dir = Some(dir.path().to_owned());
                 let gateway =
                     roles::gateway(&membership, config, place, link.clone(), listener).await?;
                 say(&format!("gateway on http://{}", gateway.address()));

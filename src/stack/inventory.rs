@@ -3,7 +3,9 @@
 //! Labels have Kubernetes' names and syntax, so that a specification's selectors and topology keys
 //! mean here what they mean there.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, io, os::unix::fs::MetadataExt, path::Path};
+
+use super::identity;
 
 /// The label with a host's name.
 const HOSTNAME: &str = "kubernetes.io/hostname";
@@ -68,6 +70,13 @@ pub(crate) fn device_memory(devices: u32) -> u64 {
     host.into_iter().chain(own).min().unwrap_or(0) / u64::from(devices.max(1))
 }
 
+/// Which data directory of which machine this is: the same after every restart, another for a copy.
+pub(crate) fn home(data_dir: &Path) -> io::Result<String> {
+    let machine = fs::read_to_string("/etc/machine-id").unwrap_or_else(|_| identity::host_name());
+    let folder = fs::metadata(data_dir)?;
+    Ok(format!("{} {}:{}", machine.trim(), folder.dev(), folder.ino()))
+}
+
 /// The line `MemTotal:  16303428 kB`, in bytes.
 fn total(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
@@ -118,6 +127,18 @@ mod tests {
         let labels = labels("host", &given);
         assert_eq!(labels["kubernetes.io/hostname"], "other");
         assert_eq!(labels["topology.kubernetes.io/zone"], "z1");
+    }
+
+    #[test]
+    fn a_copy_of_a_data_directory_is_another_home() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let [one, copy] = ["one", "copy"].map(|name| dir.path().join(name));
+        for folder in [&one, &copy] {
+            fs::create_dir(folder).expect("a folder");
+        }
+        let home = |folder: &Path| home(folder).expect("it is there");
+        assert_eq!(home(&one), home(&one));
+        assert_ne!(home(&one), home(&copy));
     }
 
     #[test]

@@ -52,6 +52,27 @@ impl Membership {
         Self::in_registry(Arc::new(registry), keys, timing).await
     }
 
+    /// The same for a process that can begin with what it last knew. If etcd is away it takes part
+    /// as soon as etcd is back; whose cluster this is was looked at when it learned what it knows.
+    pub(crate) async fn etcd_or_later(
+        endpoints: &[String],
+        authority: &ClusterAuthority,
+    ) -> Result<Self, Failure> {
+        let registry = EtcdRegistry::new(EtcdConfig::new(endpoints))
+            .await
+            .map_err(|error| Failure::usage(error.to_string()))?;
+        let keys = Keys::new(authority.cluster());
+        match registry.get(&keys.authority()).await {
+            Err(error @ (RegistryError::Unreachable { .. } | RegistryError::ReadOnly { .. })) => {
+                tracing::warn!(%error, "start with what was last known of the cluster");
+                let lease = registry.lease_late(LEASE, &keys.incarnation());
+                let timing = Timing { lease: LEASE, settle: LEASE };
+                Ok(Self { registry: Arc::new(registry), keys, lease, timing })
+            }
+            Ok(_) | Err(_) => Self::etcd(endpoints, authority).await,
+        }
+    }
+
     async fn in_registry(
         registry: Arc<dyn Registry>,
         keys: Keys,

@@ -7,7 +7,10 @@
 use std::sync::Arc;
 
 use tokio::{runtime::Handle, task::JoinHandle};
-use troupe_runtime::{discovery::Lease, shutdown::Shutdown};
+use troupe_runtime::{
+    discovery::{Lease, RegistryError},
+    shutdown::Shutdown,
+};
 
 use super::membership::failed;
 use crate::cli::Failure;
@@ -33,7 +36,14 @@ impl Presence {
         value: Vec<u8>,
         mut shutdown: Shutdown,
     ) -> Result<Self, Failure> {
-        lease.put(&key, value).await.map_err(failed)?;
+        match lease.put(&key, value).await {
+            Ok(()) => {}
+            // It is there as soon as the store is.
+            Err(error @ (RegistryError::Unreachable { .. } | RegistryError::ReadOnly { .. })) => {
+                tracing::warn!(key, %error, "this process cannot be found yet");
+            }
+            Err(error) => return Err(failed(error)),
+        }
         let record = Arc::new(Record { lease: lease.clone(), key });
         let at_shutdown = {
             let record = record.clone();

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -26,7 +26,10 @@ use troupe_actors::{
 use troupe_gateway::{GatewayConfig, GatewayHandle, Surroundings};
 use troupe_runtime::{
     actor::Owned,
-    discovery::directory::{self, GatewayRecord, NodeRecord},
+    discovery::{
+        RegistryError,
+        directory::{self, GatewayRecord, NodeRecord},
+    },
     id::NodeId,
     shutdown::Shutdown,
     transport::{
@@ -62,6 +65,9 @@ pub(crate) async fn node(
     offer: HostOffer,
     spawn: Arc<dyn Spawn>,
 ) -> Result<Owned<NodeMsg>, Failure> {
+    if let Some(data_dir) = &offer.data_dir {
+        check_identity(membership, offer.id, data_dir).await?;
+    }
     let key = membership.keys.name(&offer.name);
     let mine = membership
         .lease
@@ -97,6 +103,33 @@ pub(crate) async fn node(
     };
     let spawned = Actor::spawn(None, Node, args).await;
     spawned.map(Owned::new).map_err(|error| Failure::run(error.to_string()))
+}
+
+/// Refuses an identity that another data directory has too, or that is not to come back.
+async fn check_identity(
+    membership: &Membership,
+    id: NodeId,
+    data_dir: &Path,
+) -> Result<(), Failure> {
+    let Membership { registry, keys, lease, .. } = membership;
+    let failed = |error: RegistryError| Failure::run(error.to_string());
+    if registry.get(&keys.revoked(id)).await.map_err(failed)?.is_some() {
+        return Err(Failure::usage(format!(
+            "this host was taken out of the cluster: its identity {id} is revoked. To bring it \
+             back, give it a new --data-dir and join it anew"
+        )));
+    }
+    let home = inventory::home(data_dir)
+        .map_err(|error| Failure::usage(format!("{}: {error}", data_dir.display())))?;
+    if lease.claim(&keys.home(id), home.into_bytes()).await.map_err(failed)? {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "another host runs with this one's identity {id}: {} is a copy of its data directory. \
+         Give this host a new --data-dir and join it anew; if the directory was moved, the other \
+         process has to be gone for some seconds",
+        data_dir.display()
+    )))
 }
 
 /// Lets a host finish what runs on it within so many seconds. Returns when nothing does any more,

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use troupe_runtime::discovery::{
     Entry, Op, Registry, Txn,
     declared::Declared,
-    directory::{self, EndpointRecord, GatewayRecord},
+    directory::{self, EndpointRecord, GatewayRecord, GroupRecord},
     etcd::{EtcdConfig, EtcdRegistry},
     keys::Keys,
 };
@@ -63,6 +63,17 @@ fn who_does_not_belong_is_turned_away() {
     assert_eq!(ended.code, Some(2), "{}", ended.log);
     assert!(ended.log.contains("is used by another process"), "{}", ended.log);
 
+    // A copy of the other's data directory, on what could be another host.
+    fs::create_dir_all(cluster.path("copied/node")).expect("a folder");
+    for file in fs::read_dir(cluster.path(&format!("{}/node", NAMES[0]))).expect("its identity") {
+        let file = file.expect("a file").path();
+        let name = file.file_name().expect("a name").to_str().expect("plain").to_owned();
+        fs::copy(&file, cluster.path(&format!("copied/node/{name}"))).expect("copied");
+    }
+    let ended = Troupe::run(&cluster.node_args("c", "copied", &ca));
+    assert_eq!(ended.code, Some(2), "{}", ended.log);
+    assert!(ended.log.contains("is a copy of its data directory"), "{}", ended.log);
+
     // One of another cluster, and one of a cluster that only has the same name.
     for (name, words) in [("foreign", "is the CA of cluster foreign"), ("troupe", "another CA")] {
         let ended = Troupe::run(&cluster.node_args("c", "c", &cluster.other_ca(name)));
@@ -104,6 +115,58 @@ fn a_service_outlives_etcd() {
 }
 
 #[test]
+fn a_gateway_starts_while_etcd_is_away_with_what_it_last_knew() {
+    let mut cluster = Cluster::start();
+    let args = cluster.gateway_args("gateway");
+    let mut before = Troupe::start(&args);
+    before.until_said("gateway on ");
+    let kept = cluster.path("gateway/endpoints.json");
+    until("what it knows is kept", || {
+        fs::read_to_string(&kept).is_ok_and(|text| text.contains("two-stages"))
+    });
+    before.interrupt();
+    assert!(before.ended().success());
+    cluster.etcd.kill();
+    let mut after = Troupe::start(&args);
+    let address = after.address("gateway on ");
+    let body = completion(&cluster.prompt, cluster.golden.len());
+    until("it answers", || {
+        let answer = http::post(address, "/v1/completions", &body).expect("an answer");
+        answer.status == 200 && tokens(&answer.ok()["choices"][0]) == cluster.golden
+    });
+    // One that never knew a cluster says what it needs.
+    let ended = Troupe::run(&cluster.gateway_args("new-gateway"));
+    assert!(ended.code.is_some_and(|code| code > 0), "{}", ended.log);
+}
+
+#[test]
+fn a_host_that_is_stopped_finishes_what_its_group_has() {
+    let mut cluster = Cluster::start();
+    // The leader's host, then a worker's.
+    for which in [LEADER, 1] {
+        let mut body = completion(&cluster.prompt, 100);
+        body["stream"] = json!(true);
+        let stream = http::stream(cluster.control.address, "/v1/completions", &body);
+        let mut stream = stream.expect("an answer");
+        let Some(http::Event::Data(first)) = stream.next() else { panic!("it does not begin") };
+        let mut count = tokens(&first["choices"][0]).len();
+        let index = cluster.node_of(which);
+        cluster.nodes[index].interrupt();
+        for event in stream {
+            match event {
+                http::Event::Data(data) => count += tokens(&data["choices"][0]).len(),
+                http::Event::Done => break,
+                http::Event::Broken(why) => panic!("it broke: {why}"),
+            }
+        }
+        assert_eq!(count, 100, "all of it");
+        assert!(cluster.nodes[index].ended().success());
+        cluster.nodes[index] = cluster.node(NAMES[index]);
+        cluster.until_it_serves_again();
+    }
+}
+
+#[test]
 fn an_etcd_that_lost_everything_is_filled_by_those_who_remember() {
     let mut cluster = Cluster::start();
     let keys = Keys::new("troupe");
@@ -115,6 +178,9 @@ fn an_etcd_that_lost_everything_is_filled_by_those_who_remember() {
     let record: GatewayRecord = read(gateway);
     assert_eq!(record.address, cluster.control.address.to_string());
     assert!(gateway.key.ends_with(&record.id.to_string()), "{gateway:?}");
+    let endpoints = cluster.records(&keys.endpoints());
+    let members = [cluster.member(LEADER), cluster.member(1)];
+    let mut stream = cluster.stream();
 
     cluster.etcd.kill();
     cluster.etcd.wipe();
@@ -123,11 +189,21 @@ fn an_etcd_that_lost_everything_is_filled_by_those_who_remember() {
     let values = |entries: Vec<Entry>| entries.into_iter().map(|e| e.value).collect::<Vec<_>>();
     let spec = values(spec);
     until("the spec is back", || values(cluster.records(&keys.all_specs())) == spec);
-    let epoch = |entry: &Entry| read::<EndpointRecord>(entry).info.endpoint.epoch.number;
-    until("an endpoint of a later epoch", || {
-        cluster.records(&keys.endpoints()).iter().any(|entry| epoch(entry) > 1)
+    // What runs goes on, and is taken up as it runs.
+    assert_eq!(cluster.ask(), Ok(()));
+    let epoch = |entry: &Entry| read::<EndpointRecord>(entry).info.endpoint.epoch;
+    until("its group is planned as it runs", || {
+        let groups = cluster.records(&keys.groups());
+        groups.iter().any(|entry| read::<GroupRecord>(entry).epoch == epoch(&endpoints[0]))
     });
-    cluster.until_it_serves_again();
+    until("its endpoint is there", || {
+        let found = cluster.records(&keys.endpoints());
+        found.iter().map(epoch).eq(endpoints.iter().map(epoch))
+    });
+    assert_eq!(cluster.ask(), Ok(()));
+    assert!(matches!(stream.next(), Some(http::Event::Data(_))), "the stream goes on");
+    drop(stream);
+    assert!(members.into_iter().all(is_running));
     let found = cluster.records(&keys.incarnation());
     assert!(found.len() == 1 && found[0].value != lost[0].value, "{found:?}");
     until("all hosts and the gateway are back", || {
@@ -214,6 +290,13 @@ impl Cluster {
         let (etcd, data) = (self.etcd.endpoint(), self.path(data));
         let args = ["node", "--etcd", &etcd, "--name", name, "--data-dir", &data, "--ca", ca];
         let more = ["--listen", "127.0.0.1", "--log-format", "json"];
+        args.into_iter().chain(more).map(str::to_owned).collect()
+    }
+
+    fn gateway_args(&self, data: &str) -> Vec<String> {
+        let (etcd, data, ca) = (self.etcd.endpoint(), self.path(data), self.path("control/ca"));
+        let args = ["gateway", "--etcd", &etcd, "--data-dir", &data, "--ca", &ca];
+        let more = ["--listen", "127.0.0.1", "--host", "127.0.0.1", "--port", "0"];
         args.into_iter().chain(more).map(str::to_owned).collect()
     }
 

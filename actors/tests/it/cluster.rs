@@ -5,7 +5,8 @@ use std::sync::{Arc, atomic::Ordering};
 use troupe_actors::controller::desired::launch;
 use troupe_runtime::{
     discovery::{
-        directory::{Launch, MemberPer},
+        WatchEvent,
+        directory::{self, GroupRecord, Launch, MemberPer},
         embedded::EmbeddedRegistry,
         keys::Keys,
     },
@@ -112,15 +113,27 @@ async fn one_member_lost_ends_the_incarnation_with_an_error_on_the_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_wiped_brings_no_old_epoch_back() {
-    let cluster = Cluster::start().await;
+async fn a_store_that_is_wiped_ends_nothing_and_takes_up_what_runs_as_it_runs() {
+    let cluster = Cluster::start_patient().await;
     let _host = cluster.host(id(1), 1).await;
-    let launch = service(1, 1, MemberPer::Host, 0);
+    let launch = service(1, 1, MemberPer::Host, 5);
     cluster.declare("s", &launch).await;
     let first = cluster.endpoint(1).await;
+    let asked = cluster.ask(&first, &[1], 200).await;
     cluster.registry.wipe();
     cluster.declare("s", &launch).await;
-    let again = cluster.endpoint(first.info.endpoint.epoch.number + 1).await;
+    let group = &first.info.endpoint.group;
+    let epoch = first.info.endpoint.epoch;
+    let taken_up = |event: &WatchEvent| {
+        let WatchEvent::Put(entry) = event else { return false };
+        let record: GroupRecord = directory::from_bytes(&entry.key, &entry.value).unwrap();
+        assert_eq!(record.epoch, epoch, "as it runs");
+        true
+    };
+    cluster.until(&cluster.keys.group(group), taken_up).await;
+    assert_eq!(asked.tokens().await, expected(&[1], 200), "nobody noticed");
+    let again = cluster.endpoint(1).await;
+    assert_eq!(again, first);
     assert_eq!(cluster.ask(&again, &[2], 5).await.tokens().await, expected(&[2], 5));
 }
 

@@ -71,4 +71,8 @@ impl Registry for Overtaken {
     ) -> Result<Arc<dyn Lease>, RegistryError> {
         self.store.lease(ttl, incarnation).await
     }
+
+    fn lease_late(&self, ttl: Duration, incarnation: &str) -> Arc<dyn Lease> {
+        self.store.lease_late(ttl, incarnation)
+    }
 }

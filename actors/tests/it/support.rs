@@ -66,10 +66,24 @@ impl Cluster {
         Self::start_with(registry.clone(), registry).await
     }
 
+    /// The same, with a controller that gives hosts the time to report before it plans.
+    pub(crate) async fn start_patient() -> Self {
+        let registry = Arc::new(EmbeddedRegistry::new());
+        Self::start_after(registry.clone(), registry, LEASE).await
+    }
+
     /// The same, with a controller that reaches the store in its own way.
     pub(crate) async fn start_with(
         registry: Arc<EmbeddedRegistry>,
         controllers: Arc<dyn Registry>,
+    ) -> Self {
+        Self::start_after(registry, controllers, Duration::ZERO).await
+    }
+
+    async fn start_after(
+        registry: Arc<EmbeddedRegistry>,
+        controllers: Arc<dyn Registry>,
+        settle: Duration,
     ) -> Self {
         let network = LocalNetwork::new();
         let keys = Keys::new("test");
@@ -78,7 +92,7 @@ impl Cluster {
             registry: controllers,
             keys: keys.clone(),
             lease,
-            timing: Timing { lease: LEASE, settle: Duration::ZERO },
+            timing: Timing { lease: LEASE, settle },
             link: Some(network.link(identity(PeerRole::Control, NodeId(Uuid::now_v7())))),
             hub: HubCache::at("nowhere"),
         };

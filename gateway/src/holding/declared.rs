@@ -18,7 +18,10 @@ use troupe_runtime::{
         keys::Keys,
     },
     error::chain,
-    spec::{ServiceSpec, service::KIND},
+    spec::{
+        ServiceSpec,
+        service::{KIND, Scaling},
+    },
 };
 
 use super::catalog::{Catalog, Declared, ServiceName};
@@ -217,7 +220,6 @@ fn read(value: &[u8]) -> Result<Option<(ServiceName, Declared)>, String> {
         return Ok(None);
     }
     let document: Value = serde_json::from_slice(value).map_err(|error| error.to_string())?;
-    let on_demand = document.pointer("/spec/scaling").is_some();
     let (spec, _) = ServiceSpec::from_document(document).map_err(|error| error.to_string())?;
     let template = spec.workload.template.as_ref();
     let served = template.map(|pod| pod.flags.served_model_name.clone()).unwrap_or_default();
@@ -227,7 +229,10 @@ fn read(value: &[u8]) -> Result<Option<(ServiceName, Declared)>, String> {
     };
     let metadata = spec.metadata;
     let name = ServiceName { namespace: metadata.namespace, name: metadata.name };
-    let comes_up = on_demand || spec.workload.replicas > 0;
+    let scaling = spec.workload.scaling.as_ref();
+    let sleeps = |scaling: &Scaling| scaling.min_replicas == 0 || scaling.idle_replicas == Some(0);
+    let on_demand = scaling.is_some_and(sleeps);
+    let comes_up = scaling.is_some() || spec.workload.replicas > 0;
     Ok(Some((name, Declared { names, comes_up, on_demand, failed: None })))
 }
 
@@ -272,7 +277,8 @@ mod tests {
         ]}});
         assert_eq!(declared(args).names, ["a", "b"]);
         assert!(declared(json!({})).comes_up && !declared(json!({})).on_demand);
-        assert!(declared(json!({"scaling": {"minReplicas": 0}})).on_demand);
+        let scaled = json!({"scaling": {"minReplicas": 0, "maxReplicas": 2}});
+        assert!(declared(scaled).on_demand);
         assert!(!declared(json!({"replicas": 0})).comes_up, "nobody is to serve it");
         assert_eq!(read(&tombstone(3)), Ok(None));
         assert!(read(b"nonsense").is_err());

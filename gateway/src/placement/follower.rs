@@ -5,7 +5,12 @@
 //! last knew.
 
 use std::{
-    collections::BTreeMap, convert::Infallible, mem, path::PathBuf, sync::Arc, time::Duration,
+    collections::BTreeMap,
+    convert::Infallible,
+    mem,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
 
 use futures_util::FutureExt;
@@ -239,6 +244,12 @@ impl Follower {
             !same
         });
     }
+}
+
+/// Whether a gateway with this data directory has seen a cluster, so that it can start while the
+/// store is away.
+pub fn knows_a_cluster(data_dir: &Path) -> bool {
+    data_dir.join(FILE).exists()
 }
 
 /// In the gateway's data directory.

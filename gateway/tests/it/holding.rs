@@ -178,7 +178,9 @@ async fn no_more_wait_than_there_is_room_for() {
 async fn a_service_that_comes_up_on_demand_is_healthy_without_an_endpoint() {
     let stage = declared(|_| {}).await;
     assert_eq!(stage.status("/health").await, 503);
-    stage.write(Op::Put(key(&stage), spec(json!({"scaling": {"minReplicas": 0}})))).await;
+    stage
+        .write(Op::Put(key(&stage), spec(json!({"scaling": {"minReplicas": 0, "maxReplicas": 2}}))))
+        .await;
     let healthy = async { while stage.status("/health").await != 200 {} };
     tokio::time::timeout(PATIENCE, healthy).await.expect("it may be asked");
 }

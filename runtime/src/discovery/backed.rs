@@ -56,4 +56,8 @@ impl<B: Backed> Registry for B {
     ) -> Result<Arc<dyn Lease>, RegistryError> {
         keeper::start(self.store().clone(), ttl, incarnation).await
     }
+
+    fn lease_late(&self, ttl: Duration, incarnation: &str) -> Arc<dyn Lease> {
+        keeper::start_late(self.store().clone(), ttl, incarnation)
+    }
 }

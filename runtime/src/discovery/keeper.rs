@@ -40,17 +40,14 @@ pub(super) async fn start<S: Store>(
     ttl: Duration,
     incarnation: &str,
 ) -> Result<Arc<dyn Lease>, RegistryError> {
-    let patience = store.request_timeout() * PATIENCE;
-    let standing = Standing { confirmed: Instant::now(), held: BTreeSet::new() };
-    let standing = Arc::new(Mutex::new(standing));
-    let (core, renewal) = (Core::new(ttl, rand::random()), S::Renewal::default());
-    let (incarnation, shown) = (incarnation.to_owned(), standing.clone());
-    let mut keeper = Keeper { core, store, renewal, incarnation, standing: shown };
+    let mut keeper = Keeper::new(store, ttl, incarnation);
     keeper.carry_out(vec![Effect::Grant]).await?;
-    let (commands, received) = mpsc::channel(COMMANDS);
-    // Not aborted with its owner, because the revocation comes after that.
-    tokio::spawn(keeper.run(received));
-    Ok(Arc::new(Kept { commands, standing, patience }))
+    Ok(keeper.begin())
+}
+
+/// Starts a lease that is granted as soon as the store answers.
+pub(super) fn start_late<S: Store>(store: S, ttl: Duration, incarnation: &str) -> Arc<dyn Lease> {
+    Keeper::new(store, ttl, incarnation).begin()
 }
 
 /// Request timeouts that a caller waits: the request that is under way, a grant, its own, and one
@@ -95,6 +92,26 @@ struct Keeper<S: Store> {
 // === impl Keeper ===
 
 impl<S: Store> Keeper<S> {
+    fn new(store: S, ttl: Duration, incarnation: &str) -> Self {
+        let standing = Standing { confirmed: Instant::now(), held: BTreeSet::new() };
+        Self {
+            core: Core::new(ttl, rand::random()),
+            store,
+            renewal: S::Renewal::default(),
+            incarnation: incarnation.to_owned(),
+            standing: Arc::new(Mutex::new(standing)),
+        }
+    }
+
+    fn begin(self) -> Arc<dyn Lease> {
+        let patience = self.store.request_timeout() * PATIENCE;
+        let standing = self.standing.clone();
+        let (commands, received) = mpsc::channel(COMMANDS);
+        // Not aborted with its owner, because the revocation comes after that.
+        tokio::spawn(self.run(received));
+        Arc::new(Kept { commands, standing, patience })
+    }
+
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut due = self.next_due();
         loop {

@@ -11,6 +11,7 @@
 //! | `status/endpoints/<ns>/<service>/<g>/<epoch>` | the leader's node | the node's lease |
 //! | `nodes/<id>` | that node | its lease |
 //! | `names/<name>` | the node that took the name | its lease |
+//! | `homes/<id>` | the node with that identity: from which data directory it runs | its lease |
 //! | `groups/<ns>/<service>/<g>` | the controller in office | for good |
 //! | `gateways/<id>` | that gateway | its lease |
 //! | `demand/<ns>/<service>/<gateway>` | that gateway, while it holds requests | its lease |
@@ -89,6 +90,11 @@ impl Keys {
     /// Who holds a host name: two hosts cannot have one.
     pub fn name(&self, name: &str) -> String {
         self.under(&format!("names/{name}"))
+    }
+
+    /// Where the process with an identity has it from: two directories cannot have one.
+    pub fn home(&self, id: NodeId) -> String {
+        self.under(&format!("homes/{id}"))
     }
 
     /// All hosts' reports of their members.

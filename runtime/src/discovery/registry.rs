@@ -56,6 +56,10 @@ pub trait Registry: Send + Sync + fmt::Debug {
         ttl: Duration,
         incarnation: &str,
     ) -> Result<Arc<dyn Lease>, RegistryError>;
+
+    /// The same for a process that does not need the store to begin: what is put under it is there
+    /// as soon as the store answers. Until then each put is an error, as [`Lease::put`] says.
+    fn lease_late(&self, ttl: Duration, incarnation: &str) -> Arc<dyn Lease>;
 }
 
 /// Keys that vanish when their owner does. Dropping it revokes it in the background.

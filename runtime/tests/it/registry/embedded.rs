@@ -68,6 +68,19 @@ async fn a_wiped_store_is_told_and_filled_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lease_that_may_come_late_is_there_as_soon_as_the_store_is() {
+    let registry = EmbeddedRegistry::new();
+    let host = registry.connect();
+    host.set_reachable(false);
+    let lease = host.lease_late(Duration::from_secs(9), LIFE);
+    let error = lease.put("n/host", b"here".to_vec()).await.expect_err("it is cut off");
+    assert!(matches!(error, RegistryError::Unreachable { .. }), "{error}");
+    let mut watch = Mirror::of(&registry, "n/").await;
+    host.set_reachable(true);
+    watch.until("the host", |mirror| mirror.value("n/host").is_some()).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_watch_ends_with_its_registry() {
     let registry = EmbeddedRegistry::new();
     let mut watch = registry.watch("").await.expect("it can be watched");
