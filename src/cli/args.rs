@@ -137,8 +137,8 @@ pub(crate) struct HttpArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 20, allow_negative_numbers = true,
         value_parser = clap::value_parser!(i64).range(-1..=i64::from(u32::MAX)))]
     max_logprobs: i64,
-    /// Seconds that a request may wait for a service that is declared and has no endpoint; 0 refuses
-    /// it at once.
+    /// Seconds that a request may wait for a service that is declared and has no endpoint; 0
+    /// refuses it at once.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     no_endpoint_timeout: u32,
     /// How models write tool calls: auto (as their chat templates show), none, hermes, llama3_json,

@@ -13,11 +13,7 @@ use troupe_runtime::{
 };
 
 use super::{
-    desired::ServiceName,
-    plan::Controller,
-    restart::Attempts,
-    service::{Group, Service},
-    world::World,
+    desired::ServiceName, plan::Controller, restart::Attempts, service::Service, world::World,
 };
 
 impl Controller {
@@ -111,7 +107,7 @@ impl Service {
         let alone = wishes.and_then(|wishes| wishes.exclusive_topology.clone());
         world.hosts.reserve(&record, alone.as_deref());
         world.epochs.see(&record.group.to_string(), record.epoch.number);
-        let group = self.groups.entry(record.group.index).or_insert_with(Group::default);
+        let group = self.groups.entry(record.group.index).or_default();
         group.revision = record.revision;
         group.attempts.given_up = false;
         (group.pending, group.health, group.drains_since) = (None, None, None);

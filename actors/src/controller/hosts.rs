@@ -170,7 +170,7 @@ impl Hosts {
     }
 
     /// Which hosts without a lease to try now: each once in a lease time.
-    pub(super) fn to_probe(&mut self, now: Duration, lease: Duration) -> Vec<(NodeId, String)> {
+    pub(super) fn due_probes(&mut self, now: Duration, lease: Duration) -> Vec<(NodeId, String)> {
         let mut probes = Vec::new();
         for (node, loss) in &mut self.lost {
             let due = loss.probed.is_none_or(|last| now.saturating_sub(last) >= lease);

@@ -4,7 +4,8 @@
 //! - `acts`: effects as transactions; `errands`: what others find out; `facts`: a model's size
 //! - `observed`: what the store's watch tells, as the planner's events (pure)
 //! - [`desired`]: from a declared service to what its groups are to run (pure)
-//! - [`plan`]: the planner's front, what is observed in, what is to be done out (pure, as all below)
+//! - [`plan`]: the planner's front, what is observed in, what is to be done out (pure, as all
+//!   below)
 //! - `service`: one service's groups, as wanted; `tend`: each as it is; `moves`: away from hosts
 //! - `place`: which hosts; [`wishes`]: which may be; [`memory`]: what a device has to have
 //! - [`rollout`]: how many at a time; `revisions`: what was declared before; [`restart`]: how often

@@ -330,7 +330,7 @@ impl Controller {
     /// What only time brings: hosts are given up, waits end.
     fn look_around(&mut self) {
         let (now, lease) = (self.world.now, self.timing.lease);
-        for (node, address) in self.world.hosts.to_probe(now, lease) {
+        for (node, address) in self.world.hosts.due_probes(now, lease) {
             self.world.write(ControllerEffect::Probe(node, address));
         }
         for record in self.world.hosts.give_up(now, lease) {

@@ -1,8 +1,8 @@
 //! What the end of a group's incarnation means: formed anew at once, later, or not any more.
 //!
 //! An incarnation whose host was lost or restarted is not the group's fault: it is formed anew at
-//! once and nothing is counted. One whose member ended by itself is a failure. The first in a row is
-//! answered at once, each further one after twice the wait of the one before, and after too many
+//! once and nothing is counted. One whose member ended by itself is a failure. The first in a row
+//! is answered at once, each further one after twice the wait of the one before, and after too many
 //! the group is given up until its service changes or a person asks for a restart: a specification
 //! that can never work costs a handful of starts and not one every second for ever. A row ends when
 //! a group has served for a while.

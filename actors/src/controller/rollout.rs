@@ -10,8 +10,8 @@
 //! wanted ones can do without them.
 //!
 //! What is ours: a group that was given up is updated at once, wherever it is, because waiting for
-//! it would be waiting for ever; and behind groups are only reckoned with once there is one, because
-//! devices may not suffice.
+//! it would be waiting for ever; and behind groups are only reckoned with once there is one,
+//! because devices may not suffice.
 
 use std::{cmp::Reverse, collections::BTreeMap};
 

@@ -1,7 +1,7 @@
 //! What people are told of a service: KServe's conditions, LeaderWorkerSet's, and each group.
 //!
-//! `Ready` is `PresetsCombined` (the declaration makes sense), `WorkloadsReady` (all groups that are
-//! wanted serve) and `RouterReady` (a gateway is there). A condition keeps the time of its last
+//! `Ready` is `PresetsCombined` (the declaration makes sense), `WorkloadsReady` (all groups that
+//! are wanted serve) and `RouterReady` (a gateway is there). A condition keeps the time of its last
 //! change, and nothing is written that says the same as what was written before.
 
 use troupe_runtime::discovery::directory::{

@@ -1,5 +1,6 @@
 //! A process's front door: takes every connection and hands each conversation to the desk whose it
-//! is. What a role may open is decided before, by the link ([`troupe_runtime::transport::permits`]).
+//! is. What a role may open is decided before, by the link
+//! ([`troupe_runtime::transport::permits`]).
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! How a leader ends without losing a request: when what it has begun is done, or its time is over.
 //!
-//! A request is done when its gateway has all of it, not when its last token was made: a client that
-//! reads slowly may still have a part of the answer before it. So what counts is the engine's
+//! A request is done when its gateway has all of it, not when its last token was made: a client
+//! that reads slowly may still have a part of the answer before it. So what counts is the engine's
 //! requests and the doors behind which something may be on its way.
 
 use std::time::Duration;

@@ -1,10 +1,10 @@
 //! Members as child processes: a hung kernel or collective ends only with its process.
 //!
 //! The child is this very binary (`troupe member`). Node and child speak rkyv frames over the
-//! child's standard input and output ([`crate::member::pipe`]); its standard error is its log, which
-//! goes to a file of its own ([`super::logs`]) and to the node's. The child ends when its input
-//! does, so it never outlives its node; the node reaps it and reports how it ended, and only then
-//! are its devices free.
+//! child's standard input and output ([`crate::member::pipe`]); its standard error is its log,
+//! which goes to a file of its own ([`super::logs`]) and to the node's. The child ends when its
+//! input does, so it never outlives its node; the node reaps it and reports how it ended, and only
+//! then are its devices free.
 
 use std::{io, path::PathBuf, process::Stdio, time::Duration};
 

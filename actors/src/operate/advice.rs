@@ -155,7 +155,7 @@ mod tests {
         let model = json!({"model": {"uri": "file:///m", "name": "m"}});
         let (a, b) = (service("a", model.clone()), service("b", model));
         assert_eq!(warned(&[], None, &a, Fate::Stored), "");
-        assert_eq!(warned(&[a.clone()], None, &a, Fate::Stored), "", "not of itself");
+        assert_eq!(warned(std::slice::from_ref(&a), None, &a, Fate::Stored), "", "not of itself");
         let two = warned(&[b], None, &a, Fate::Stored);
         assert!(two.contains("default/b serves a model named m too"), "{two}");
         let status = ServiceStatus { replicas: 3, updated: 1, revision: 4, ..Default::default() };

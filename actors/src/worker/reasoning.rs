@@ -2,8 +2,8 @@
 //!
 //! As in vLLM, reasoning is free and what follows it is held. Where the prompt has not begun it,
 //! the output's first token may, and if it does not, the grammar holds from there on: an answer
-//! without reasoning is held too. All of it follows from the output alone, so it is the same for a sequence
-//! that was preempted, moved or drafted.
+//! without reasoning is held too. All of it follows from the output alone, so it is the same for a
+//! sequence that was preempted, moved or drafted.
 
 use troupe_runtime::wire::generate::Reasoning;
 

@@ -48,23 +48,9 @@ async fn a_group_that_drains_finishes_what_it_has_and_sends_the_rest_elsewhere()
     let group = &endpoint.info.endpoint.group;
     let mut asked = cluster.ask(&endpoint, &[1], 60).await;
     let first = asked.chunk().await.tokens;
-    cluster.drain(group, 60).await;
-
-    let key = cluster.keys.endpoint(group, endpoint.info.endpoint.epoch);
-    cluster.until_gone(&key).await;
-    assert_eq!(refused(&cluster, &endpoint).await, ErrorKind::Unavailable);
-
-    let mut tokens = first.to_vec();
-    loop {
-        let chunk = asked.chunk().await;
-        tokens.extend(chunk.tokens);
-        if chunk.finish.is_some() {
-            break;
-        }
-    }
-    assert_eq!(tokens, expected(&[1], 60), "all of it");
-    // Leader and worker both say that it was no failure.
-    for host in [id(1), id(2)] {
+    // Leader and worker both say that it was no failure, and are forgotten once another incarnation
+    // is planned: so they are watched from before.
+    let told = |host| {
         let drained = |event: &WatchEvent| {
             let WatchEvent::Put(entry) = event else { return false };
             let status: NodeStatus = directory::from_bytes(&entry.key, &entry.value).unwrap();
@@ -72,8 +58,26 @@ async fn a_group_that_drains_finishes_what_it_has_and_sends_the_rest_elsewhere()
                 member.epoch == endpoint.info.endpoint.epoch && member.state.is_drained()
             })
         };
-        cluster.until(&cluster.keys.node_status(host), drained).await;
-    }
+        let (cluster, key) = (&cluster, cluster.keys.node_status(host));
+        async move { cluster.until(&key, drained).await }
+    };
+    let finishes = async {
+        cluster.drain(group, 60).await;
+        let key = cluster.keys.endpoint(group, endpoint.info.endpoint.epoch);
+        cluster.until_gone(&key).await;
+        assert_eq!(refused(&cluster, &endpoint).await, ErrorKind::Unavailable);
+
+        let mut tokens = first.to_vec();
+        loop {
+            let chunk = asked.chunk().await;
+            tokens.extend(chunk.tokens);
+            if chunk.finish.is_some() {
+                break;
+            }
+        }
+        assert_eq!(tokens, expected(&[1], 60), "all of it");
+    };
+    tokio::join!(told(id(1)), told(id(2)), finishes);
 }
 
 #[tokio::test(flavor = "multi_thread")]

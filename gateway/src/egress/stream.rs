@@ -22,9 +22,9 @@ use troupe_runtime::{
 use super::stop::{StopRules, StopScanner};
 use crate::openai::common::StopReason;
 
-/// Most attempts per prompt that cost something: the first, and three endpoints more. A cluster that
-/// refuses four times is full, and says so. An endpoint that says it is not, or no longer, the one
-/// to ask (it drains, it was formed anew) has cost nothing: as many as there are may say that.
+/// Most attempts per prompt that cost something: the first, and three endpoints more. A cluster
+/// that refuses four times is full, and says so. An endpoint that says it is not, or no longer, the
+/// one to ask (it drains, it was formed anew) has cost nothing: as many as there are may say that.
 pub(crate) const MAX_ATTEMPTS: u32 = 4;
 
 /// Turns one output's tokens into text as they come.

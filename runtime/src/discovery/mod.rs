@@ -5,9 +5,9 @@
 //! test:
 //! `embedded` (one process) and `etcd` (many). Load, block events and chunks never go through it:
 //! its writes do not grow with requests. Writes compare the store's `incarnation`, so that what was
-//! read before a wipe is not written after it, and a `witness` tells what somebody deleted from what
-//! the store has lost. Values are JSON with an `apiVersion`; keys are made
-//! in `keys` and nowhere else, and each has one writer.
+//! read before a wipe is not written after it, and a `witness` tells what somebody deleted from
+//! what the store has lost. Values are JSON with an `apiVersion`; keys are made in `keys` and
+//! nowhere else, and each has one writer.
 
 mod backed;
 pub mod declared;

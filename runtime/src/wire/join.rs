@@ -1,4 +1,5 @@
-//! How a host comes to an identity and keeps it: one question, one answer, at a control host's door.
+//! How a host comes to an identity and keeps it: one question, one answer, at a control host's
+//! door.
 //!
 //! The key never leaves its host: what travels is a signing request. [`JoinUp`] is the only message
 //! that a peer without a certificate may send; what it says is believed for its token's sake alone.

@@ -229,7 +229,7 @@ impl History {
                     labels: format!("troupe.dev/service={name}"),
                 })
                 .await?;
-            revisions.sort_by_key(|revision| number(revision));
+            revisions.sort_by_key(number);
             match self.revision {
                 Some(wanted) => show(&revisions, name, wanted)?,
                 None => {

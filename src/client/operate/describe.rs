@@ -310,7 +310,7 @@ Events:
   Type      Reason             Age               Object    Message
   Warning   FailedScheduling   6s (x3 over 5m)   llama-1   no devices
 ";
-        let described = describe(Resource::SERVICE, &object, &[event.clone()], NOW);
+        let described = describe(Resource::SERVICE, &object, std::slice::from_ref(&event), NOW);
         assert_eq!(described, text);
         let named = |kind: &str, name: &str| ObjectName::new(kind, "default", name);
         assert!(about(&event, &named("LLMInferenceService", "llama")));

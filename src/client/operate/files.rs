@@ -218,7 +218,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("a.yaml");
         fs::write(&file, GOOD.replace("{name: a}", "{name: a, namespace: x}")).expect("written");
-        let read = |asked| read(&[file.clone()], false, &namespace("y", asked));
+        let read = |asked| read(std::slice::from_ref(&file), false, &namespace("y", asked));
         assert_eq!(read(false).expect("read").documents[0].namespace, "x");
         let other = message(read(true));
         assert!(other.contains("You must pass '--namespace=x'"), "{other}");

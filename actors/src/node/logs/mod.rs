@@ -1,4 +1,5 @@
-//! What members have said on their standard error, in bounded files under the node's data directory.
+//! What members have said on their standard error, in bounded files under the node's data
+//! directory.
 //!
 //! `logs/<namespace>/<service>-<group>/<epoch>-<member>.log`, and `.log.1` for what came before it.
 //! A member that fails mostly says why there, and often its process is the only one that knew; so

@@ -1,4 +1,5 @@
-//! Files of keys and certificates: replaced as a whole or not at all, and private ones never readable by others.
+//! Files of keys and certificates: replaced as a whole or not at all, and private ones never
+//! readable by others.
 
 use std::{
     fs::{self, OpenOptions},
