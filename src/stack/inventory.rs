@@ -91,8 +91,8 @@ fn is_word(text: &str, most: usize) -> bool {
     ends && text.len() <= most && text.chars().all(inner)
 }
 
-const WORD: &str = "a word of at most 63 letters, digits, `-`, `_` and `.` that begins and ends with a letter or a \
-     digit";
+const WORD: &str = "a word of at most 63 letters, digits, `-`, `_` and `.` that begins and ends \
+                    with a letter or a digit";
 
 #[cfg(test)]
 mod tests {

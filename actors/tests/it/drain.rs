@@ -48,19 +48,17 @@ async fn a_group_that_drains_finishes_what_it_has_and_sends_the_rest_elsewhere()
     let group = &endpoint.info.endpoint.group;
     let mut asked = cluster.ask(&endpoint, &[1], 60).await;
     let first = asked.chunk().await.tokens;
-    // Leader and worker both say that it was no failure, and are forgotten once another incarnation
-    // is planned: so they are watched from before.
-    let told = |host| {
-        let drained = |event: &WatchEvent| {
-            let WatchEvent::Put(entry) = event else { return false };
-            let status: NodeStatus = directory::from_bytes(&entry.key, &entry.value).unwrap();
-            status.members.iter().any(|member| {
-                member.epoch == endpoint.info.endpoint.epoch && member.state.is_drained()
-            })
-        };
-        let (cluster, key) = (&cluster, cluster.keys.node_status(host));
-        async move { cluster.until(&key, drained).await }
-    };
+    // Whoever ends first says that it was no failure. By then another incarnation may be planned,
+    // and what was before it forgotten: so the statuses are watched from before.
+    let statuses = cluster.keys.node_statuses();
+    let told = cluster.until(&statuses, |event| {
+        let WatchEvent::Put(entry) = event else { return false };
+        let status: NodeStatus = directory::from_bytes(&entry.key, &entry.value).unwrap();
+        status
+            .members
+            .iter()
+            .any(|member| member.epoch == endpoint.info.endpoint.epoch && member.state.is_drained())
+    });
     let finishes = async {
         cluster.drain(group, 60).await;
         let key = cluster.keys.endpoint(group, endpoint.info.endpoint.epoch);
@@ -77,7 +75,8 @@ async fn a_group_that_drains_finishes_what_it_has_and_sends_the_rest_elsewhere()
         }
         assert_eq!(tokens, expected(&[1], 60), "all of it");
     };
-    tokio::join!(told(id(1)), told(id(2)), finishes);
+    tokio::join!(told, finishes);
+    cluster.endpoint(2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
