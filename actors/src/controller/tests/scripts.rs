@@ -35,16 +35,16 @@ use troupe_runtime::{
 };
 use uuid::Uuid;
 
-use super::{
-    play::{Words, play_all},
-    sim::Sim,
-};
-use crate::controller::{
-    desired::{Desired, ServiceName, launch},
-    memory::ModelFacts,
-    plan::{ControllerEffect, ControllerEvent, Timing},
-    service::Problem,
-    wishes::Wishes,
+use super::sim::Sim;
+use crate::{
+    controller::{
+        desired::{Desired, ServiceName, launch},
+        memory::ModelFacts,
+        plan::{ControllerEffect, ControllerEvent, Timing},
+        service::Problem,
+        wishes::Wishes,
+    },
+    scripts::{Words, play_all},
 };
 
 struct Script {
@@ -54,7 +54,7 @@ struct Script {
 
 #[test]
 fn the_planner_does_what_its_scripts_say() {
-    play_all("", Script::new, Script::run);
+    play_all("src/controller/scripts", Script::new, Script::run);
 }
 
 impl Script {
