@@ -42,6 +42,8 @@ mod network;
 mod operate;
 #[path = "cluster/pods.rs"]
 mod pods;
+#[path = "cluster/preflight.rs"]
+mod preflight;
 #[path = "cluster/pressure.rs"]
 mod pressure;
 #[path = "support/process.rs"]
