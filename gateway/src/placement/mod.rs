@@ -8,11 +8,13 @@
 //! - [`filter`]: who cannot take the request; [`scorer`]: who should, 0 to 1; [`picker`]: who will
 //! - [`directory`]: the live table of endpoints, kept by one [`keeper`] task per endpoint
 //! - `follower`: which endpoints are kept, as the store says; [`view`]: what to make of its silence
+//! - `endpoints`: the table alone, to be measured
 //! - [`endpoint`]: one ready endpoint: connection, load, what this gateway has in flight there
 //! - `fence`: ends what still waits at an incarnation that is over
 
 pub(crate) mod directory;
 pub(crate) mod endpoint;
+pub(crate) mod endpoints;
 mod fence;
 pub(crate) mod filter;
 pub(crate) mod follower;
