@@ -40,6 +40,8 @@ mod metrics;
 mod network;
 #[path = "cluster/operate.rs"]
 mod operate;
+#[path = "cluster/outages.rs"]
+mod outages;
 #[path = "cluster/pods.rs"]
 mod pods;
 #[path = "cluster/pressure.rs"]

@@ -4,7 +4,7 @@
 use std::{
     fs,
     path::PathBuf,
-    sync::mpsc::{self, Sender},
+    sync::mpsc::{self, SyncSender},
 };
 
 use serde::de::DeserializeOwned;
@@ -378,7 +378,7 @@ impl Cluster {
         let mut body = completion(&self.prompt, 60);
         (body["temperature"], body["seed"], body["stream"]) = (json!(1.0), json!(7), json!(stream));
         let address = self.control.address;
-        let (begun, has_begun) = mpsc::channel();
+        let (begun, has_begun) = mpsc::sync_channel(1);
         let answered = move || {
             if stream {
                 let stream = http::stream(address, "/v1/completions", &body).expect("an answer");
@@ -431,7 +431,7 @@ impl Asked {
 }
 
 /// All tokens of a stream, each of which goes on from the ones before.
-fn streamed(stream: http::Stream, begun: &Sender<()>) -> Vec<u32> {
+fn streamed(stream: http::Stream, begun: &SyncSender<()>) -> Vec<u32> {
     let mut all = Vec::new();
     for event in stream {
         match event {
@@ -440,7 +440,7 @@ fn streamed(stream: http::Stream, begun: &Sender<()>) -> Vec<u32> {
             http::Event::Broken(why) => panic!("it broke: {why}"),
         }
         // Nobody waits for it any more after the first.
-        let _ = begun.send(());
+        let _ = begun.try_send(());
     }
     panic!("it ended without a word");
 }
