@@ -67,6 +67,7 @@ fn service(number: u32) -> Desired {
         grace: None,
         cause: None,
         document: json!({"spec": {}}),
+        applied: vec![],
     }
 }
 

@@ -109,22 +109,22 @@ impl Actor for Controller {
         message: ControllerMsg,
         state: &mut ControllerState,
     ) -> Result<(), ActorProcessingErr> {
-        let event = match message {
-            ControllerMsg::Tick => Some(state.run_for_office().await),
-            ControllerMsg::Found(event) => Some(event),
+        let events = match message {
+            ControllerMsg::Tick => vec![state.run_for_office().await],
+            ControllerMsg::Found(event) => vec![event],
             ControllerMsg::Store(event) => match state.observed.see(event) {
-                Seen::Nothing => None,
-                Seen::Event(event) => Some(event),
+                Seen::Events(events) => events,
                 Seen::OtherLife => {
                     // What the office was waiting for, if it is not held yet.
                     myself.cast(ControllerMsg::Tick)?;
-                    state.begin_anew()
+                    state.begin_anew().into_iter().collect()
                 }
             },
         };
-        let Some(event) = event else { return Ok(()) };
-        let effects = state.core.handle(state.clock.now(), event);
-        state.act(effects).await;
+        for event in events {
+            let effects = state.core.handle(state.clock.now(), event);
+            state.act(effects).await;
+        }
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 //! - [`actor`]: watches the store, carries events in and effects out, while it holds the office
 //! - `acts`: effects as transactions; `errands`: what others find out; `facts`: a model's size
 //! - `observed`: what the store's watch tells, as the planner's events (pure)
+//! - `declared`: services with the configurations and the set that make them whole (pure)
 //! - [`desired`]: from a declared service to what its groups are to run (pure)
 //! - [`plan`]: the planner's front, what is observed in, what is to be done out (pure, as all
 //!   below)
@@ -14,6 +15,7 @@
 pub mod actor;
 mod acts;
 mod adopt;
+mod declared;
 pub mod desired;
 mod errands;
 mod facts;

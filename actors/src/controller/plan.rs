@@ -188,9 +188,8 @@ impl Controller {
                 service.desired = Some(Arc::new(desired));
             }
             ControllerEvent::Senseless(name, problem) => {
-                let message = problem.message.clone();
                 let about = (&name, EventKind::Warning);
-                self.world.tell_service(about, "InvalidSpec", message);
+                self.world.tell_service(about, problem.reason, problem.message.clone());
                 self.service(&name).problem = Some(problem);
             }
             ControllerEvent::Undeclared(name) => {

@@ -59,7 +59,7 @@ pub struct Problem {
     /// Of which generation.
     pub generation: u64,
     /// In a word, for programs.
-    pub reason: String,
+    pub reason: &'static str,
     /// For people.
     pub message: String,
 }
@@ -183,6 +183,7 @@ impl Service {
             grace: None,
             cause: newest.record.cause.clone(),
             document: newest.record.document.clone(),
+            applied: Vec::new(),
         }))
     }
 

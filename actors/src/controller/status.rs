@@ -53,6 +53,8 @@ impl Service {
             .collect();
         let generation = self.desired.as_ref().map_or(0, |desired| desired.generation);
         let problem = self.problem.as_ref();
+        let made = self.desired.as_ref().filter(|_| problem.is_none());
+        let applied = made.map(|desired| desired.applied.clone());
         ServiceStatus {
             ready,
             replicas: goal.replicas,
@@ -64,6 +66,7 @@ impl Service {
             url: addresses.first().cloned(),
             addresses,
             groups: self.groups.iter().map(|(index, g)| group_status(world, *index, g)).collect(),
+            applied_config_refs: applied.unwrap_or_default(),
         }
     }
 
@@ -160,13 +163,13 @@ impl Service {
         let told = self.told.as_ref().map(|told| told.conditions.as_slice()).unwrap_or_default();
         let before = told.iter().find(|c| c.kind == kind && c.status == status);
         let reason = match (reason, &self.problem) {
-            ("", Some(problem)) => problem.reason.clone(),
-            _ => reason.to_owned(),
+            ("", Some(problem)) => problem.reason,
+            _ => reason,
         };
         Condition {
             kind: kind.into(),
             status,
-            reason,
+            reason: reason.to_owned(),
             message,
             last_transition: before.map_or(now, |before| before.last_transition),
         }

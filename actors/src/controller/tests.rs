@@ -59,6 +59,7 @@ fn service(pipeline_parallel: u32) -> Desired {
         grace: None,
         cause: None,
         document: serde_json::Value::Null,
+        applied: vec![],
     }
 }
 

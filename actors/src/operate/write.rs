@@ -322,7 +322,9 @@ fn check(about: About<'_>, configs: &Configs, document: &Value) -> Result<Vec<St
 
 fn invalid(kind: &str, name: &str, error: &SpecError) -> Refusal {
     let problems = match error {
-        SpecError::Invalid(findings) if findings.len() > 1 => {
+        SpecError::Invalid(findings) | SpecError::ConfigNotFound(findings)
+            if findings.len() > 1 =>
+        {
             findings.iter().map(|finding| format!("\n* {finding}")).collect()
         }
         error => troupe_runtime::error::chain(error),

@@ -10,6 +10,7 @@
 //! | `cordon a`, `cordon a drain=30`, `uncordon a` | nothing new on it; nothing at all; as before |
 //! | `service s replicas=2 tp=1 pp=1 model=m seqs=N unavailable=1 surge=0 partition=0 ...` | declares; what is not said stays. See [`Script::service`] |
 //! | `invalid s WORDS`, `undeclare s` | its declaration makes no sense; is gone |
+//! | `apply KIND NAME JSON`, `delete KIND NAME` | an object is stored, with this `spec`; is deleted |
 //! | `model m weights=BYTES ...` | what the controller finds when it asks for the model |
 //! | `ready s-0 s-1`, `ready` | all members serve; of all groups |
 //! | `exit s-0 member=1 WORDS` | a member ends, and says this |
@@ -28,7 +29,7 @@ use troupe_runtime::{
     },
     id::{GroupId, NodeId},
     spec::{
-        EngineFlags,
+        AppliedConfig, EngineFlags, Kind,
         policy::{GroupPolicy, RestartPolicy, StartupPolicy},
         quantity::IntOrPercent,
     },
@@ -40,6 +41,7 @@ use super::{
     sim::Sim,
 };
 use crate::controller::{
+    declared::Declarations,
     desired::{Desired, ServiceName, launch},
     memory::ModelFacts,
     plan::{ControllerEffect, ControllerEvent, Timing},
@@ -50,6 +52,8 @@ use crate::controller::{
 struct Script {
     sim: Sim,
     told: BTreeSet<(u32, u32)>,
+    declarations: Declarations,
+    generation: u64,
 }
 
 #[test]
@@ -60,7 +64,9 @@ fn the_planner_does_what_its_scripts_say() {
 impl Script {
     fn new() -> Self {
         let timing = Timing { lease: Duration::from_secs(3), settle: Duration::ZERO };
-        Self { sim: Sim::new(timing), told: BTreeSet::new() }
+        let mut declarations = Declarations::default();
+        declarations.complete();
+        Self { sim: Sim::new(timing), told: BTreeSet::new(), declarations, generation: 0 }
     }
 
     fn run(&mut self, line: &str) -> String {
@@ -84,10 +90,20 @@ impl Script {
             "service" => self.service(first, &words),
             "invalid" => {
                 let message = words.0[1..].join(" ");
-                let problem = Problem { generation: 9, reason: "InvalidSpec".into(), message };
+                let problem = Problem { generation: 9, reason: "InvalidSpec", message };
                 sim.feed(ControllerEvent::Senseless(ServiceName::new("default", first), problem));
             }
             "undeclare" => sim.undeclare(&ServiceName::new("default", first)),
+            "apply" => {
+                let spec = line.splitn(4, ' ').nth(3).expect("a specification");
+                self.apply(first, words.0[1], spec);
+            }
+            "delete" => {
+                let kind = Kind::find(first).expect("a kind");
+                let name = ServiceName::new("default", words.0[1]);
+                let events = self.declarations.gone(kind, &name);
+                self.declared(events);
+            }
             "model" => {
                 let facts = facts(&words);
                 sim.models.insert(first.to_owned(), facts);
@@ -138,6 +154,7 @@ impl Script {
             grace: None,
             cause: None,
             document: json!(null),
+            applied: vec![],
         });
         desired.generation += 1;
         let (launch, wishes, policy) =
@@ -182,6 +199,34 @@ impl Script {
         }
         desired.document = json!({"spec": {"generation": desired.generation}});
         self.sim.declare(desired);
+    }
+
+    /// An object is stored.
+    fn apply(&mut self, kind: &str, name: &str, spec: &str) {
+        let kind = Kind::find(kind).expect("a kind");
+        let spec: serde_json::Value = serde_json::from_str(spec).expect("JSON");
+        self.generation += 1;
+        let document = json!({
+            "apiVersion": kind.api_versions().last(),
+            "kind": kind.name(),
+            "metadata": {"name": name, "namespace": "default", "generation": self.generation},
+            "spec": spec,
+        });
+        let name = ServiceName::new("default", name);
+        let value = document.to_string().into_bytes();
+        let (events, wrong) = self.declarations.put(kind, &name, &value);
+        assert_eq!(wrong, None);
+        self.declared(events);
+    }
+
+    fn declared(&mut self, events: Vec<ControllerEvent>) {
+        for event in events {
+            match event {
+                ControllerEvent::Declared(desired) => self.sim.declare(desired),
+                ControllerEvent::Undeclared(name) => self.sim.undeclare(&name),
+                other => self.sim.feed(other),
+            }
+        }
     }
 
     fn ready(&mut self, words: &Words<'_>) {
@@ -298,6 +343,10 @@ impl Script {
         let mut text = String::new();
         if let Some(url) = &status.url {
             let _ = writeln!(text, "url {url}");
+        }
+        for config in &status.applied_config_refs {
+            let AppliedConfig { name, namespace, source } = config;
+            let _ = writeln!(text, "made of {source:?} {namespace}/{name}");
         }
         for condition in &status.conditions {
             let holds = match condition.status {
