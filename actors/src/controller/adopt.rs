@@ -94,6 +94,11 @@ impl Service {
                 group.revision = status.revision;
             }
             let given_up = status.phase == GroupPhase::Failed && group.record.is_none();
+            // While a group forms again the reason that it had to stays readable.
+            let same = group.record.as_ref().is_some_and(|now| Some(now.epoch) == status.epoch);
+            if same && group.attempts.reason.is_empty() {
+                group.attempts.reason.clone_from(&status.message);
+            }
             if group.attempts.failed == 0 && (status.restarts > 0 || given_up) {
                 let reason = status.message.clone();
                 group.attempts = Attempts::recalled(status.restarts, given_up, reason);

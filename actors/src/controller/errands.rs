@@ -51,10 +51,9 @@ impl Errands {
             Errand::Model(uri) => {
                 let hub = self.hub.clone();
                 self.tasks.spawn_blocking(move || {
-                    if let Some(facts) = facts::of(&uri, &hub) {
-                        let found = ControllerEvent::ModelKnown(uri, facts);
-                        let _ = controller.cast(ControllerMsg::Found(found));
-                    }
+                    let facts = facts::of(&uri, &hub);
+                    let found = ControllerEvent::ModelKnown(uri, facts);
+                    let _ = controller.cast(ControllerMsg::Found(found));
                 });
             }
         }

@@ -8,7 +8,8 @@
 //! - [`plan`]: the planner's front, what is observed in, what is to be done out (pure, as all
 //!   below)
 //! - `service`: one service's groups, as wanted; `tend`: each as it is; `moves`: away from hosts
-//! - `place`: which hosts; [`wishes`]: which may be; [`memory`]: what a device has to have
+//! - `place`: which hosts; [`wishes`]: which may be; [`memory`]: what a device has to have;
+//!   `models`: what is known of models
 //! - [`rollout`]: how many at a time; `revisions`: what was declared before; [`restart`]: how often
 //! - `hosts`: who is there; `adopt`: what runs already; `status`, `journal`: what people are told
 
@@ -22,6 +23,7 @@ mod facts;
 mod hosts;
 mod journal;
 pub mod memory;
+mod models;
 mod moves;
 mod observed;
 mod place;

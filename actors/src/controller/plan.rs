@@ -70,8 +70,8 @@ pub enum ControllerEvent {
     GatewayPut(GatewayRecord),
     /// A gateway is gone.
     GatewayGone(NodeId),
-    /// What is known of the model of this URI.
-    ModelKnown(String, ModelFacts),
+    /// What is known of the model of this URI; nothing if it is not here.
+    ModelKnown(String, Option<ModelFacts>),
     /// Everything that the store holds has been told.
     Synced,
     /// This controller took office; the store holds these groups.
@@ -132,7 +132,6 @@ pub struct Controller {
     differs: BTreeMap<GroupId, (Duration, Option<GroupRecord>)>,
     /// Hosts that are to be empty and are not yet known to be.
     leaving: BTreeSet<NodeId>,
-    asked: BTreeSet<String>,
 }
 
 impl Controller {
@@ -149,7 +148,6 @@ impl Controller {
             dirty: BTreeSet::new(),
             differs: BTreeMap::new(),
             leaving: BTreeSet::new(),
-            asked: BTreeSet::new(),
         }
     }
 
@@ -228,7 +226,7 @@ impl Controller {
                 }
             }
             ControllerEvent::ModelKnown(uri, facts) => {
-                self.world.facts.insert(uri, facts);
+                self.world.models.answer(uri, facts);
                 self.all_dirty();
             }
             ControllerEvent::Synced => self.synced = true,
@@ -381,7 +379,7 @@ impl Controller {
     fn plan_service(&mut self, name: &ServiceName) {
         let Some(service) = self.services.get_mut(name) else { return };
         if let Some(desired) = &service.desired
-            && self.asked.insert(desired.launch.model_uri.clone())
+            && self.world.models.ask(&desired.launch.model_uri, self.world.now)
         {
             self.world.write(ControllerEffect::AskModel(desired.launch.model_uri.clone()));
         }
@@ -397,7 +395,7 @@ impl Controller {
         self.world.undeclared_may_go = self.timing.settle.is_zero();
         self.world.hosts.release_all();
         self.differs.clear();
-        self.asked.retain(|uri| self.world.facts.contains_key(uri));
+        self.world.models.ask_again();
         let mut stored: BTreeMap<ServiceName, Vec<GroupRecord>> = BTreeMap::new();
         for record in groups {
             stored.entry(ServiceName::of(&record.group)).or_default().push(record);

@@ -91,6 +91,8 @@ pub(super) struct Goal {
     pub(super) newest: u64,
     /// What may happen at a time.
     pub(super) strategy: Strategy,
+    /// Nothing new is formed yet: how much memory the model needs is being found out.
+    pub(super) waits: bool,
 }
 
 // === impl Service ===
@@ -129,9 +131,19 @@ impl Service {
             self.look_again(world.now + PATIENCE);
             return;
         }
-        let goal = self.goal(world);
+        let uri = self.desired.as_ref().map(|desired| desired.launch.model_uri.as_str());
+        let known_at = uri.and_then(|uri| world.models.due(uri, world.now));
+        if let Some(known_at) = known_at {
+            self.look_again(known_at);
+            if self.groups.is_empty() {
+                return;
+            }
+        }
+        let goal = Goal { waits: known_at.is_some(), ..self.goal(world) };
         self.tend(world, &goal);
-        self.roll(world, goal.clone());
+        if !goal.waits {
+            self.roll(world, goal.clone());
+        }
         self.move_away(world, &goal);
         if self.groups.values().any(|group| group.pending.is_some()) || self.crowded.is_some() {
             self.waits = Some(world.hosts.capacity());
@@ -157,6 +169,7 @@ impl Service {
                 replicas: 0,
                 newest: self.revisions.newest().unwrap_or(0),
                 strategy: Strategy::default(),
+                waits: false,
             };
         };
         let newest = self.settle_revision(world, &desired);
@@ -166,7 +179,7 @@ impl Service {
         let partition = rollout.partition;
         let (hold, whole) = (0, false);
         let strategy = Strategy { replicas, partition, max_unavailable, max_surge, hold, whole };
-        Goal { replicas, newest, strategy }
+        Goal { replicas, newest, strategy, waits: false }
     }
 
     /// What its groups run although what is declared now makes no sense: its newest revision.

@@ -58,7 +58,7 @@ impl Service {
         ServiceStatus {
             ready,
             replicas: goal.replicas,
-            message: self.message(ready, goal),
+            message: self.message(),
             observed_generation: problem.map_or(generation, |problem| problem.generation),
             updated,
             revision: goal.newest,
@@ -71,7 +71,7 @@ impl Service {
     }
 
     /// Why it is not as wanted; empty if it is.
-    fn message(&self, ready: u32, goal: &Goal) -> String {
+    fn message(&self) -> String {
         let mut told: Vec<String> = Vec::new();
         if let Some(problem) = &self.problem {
             told.push(problem.message.clone());
@@ -83,10 +83,7 @@ impl Service {
             }
         }
         told.extend(self.stays.clone());
-        let message = told.join("; ");
-        // While a group forms again the reason that it had to stays readable.
-        let kept = || self.told.as_ref().map(|told| told.message.clone()).unwrap_or_default();
-        if message.is_empty() && ready < goal.replicas { kept() } else { message }
+        told.join("; ")
     }
 
     fn conditions(
@@ -115,7 +112,7 @@ impl Service {
         let failed = self.groups.values().filter(|group| group.attempts.given_up).count();
         let gave_up: Finding = match failed {
             0 => (false, "NoGroupGivenUp", String::new()),
-            _ => (true, "RestartBudgetExhausted", self.message(ready, goal)),
+            _ => (true, "RestartBudgetExhausted", self.message()),
         };
         let slots = self.slots(goal);
         let updating: Finding = match goal.strategy.is_under_way(&slots) {

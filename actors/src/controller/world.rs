@@ -8,7 +8,7 @@ use std::{
 
 use troupe_runtime::{
     discovery::directory::{
-        EventKind, GatewayRecord, GroupRecord, NodeRecord, NodeStatus, ObjectRef,
+        EventKind, GatewayRecord, GroupRecord, Launch, NodeRecord, NodeStatus, ObjectRef,
     },
     id::{Epoch, GroupId, NodeId},
 };
@@ -17,7 +17,8 @@ use super::{
     desired::{KIND, ServiceName},
     hosts::Hosts,
     journal::{Event, Journal},
-    memory::{ModelFacts, Need},
+    memory::Need,
+    models::Models,
     plan::ControllerEffect,
 };
 
@@ -34,7 +35,7 @@ pub(super) struct World {
     pub(super) hosts: Hosts,
     pub(super) epochs: Epochs,
     pub(super) journal: Journal,
-    pub(super) facts: BTreeMap<String, ModelFacts>,
+    pub(super) models: Models,
     pub(super) gateways: BTreeMap<NodeId, GatewayRecord>,
     /// The service whose groups may leave hosts that are to be empty.
     pub(super) moving: Option<ServiceName>,
@@ -63,7 +64,7 @@ impl World {
             hosts: Hosts::new(wire),
             epochs: Epochs { highest: BTreeMap::new(), reported: BTreeMap::new(), entropy },
             journal: Journal::new(EVENTS),
-            facts: BTreeMap::new(),
+            models: Models::default(),
             gateways: BTreeMap::new(),
             moving: None,
             ended: BTreeMap::new(),
@@ -72,11 +73,8 @@ impl World {
     }
 
     /// What a rank of this launch needs, if its model is known.
-    pub(super) fn need(
-        &self,
-        launch: &troupe_runtime::discovery::directory::Launch,
-    ) -> Option<Need> {
-        self.facts.get(&launch.model_uri).map(|facts| Need::new(facts, launch))
+    pub(super) fn need(&self, launch: &Launch) -> Option<Need> {
+        self.models.facts(&launch.model_uri).map(|facts| Need::new(facts, launch))
     }
 
     /// Plans a group; `alone` is the label whose domain it wants for itself.

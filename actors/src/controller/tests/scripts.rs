@@ -12,6 +12,7 @@
 //! | `invalid s WORDS`, `undeclare s` | its declaration makes no sense; is gone |
 //! | `apply KIND NAME JSON`, `delete KIND NAME` | an object is stored, with this `spec`; is deleted |
 //! | `model m weights=BYTES ...` | what the controller finds when it asks for the model |
+//! | `silent`, `known m weights=BYTES ...` | it is not told when it asks; is told later |
 //! | `ready s-0 s-1`, `ready` | all members serve; of all groups |
 //! | `exit s-0 member=1 WORDS` | a member ends, and says this |
 //! | `wait 5` | seconds pass |
@@ -107,6 +108,11 @@ impl Script {
             "model" => {
                 let facts = facts(&words);
                 sim.models.insert(first.to_owned(), facts);
+            }
+            "silent" => sim.silent = true,
+            "known" => {
+                let facts = Some(facts(&words));
+                sim.feed(ControllerEvent::ModelKnown(first.to_owned(), facts));
             }
             "ready" => self.ready(&words),
             "exit" => {

@@ -33,6 +33,8 @@ pub(crate) struct Sim {
     pub(crate) done: Vec<ControllerEffect>,
     /// Facts that the controller is told when it asks.
     pub(crate) models: BTreeMap<String, ModelFacts>,
+    /// Nobody answers what the controller asks about models.
+    pub(crate) silent: bool,
     /// The highest epoch that was ever written of each group.
     highest: BTreeMap<GroupId, Epoch>,
     controllers: u64,
@@ -74,6 +76,7 @@ impl Sim {
             store: Store::default(),
             done: Vec::new(),
             models: BTreeMap::new(),
+            silent: false,
             highest: BTreeMap::new(),
             controllers: 1,
             processes: 0,
@@ -137,8 +140,9 @@ impl Sim {
                 drop(self.store.events.insert(slot, record))
             }
             ControllerEffect::AskModel(uri) => {
-                if let Some(facts) = self.models.get(&uri) {
-                    events.push_back(ControllerEvent::ModelKnown(uri, *facts));
+                if !self.silent {
+                    let facts = self.models.get(&uri).copied();
+                    events.push_back(ControllerEvent::ModelKnown(uri, facts));
                 }
             }
             ControllerEffect::Probe(..) => {}
@@ -225,10 +229,15 @@ impl Sim {
 
     fn report(&mut self, record: &GroupRecord) {
         let on = |host: &&Host| record.members.iter().any(|m| m.node == host.record.id);
-        let hosts = self.hosts.values().filter(|host| host.connected).filter(on);
-        let statuses: Vec<_> = hosts.map(Host::status).collect();
-        for status in statuses {
-            self.feed(ControllerEvent::StatusPut(status));
+        let names: Vec<String> =
+            self.hosts.values().filter(on).map(|host| host.record.name.clone()).collect();
+        for name in names {
+            // What came of the reports before may have changed what this host has to report.
+            let host = &self.hosts[&name];
+            if host.connected {
+                let status = host.status();
+                self.feed(ControllerEvent::StatusPut(status));
+            }
         }
     }
 
