@@ -62,6 +62,7 @@ fn service(number: u32) -> Desired {
         name: ServiceName::new("default", &format!("service-{number}")),
         generation: 1,
         replicas: REPLICAS,
+        scaling: None,
         launch,
         wishes: Wishes::default(),
         policy: GroupPolicy::default(),

@@ -147,6 +147,7 @@ impl ControllerState {
             }
             (true, false) => {
                 tracing::warn!("this controller is no longer in office");
+                self.errands.deposed();
                 ControllerEvent::Deposed
             }
             (true, true) | (false, false) => ControllerEvent::Tick,
@@ -158,6 +159,7 @@ impl ControllerState {
         let in_office = std::mem::take(&mut self.in_office);
         if in_office {
             tracing::warn!("the store lives anew: everything is planned from what it holds now");
+            self.errands.deposed();
         }
         in_office.then_some(ControllerEvent::Deposed)
     }
@@ -179,6 +181,7 @@ impl ControllerState {
             // Plan again from what is stored, as soon as the office is (still) ours.
             tracing::warn!(failed, "cannot write to the store");
             self.in_office = false;
+            self.errands.deposed();
             let now = self.clock.now();
             self.core.handle(now, ControllerEvent::Deposed);
             return;

@@ -64,6 +64,7 @@ impl Service {
 
     /// A controller takes office and the store holds these groups.
     pub(super) fn recall(&mut self, world: &mut World, stored: Vec<GroupRecord>) {
+        self.scaler.forget();
         for group in self.groups.values_mut() {
             (group.record, group.health, group.drains_since) = (None, None, None);
             group.backs_off = false;

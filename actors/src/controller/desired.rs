@@ -8,7 +8,8 @@ use troupe_runtime::{
     id::GroupId,
     spec::{
         AppliedConfig, EngineFlags, GroupPolicy, LeaderWorkerSet, ServiceConfig, ServiceSpec,
-        SpecError, resolve, service,
+        SpecError, resolve,
+        service::{self, Scaling},
     },
 };
 
@@ -45,6 +46,8 @@ pub struct Desired {
     pub generation: u64,
     /// How many groups.
     pub replicas: u32,
+    /// How their number follows the load, if it does; `replicas` is where it begins.
+    pub scaling: Option<Scaling>,
     /// What each is to run.
     pub launch: Launch,
     /// Where.
@@ -150,6 +153,7 @@ impl Desired {
             name: ServiceName::new(&metadata.namespace, &metadata.name),
             generation: metadata.generation,
             replicas: workload.initial_replicas(),
+            scaling: workload.scaling.clone(),
             launch,
             wishes,
             policy,

@@ -11,17 +11,20 @@
 //! - `place`: which hosts; [`wishes`]: which may be; [`memory`]: what a device has to have;
 //!   `models`: what is known of models
 //! - [`rollout`]: how many at a time; `revisions`: what was declared before; [`restart`]: how often
+//! - `scale`: how many groups by load; `autoscale`: that of a service; `loads`: the way to the load
 //! - `hosts`: who is there; `adopt`: what runs already; `status`, `journal`: what people are told
 
 pub mod actor;
 mod acts;
 mod adopt;
+mod autoscale;
 mod declared;
 pub mod desired;
 mod errands;
 mod facts;
 mod hosts;
 mod journal;
+mod loads;
 pub mod memory;
 mod models;
 mod moves;
@@ -31,6 +34,7 @@ pub mod plan;
 pub mod restart;
 mod revisions;
 pub mod rollout;
+mod scale;
 mod service;
 mod status;
 mod tend;

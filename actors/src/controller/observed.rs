@@ -8,12 +8,12 @@ use troupe_runtime::{
         Incarnation, WatchEvent,
         declared::Declared,
         directory::{
-            self, CordonRecord, GatewayRecord, GroupRecord, NodeLabelsRecord, NodeRecord,
-            NodeStatus,
+            self, CordonRecord, DemandRecord, EndpointRecord, GatewayRecord, GroupRecord,
+            NodeLabelsRecord, NodeRecord, NodeStatus,
         },
         keys::Keys,
     },
-    id::NodeId,
+    id::{EndpointId, NodeId},
     spec::Kind,
 };
 
@@ -43,6 +43,8 @@ enum Known {
     Cordon(NodeId),
     Gateway(NodeId),
     Revision(ServiceName, u64),
+    Endpoint(EndpointId),
+    Demand(ServiceName, NodeId),
 }
 
 /// What became of one event of the watch.
@@ -120,6 +122,8 @@ impl Observed {
             Known::Cordon(node) => ControllerEvent::CordonGone(node),
             Known::Gateway(gateway) => ControllerEvent::GatewayGone(gateway),
             Known::Revision(name, number) => ControllerEvent::RevisionGone(name, number),
+            Known::Endpoint(endpoint) => ControllerEvent::EndpointGone(endpoint),
+            Known::Demand(name, gateway) => ControllerEvent::DemandGone(name, gateway),
         }]
     }
 
@@ -152,6 +156,17 @@ impl Observed {
         } else if under(keys.gateways()).is_some() {
             let record: GatewayRecord = read(key, value)?;
             (Some(Known::Gateway(record.id)), ControllerEvent::GatewayPut(record))
+        } else if under(keys.endpoints()).is_some() {
+            let record: EndpointRecord = read(key, value)?;
+            let endpoint = record.info.endpoint;
+            let event = ControllerEvent::EndpointPut(endpoint.clone(), record.address);
+            (Some(Known::Endpoint(endpoint)), event)
+        } else if let Some(rest) = under(keys.all_demand()) {
+            let (name, gateway) = service_of(rest)?;
+            let gateway = NodeId(gateway.parse().map_err(|_| format!("{gateway} is no gateway"))?);
+            let DemandRecord { held } = read(key, value)?;
+            let known = Known::Demand(name.clone(), gateway);
+            (Some(known), ControllerEvent::DemandPut(name, gateway, held))
         } else if let Some(rest) = under(keys.all_revisions()) {
             let (name, number) = service_of(rest)?;
             let number = number.parse().map_err(|_| format!("{number} is no revision"))?;

@@ -16,8 +16,8 @@ use troupe_runtime::{
         CordonRecord, EventKind, EventRecord, GatewayRecord, GroupRecord, NodeRecord, NodeStatus,
         RevisionRecord, ServiceStatus,
     },
-    id::{GroupId, NodeId},
-    wire,
+    id::{EndpointId, GroupId, NodeId},
+    wire::{self, status::Load},
 };
 
 use super::{
@@ -70,6 +70,18 @@ pub enum ControllerEvent {
     GatewayPut(GatewayRecord),
     /// A gateway is gone.
     GatewayGone(NodeId),
+    /// An endpoint is there, and where it is reached.
+    EndpointPut(EndpointId, String),
+    /// It is gone.
+    EndpointGone(EndpointId),
+    /// An endpoint told its load.
+    LoadTold(EndpointId, Box<Load>),
+    /// It tells it no longer.
+    LoadLost(EndpointId),
+    /// A gateway holds so many requests for a service.
+    DemandPut(ServiceName, NodeId, u32),
+    /// It holds none any more.
+    DemandGone(ServiceName, NodeId),
     /// What is known of the model of this URI; nothing if it is not here.
     ModelKnown(String, Option<ModelFacts>),
     /// Everything that the store holds has been told.
@@ -103,6 +115,8 @@ pub enum ControllerEffect {
     Probe(NodeId, String),
     /// Find out about the model of this URI.
     AskModel(String),
+    /// Follow the load of these endpoints, by where they are reached, and of no others.
+    Follow(BTreeMap<EndpointId, String>),
 }
 
 /// How long the controller waits for what.
@@ -155,9 +169,11 @@ impl Controller {
     pub fn handle(&mut self, now: Duration, event: ControllerEvent) -> Vec<ControllerEffect> {
         self.world.now = now;
         let ticks = matches!(event, ControllerEvent::Tick);
+        // These come often, and are looked at when their time has come.
+        let later = matches!(event, ControllerEvent::LoadTold(..) | ControllerEvent::LoadLost(_));
         self.observe(event);
         let settled = |since: Duration| now.saturating_sub(since) >= self.timing.settle;
-        if !self.synced || !self.elected.is_some_and(settled) {
+        if later || !self.synced || !self.elected.is_some_and(settled) {
             return Vec::new();
         }
         if !std::mem::replace(&mut self.began, true) {
@@ -167,6 +183,7 @@ impl Controller {
             self.look_around();
         }
         self.plan();
+        self.follow_loads();
         self.world.take_effects()
     }
 
@@ -225,6 +242,25 @@ impl Controller {
                     self.all_dirty();
                 }
             }
+            ControllerEvent::EndpointPut(endpoint, address) => {
+                self.world.endpoints.insert(endpoint, address);
+            }
+            ControllerEvent::EndpointGone(endpoint) => {
+                self.world.endpoints.remove(&endpoint);
+                self.load_lost(&endpoint);
+            }
+            ControllerEvent::LoadTold(endpoint, load) => self.load_told(&endpoint, *load),
+            ControllerEvent::LoadLost(endpoint) => self.load_lost(&endpoint),
+            ControllerEvent::DemandPut(name, gateway, held) => {
+                self.world.demand.entry(name.clone()).or_default().insert(gateway, held);
+                self.dirty.insert(name);
+            }
+            ControllerEvent::DemandGone(name, gateway) => {
+                if let Some(gateways) = self.world.demand.get_mut(&name) {
+                    gateways.remove(&gateway);
+                }
+                self.world.demand.retain(|_, gateways| !gateways.is_empty());
+            }
             ControllerEvent::ModelKnown(uri, facts) => {
                 self.world.models.answer(uri, facts);
                 self.all_dirty();
@@ -233,6 +269,7 @@ impl Controller {
             ControllerEvent::Elected(groups) => self.elected(groups),
             ControllerEvent::Deposed => {
                 (self.elected, self.began) = (None, false);
+                self.world.followed.clear();
                 self.world.take_effects();
             }
             ControllerEvent::Tick => {}

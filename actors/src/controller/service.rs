@@ -25,6 +25,7 @@ use super::{
     restart::{Attempts, Health},
     revisions::Revisions,
     rollout::{Slot, Step, Strategy},
+    scale::Scaler,
     wishes::Wishes,
     world::World,
 };
@@ -51,6 +52,8 @@ pub(super) struct Service {
     pub(super) stays: Option<String>,
     /// A revision is replacing another.
     pub(super) rolling: bool,
+    /// How many groups its load asks for, where load decides.
+    pub(super) scaler: Scaler,
 }
 
 /// What is wrong with a declaration.
@@ -111,6 +114,7 @@ impl Service {
             crowded: None,
             stays: None,
             rolling: false,
+            scaler: Scaler::default(),
         }
     }
 
@@ -173,7 +177,13 @@ impl Service {
             };
         };
         let newest = self.settle_revision(world, &desired);
-        let replicas = desired.replicas;
+        let replicas = match &desired.scaling {
+            Some(scaling) => self.by_load(world, scaling),
+            None => {
+                self.scaler.forget();
+                desired.replicas
+            }
+        };
         let rollout = desired.policy.rollout;
         let (max_unavailable, max_surge) = rollout.bounds(replicas);
         let partition = rollout.partition;
@@ -190,6 +200,7 @@ impl Service {
             name: self.name.clone(),
             generation: self.told.as_ref().map_or(0, |told| told.observed_generation),
             replicas: self.told.as_ref().map_or(counted, |told| told.replicas),
+            scaling: None,
             launch: newest.record.launch.clone(),
             wishes: newest.wishes.clone(),
             policy: GroupPolicy::default(),

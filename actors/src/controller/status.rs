@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Whether something holds, why in a word, and why for people.
-type Finding = (bool, &'static str, String);
+pub(super) type Finding = (bool, &'static str, String);
 
 impl Service {
     /// Tells people how it is, if that is new.
@@ -99,7 +99,11 @@ impl Service {
             Some(problem) => (false, "", problem.message.clone()),
         };
         let stopped = goal.replicas == 0;
+        let sleeps = self.desired.as_ref().is_some_and(|desired| desired.scaling.is_some());
         let main: Finding = match (stopped, all) {
+            (true, _) if sleeps => {
+                (true, "ScaledToZero", "it sleeps until something is asked of it".into())
+            }
             (true, _) => (true, "Stopped", "no group is wanted".into()),
             (_, true) => (true, "AllGroupsReady", counts.clone()),
             (_, false) => (false, self.why_not_ready(), counts.clone()),
@@ -143,6 +147,7 @@ impl Service {
             ("MainWorkloadReady", main),
         ];
         found.extend(workers);
+        found.extend(self.scaling_findings(goal.replicas));
         found.extend([
             ("RouterReady", gateways.clone()),
             ("GatewaysReady", gateways),

@@ -2,6 +2,7 @@
 
 mod play;
 mod rollouts;
+mod scaling;
 mod scripts;
 mod sim;
 
@@ -47,6 +48,7 @@ fn service(pipeline_parallel: u32) -> Desired {
         name: ServiceName::new("default", "s"),
         generation: 1,
         replicas: 1,
+        scaling: None,
         launch: Launch {
             model_uri: "file:///m".into(),
             model_name: "m".into(),

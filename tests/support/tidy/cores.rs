@@ -6,8 +6,9 @@
 use super::{source::has_word, tree::File};
 
 /// Cores by other names; `*` stands for one file.
-const CORES: [&str; 24] = [
+const CORES: [&str; 27] = [
     "actors/src/controller/adopt.rs",
+    "actors/src/controller/autoscale.rs",
     "actors/src/controller/declared.rs",
     "actors/src/controller/desired.rs",
     "actors/src/controller/hosts.rs",
@@ -20,6 +21,8 @@ const CORES: [&str; 24] = [
     "actors/src/controller/restart.rs",
     "actors/src/controller/revisions.rs",
     "actors/src/controller/rollout.rs",
+    "actors/src/controller/scale.rs",
+    "actors/src/controller/scale/*.rs",
     "actors/src/controller/service.rs",
     "actors/src/controller/status.rs",
     "actors/src/controller/tend.rs",

@@ -12,6 +12,9 @@
 //! | `invalid s WORDS`, `undeclare s` | its declaration makes no sense; is gone |
 //! | `apply KIND NAME JSON`, `delete KIND NAME` | an object is stored, with this `spec`; is deleted |
 //! | `model m weights=BYTES ...` | what the controller finds when it asks for the model |
+//! | `load s-0 waiting=3 running=2 used=50`, `quiet s-0` | an endpoint tells its load, of 100 blocks; or no longer |
+//! | `held s 3` | requests wait at a gateway |
+//! | `followed` | whose load is followed |
 //! | `silent`, `known m weights=BYTES ...` | it is not told when it asks; is told later |
 //! | `ready s-0 s-1`, `ready` | all members serve; of all groups |
 //! | `exit s-0 member=1 WORDS` | a member ends, and says this |
@@ -28,12 +31,14 @@ use troupe_runtime::{
     discovery::directory::{
         ConditionStatus, GatewayRecord, GroupRecord, MemberPer, MemberState, NodeRecord,
     },
-    id::{GroupId, NodeId},
+    id::{EndpointId, GroupId, NodeId},
     spec::{
         AppliedConfig, EngineFlags, Kind,
         policy::{GroupPolicy, RestartPolicy, StartupPolicy},
         quantity::IntOrPercent,
+        service::{Scaling, ScalingRules},
     },
+    wire::status::Load,
 };
 use uuid::Uuid;
 
@@ -109,6 +114,36 @@ impl Script {
                 let facts = facts(&words);
                 sim.models.insert(first.to_owned(), facts);
             }
+            "load" => {
+                let endpoint = self.endpoint(first);
+                let load = load(&words);
+                self.sim.feed(ControllerEvent::LoadTold(endpoint, Box::new(load)));
+            }
+            "quiet" => {
+                let endpoint = self.endpoint(first);
+                self.sim.feed(ControllerEvent::LoadLost(endpoint));
+            }
+            "held" => {
+                let name = ServiceName::new("default", first);
+                let gateway = NodeId::default();
+                match words.0[1].parse().expect("a number") {
+                    0 => {
+                        sim.store.demand.remove(&name);
+                        sim.feed(ControllerEvent::DemandGone(name, gateway));
+                    }
+                    held => {
+                        sim.store.demand.insert(name.clone(), held);
+                        sim.feed(ControllerEvent::DemandPut(name, gateway, held));
+                    }
+                }
+            }
+            "followed" => {
+                let name = |endpoint: &EndpointId| {
+                    let GroupId { service, index, .. } = &endpoint.group;
+                    format!("{service}-{index} epoch {}", endpoint.epoch.number)
+                };
+                return sim.followed.keys().map(name).collect::<Vec<_>>().join("\n");
+            }
             "silent" => sim.silent = true,
             "known" => {
                 let facts = Some(facts(&words));
@@ -154,6 +189,7 @@ impl Script {
             name: name.clone(),
             generation: 0,
             replicas: 1,
+            scaling: None,
             launch: launch("m".into(), "m".into(), EngineFlags::default()),
             wishes: Wishes::default(),
             policy: GroupPolicy::default(),
@@ -198,6 +234,11 @@ impl Script {
                     }
                 }
                 "startup" => policy.startup = StartupPolicy::LeaderReady,
+                "min" => scaling(&mut desired.scaling).min_replicas = number(),
+                "max" => scaling(&mut desired.scaling).max_replicas = number(),
+                "cooldown" => {
+                    scaling(&mut desired.scaling).cooldown = Duration::from_secs(number().into());
+                }
                 "grace" => desired.grace = Some(number()),
                 "cause" => desired.cause = Some(value.into()),
                 other => panic!("`{other}` is nothing of a service"),
@@ -233,6 +274,20 @@ impl Script {
                 other => self.sim.feed(other),
             }
         }
+    }
+
+    /// The endpoint of a group's newest incarnation; from now on the store has it too.
+    fn endpoint(&mut self, name: &str) -> EndpointId {
+        let record = self.sim.store.groups.get(&group(name));
+        let record = record.unwrap_or_else(|| panic!("there is no group {name} now"));
+        let (group, revision, epoch) = (record.group.clone(), record.revision, record.epoch);
+        let endpoint = EndpointId { group, revision, epoch, dp: 0 };
+        let address = format!("quic://{name}");
+        self.sim.store.endpoints.retain(|old, _| old.group != endpoint.group || *old == endpoint);
+        if self.sim.store.endpoints.insert(endpoint.clone(), address.clone()).is_none() {
+            self.sim.feed(ControllerEvent::EndpointPut(endpoint.clone(), address));
+        }
+        endpoint
     }
 
     fn ready(&mut self, words: &Words<'_>) {
@@ -278,7 +333,8 @@ impl Script {
                 ControllerEffect::PutRevision(..)
                 | ControllerEffect::DeleteRevision(..)
                 | ControllerEffect::PutEvent(..)
-                | ControllerEffect::AskModel(_) => Ok(()),
+                | ControllerEffect::AskModel(_)
+                | ControllerEffect::Follow(_) => Ok(()),
             };
         }
         // Only the last that was said of a service within one command.
@@ -423,6 +479,31 @@ fn facts(words: &Words<'_>) -> ModelFacts {
         intermediate_size: 0,
         vocab_size: 0,
         max_model_len: 1024,
+    }
+}
+
+/// Of a service that scales; the defaults are those of specifications.
+fn scaling(of: &mut Option<Scaling>) -> &mut Scaling {
+    of.get_or_insert_with(|| Scaling {
+        min_replicas: 1,
+        max_replicas: 1,
+        idle_replicas: None,
+        cooldown: Duration::from_secs(300),
+        targets: Scaling::DEFAULT_TARGETS.to_vec(),
+        scale_up: ScalingRules::up(),
+        scale_down: ScalingRules::down(),
+        cost: None,
+    })
+}
+
+fn load(words: &Words<'_>) -> Load {
+    Load {
+        running: words.number("running").unwrap_or(0),
+        waiting: words.number("waiting").unwrap_or(0),
+        blocks_used: words.number("used").unwrap_or(0),
+        blocks_total: 100,
+        steps: words.number("steps").unwrap_or(0),
+        ..Load::default()
     }
 }
 

@@ -12,7 +12,7 @@ use troupe_runtime::{
         CordonRecord, EventRecord, GatewayRecord, GroupRecord, MemberState, MemberStatus,
         NodeRecord, NodeStatus, RevisionRecord, ServiceStatus,
     },
-    id::{Epoch, GroupId, NodeId},
+    id::{EndpointId, Epoch, GroupId, NodeId},
 };
 use uuid::Uuid;
 
@@ -33,6 +33,8 @@ pub(crate) struct Sim {
     pub(crate) done: Vec<ControllerEffect>,
     /// Facts that the controller is told when it asks.
     pub(crate) models: BTreeMap<String, ModelFacts>,
+    /// Endpoints whose load it follows.
+    pub(crate) followed: BTreeMap<EndpointId, String>,
     /// Nobody answers what the controller asks about models.
     pub(crate) silent: bool,
     /// The highest epoch that was ever written of each group.
@@ -51,6 +53,8 @@ pub(crate) struct Store {
     pub(crate) services: BTreeMap<ServiceName, Desired>,
     pub(crate) cordons: BTreeMap<NodeId, CordonRecord>,
     pub(crate) gateways: Vec<GatewayRecord>,
+    pub(crate) endpoints: BTreeMap<EndpointId, String>,
+    pub(crate) demand: BTreeMap<ServiceName, u32>,
 }
 
 /// A host.
@@ -76,6 +80,7 @@ impl Sim {
             store: Store::default(),
             done: Vec::new(),
             models: BTreeMap::new(),
+            followed: BTreeMap::new(),
             silent: false,
             highest: BTreeMap::new(),
             controllers: 1,
@@ -124,6 +129,9 @@ impl Sim {
                         events.push_back(ControllerEvent::StatusPut(host.status()));
                     }
                 }
+                let of = |endpoint: &EndpointId| endpoint.group == group;
+                let gone = self.store.endpoints.extract_if(.., |endpoint, _| of(endpoint));
+                events.extend(gone.map(|(gone, _)| ControllerEvent::EndpointGone(gone)));
                 events.push_back(ControllerEvent::GroupGone(group));
             }
             ControllerEffect::PutServiceStatus(name, status) => {
@@ -145,6 +153,7 @@ impl Sim {
                     events.push_back(ControllerEvent::ModelKnown(uri, facts));
                 }
             }
+            ControllerEffect::Follow(endpoints) => self.followed = endpoints,
             ControllerEffect::Probe(..) => {}
         }
     }
@@ -289,6 +298,12 @@ impl Sim {
         events.extend(store.services.into_values().map(ControllerEvent::Declared));
         events.extend(store.gateways.into_iter().map(ControllerEvent::GatewayPut));
         events.extend(store.cordons.into_values().map(ControllerEvent::CordonPut));
+        for (endpoint, address) in store.endpoints {
+            events.push(ControllerEvent::EndpointPut(endpoint, address));
+        }
+        for (name, held) in store.demand {
+            events.push(ControllerEvent::DemandPut(name, NodeId::default(), held));
+        }
         for ((name, _), record) in store.revisions {
             events.push(ControllerEvent::RevisionPut(name, record));
         }
