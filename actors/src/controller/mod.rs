@@ -8,8 +8,9 @@
 //! - [`plan`]: the planner's front, what is observed in, what is to be done out (pure, as all
 //!   below)
 //! - `service`: one service's groups, as wanted; `tend`: each as it is; `moves`: away from hosts
-//! - `place`: which hosts; [`wishes`]: which may be; [`memory`]: what a device has to have;
-//!   `models`: what is known of models
+//! - [`forecast`]: the same, only thought of
+//! - `form`: a group finds its place; `place`: which hosts; [`wishes`]: which may be; [`memory`]:
+//!   what a device has to have; `models`: what is known of models
 //! - [`rollout`]: how many at a time; `revisions`: what was declared before; [`restart`]: how often
 //! - `scale`: how many groups by load; `autoscale`: that of a service; `loads`: the way to the load
 //! - `hosts`: who is there; `adopt`: what runs already; `status`, `journal`: what people are told
@@ -21,7 +22,9 @@ mod autoscale;
 mod declared;
 pub mod desired;
 mod errands;
-mod facts;
+pub(crate) mod facts;
+pub mod forecast;
+mod form;
 mod hosts;
 mod journal;
 mod loads;

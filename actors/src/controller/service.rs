@@ -5,28 +5,20 @@
 //! to be empty (`moves`), and last says how things are (`status`). Each writes at most one record
 //! per group.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use troupe_runtime::{
-    discovery::directory::{
-        AfterDrain, Drain, EventKind, GroupPhase, GroupRecord, Launch, ServiceStatus,
-    },
+    discovery::directory::{AfterDrain, Drain, EventKind, GroupPhase, GroupRecord, ServiceStatus},
     spec::policy::GroupPolicy,
 };
 
 use super::{
     desired::{Desired, ServiceName},
-    place::{Ask, Beside, place},
     plan::ControllerEffect,
     restart::{Attempts, Health},
     revisions::Revisions,
     rollout::{Slot, Step, Strategy},
     scale::Scaler,
-    wishes::Wishes,
     world::World,
 };
 
@@ -373,69 +365,6 @@ impl Service {
         if let Some(record) = group.record.take() {
             world.delete_group(&record);
         }
-    }
-
-    /// Finds a place for a group that has none, and plans its next incarnation there.
-    pub(super) fn form(&mut self, world: &mut World, index: u32) -> bool {
-        let name = self.name.group(index);
-        let Some(desired) = self.desired.clone() else { return false };
-        let Some(group) = self.groups.get(&index) else { return false };
-        let revision = group.revision;
-        let (launch, wishes): (&Launch, &Wishes) =
-            self.revisions.plan(revision).unwrap_or((&desired.launch, &desired.wishes));
-        let need = world.need(launch);
-        let avoid = group.attempts.avoid();
-        let beside = self.beside(world, index);
-        let division = wishes.division(launch);
-        let ask = Ask { group: &name, division, wishes, need, beside: &beside, avoid: &avoid };
-        let placed = place(&world.hosts, &ask);
-        let (launch, alone) = (launch.clone(), wishes.exclusive_topology.clone());
-        let Some(group) = self.groups.get_mut(&index) else { return false };
-        match placed {
-            Err(why) => {
-                if group.pending.as_ref() != Some(&why) {
-                    let about = (&name, EventKind::Warning);
-                    world.tell_group(about, "FailedScheduling", why.clone());
-                    group.pending = Some(why);
-                }
-                false
-            }
-            Ok(members) => {
-                let on: BTreeSet<_> =
-                    members.iter().map(|member| world.hosts.name(member.node)).collect();
-                let on = on.into_iter().collect::<Vec<_>>().join(", ");
-                let record = GroupRecord {
-                    epoch: world.epochs.next(&name),
-                    group: name,
-                    term: world.term,
-                    revision,
-                    launch,
-                    members,
-                    startup: desired.policy.startup,
-                    restart: desired.policy.restart,
-                    drain: None,
-                };
-                world.put_group(&record, alone.as_deref());
-                let need = need.map_or_else(String::new, |need| format!("; {}", need.told()));
-                let message = format!("planned on {on} as revision {revision}{need}");
-                world.tell_group((&record.group, EventKind::Normal), "Scheduled", message);
-                (group.pending, group.drains_since, group.backs_off) = (None, None, false);
-                group.health = Some(Health::Starting);
-                group.record = Some(record);
-                true
-            }
-        }
-    }
-
-    fn beside(&self, world: &World, but: u32) -> Beside {
-        let mut beside = Beside::default();
-        let others = self.groups.iter().filter(|(index, _)| **index != but);
-        for record in others.filter_map(|(_, group)| group.record.as_ref()) {
-            for member in &record.members {
-                beside.add(&world.hosts, member.node);
-            }
-        }
-        beside
     }
 
     fn announce(&mut self, world: &mut World, goal: &Goal, under_way: bool) {

@@ -6,11 +6,13 @@
 use super::{source::has_word, tree::File};
 
 /// Cores by other names; `*` stands for one file.
-const CORES: [&str; 27] = [
+const CORES: [&str; 29] = [
     "actors/src/controller/adopt.rs",
     "actors/src/controller/autoscale.rs",
     "actors/src/controller/declared.rs",
     "actors/src/controller/desired.rs",
+    "actors/src/controller/forecast.rs",
+    "actors/src/controller/form.rs",
     "actors/src/controller/hosts.rs",
     "actors/src/controller/journal.rs",
     "actors/src/controller/memory.rs",

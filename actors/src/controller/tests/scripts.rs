@@ -11,6 +11,7 @@
 //! | `service s replicas=2 tp=1 pp=1 model=m seqs=N unavailable=1 surge=0 partition=0 ...` | declares; what is not said stays. See [`Script::service`] |
 //! | `invalid s WORDS`, `undeclare s` | its declaration makes no sense; is gone |
 //! | `apply KIND NAME JSON`, `delete KIND NAME` | an object is stored, with this `spec`; is deleted |
+//! | `dry KIND NAME JSON` | what would become of all services if it were stored |
 //! | `model m weights=BYTES ...` | what the controller finds when it asks for the model |
 //! | `load s-0 waiting=3 running=2 used=50`, `quiet s-0` | an endpoint tells its load, of 100 blocks; or no longer |
 //! | `held s 3` | requests wait at a gateway |
@@ -24,12 +25,20 @@
 //! | `forget s-0` | somebody deletes a group's record |
 //! | `groups`, `conditions s`, `events`, `revisions s` | how things are |
 
-use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    time::Duration,
+};
 
 use serde_json::json;
 use troupe_runtime::{
-    discovery::directory::{
-        ConditionStatus, GatewayRecord, GroupRecord, MemberPer, MemberState, NodeRecord,
+    discovery::{
+        Entry,
+        directory::{
+            ConditionStatus, GatewayRecord, GroupRecord, MemberPer, MemberState, NodeRecord,
+        },
+        keys::Keys,
     },
     id::{EndpointId, GroupId, NodeId},
     spec::{
@@ -49,6 +58,7 @@ use super::{
 use crate::controller::{
     declared::Declarations,
     desired::{Desired, ServiceName, launch},
+    forecast::Forecast,
     memory::ModelFacts,
     plan::{ControllerEffect, ControllerEvent, Timing},
     service::Problem,
@@ -59,6 +69,8 @@ struct Script {
     sim: Sim,
     told: BTreeSet<(u32, u32)>,
     declarations: Declarations,
+    /// What was applied, under its keys.
+    documents: BTreeMap<String, Vec<u8>>,
     generation: u64,
 }
 
@@ -72,7 +84,13 @@ impl Script {
         let timing = Timing { lease: Duration::from_secs(3), settle: Duration::ZERO };
         let mut declarations = Declarations::default();
         declarations.complete();
-        Self { sim: Sim::new(timing), told: BTreeSet::new(), declarations, generation: 0 }
+        Self {
+            sim: Sim::new(timing),
+            told: BTreeSet::new(),
+            declarations,
+            documents: BTreeMap::new(),
+            generation: 0,
+        }
     }
 
     fn run(&mut self, line: &str) -> String {
@@ -103,6 +121,10 @@ impl Script {
             "apply" => {
                 let spec = line.splitn(4, ' ').nth(3).expect("a specification");
                 self.apply(first, words.0[1], spec);
+            }
+            "dry" => {
+                let spec = line.splitn(4, ' ').nth(3).expect("a specification");
+                return self.dry(first, words.0[1], spec);
             }
             "delete" => {
                 let kind = Kind::find(first).expect("a kind");
@@ -250,6 +272,14 @@ impl Script {
 
     /// An object is stored.
     fn apply(&mut self, kind: &str, name: &str, spec: &str) {
+        let (kind, name, object) = self.object(kind, name, spec);
+        let (events, wrong) = self.declarations.put(kind, &name, &object.value);
+        self.documents.insert(object.key, object.value);
+        assert_eq!(wrong, None);
+        self.declared(events);
+    }
+
+    fn object(&mut self, kind: &str, name: &str, spec: &str) -> (Kind, ServiceName, Entry) {
         let kind = Kind::find(kind).expect("a kind");
         let spec: serde_json::Value = serde_json::from_str(spec).expect("JSON");
         self.generation += 1;
@@ -259,11 +289,24 @@ impl Script {
             "metadata": {"name": name, "namespace": "default", "generation": self.generation},
             "spec": spec,
         });
-        let name = ServiceName::new("default", name);
+        let key = Keys::new("test").spec(kind.name(), "default", name);
         let value = document.to_string().into_bytes();
-        let (events, wrong) = self.declarations.put(kind, &name, &value);
-        assert_eq!(wrong, None);
-        self.declared(events);
+        (kind, ServiceName::new("default", name), Entry { key, value, version: 1 })
+    }
+
+    /// What would become of all services with one more object.
+    fn dry(&mut self, kind: &str, name: &str, spec: &str) -> String {
+        let (_, _, object) = self.object(kind, name, spec);
+        let documents = self.documents.iter();
+        let documents = documents.map(|(key, value)| (key.clone(), value.clone()));
+        let keys = Keys::new("test");
+        let entries = documents.chain(self.sim.entries(&keys));
+        let entries = entries.map(|(key, value)| Entry { key, value, version: 1 }).collect();
+        let models = self.sim.models.clone();
+        let facts = |uri: &str| models.get(uri).copied();
+        let mut forecast = Forecast::new(keys, self.sim.now, entries, &facts);
+        forecast.store(vec![object]);
+        forecast.all().into_values().flatten().collect::<Vec<_>>().join("\n")
     }
 
     fn declared(&mut self, events: Vec<ControllerEvent>) {

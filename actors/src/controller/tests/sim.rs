@@ -8,9 +8,12 @@ use std::{
 };
 
 use troupe_runtime::{
-    discovery::directory::{
-        CordonRecord, EventRecord, GatewayRecord, GroupRecord, MemberState, MemberStatus,
-        NodeRecord, NodeStatus, RevisionRecord, ServiceStatus,
+    discovery::{
+        directory::{
+            CordonRecord, EventRecord, GatewayRecord, GroupRecord, MemberState, MemberStatus,
+            NodeRecord, NodeStatus, RevisionRecord, ServiceStatus, to_bytes,
+        },
+        keys::Keys,
     },
     id::{EndpointId, Epoch, GroupId, NodeId},
 };
@@ -322,6 +325,31 @@ impl Sim {
         let gateways = std::mem::take(&mut self.store.gateways);
         self.store = Store { services, gateways, ..Store::default() };
         self.fail_over();
+    }
+
+    /// The store as bytes, but for what is declared and what happened.
+    pub(crate) fn entries(&self, keys: &Keys) -> Vec<(String, Vec<u8>)> {
+        let mut entries = Vec::new();
+        for host in self.hosts.values().filter(|host| host.connected) {
+            let id = host.record.id;
+            entries.push((keys.node(id), to_bytes(host.record.clone())));
+            entries.push((keys.node_status(id), to_bytes(host.status())));
+        }
+        for (group, record) in &self.store.groups {
+            entries.push((keys.group(group), to_bytes(record.clone())));
+        }
+        for (of, status) in &self.store.statuses {
+            let key = keys.service_status(&of.namespace, &of.name);
+            entries.push((key, to_bytes(status.clone())));
+        }
+        for ((of, number), record) in &self.store.revisions {
+            let key = keys.revision(&of.namespace, &of.name, *number);
+            entries.push((key, to_bytes(record.clone())));
+        }
+        for (node, cordon) in &self.store.cordons {
+            entries.push((keys.cordon(*node), to_bytes(cordon.clone())));
+        }
+        entries
     }
 
     /// What holds at all times.
