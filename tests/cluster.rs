@@ -51,6 +51,8 @@ mod process;
 #[allow(dead_code)]
 #[path = "../src/bench/random.rs"]
 mod random;
+#[path = "cluster/scaling.rs"]
+mod scaling;
 #[path = "support/skip.rs"]
 mod skip;
 #[path = "cluster/tracing.rs"]

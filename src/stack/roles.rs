@@ -173,7 +173,7 @@ pub(crate) fn door(
     link: Arc<dyn Link>,
 ) -> JoinSet<()> {
     let (registry, keys) = (membership.registry.clone(), membership.keys.clone());
-    let desk = OperateDesk::new(registry, keys, way);
+    let desk = OperateDesk::new(registry, keys, way).with_hub(super::hub());
     let desks = Desks { operate: Some(Arc::new(desk)), ..Desks::default() };
     let mut door = JoinSet::new();
     door.spawn(host::door::keep(link, desks));

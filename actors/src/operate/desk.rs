@@ -11,6 +11,7 @@ use serde_json::Value;
 use troupe_runtime::{
     clock::Clock,
     discovery::{Registry, RegistryError, Watch, WatchEvent, keys::Keys},
+    model::source::HubCache,
     transport::{FrameSender, Link, LinkError, PeerIdentity, Stream},
     wire::operate::{Busy, OperateDown, OperateUp, Reason, Refusal, Selection},
 };
@@ -30,6 +31,8 @@ pub struct OperateDesk {
     /// The way to leaders and hosts.
     pub(super) link: Arc<dyn Link>,
     pub(super) clock: Clock,
+    /// Where models may be that this host has too, to know how large they are.
+    pub(super) hub: HubCache,
 }
 
 /// Where an answer goes.
@@ -51,7 +54,12 @@ pub(super) enum Stop {
 impl OperateDesk {
     /// A desk over a cluster's store, which reaches leaders and hosts over this link.
     pub fn new(registry: Arc<dyn Registry>, keys: Keys, link: Arc<dyn Link>) -> Self {
-        Self { registry, keys, link, clock: Clock::start() }
+        Self { registry, keys, link, clock: Clock::start(), hub: HubCache::at("") }
+    }
+
+    /// The same on a host that has models of the hub here: a plan says whether they fit.
+    pub fn with_hub(self, hub: HubCache) -> Self {
+        Self { hub, ..self }
     }
 
     async fn converse(&self, stream: Stream) -> Result<(), LinkError> {

@@ -1,6 +1,6 @@
 //! One message of every kind, with every field filled.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, time::Duration};
 
 use troupe_runtime::{
     error::{ErrorKind, PublicError},
@@ -20,6 +20,7 @@ use troupe_runtime::{
         host::{HostDown, HostUp, LogsAsk, ProbeDown, ProbeUp},
         join::{JoinDown, JoinUp, RenewDown, RenewUp, Renewed, Welcome},
         kv::{BulkChannel, BulkOpen, TensorHeader, WireDtype},
+        latency::Latencies,
         member::{MemberLaunch, MemberToNode, NodeToMember},
         status::{EndpointInfo, Fingerprint, Load, Role, StatusDown, StatusUp},
         step::{
@@ -303,8 +304,18 @@ pub(super) fn samples() -> Vec<Sample> {
     let hello =
         Hello { group: group(), epoch: epoch(), member: 1, address: "quic://10.0.0.2:7000".into() };
     let progress = Progress { rank: rank(), step: StepId(12), compute_us: 77, idle_us: 5 };
-    let load =
-        Load { running: 1, waiting: 2, blocks_used: 3, blocks_total: 4, steps: 5, tokens: 6 };
+    let mut took = Latencies::default();
+    took.add(Duration::from_millis(20), 7);
+    let load = Load {
+        running: 1,
+        waiting: 2,
+        blocks_used: 3,
+        blocks_total: 4,
+        steps: 5,
+        tokens: 6,
+        first_token: took,
+        next_token: Latencies::default(),
+    };
     let header =
         TensorHeader { step: StepId(12), index: 1, rows: 3, columns: 8, dtype: WireDtype::Bf16 };
     let launch = MemberLaunch {
