@@ -44,6 +44,8 @@ mod operate;
 mod outages;
 #[path = "cluster/pods.rs"]
 mod pods;
+#[path = "cluster/preflight.rs"]
+mod preflight;
 #[path = "cluster/pressure.rs"]
 mod pressure;
 #[path = "support/process.rs"]

@@ -87,7 +87,8 @@ impl Joining<'_> {
     ) -> Result<(Owned<NodeMsg>, HostDoor), Failure> {
         let (node, node_dir) = self.dir.identity(PeerRole::Node, self.authority)?;
         let shelf = Shelf::new(self.dir.path());
-        let door = HostDoor::open(&node, self.cluster.listen, shelf.clone())?;
+        let (listen, devices) = (self.cluster.listen, self.host.devices);
+        let door = HostDoor::open(&node, listen, devices, self.dir.path())?;
         let offer = HostOffer {
             id: node.name().node,
             name: self.host.name(),

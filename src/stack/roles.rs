@@ -12,14 +12,14 @@ use ractor::Actor;
 use tokio::task::JoinSet;
 use troupe_actors::{
     controller::actor::{Controller, ControllerArgs, ControllerMsg},
-    host::{self, Desks},
+    host::{self, About, Desks, Facts, HostDesk, PreflightDesk},
     member::load::Models,
     node::{
         actor::{Node, NodeArgs, NodeMsg, Spawn},
         child::Processes,
         core::NodeEvent,
         inside::Inside,
-        logs::{LogsDesk, Shelf},
+        logs::{Reader, Shelf},
     },
     operate::OperateDesk,
 };
@@ -173,14 +173,34 @@ pub(crate) fn door(
     link: Arc<dyn Link>,
 ) -> JoinSet<()> {
     let (registry, keys) = (membership.registry.clone(), membership.keys.clone());
+    let facts = Facts::new(about(0, None));
+    let preflight =
+        PreflightDesk::new(registry.clone(), keys.clone(), way.clone(), link.address(), facts);
     let desk = OperateDesk::new(registry, keys, way).with_hub(super::hub());
-    let desks = Desks { operate: Some(Arc::new(desk)), ..Desks::default() };
+    let desks = Desks {
+        operate: Some(Arc::new(desk)),
+        preflight: Some(Arc::new(preflight)),
+        ..Desks::default()
+    };
     let mut door = JoinSet::new();
     door.spawn(host::door::keep(link, desks));
     door
 }
 
-/// A host's own door, where control hosts ask for logs. Dropping it closes the door.
+/// What this process knows of itself.
+fn about(devices: u32, data_dir: Option<PathBuf>) -> About {
+    About {
+        version: env!("CARGO_PKG_VERSION").into(),
+        devices,
+        device_kind: "cpu".into(),
+        device_memory: inventory::device_memory(devices),
+        data_dir,
+        cache_dir: super::cache_dir(),
+        hub: super::hub(),
+    }
+}
+
+/// A host's own door, where control hosts ask for logs, facts and distances. Dropping it closes the door.
 pub(crate) struct HostDoor {
     // In the order in which they go.
     _door: JoinSet<()>,
@@ -190,9 +210,16 @@ pub(crate) struct HostDoor {
 
 impl HostDoor {
     /// Opens it on a free port.
-    pub(crate) fn open(identity: &Identity, listen: IpAddr, logs: Shelf) -> Result<Self, Failure> {
+    pub(crate) fn open(
+        identity: &Identity,
+        listen: IpAddr,
+        devices: u32,
+        data_dir: &Path,
+    ) -> Result<Self, Failure> {
         let (link, threads) = quic(identity, (listen, 0).into())?;
-        let desks = Desks { host: Some(Arc::new(LogsDesk::new(logs))), ..Desks::default() };
+        let facts = Facts::new(about(devices, Some(data_dir.to_owned())));
+        let desk = HostDesk::new(Reader::new(Shelf::new(data_dir)), facts, link.clone());
+        let desks = Desks { host: Some(Arc::new(desk)), ..Desks::default() };
         let mut door = JoinSet::new();
         door.spawn(host::door::keep(link.clone(), desks));
         Ok(Self { _door: door, link, _threads: threads })

@@ -1,9 +1,24 @@
 //! The door of a process: the one port where other hosts, newcomers and operators knock.
 //!
 //! - [`door`]: takes every connection and hands each conversation to the desk that answers it
-//! - [`probe`]: answers how far away this host is
+//! - [`desk`]: answers control hosts: logs, [`facts`], [`measure`]
+//! - [`facts`]: what this host is and has
+//! - [`probe`]: answers how far away this host is; [`measure`] asks that of another
+//! - [`preflight`]: whether the cluster is fit, for operators: asks every host; `rounds` says who
+//!   measures when, [`fit`] judges (both pure), `report` is what people read, in [`show`]'s words
 
+pub mod desk;
 pub mod door;
+pub mod facts;
+pub mod fit;
+pub mod measure;
+pub mod preflight;
 pub mod probe;
+mod report;
+mod rounds;
+pub mod show;
 
+pub use desk::HostDesk;
 pub use door::{Desk, Desks};
+pub use facts::{About, Facts};
+pub use preflight::PreflightDesk;
