@@ -3,33 +3,29 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use ractor::Actor;
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 use troupe_actors::{
     controller::actor::{Controller, ControllerArgs, ControllerMsg},
     host::{self, Desks},
     member::load::Models,
     node::{
         actor::{Node, NodeArgs, NodeMsg, Spawn},
-        child::Processes,
+        child::{Processes, TurnedAway},
         core::NodeEvent,
         inside::Inside,
-        logs::{LogsDesk, Shelf},
     },
     operate::OperateDesk,
 };
 use troupe_gateway::{GatewayConfig, GatewayHandle, Surroundings};
 use troupe_runtime::{
     actor::Owned,
-    discovery::{
-        RegistryError,
-        directory::{self, GatewayRecord, NodeRecord},
-    },
+    discovery::directory::{self, GatewayRecord, NodeRecord},
     id::NodeId,
     shutdown::Shutdown,
     transport::{
@@ -66,7 +62,7 @@ pub(crate) async fn node(
     spawn: Arc<dyn Spawn>,
 ) -> Result<Owned<NodeMsg>, Failure> {
     if let Some(data_dir) = &offer.data_dir {
-        check_identity(membership, offer.id, data_dir).await?;
+        membership.check_in(offer.id, data_dir).await?;
     }
     let key = membership.keys.name(&offer.name);
     let mine = membership
@@ -103,33 +99,6 @@ pub(crate) async fn node(
     };
     let spawned = Actor::spawn(None, Node, args).await;
     spawned.map(Owned::new).map_err(|error| Failure::run(error.to_string()))
-}
-
-/// Refuses an identity that another data directory has too, or that is not to come back.
-async fn check_identity(
-    membership: &Membership,
-    id: NodeId,
-    data_dir: &Path,
-) -> Result<(), Failure> {
-    let Membership { registry, keys, lease, .. } = membership;
-    let failed = |error: RegistryError| Failure::run(error.to_string());
-    if registry.get(&keys.revoked(id)).await.map_err(failed)?.is_some() {
-        return Err(Failure::usage(format!(
-            "this host was taken out of the cluster: its identity {id} is revoked. To bring it \
-             back, give it a new --data-dir and join it anew"
-        )));
-    }
-    let home = inventory::home(data_dir)
-        .map_err(|error| Failure::usage(format!("{}: {error}", data_dir.display())))?;
-    if lease.claim(&keys.home(id), home.into_bytes()).await.map_err(failed)? {
-        return Ok(());
-    }
-    Err(Failure::usage(format!(
-        "another host runs with this one's identity {id}: {} is a copy of its data directory. \
-         Give this host a new --data-dir and join it anew; if the directory was moved, the other \
-         process has to be gone for some seconds",
-        data_dir.display()
-    )))
 }
 
 /// Lets a host finish what runs on it within so many seconds. Returns when nothing does any more,
@@ -178,30 +147,6 @@ pub(crate) fn door(
     let mut door = JoinSet::new();
     door.spawn(host::door::keep(link, desks));
     door
-}
-
-/// A host's own door, where control hosts ask for logs. Dropping it closes the door.
-pub(crate) struct HostDoor {
-    // In the order in which they go.
-    _door: JoinSet<()>,
-    link: Arc<dyn Link>,
-    _threads: TransportRuntime,
-}
-
-impl HostDoor {
-    /// Opens it on a free port.
-    pub(crate) fn open(identity: &Identity, listen: IpAddr, logs: Shelf) -> Result<Self, Failure> {
-        let (link, threads) = quic(identity, (listen, 0).into())?;
-        let desks = Desks { host: Some(Arc::new(LogsDesk::new(logs))), ..Desks::default() };
-        let mut door = JoinSet::new();
-        door.spawn(host::door::keep(link.clone(), desks));
-        Ok(Self { _door: door, link, _threads: threads })
-    }
-
-    /// Where it is.
-    pub(crate) fn address(&self) -> String {
-        self.link.address().to_string()
-    }
 }
 
 /// Who a gateway is to the rest of the cluster.
@@ -275,7 +220,7 @@ pub(crate) fn inside(id: NodeId, models: Arc<dyn Models>) -> (Arc<dyn Link>, Arc
 }
 
 /// Members as processes of this binary, started with these arguments on logging. Their logs are not
-/// kept unless the caller says where.
+/// kept and revoked identities not turned away unless the caller sees to it.
 pub(crate) fn processes(
     bind: IpAddr,
     identity_dir: PathBuf,
@@ -294,6 +239,8 @@ pub(crate) fn processes(
         cluster: cluster.to_owned(),
         cores: super::cores() as u32,
         devices,
+        // Nobody is turned away, and nobody will be.
+        away: watch::channel(TurnedAway::default()).1,
     })
 }
 
@@ -301,7 +248,7 @@ pub(crate) fn processes(
 pub(crate) fn quic(
     identity: &Identity,
     listen: SocketAddr,
-) -> Result<(Arc<dyn Link>, TransportRuntime), Failure> {
+) -> Result<(Arc<QuicLink>, TransportRuntime), Failure> {
     let threads = TransportRuntime::new(1)
         .map_err(|error| Failure::run(format!("cannot start threads: {error}")))?;
     let config = QuicConfig { listen, ..QuicConfig::default() };

@@ -18,7 +18,7 @@ use troupe_runtime::{
         group::{Formation, FormationMember, Hello, MemberDown, MemberUp, Progress, RankReport},
         guest::{Arrival, GuestDown, GuestUp, Record},
         host::{HostDown, HostUp, LogsAsk, ProbeDown, ProbeUp},
-        join::{JoinDown, JoinUp, RenewDown, RenewUp, Renewed, Welcome},
+        join::{JoinDown, JoinPart, JoinUp, RenewDown, RenewUp, Renewed, Welcome},
         kv::{BulkChannel, BulkOpen, TensorHeader, WireDtype},
         member::{MemberLaunch, MemberToNode, NodeToMember},
         status::{EndpointInfo, Fingerprint, Load, Role, StatusDown, StatusUp},
@@ -275,11 +275,13 @@ fn join() -> JoinUp {
     JoinUp {
         token: "id".into(),
         secret: "secret".into(),
+        part: JoinPart::Host,
         request: vec![1],
         operator: Some(vec![2]),
         former: Some(vec![3]),
         name: "a".into(),
         version: "0.1.0".into(),
+        wire: 1,
         now_ms: 4,
     }
 }
@@ -294,6 +296,7 @@ fn welcome() -> Welcome {
         etcd: vec!["http://10.0.0.1:2379".into()],
         control: vec!["quic://10.0.0.1:7443".into()],
         controller: true,
+        lifetime: 60,
     }
 }
 
@@ -375,6 +378,7 @@ pub(super) fn samples() -> Vec<Sample> {
         sample(NodeToMember::Leader("quic://10.0.0.1:7000".into())),
         sample(NodeToMember::Stop),
         sample(NodeToMember::Drain(60)),
+        sample(NodeToMember::TurnAway(vec![(node(), "why".into())])),
         sample(MemberToNode::Listening("quic://10.0.0.2:7000".into())),
         sample(MemberToNode::Ready(b"{}".to_vec())),
         sample(MemberToNode::Failed("why".into())),
