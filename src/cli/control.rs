@@ -40,7 +40,7 @@ use super::{
 use crate::stack::{
     asked_to_end, colleagues, declare,
     identity::DataDir,
-    listen::Place,
+    listen::{Place, are_loopback},
     membership::Membership,
     operator,
     presence::Presence,
@@ -232,6 +232,11 @@ impl ControlHost<'_> {
             say(&format!(
                 "only this host reaches {}: --listen ADDR says where others do",
                 self.listen.ip()
+            ));
+        } else if are_loopback(self.etcd) {
+            say(&format!(
+                "only this host reaches etcd at {}: --etcd has to say where others do",
+                self.etcd.join(",")
             ));
         }
         Ok(())

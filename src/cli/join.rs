@@ -16,7 +16,7 @@ use super::{
 use crate::stack::{
     identity::DataDir,
     join::{self, Cluster, Joined, News, Request},
-    listen::{Door, Listen},
+    listen::{Door, Listen, are_loopback},
     operator,
 };
 
@@ -130,6 +130,13 @@ pub(super) fn store(
             "{} was made with the CA at hand and does not know where the cluster's store is: give \
              --etcd URLS",
             dir.path().display()
+        )));
+    }
+    if said.is_empty() && are_loopback(etcd) && !are_loopback(&cluster.control) {
+        return Err(Failure::usage(format!(
+            "the cluster's store is at {}, as its control hosts say, which only they reach: start \
+             them with an --etcd that every host reaches, or give this one --etcd URLS",
+            etcd.join(",")
         )));
     }
     Ok(etcd.to_vec())

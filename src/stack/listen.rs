@@ -83,6 +83,15 @@ impl FromStr for Listen {
     }
 }
 
+/// Whether all of these can be reached on their own host only.
+pub(crate) fn are_loopback(doors: &[String]) -> bool {
+    let loopback = |door: &String| {
+        let addresses = door.parse::<Door>().ok().and_then(|door| door.addresses().ok());
+        addresses.is_some_and(|all| all.iter().all(|address| address.ip().is_loopback()))
+    };
+    !doors.is_empty() && doors.iter().all(loopback)
+}
+
 /// The address of this host from which packets to another one go; nothing is sent to find it.
 fn towards(other: &str) -> Option<IpAddr> {
     let address = *other.parse::<Door>().ok()?.addresses().ok()?.first()?;
@@ -250,5 +259,13 @@ mod tests {
         let said = Listen::or_towards(Some(given), ["10.0.0.1"], 2);
         assert_eq!(said, "127.0.0.2:2".parse().expect("an address"));
         assert!("0.0.0.0".parse::<Listen>().is_err());
+    }
+
+    #[test]
+    fn what_only_its_own_host_reaches_is_told_from_the_rest() {
+        let all = |doors: &[&str]| doors.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert!(are_loopback(&all(&["http://127.0.0.1:2379", "quic://[::1]:7443"])));
+        assert!(!are_loopback(&all(&["http://127.0.0.1:2379", "http://10.0.0.1:2379"])));
+        assert!(!are_loopback(&[]));
     }
 }
