@@ -34,6 +34,10 @@ mod hosts;
 mod http;
 #[path = "cluster/invariance.rs"]
 mod invariance;
+#[path = "cluster/join.rs"]
+mod join;
+#[path = "support/joining.rs"]
+mod joining;
 #[path = "cluster/metrics.rs"]
 mod metrics;
 #[path = "support/hosts.rs"]

@@ -268,7 +268,7 @@ impl Cluster {
         let endpoint = etcd.endpoint();
         let (data, service) = (path("control"), path("service.yaml"));
         let mut args = vec!["up", "--roles", "controller,gateway", "--etcd", &endpoint];
-        args.extend(["-f", &service, "--data-dir", &data, "--listen", "127.0.0.1"]);
+        args.extend(["-f", &service, "--data-dir", &data, "--listen", "127.0.0.1:0"]);
         args.extend(["--host", "127.0.0.1", "--port", "0", "--log-format", "json"]);
         let mut troupe = Troupe::start(&args);
         let address = troupe.address("gateway on ");
@@ -296,14 +296,14 @@ impl Cluster {
     fn node_args(&self, name: &str, data: &str, ca: &str) -> Vec<String> {
         let (etcd, data) = (self.etcd.endpoint(), self.path(data));
         let args = ["node", "--etcd", &etcd, "--name", name, "--data-dir", &data, "--ca", ca];
-        let more = ["--listen", "127.0.0.1", "--log-format", "json"];
+        let more = ["--listen", "127.0.0.1:0", "--log-format", "json"];
         args.into_iter().chain(more).map(str::to_owned).collect()
     }
 
     fn gateway_args(&self, data: &str) -> Vec<String> {
         let (etcd, data, ca) = (self.etcd.endpoint(), self.path(data), self.path("control/ca"));
         let args = ["gateway", "--etcd", &etcd, "--data-dir", &data, "--ca", &ca];
-        let more = ["--listen", "127.0.0.1", "--host", "127.0.0.1", "--port", "0"];
+        let more = ["--listen", "127.0.0.1:0", "--host", "127.0.0.1", "--port", "0"];
         args.into_iter().chain(more).map(str::to_owned).collect()
     }
 

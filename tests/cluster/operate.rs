@@ -39,7 +39,7 @@ impl Office {
         let (endpoint, data) = (etcd.endpoint(), folder.path().join("control"));
         let data = data.to_str().expect("a path that can be written");
         let mut args = vec!["up", "--etcd", &endpoint, "--data-dir", data, "--name", "n1"];
-        args.extend(["--devices", "2", "--listen", "127.0.0.1", "--host", "127.0.0.1"]);
+        args.extend(["--devices", "2", "--listen", "127.0.0.1:0", "--host", "127.0.0.1"]);
         args.extend(["--port", "0", "--log-format", "json"]);
         let mut troupe = Troupe::start(&args);
         troupe.until_said("operators: troupe get nodes --context ");

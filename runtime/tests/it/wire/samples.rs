@@ -21,7 +21,7 @@ use troupe_runtime::{
             Disk, DiskUse, FactsAsk, HostDown, HostFacts, HostUp, LogsAsk, MeasureAsk,
             ModelDigests, ModelFound, ProbeDown, ProbeUp, Way,
         },
-        join::{JoinDown, JoinUp, RenewDown, RenewUp, Renewed, Welcome},
+        join::{JoinDown, JoinPart, JoinUp, RenewDown, RenewUp, Renewed, Welcome},
         kv::{BulkChannel, BulkOpen, TensorHeader, WireDtype},
         latency::Latencies,
         member::{MemberLaunch, MemberToNode, NodeToMember},
@@ -281,11 +281,13 @@ fn join() -> JoinUp {
     JoinUp {
         token: "id".into(),
         secret: "secret".into(),
+        part: JoinPart::Host,
         request: vec![1],
         operator: Some(vec![2]),
         former: Some(vec![3]),
         name: "a".into(),
         version: "0.1.0".into(),
+        wire: 1,
         now_ms: 4,
     }
 }
@@ -300,6 +302,7 @@ fn welcome() -> Welcome {
         etcd: vec!["http://10.0.0.1:2379".into()],
         control: vec!["quic://10.0.0.1:7443".into()],
         controller: true,
+        lifetime: 60,
     }
 }
 
@@ -427,6 +430,7 @@ pub(super) fn samples() -> Vec<Sample> {
         sample(NodeToMember::Leader("quic://10.0.0.1:7000".into())),
         sample(NodeToMember::Stop),
         sample(NodeToMember::Drain(60)),
+        sample(NodeToMember::TurnAway(vec![(node(), "why".into())])),
         sample(MemberToNode::Listening("quic://10.0.0.2:7000".into())),
         sample(MemberToNode::Ready(b"{}".to_vec())),
         sample(MemberToNode::Failed("why".into())),
