@@ -4,7 +4,7 @@
 use troupe_runtime::{
     discovery::{
         Entry, Step, SwapError,
-        directory::{self, NodeRecord, RevokedRecord, TokenRecord},
+        directory::{self, RevokedRecord, TokenRecord},
     },
     transport::PeerIdentity,
     wire::operate::{Changed, NewToken, ObjectName, Outcome, Reason, Refusal, Revoke, Run},
@@ -83,7 +83,7 @@ impl OperateDesk {
             "" => "by an operator".to_owned(),
             reason => reason.to_owned(),
         };
-        let was = known.nodes.iter().find(|node| node.id == id).map(NodeRecord::clone);
+        let was = known.nodes.iter().find(|node| node.id == id).cloned();
         let record = RevokedRecord { id, name: name.clone(), reason, at: self.now() };
         let new = match run {
             Run::Real => revoked::revoke(&*self.registry, &self.keys, record).await?,
