@@ -95,6 +95,9 @@ impl Controller {
 
     /// The endpoints whose load matters, if they are others than before.
     pub(super) fn follow_loads(&mut self) {
+        if !std::mem::take(&mut self.world.follow_anew) {
+            return;
+        }
         let scales = |endpoint: &EndpointId| {
             let service = self.services.get(&ServiceName::of(&endpoint.group));
             let desired = service.and_then(|service| service.desired.as_ref());

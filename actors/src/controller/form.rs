@@ -40,6 +40,7 @@ impl Service {
                 let record = GroupRecord {
                     epoch: world.epochs.next(&name),
                     group: name,
+                    planned: world.now.as_secs(),
                     term: world.term,
                     revision,
                     launch,

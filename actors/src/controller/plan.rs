@@ -198,6 +198,7 @@ impl Controller {
             ControllerEvent::CordonPut(cordon) => self.cordoned(cordon),
             ControllerEvent::CordonGone(node) => drop(self.world.hosts.uncordon(node)),
             ControllerEvent::Declared(desired) => {
+                self.world.follow_anew = true;
                 let service = self.service(&desired.name.clone());
                 service.problem = None;
                 service.desired = Some(Arc::new(desired));
@@ -208,6 +209,7 @@ impl Controller {
                 self.service(&name).problem = Some(problem);
             }
             ControllerEvent::Undeclared(name) => {
+                self.world.follow_anew = true;
                 let service = self.service(&name);
                 (service.desired, service.problem) = (None, None);
             }
@@ -244,9 +246,11 @@ impl Controller {
             }
             ControllerEvent::EndpointPut(endpoint, address) => {
                 self.world.endpoints.insert(endpoint, address);
+                self.world.follow_anew = true;
             }
             ControllerEvent::EndpointGone(endpoint) => {
                 self.world.endpoints.remove(&endpoint);
+                self.world.follow_anew = true;
                 self.load_lost(&endpoint);
             }
             ControllerEvent::LoadTold(endpoint, load) => self.load_told(&endpoint, *load),
@@ -429,6 +433,7 @@ impl Controller {
     fn elected(&mut self, groups: Vec<GroupRecord>) {
         (self.elected, self.began) = (Some(self.world.now), false);
         self.world.moving = None;
+        self.world.follow_anew = true;
         self.world.undeclared_may_go = self.timing.settle.is_zero();
         self.world.hosts.release_all();
         self.differs.clear();

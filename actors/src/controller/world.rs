@@ -41,6 +41,8 @@ pub(super) struct World {
     pub(super) demand: BTreeMap<ServiceName, BTreeMap<NodeId, u32>>,
     /// Endpoints, by where they are reached.
     pub(super) endpoints: BTreeMap<EndpointId, String>,
+    /// Which are to be followed may have changed.
+    pub(super) follow_anew: bool,
     /// Those whose load is followed.
     pub(super) followed: BTreeMap<EndpointId, String>,
     /// The service whose groups may leave hosts that are to be empty.
@@ -74,6 +76,7 @@ impl World {
             gateways: BTreeMap::new(),
             demand: BTreeMap::new(),
             endpoints: BTreeMap::new(),
+            follow_anew: false,
             followed: BTreeMap::new(),
             moving: None,
             ended: BTreeMap::new(),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use troupe_runtime::{
+    clock::rfc3339,
     discovery::directory::{
         GroupRecord, GroupStatus, MemberState, MemberStatus, NodeRecord, NodeStatus, ServiceStatus,
     },
@@ -101,6 +102,9 @@ impl Around {
         let mut status = json!({"ready": 0, "size": 0});
         if let Some(Found { record, version, .. }) = record {
             metadata["resourceVersion"] = json!(version.to_string());
+            if record.planned > 0 {
+                metadata["creationTimestamp"] = json!(rfc3339(record.planned));
+            }
             spec = self.planned(record);
             let mut members: Vec<Value> = self.states(record).collect();
             serve_together(&mut members);

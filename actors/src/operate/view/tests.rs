@@ -79,6 +79,7 @@ fn group_record(index: u32) -> GroupRecord {
     GroupRecord {
         group: group(index),
         epoch: epoch(),
+        planned: 1_700_000_000,
         term: 1,
         revision: 4,
         launch: launch("file:///m".into(), "m".into(), EngineFlags::default()),

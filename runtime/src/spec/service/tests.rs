@@ -45,8 +45,10 @@ status: {url: x}
 
 fn problems(text: &str) -> Vec<String> {
     match Services::parse(text).expect_err("something is wrong") {
-        SpecError::Invalid(findings) => findings.iter().map(ToString::to_string).collect(),
-        other => panic!("{other}"),
+        SpecError::Invalid(findings) | SpecError::ConfigNotFound(findings) => {
+            findings.iter().map(ToString::to_string).collect()
+        }
+        SpecError::Document(error) => panic!("{error}"),
     }
 }
 
