@@ -164,11 +164,13 @@ fn opening(from: &Surveyed, to: &Surveyed) -> String {
         address.rsplit_once(':').map_or(address, |(address, _)| address).to_owned()
     };
     let (here, there) = (address(from), address(to));
-    if there.starts_with("127.") || there == "[::1]" {
+    let is_loopback = |address: &str| address.starts_with("127.") || address == "[::1]";
+    if is_loopback(&there) {
         let name = &to.name;
+        let runs = if is_loopback(&here) { "see that troupe runs there; " } else { "" };
         return format!(
-            "{there} is {name} to nobody but itself: start it with --listen ADDR, an address that \
-             the others reach"
+            "{runs}{there} is {name} to nobody but its own machine: on another, start it with \
+             --listen ADDR, an address that the others reach"
         );
     }
     format!(

@@ -60,7 +60,7 @@ pub(super) fn way(hosts: &[Surveyed], measured: &Measured) -> Value {
         Ok(way) => {
             let Way { rtt_min_us, rtt_median_us, clock_ahead_us, .. } = *way;
             document["roundTripMicros"] = json!({"min": rtt_min_us, "median": rtt_median_us});
-            document["bytesPerSecond"] = json!(way.rate().round());
+            document["bytesPerSecond"] = json!(way.rate() as u64);
             let error = rtt_min_us.div_ceil(2);
             document["clock"] = json!({"aheadMicros": clock_ahead_us, "errorMicros": error});
         }
