@@ -230,7 +230,7 @@ fn a_host_that_is_taken_out_ends_and_does_not_come_back() {
 
 #[test]
 fn certificates_renew_while_all_goes_on() {
-    let cluster = Cluster::start_with("troupe", &["--certificate-lifetime", "6s"], true);
+    let cluster = Cluster::start_with("troupe", &["--certificate-lifetime", "15s"], true);
     let (door, _) = cluster.invitation();
     let token = cluster.token(&["--uses", "2"]);
     let words = ["--token", token.as_str(), door.as_str()];
@@ -256,7 +256,7 @@ fn certificates_renew_while_all_goes_on() {
 
 #[test]
 fn a_certificate_that_expired_while_its_host_was_off_is_renewed_by_a_token() {
-    let cluster = Cluster::start_with("troupe", &["--certificate-lifetime", "3s"], false);
+    let cluster = Cluster::start_with("troupe", &["--certificate-lifetime", "6s"], false);
     let (door, token) = cluster.invitation();
     let mut host = cluster.join("a", &["--token", &token, &door]);
     host.until_said("node a offers");
