@@ -30,8 +30,8 @@ impl OperateDesk {
         by: &PeerIdentity,
     ) -> Result<Changed, Stop> {
         let pin = self.pin.ok_or_else(|| {
-            let message = "this cluster is one process, which nobody joins; `troupe up --etcd URLS` \
-                           forms one of several hosts";
+            let message = "this cluster is one process, which nobody joins; `troupe up --etcd \
+                           URLS` forms one of several hosts";
             Refusal::new(Reason::MethodNotAllowed, message)
         })?;
         check(new)?;

@@ -378,7 +378,7 @@ pub(super) fn samples() -> Vec<Sample> {
         sample(NodeToMember::Leader("quic://10.0.0.1:7000".into())),
         sample(NodeToMember::Stop),
         sample(NodeToMember::Drain(60)),
-        sample(NodeToMember::TurnAway(vec![(node(), "why".into())])),
+        sample(NodeToMember::TurnAway(vec![(node, "why".into())])),
         sample(MemberToNode::Listening("quic://10.0.0.2:7000".into())),
         sample(MemberToNode::Ready(b"{}".to_vec())),
         sample(MemberToNode::Failed("why".into())),
