@@ -19,7 +19,7 @@ use troupe_runtime::{
     error::chain,
     id::NodeId,
     transport::{
-        LinkError, PeerIdentity, PeerRole, Stream,
+        EncodeMessage, LinkError, PeerIdentity, PeerRole, Stream,
         tls::{ClusterAuthority, JoinToken, SigningKey, TlsError},
     },
     wire::join::{JoinDown, JoinUp, RenewDown, RenewUp, Renewed, Welcome},
@@ -97,13 +97,7 @@ impl Desk for RenewDesk {
     }
 }
 
-async fn say<T: troupe_runtime::wire::Message>(
-    stream: &mut Stream,
-    answer: &T,
-) -> Result<(), LinkError>
-where
-    T: troupe_runtime::transport::EncodeMessage,
-{
+async fn say<T: EncodeMessage>(stream: &mut Stream, answer: &T) -> Result<(), LinkError> {
     stream.sender.send(answer, PATIENCE).await?;
     stream.sender.finish()
 }

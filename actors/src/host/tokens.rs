@@ -190,7 +190,8 @@ mod tests {
         let mut left: Vec<String> =
             tokens.list().await.expect("a list").into_iter().map(|token| token.id).collect();
         let mut expected = vec![used.id, fresh.id];
-        (left.sort(), expected.sort());
+        left.sort();
+        expected.sort();
         assert_eq!(left, expected, "{} is gone", idle.id);
     }
 }

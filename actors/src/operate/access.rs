@@ -4,7 +4,7 @@
 use troupe_runtime::{
     discovery::{
         Entry, Step, SwapError,
-        directory::{self, NodeRecord, RevokedRecord, TokenRecord},
+        directory::{self, RevokedRecord, TokenRecord},
     },
     transport::PeerIdentity,
     wire::operate::{Changed, NewToken, ObjectName, Outcome, Reason, Refusal, Revoke, Run},
@@ -83,7 +83,8 @@ impl OperateDesk {
             "" => "by an operator".to_owned(),
             reason => reason.to_owned(),
         };
-        let was = known.nodes.iter().find(|node| node.id == id).map(NodeRecord::clone);
+        let object = ObjectName::new(Resource::Node.kind(), "", name.clone());
+        let was = view::one(&self.contents(Resource::Node).await?, &object);
         let record = RevokedRecord { id, name: name.clone(), reason, at: self.now() };
         let new = match run {
             Run::Real => revoked::revoke(&*self.registry, &self.keys, record).await?,
@@ -96,11 +97,11 @@ impl OperateDesk {
                  its disk can make new identities. If that matters, form the cluster anew"
             ));
         }
-        let document = was.map(|node| serde_json::to_string(&node).unwrap_or_default());
         Ok(Changed {
-            object: ObjectName::new(Resource::Node.kind(), "", name),
+            object,
             outcome: if new { Outcome::Deleted } else { Outcome::Unchanged },
-            document: document.unwrap_or_default(),
+            // Of one that is off nothing is known.
+            document: was.map(|node| node.to_string()).unwrap_or_default(),
             warnings,
         })
     }
