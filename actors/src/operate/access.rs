@@ -75,10 +75,22 @@ impl OperateDesk {
     }
 
     /// Lets a host in no more. What runs there ends, as its process reads of it.
-    pub(super) async fn revoke(&self, revoke: &Revoke, run: Run) -> Result<Changed, Stop> {
+    pub(super) async fn revoke(
+        &self,
+        revoke: &Revoke,
+        run: Run,
+        by: &PeerIdentity,
+    ) -> Result<Changed, Stop> {
         let known = Known::read(&*self.registry, &self.keys).await?;
         let Meant { id, name, control } =
             known.find(&revoke.whom).map_err(|why| nobody(&revoke.whom, why))?;
+        if id == by.node {
+            return Err(bad(format!(
+                "{name} is where the context was made that this is asked with, and both would be \
+                 let in no more: ask with another host's, --context DIR"
+            ))
+            .into());
+        }
         let reason = match revoke.reason.as_str() {
             "" => "by an operator".to_owned(),
             reason => reason.to_owned(),
