@@ -34,12 +34,18 @@ mod hosts;
 mod http;
 #[path = "cluster/invariance.rs"]
 mod invariance;
+#[path = "cluster/join.rs"]
+mod join;
+#[path = "support/joining.rs"]
+mod joining;
 #[path = "cluster/metrics.rs"]
 mod metrics;
 #[path = "support/hosts.rs"]
 mod network;
 #[path = "cluster/operate.rs"]
 mod operate;
+#[path = "cluster/outages.rs"]
+mod outages;
 #[path = "cluster/pods.rs"]
 mod pods;
 #[path = "cluster/preflight.rs"]
@@ -51,6 +57,8 @@ mod process;
 #[allow(dead_code)]
 #[path = "../src/bench/random.rs"]
 mod random;
+#[path = "cluster/scaling.rs"]
+mod scaling;
 #[path = "support/skip.rs"]
 mod skip;
 #[path = "cluster/tracing.rs"]

@@ -7,6 +7,7 @@
 //! | [`group`] | one member's life: [`group::MemberUp`] / [`group::MemberDown`] | worker, at the leader |
 //! | [`step`] | what a step does: carried inside [`group`] | |
 //! | [`status`] | what an endpoint is and how busy it is | gateway, at the leader |
+//! | [`latency`] | how long things took: carried inside [`status`] | |
 //! | [`operate`] | one question of an operator: [`operate::OperateUp`] / [`operate::OperateDown`] | operator, at a control host |
 //! | [`member`] | a member process and its node, over pipes | node |
 //! | [`host`] | how a host is and what it can do: [`host::HostUp`] / [`host::HostDown`] | control host, at a host |
@@ -26,6 +27,7 @@ pub mod guest;
 pub mod host;
 pub mod join;
 pub mod kv;
+pub mod latency;
 pub mod member;
 pub mod operate;
 pub mod preflight;

@@ -27,6 +27,7 @@ pub(crate) use get::Get;
 pub(crate) use label::LabelCommand;
 pub(crate) use logs::LogsCommand;
 pub(crate) use preflight::Preflight;
-pub(crate) use rollout::Rollout;
+pub(crate) use reach::{DryRun, Reach, Tally, change};
+pub(crate) use rollout::{Rollout, patience};
 pub(crate) use scale::ScaleCommand;
 pub(crate) use top::Top;

@@ -1,6 +1,6 @@
 //! One message of every kind, with every field filled.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, time::Duration};
 
 use troupe_runtime::{
     error::{ErrorKind, PublicError},
@@ -21,8 +21,9 @@ use troupe_runtime::{
             Disk, DiskUse, FactsAsk, HostDown, HostFacts, HostUp, LogsAsk, MeasureAsk,
             ModelDigests, ModelFound, ProbeDown, ProbeUp, Way,
         },
-        join::{JoinDown, JoinUp, RenewDown, RenewUp, Renewed, Welcome},
+        join::{JoinDown, JoinPart, JoinUp, RenewDown, RenewUp, Renewed, Welcome},
         kv::{BulkChannel, BulkOpen, TensorHeader, WireDtype},
+        latency::Latencies,
         member::{MemberLaunch, MemberToNode, NodeToMember},
         operate::{Reason, Refusal},
         preflight::{PreflightDown, PreflightUp},
@@ -280,11 +281,13 @@ fn join() -> JoinUp {
     JoinUp {
         token: "id".into(),
         secret: "secret".into(),
+        part: JoinPart::Host,
         request: vec![1],
         operator: Some(vec![2]),
         former: Some(vec![3]),
         name: "a".into(),
         version: "0.1.0".into(),
+        wire: 1,
         now_ms: 4,
     }
 }
@@ -299,6 +302,7 @@ fn welcome() -> Welcome {
         etcd: vec!["http://10.0.0.1:2379".into()],
         control: vec!["quic://10.0.0.1:7443".into()],
         controller: true,
+        lifetime: 60,
     }
 }
 
@@ -332,8 +336,18 @@ pub(super) fn samples() -> Vec<Sample> {
     let hello =
         Hello { group: group(), epoch: epoch(), member: 1, address: "quic://10.0.0.2:7000".into() };
     let progress = Progress { rank: rank(), step: StepId(12), compute_us: 77, idle_us: 5 };
-    let load =
-        Load { running: 1, waiting: 2, blocks_used: 3, blocks_total: 4, steps: 5, tokens: 6 };
+    let mut took = Latencies::default();
+    took.add(Duration::from_millis(20), 7);
+    let load = Load {
+        running: 1,
+        waiting: 2,
+        blocks_used: 3,
+        blocks_total: 4,
+        steps: 5,
+        tokens: 6,
+        first_token: took,
+        next_token: Latencies::default(),
+    };
     let header =
         TensorHeader { step: StepId(12), index: 1, rows: 3, columns: 8, dtype: WireDtype::Bf16 };
     let launch = MemberLaunch {
@@ -416,6 +430,7 @@ pub(super) fn samples() -> Vec<Sample> {
         sample(NodeToMember::Leader("quic://10.0.0.1:7000".into())),
         sample(NodeToMember::Stop),
         sample(NodeToMember::Drain(60)),
+        sample(NodeToMember::TurnAway(vec![(node, "why".into())])),
         sample(MemberToNode::Listening("quic://10.0.0.2:7000".into())),
         sample(MemberToNode::Ready(b"{}".to_vec())),
         sample(MemberToNode::Failed("why".into())),
