@@ -1,5 +1,5 @@
-//! `troupe preflight` against real clusters: one that is fit, a model that a host does not have, two
-//! hosts that do not reach each other.
+//! `troupe preflight` against real clusters: one that is fit, a model that a host does not have,
+//! two hosts that do not reach each other.
 
 use std::{
     fs,

@@ -1,8 +1,8 @@
 //! Judges what was found of a cluster: what cannot work, what works badly, what is right, and for
 //! everything that is not right what helps. Pure: facts in, findings out.
 //!
-//! *Refused* is what makes a group, a conversation or a start fail. *Warning* is what costs speed or
-//! will cost somebody an evening. Every limit is a constant at the end, with its reason.
+//! *Refused* is what makes a group, a conversation or a start fail. *Warning* is what costs speed
+//! or will cost somebody an evening. Every limit is a constant at the end, with its reason.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 

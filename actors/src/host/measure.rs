@@ -1,8 +1,8 @@
 //! How far away another host is, how wide the way is, and how far its clock is from ours: what
 //! [`super::probe`] answers, asked.
 //!
-//! Pings go over a control connection, one at a time; the load over a connection for bulk, as hidden
-//! states do. Both end after a time of our own, whatever the other side does.
+//! Pings go over a control connection, one at a time; the load over a connection for bulk, as
+//! hidden states do. Both end after a time of our own, whatever the other side does.
 
 use std::time::Duration;
 
