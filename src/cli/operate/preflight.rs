@@ -16,9 +16,9 @@ use crate::{
 /// Find out whether the cluster is fit.
 ///
 /// Asks every host for its version, devices, limits and disks, lets each measure its way to each
-/// other (one pair of a host at a time), compares their clocks and, if one is named, their copies
-/// of a model. Says what cannot work or works badly, and what helps. Exits with 1 if anything cannot
-/// work.
+/// other (one pair of a host at a time), compares their clocks and, if one is named, their
+/// copies of a model. Says what cannot work or works badly, and what helps. Exits with 1 if
+/// anything cannot work.
 #[derive(Args, Debug)]
 pub(crate) struct Preflight {
     /// Only these hosts [default: all].
