@@ -2,7 +2,7 @@
 
 use troupe_runtime::wire::operate::{
     Apply, ApplyHow, Busy, Change, Changed, Cordon, Label, LogLines, Logs, ObjectName, OperateDown,
-    OperateUp, Outcome, Planning, Reason, Refusal, Run, Scale, Selection, Undo,
+    OperateUp, Outcome, Pause, Planning, Reason, Refusal, Run, Scale, Selection, Undo,
 };
 
 use super::samples::{Sample, sample};
@@ -47,6 +47,7 @@ pub(super) fn samples() -> Vec<Sample> {
             overwrite: true,
         })),
         dry(Change::Restart(object())),
+        dry(Change::Pause(Pause { object: object(), paused: true })),
         dry(Change::Undo(Undo { object: object(), to: Some(2) })),
         dry(Change::Cordon(Cordon { node: "n1".into(), to: Planning::Drained(30) })),
         sample(OperateUp::Logs(logs)),
