@@ -82,16 +82,14 @@ install_all() {
     need_user
     put 755 "$binary" "$bin/troupe"
     for guide in "$deploy"/../docs/guide-*.md; do put 644 "$guide" "$docs/$(basename "$guide")"; done
-    # Keys are in files that the units name or in the CA's folder, which is not for everybody.
+    # Keys and tokens are in files that the units name, which are not for everybody.
     run install -d -m 750 "$etc"
-    run install -d -m 700 "$etc/ca"
     for role in "${chosen[@]}"; do
         put 644 "$deploy/systemd/troupe-$role.service" "$units/troupe-$role.service"
         keep 640 "$deploy/systemd/env/$role.env" "$etc/$role.env"
     done
     if is_live; then
         run chgrp -R troupe "$etc"
-        run chown -R troupe "$etc/ca"
     fi
     has_systemd || { echo "installed, nothing started: ${chosen[*]}"; return; }
     run systemctl daemon-reload

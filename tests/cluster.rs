@@ -34,14 +34,22 @@ mod hosts;
 mod http;
 #[path = "cluster/invariance.rs"]
 mod invariance;
+#[path = "cluster/join.rs"]
+mod join;
+#[path = "support/joining.rs"]
+mod joining;
 #[path = "cluster/metrics.rs"]
 mod metrics;
 #[path = "support/hosts.rs"]
 mod network;
 #[path = "cluster/operate.rs"]
 mod operate;
+#[path = "cluster/outages.rs"]
+mod outages;
 #[path = "cluster/pods.rs"]
 mod pods;
+#[path = "cluster/preflight.rs"]
+mod preflight;
 #[path = "cluster/pressure.rs"]
 mod pressure;
 #[path = "support/process.rs"]

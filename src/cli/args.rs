@@ -2,18 +2,21 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, ToSocketAddrs},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
 
 use clap::Args;
-use troupe_gateway::{GatewayConfig, ParserChoice, ReasoningFamily, ToolFamily};
+use troupe_gateway::{GatewayConfig, ParserChoice, ReasoningFamily, Resume, ToolFamily};
 use troupe_runtime::spec::EngineFlags;
 
+use super::Failure;
 use crate::stack::{
-    self, identity,
+    self,
+    identity::{self, DataDir},
     inventory::{self, Label},
+    listen::Listen,
 };
 
 /// How a model is run: vLLM's flag names.
@@ -141,6 +144,11 @@ pub(crate) struct HttpArgs {
     /// refuses it at once.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     no_endpoint_timeout: u32,
+    /// Where a request goes on whose endpoint is lost after a part of the answer was told: any
+    /// (wherever the same model is served), exact (only where the tokens are the same to the bit)
+    /// or off (it ends with an error).
+    #[arg(long, value_name = "WHERE", default_value = "any")]
+    resume: Resume,
     /// How models write tool calls: auto (as their chat templates show), none, hermes, llama3_json,
     /// mistral, pythonic or qwen3_coder.
     #[arg(long, value_name = "NAME", default_value = "auto")]
@@ -163,6 +171,7 @@ impl HttpArgs {
             api_key: vec![key],
             max_logprobs: 20,
             no_endpoint_timeout: 60,
+            resume: Resume::Any,
             tool_call_parser: ParserChoice::Auto,
             reasoning_parser: ParserChoice::Auto,
             enable_auto_tool_choice: false,
@@ -175,6 +184,7 @@ impl HttpArgs {
         config.api_keys.clone_from(&self.api_key);
         config.hub = stack::hub();
         config.hold_timeout = Duration::from_secs(self.no_endpoint_timeout.into());
+        config.resume = self.resume;
         config.max_logprobs = u32::try_from(self.max_logprobs).ok();
         config.tool_call_parser = self.tool_call_parser;
         config.reasoning_parser = self.reasoning_parser;
@@ -190,10 +200,12 @@ pub(crate) struct ClusterArgs {
     /// etcd's client URLs, separated by commas.
     #[arg(long, value_delimiter = ',', value_name = "URLS")]
     pub(crate) etcd: Vec<String>,
-    /// Address that other hosts reach this one at, or a name of this host that stands for it.
-    #[arg(long, default_value = "127.0.0.1", value_name = "ADDR", value_parser = address)]
-    pub(crate) listen: IpAddr,
-    /// Where this process keeps its identity and what it must not forget.
+    /// Address that other hosts reach this one at, or a name of this host that stands for it, and
+    /// the UDP port of its door [default: the address from which it reaches the cluster, 7443].
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    pub(crate) listen: Option<Listen>,
+    /// Where this process keeps its identity and what it must not forget [default: for root
+    /// /var/lib/troupe, else ~/.local/state/troupe].
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     /// Name of the cluster: lower-case letters, digits and dashes.
@@ -201,13 +213,16 @@ pub(crate) struct ClusterArgs {
     pub(crate) cluster: String,
 }
 
-/// An address, or what a name stands for now: a container knows its own name, not its address.
-fn address(text: &str) -> Result<IpAddr, String> {
-    if let Ok(address) = text.parse() {
-        return Ok(address);
+impl ClusterArgs {
+    /// Where this process's door is to be, at this port unless another is said.
+    pub(crate) fn door(&self, port: u16) -> SocketAddr {
+        Listen::or_towards(self.listen, &self.etcd, port)
     }
-    let mut found = (text, 0).to_socket_addrs().map_err(|error| error.to_string())?;
-    found.next().map(|address| address.ip()).ok_or_else(|| "it has no address".into())
+
+    /// Its data directory, which is its own from now on.
+    pub(crate) fn take_data_dir(&self) -> Result<DataDir, Failure> {
+        DataDir::take_or_default(self.data_dir.as_deref())
+    }
 }
 
 /// What a host offers.

@@ -3,8 +3,8 @@
 use clap::Subcommand;
 
 use super::{
-    Failure, batch, bench, certify, chat, completion, gateway, health, member, node, operate, run,
-    serve, up,
+    Failure, batch, bench, certify, chat, completion, gateway, health, join, member, node, operate,
+    run, serve, token, up,
 };
 
 #[derive(Debug, Subcommand)]
@@ -13,7 +13,13 @@ pub(super) enum Command {
     Serve(Box<serve::Serve>),
     /// Start a stack on this host: controller, gateway and node, or some of them.
     Up(Box<up::Up>),
-    /// Offer this host's devices to a cluster.
+    /// Make this host a part of a cluster, and start it.
+    Join(Box<join::Join>),
+    /// Make, show and revoke join tokens, by which hosts come into the cluster.
+    Token(token::Token),
+    /// Take hosts out of the cluster: they are believed no more.
+    Revoke(token::RevokeCommand),
+    /// Offer this host's devices to a cluster, with the CA's key at hand.
     Node(node::NodeCommand),
     /// Serve the HTTP API in front of a cluster.
     Gateway(gateway::GatewayCommand),
@@ -49,6 +55,8 @@ pub(super) enum Command {
     Uncordon(operate::Uncordon),
     /// Plan nothing new on hosts and move away what is there, without losing a request.
     Drain(operate::Drain),
+    /// Find out whether the cluster is fit: ways between hosts, clocks, versions, limits, a model.
+    Preflight(operate::Preflight),
     /// Print a shell's completions for this command.
     Completion(completion::Completion),
     /// Talk to a served model.
@@ -69,9 +77,12 @@ impl Command {
     /// instead of a running account.
     pub(super) fn log_filter(&self) -> &'static str {
         match self {
-            Self::Serve(_) | Self::Up(_) | Self::Node(_) | Self::Gateway(_) | Self::Member => {
-                "info"
-            }
+            Self::Serve(_)
+            | Self::Up(_)
+            | Self::Join(_)
+            | Self::Node(_)
+            | Self::Gateway(_)
+            | Self::Member => "info",
             Self::Run(_) | Self::Batch(_) | Self::Bench(_) | Self::Chat(_) => "warn",
             // What fails is what the command itself says.
             _ => "error",
@@ -83,6 +94,9 @@ impl Command {
         match self {
             Self::Serve(serve) => serve.run(logging).await,
             Self::Up(up) => up.run(logging).await,
+            Self::Join(join) => join.run(logging).await,
+            Self::Token(token) => token.run().await,
+            Self::Revoke(revoke) => revoke.run().await,
             Self::Node(node) => node.run(logging).await,
             Self::Gateway(gateway) => gateway.run().await,
             Self::Health(health) => health.run().await,
@@ -101,6 +115,7 @@ impl Command {
             Self::Cordon(cordon) => cordon.run().await,
             Self::Uncordon(uncordon) => uncordon.run().await,
             Self::Drain(drain) => drain.run().await,
+            Self::Preflight(preflight) => preflight.run().await,
             Self::Completion(completion) => completion.run(),
             Self::Chat(chat) => chat.run().await,
             Self::Run(run) => run.run(logging).await,

@@ -9,6 +9,7 @@ use ractor::Actor;
 use tokio::{
     net::unix::pipe::{Receiver, Sender},
     sync::mpsc,
+    task::JoinSet,
 };
 use troupe_actors::member::{
     actor::{Member, MemberArgs, MemberMsg},
@@ -22,7 +23,7 @@ use troupe_runtime::{
 };
 
 use super::Failure;
-use crate::stack::{self, roles};
+use crate::stack::{self, roles, upkeep};
 
 /// Runs one member to its end.
 pub(crate) async fn run() -> Result<(), Failure> {
@@ -56,12 +57,16 @@ async fn live(
         launch.bind.parse().map_err(|_| Failure::usage(format!("`{}`", launch.bind)))?;
     // Dropped after the link, which lives on them.
     let (link, _threads) = roles::quic(&identity, (bind, 0).into())?;
+    let name = identity.name().clone();
+    // Its node keeps the certificate valid.
+    let mut upkeep = JoinSet::new();
+    upkeep.spawn(upkeep::follow(identity, launch.data_dir.clone().into(), link.clone()));
     let cores = launch.cores as usize;
     let args = MemberArgs {
         launch,
         record,
-        link,
-        identity: identity.name().clone(),
+        link: link.clone(),
+        identity: name,
         node: say,
         models: Arc::new(Checkpoints { hub: stack::hub(), cores, progress: None }),
     };
@@ -71,6 +76,9 @@ async fn live(
         tokio::select! {
             _ = &mut ended => return Ok(()),
             told = pipe::read::<NodeToMember>(&mut input) => match told {
+                Ok(Some(NodeToMember::TurnAway(away))) => {
+                    link.turn_away(away.into_iter().collect());
+                }
                 Ok(Some(told)) => drop(member.cast(MemberMsg::Node(told))),
                 // The node is gone.
                 Ok(None) | Err(_) => {

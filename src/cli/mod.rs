@@ -10,9 +10,11 @@ mod certify;
 mod chat;
 mod command;
 mod completion;
+mod control;
 mod failure;
 mod gateway;
 mod health;
+mod join;
 pub(crate) mod layers;
 mod logging;
 mod member;
@@ -22,6 +24,7 @@ mod pod;
 pub(crate) mod progress;
 mod run;
 mod serve;
+mod token;
 mod up;
 
 use std::process::ExitCode;
@@ -35,7 +38,7 @@ pub(crate) use failure::{Failure, print, say};
 /// Serves large language models on plain machines.
 ///
 /// On one machine, `troupe serve MODEL` is all there is. On several, `troupe up` on the first and
-/// `troupe node` on the others find each other through etcd and serve what is declared.
+/// `troupe join` on the others make a cluster that serves what is declared.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, max_term_width = 100)]
 pub(crate) struct Cli {

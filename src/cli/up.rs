@@ -1,32 +1,22 @@
 //! `troupe up`: a stack on this host. Without etcd all of it lives in this process and serves one
 //! service; with etcd it is a part of a cluster.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use troupe_actors::controller::desired::{Desired, launch};
 use troupe_runtime::{
-    shutdown::shutdown,
     spec::{EngineFlags, Services},
-    transport::PeerRole,
+    transport::DOOR_PORT,
 };
 
 use super::{
     Failure,
     args::{ClusterArgs, HostArgs, HttpArgs},
-    node::Joining,
+    control::{ControlHost, Role},
     say, serve,
 };
-use crate::{
-    demo,
-    stack::{
-        asked_to_end, cache_dir, declare,
-        identity::DataDir,
-        membership::Membership,
-        operator,
-        roles::{self, GatewayPlace},
-    },
-};
+use crate::{demo, stack::cache_dir};
 
 /// Start a stack on this host.
 ///
@@ -40,19 +30,16 @@ pub(crate) struct Up {
     /// Services to declare: LLMInferenceService documents, YAML or JSON.
     #[arg(short = 'f', long = "file", value_name = "FILE")]
     file: Option<PathBuf>,
+    /// For how long certificates that this host makes are believed; they renew by themselves
+    /// [default: 2160h].
+    #[arg(long, value_name = "TIME", value_parser = super::token::lasting)]
+    certificate_lifetime: Option<Duration>,
     #[command(flatten)]
     cluster: ClusterArgs,
     #[command(flatten)]
     http: HttpArgs,
     #[command(flatten)]
     host: HostArgs,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Role {
-    Controller,
-    Gateway,
-    Node,
 }
 
 impl Up {
@@ -109,71 +96,24 @@ impl Up {
         services: Vec<serde_json::Value>,
         logging: Vec<String>,
     ) -> Result<(), Failure> {
-        let data_dir = self.cluster.data_dir.clone().ok_or_else(|| {
-            Failure::usage("--data-dir DIR is needed with --etcd: identities are kept there")
-        })?;
-        let dir = DataDir::take(&data_dir)?;
-        let authority = dir.authority(&self.cluster.cluster)?;
-        let (control, _) = dir.identity(PeerRole::Control, &authority)?;
-        let membership = Membership::etcd(&self.cluster.etcd, &authority).await?;
-        for document in services {
-            declare::declare(&membership.registry, &membership.keys, document).await?;
+        let dir = self.cluster.take_data_dir()?;
+        let invites = !dir.has_authority();
+        let mut authority = dir.authority(&self.cluster.cluster)?;
+        if let Some(lifetime) = self.certificate_lifetime {
+            authority = authority.lasting(lifetime);
         }
-        let (owner, listener) = shutdown();
-        let has = |role| self.roles.contains(&role);
-        let (link, _threads) = roles::quic(&control, (self.cluster.listen, 0).into())?;
-        let controller = match has(Role::Controller) {
-            true => Some(roles::controller(&membership, Some(link.clone())).await?),
-            false => None,
+        let host = ControlHost {
+            dir: &dir,
+            authority: Arc::new(authority),
+            etcd: &self.cluster.etcd,
+            listen: self.cluster.door(DOOR_PORT),
+            roles: &self.roles,
+            http: &self.http,
+            host: &self.host,
+            services,
+            invites,
         };
-        let _door = roles::door(&membership, link.clone(), link.clone());
-        let (operator, operator_dir) = dir.identity(PeerRole::Operator, &authority)?;
-        operator::write(&operator, &operator_dir, &[link.address()])?;
-        let mut gateway = match has(Role::Gateway) {
-            true => {
-                let place = GatewayPlace { id: control.name().node, host: self.cluster.listen };
-                let mut config = self.http.config();
-                config.data_dir = Some(dir.path().to_owned());
-                let gateway =
-                    roles::gateway(&membership, config, place, link.clone(), listener).await?;
-                say(&format!("gateway on http://{}", gateway.address()));
-                Some(gateway)
-            }
-            false => None,
-        };
-        let mut node = match has(Role::Node) {
-            true => {
-                let (cluster, host) = (&self.cluster, &self.host);
-                let joining = Joining { cluster, host, dir: &dir, authority: &authority };
-                Some(joining.start(&membership, logging).await?)
-            }
-            false => None,
-        };
-        say(&format!("operators: troupe get nodes --context {}", operator_dir.display()));
-        say(&format!(
-            "to add a host: troupe node --etcd {} --listen ADDR --name NAME --data-dir DIR --ca {}",
-            self.cluster.etcd.join(","),
-            dir.path().join("ca").display()
-        ));
-        asked_to_end().await;
-        say("stopping: requests in flight are finished first");
-        owner.begin();
-        let drained = async {
-            // The gateway first: what it has begun may run on this very host.
-            if let Some(gateway) = &mut gateway {
-                gateway.wait().await;
-            }
-            if let Some((node, _)) = &mut node {
-                roles::leave(node, self.host.drain_timeout).await;
-            }
-        };
-        tokio::select! {
-            () = drained => {}
-            () = asked_to_end() => say("stopping at once"),
-        }
-        drop((node, controller));
-        let _ = membership.lease.revoke().await;
-        Ok(())
+        host.run(logging).await
     }
 }
 

@@ -1,11 +1,13 @@
 //! Who this process is: its data directory, its certificate, its name.
 //!
-//! A data directory belongs to one process at a time (a lock says so) and to one identity for ever.
-//! The cluster's CA lies in `ca/` of a control host's directory; whoever may read its key may mint
-//! identities. Joining by token, which needs no key, comes later.
+//! A data directory belongs to one process at a time (a lock says so) and to one identity for ever:
+//! whatever roles a host has, its certificates have one id. The cluster's CA lies in `ca/` of a
+//! control host's directory; whoever may read its key may mint identities. Every other host joins
+//! by token ([`super::join`]), which needs no key.
 
 use std::{
     fs::{self, File, TryLockError},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -19,6 +21,7 @@ use troupe_runtime::{
 };
 use uuid::Uuid;
 
+use super::variable;
 use crate::cli::Failure;
 
 /// A data directory that is ours as long as this lives.
@@ -47,6 +50,24 @@ impl DataDir {
         }
     }
 
+    /// The directory that was named, or the one that a process of this user has by itself.
+    pub(crate) fn take_or_default(path: Option<&Path>) -> Result<Self, Failure> {
+        match path {
+            Some(path) => Self::take(path),
+            None => Self::take(&usual()?),
+        }
+    }
+
+    /// Where a control host has the cluster's CA.
+    pub(crate) fn authority_dir(&self) -> PathBuf {
+        self.path.join("ca")
+    }
+
+    /// Whether it is a control host's.
+    pub(crate) fn has_authority(&self) -> bool {
+        self.authority_dir().join("ca-key.pem").exists()
+    }
+
     /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -54,7 +75,7 @@ impl DataDir {
 
     /// The cluster's CA, made here if it is not there.
     pub(crate) fn authority(&self, cluster: &str) -> Result<ClusterAuthority, Failure> {
-        let dir = self.path.join("ca");
+        let dir = self.authority_dir();
         if dir.join("ca.pem").exists() {
             let authority = ClusterAuthority::load(&dir).map_err(|error| Failure::of(&error))?;
             if authority.cluster() != cluster {
@@ -97,12 +118,40 @@ impl DataDir {
                 return Ok((identity, dir));
             }
         }
-        let node = known.map_or_else(|| NodeId(Uuid::now_v7()), |known| known.name().node);
+        let node = match known {
+            Some(known) => known.name().node,
+            None => self.id().unwrap_or_else(|| NodeId(Uuid::now_v7())),
+        };
         fs::create_dir_all(&dir).map_err(|error| Failure::usage(error.to_string()))?;
         let identity = authority.issue(role, node).map_err(|error| Failure::of(&error))?;
         identity.save(&dir).map_err(|error| Failure::of(&error))?;
         Ok((identity, dir))
     }
+
+    /// The id that this directory's identities have.
+    fn id(&self) -> Option<NodeId> {
+        let roles = [PeerRole::Control, PeerRole::Node, PeerRole::Gateway, PeerRole::Operator];
+        let mut known = roles.into_iter().filter_map(|role| {
+            let identity = Identity::load(&self.path.join(role.to_string())).ok()?;
+            Some(identity.name().node)
+        });
+        known.next()
+    }
+}
+
+/// Where a process keeps what it must not forget, unless told otherwise: `/var/lib/troupe` for
+/// root, else `$XDG_STATE_HOME/troupe` or `~/.local/state/troupe`.
+fn usual() -> Result<PathBuf, Failure> {
+    if fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0) {
+        return Ok(PathBuf::from("/var/lib/troupe"));
+    }
+    let state = variable("XDG_STATE_HOME").map(PathBuf::from);
+    let state =
+        state.or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".local/state")));
+    let state = state.ok_or_else(|| {
+        Failure::usage("--data-dir DIR is needed where HOME is not set: identities are kept there")
+    })?;
+    Ok(state.join("troupe"))
 }
 
 /// The CA of a directory that another process made.

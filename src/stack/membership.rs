@@ -3,7 +3,7 @@
 //! Whoever comes first makes the store's incarnation and writes the CA's digest; everybody after
 //! that checks that its own CA is the one.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use troupe_actors::controller::plan::Timing;
 use troupe_runtime::{
@@ -13,9 +13,11 @@ use troupe_runtime::{
         etcd::{EtcdConfig, EtcdRegistry},
         keys::Keys,
     },
-    transport::tls::ClusterAuthority,
+    id::NodeId,
+    transport::tls::Identity,
 };
 
+use super::inventory;
 use crate::cli::Failure;
 
 /// The store of a cluster and what a process holds in it.
@@ -28,6 +30,8 @@ pub(crate) struct Membership {
     pub(crate) lease: Arc<dyn Lease>,
     /// How long the controller waits for what.
     pub(crate) timing: Timing,
+    /// Whether the store answered at the start.
+    pub(crate) reached: bool,
 }
 
 impl Membership {
@@ -38,16 +42,13 @@ impl Membership {
         Self::in_registry(registry, Keys::new("local"), timing).await
     }
 
-    /// The store that etcd holds, of the cluster that this CA belongs to.
-    pub(crate) async fn etcd(
-        endpoints: &[String],
-        authority: &ClusterAuthority,
-    ) -> Result<Self, Failure> {
+    /// The store that etcd holds, of the cluster that this identity belongs to.
+    pub(crate) async fn etcd(endpoints: &[String], identity: &Identity) -> Result<Self, Failure> {
         let registry = EtcdRegistry::new(EtcdConfig::new(endpoints))
             .await
             .map_err(|error| Failure::usage(error.to_string()))?;
-        let keys = Keys::new(authority.cluster());
-        check_authority(&registry, &keys, authority).await?;
+        let keys = Keys::new(&identity.name().cluster);
+        check_authority(&registry, &keys, identity).await?;
         let timing = Timing { lease: LEASE, settle: LEASE };
         Self::in_registry(Arc::new(registry), keys, timing).await
     }
@@ -56,21 +57,44 @@ impl Membership {
     /// as soon as etcd is back; whose cluster this is was looked at when it learned what it knows.
     pub(crate) async fn etcd_or_later(
         endpoints: &[String],
-        authority: &ClusterAuthority,
+        identity: &Identity,
     ) -> Result<Self, Failure> {
         let registry = EtcdRegistry::new(EtcdConfig::new(endpoints))
             .await
             .map_err(|error| Failure::usage(error.to_string()))?;
-        let keys = Keys::new(authority.cluster());
+        let keys = Keys::new(&identity.name().cluster);
         match registry.get(&keys.authority()).await {
             Err(error @ (RegistryError::Unreachable { .. } | RegistryError::ReadOnly { .. })) => {
                 tracing::warn!(%error, "start with what was last known of the cluster");
                 let lease = registry.lease_late(LEASE, &keys.incarnation());
                 let timing = Timing { lease: LEASE, settle: LEASE };
-                Ok(Self { registry: Arc::new(registry), keys, lease, timing })
+                let registry = Arc::new(registry);
+                Ok(Self { registry, keys, lease, timing, reached: false })
             }
-            Ok(_) | Err(_) => Self::etcd(endpoints, authority).await,
+            Ok(_) | Err(_) => Self::etcd(endpoints, identity).await,
         }
+    }
+
+    /// Refuses an identity that another data directory has too, or that is not to come back.
+    pub(crate) async fn check_in(&self, id: NodeId, data_dir: &Path) -> Result<(), Failure> {
+        let Self { registry, keys, lease, .. } = self;
+        if registry.get(&keys.revoked(id)).await.map_err(failed)?.is_some() {
+            return Err(Failure::usage(format!(
+                "this host was taken out of the cluster: its identity {id} is revoked. To bring it \
+                 back, join it with an empty --data-dir and a new token"
+            )));
+        }
+        let home = inventory::home(data_dir)
+            .map_err(|error| Failure::usage(format!("{}: {error}", data_dir.display())))?;
+        if lease.claim(&keys.home(id), home.into_bytes()).await.map_err(failed)? {
+            return Ok(());
+        }
+        Err(Failure::usage(format!(
+            "another host runs with this one's identity {id}: {} is a copy of its data directory. \
+             Join this host with an empty --data-dir and a token of its own; if the directory was \
+             moved, the other process has to be gone for some seconds",
+            data_dir.display()
+        )))
     }
 
     async fn in_registry(
@@ -79,7 +103,7 @@ impl Membership {
         timing: Timing,
     ) -> Result<Self, Failure> {
         let lease = registry.lease(LEASE, &keys.incarnation()).await.map_err(failed)?;
-        Ok(Self { registry, keys, lease, timing })
+        Ok(Self { registry, keys, lease, timing, reached: true })
     }
 }
 
@@ -88,19 +112,19 @@ impl Membership {
 async fn check_authority(
     registry: &dyn Registry,
     keys: &Keys,
-    authority: &ClusterAuthority,
+    identity: &Identity,
 ) -> Result<(), Failure> {
-    let (key, mine) = (keys.authority(), authority.digest().to_string().into_bytes());
+    let (key, mine) = (keys.authority(), identity.ca_digest().to_string().into_bytes());
     for _ in 0..RACES {
         let life = registry.incarnation(&keys.incarnation()).await.map_err(failed)?;
         match registry.get(&key).await.map_err(failed)? {
             Some(stored) if stored.value == mine => return Ok(()),
             Some(_) => {
                 return Err(Failure::usage(format!(
-                    "the cluster {} was formed with another CA; take the one in `ca` of its \
-                     control host's data directory, or form a cluster of your own with --cluster \
-                     NAME",
-                    authority.cluster()
+                    "the cluster {} was formed with another CA than this host has an identity of; \
+                     join it with a token of one of its control hosts and an empty --data-dir, or \
+                     form a cluster of your own with --cluster NAME",
+                    identity.name().cluster
                 )));
             }
             None => {

@@ -2,6 +2,10 @@
 //!
 //! - [`identity`]: data directories, certificates, who this process is
 //! - [`inventory`]: what a host says of itself: labels, memory
+//! - [`colleagues`]: the other control hosts
+//! - [`join`]: an identity by token, and what is known of the cluster
+//! - [`listen`]: addresses, and the one door of a process
+//! - [`upkeep`]: certificates are renewed, revoked identities turned away
 //! - [`membership`]: its way to the store, and its lease there
 //! - [`operator`]: contexts, and connections of the command line to a control host
 //! - [`roles`]: starts a node, a controller, a gateway
@@ -9,14 +13,18 @@
 //! - [`presence`]: a record that stands as long as a part of this process
 //! - [`declare`]: writes services to the store, waits for them
 
+pub(crate) mod colleagues;
 pub(crate) mod declare;
 pub(crate) mod identity;
 pub(crate) mod inventory;
+pub(crate) mod join;
+pub(crate) mod listen;
 pub(crate) mod membership;
 pub(crate) mod operator;
 pub(crate) mod pod;
 pub(crate) mod presence;
 pub(crate) mod roles;
+pub(crate) mod upkeep;
 
 use std::{ffi::OsString, path::PathBuf};
 

@@ -8,7 +8,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use clap::Args;
@@ -19,7 +19,7 @@ use troupe_runtime::{
     wire,
 };
 
-use super::{roles, variable};
+use super::{roles, upkeep, variable};
 use crate::cli::Failure;
 
 /// Where the cluster is.
@@ -70,7 +70,12 @@ impl Operator {
             };
             let (link, threads) = roles::quic(&identity, listen)?;
             match link.connect(&server, Class::Control, DEADLINE).await {
-                Ok(connection) => return Ok(Self { connection, _link: link, _threads: threads }),
+                Ok(connection) => {
+                    if SystemTime::now() >= identity.renew_at() {
+                        renew(&identity, &dir, &*connection).await;
+                    }
+                    return Ok(Self { connection, _link: link, _threads: threads });
+                }
                 Err(error) => tried.push(format!("{server}: {}", explain(&error))),
             }
         }
@@ -82,6 +87,20 @@ impl Operator {
                 None => dir.join(SERVERS).display().to_string(),
             }
         )))
+    }
+}
+
+/// Has a context's certificate made anew, which nothing depends on yet.
+async fn renew(identity: &Identity, dir: &Path, connection: &dyn Connection) {
+    let renewed = async {
+        let request = identity.signing_request().map_err(|error| chain(&error))?;
+        let renewed = upkeep::ask(connection, request).await?;
+        let identity = identity.renewed(renewed.certificate).map_err(|error| chain(&error))?;
+        let servers = renewed.control.iter().filter_map(|server| server.parse().ok());
+        write_to(&identity, dir, &servers.collect::<Vec<_>>()).map_err(|why| why.message())
+    };
+    if let Err(why) = renewed.await {
+        tracing::warn!(why, "the operator's certificate is not renewed");
     }
 }
 
@@ -122,8 +141,8 @@ fn read(dir: &Path) -> Result<(Identity, Vec<PeerAddr>), Failure> {
             _ => error.to_string(),
         };
         Failure::told(format!(
-            "error: no cluster is known here: {}: {why}. `troupe up --etcd URLS` and `troupe \
-             serve` write it; or give --context DIR, which is `operator` in a control host's data \
+            "error: no cluster is known here: {}: {why}. `troupe up --etcd URLS`, `troupe join` with \
+             an operator's token and `troupe serve` write it; or give --context DIR, which is `operator` in a control host's data \
              directory",
             file.display()
         ))

@@ -9,32 +9,29 @@ use std::{
 };
 
 use ractor::Actor;
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 use troupe_actors::{
     controller::actor::{Controller, ControllerArgs, ControllerMsg},
-    host::{self, Desks},
+    host::{self, About, Desks, Facts, HostDesk, PreflightDesk},
     member::load::Models,
     node::{
         actor::{Node, NodeArgs, NodeMsg, Spawn},
-        child::Processes,
+        child::{Processes, TurnedAway},
         core::NodeEvent,
         inside::Inside,
-        logs::{LogsDesk, Shelf},
+        logs::{Reader, Shelf},
     },
     operate::OperateDesk,
 };
 use troupe_gateway::{GatewayConfig, GatewayHandle, Surroundings};
 use troupe_runtime::{
     actor::Owned,
-    discovery::{
-        RegistryError,
-        directory::{self, GatewayRecord, NodeRecord},
-    },
+    discovery::directory::{self, GatewayRecord, NodeRecord},
     id::NodeId,
     shutdown::Shutdown,
     transport::{
-        Link, LocalNetwork, PeerIdentity, PeerRole, QuicConfig, QuicLink, TransportRuntime,
-        tls::Identity,
+        Link, LocalNetwork, PeerAddr, PeerIdentity, PeerRole, QuicConfig, QuicLink,
+        TransportRuntime, tls::Identity,
     },
     wire,
 };
@@ -66,7 +63,7 @@ pub(crate) async fn node(
     spawn: Arc<dyn Spawn>,
 ) -> Result<Owned<NodeMsg>, Failure> {
     if let Some(data_dir) = &offer.data_dir {
-        check_identity(membership, offer.id, data_dir).await?;
+        membership.check_in(offer.id, data_dir).await?;
     }
     let key = membership.keys.name(&offer.name);
     let mine = membership
@@ -103,33 +100,6 @@ pub(crate) async fn node(
     };
     let spawned = Actor::spawn(None, Node, args).await;
     spawned.map(Owned::new).map_err(|error| Failure::run(error.to_string()))
-}
-
-/// Refuses an identity that another data directory has too, or that is not to come back.
-async fn check_identity(
-    membership: &Membership,
-    id: NodeId,
-    data_dir: &Path,
-) -> Result<(), Failure> {
-    let Membership { registry, keys, lease, .. } = membership;
-    let failed = |error: RegistryError| Failure::run(error.to_string());
-    if registry.get(&keys.revoked(id)).await.map_err(failed)?.is_some() {
-        return Err(Failure::usage(format!(
-            "this host was taken out of the cluster: its identity {id} is revoked. To bring it \
-             back, give it a new --data-dir and join it anew"
-        )));
-    }
-    let home = inventory::home(data_dir)
-        .map_err(|error| Failure::usage(format!("{}: {error}", data_dir.display())))?;
-    if lease.claim(&keys.home(id), home.into_bytes()).await.map_err(failed)? {
-        return Ok(());
-    }
-    Err(Failure::usage(format!(
-        "another host runs with this one's identity {id}: {} is a copy of its data directory. \
-         Give this host a new --data-dir and join it anew; if the directory was moved, the other \
-         process has to be gone for some seconds",
-        data_dir.display()
-    )))
 }
 
 /// Lets a host finish what runs on it within so many seconds. Returns when nothing does any more,
@@ -173,35 +143,46 @@ pub(crate) fn door(
     link: Arc<dyn Link>,
 ) -> JoinSet<()> {
     let (registry, keys) = (membership.registry.clone(), membership.keys.clone());
+    let preflight = preflight_desk(membership, way.clone(), link.address());
     let desk = OperateDesk::new(registry, keys, way).with_hub(super::hub());
-    let desks = Desks { operate: Some(Arc::new(desk)), ..Desks::default() };
+    let desks = Desks {
+        operate: Some(Arc::new(desk)),
+        preflight: Some(Arc::new(preflight)),
+        ..Desks::default()
+    };
     let mut door = JoinSet::new();
     door.spawn(host::door::keep(link, desks));
     door
 }
 
-/// A host's own door, where control hosts ask for logs. Dropping it closes the door.
-pub(crate) struct HostDoor {
-    // In the order in which they go.
-    _door: JoinSet<()>,
-    link: Arc<dyn Link>,
-    _threads: TransportRuntime,
+/// What this process knows of itself.
+fn about(devices: u32, data_dir: Option<PathBuf>) -> About {
+    About {
+        version: env!("CARGO_PKG_VERSION").into(),
+        devices,
+        device_kind: "cpu".into(),
+        device_memory: inventory::device_memory(devices),
+        data_dir,
+        cache_dir: super::cache_dir(),
+        hub: super::hub(),
+    }
 }
 
-impl HostDoor {
-    /// Opens it on a free port.
-    pub(crate) fn open(identity: &Identity, listen: IpAddr, logs: Shelf) -> Result<Self, Failure> {
-        let (link, threads) = quic(identity, (listen, 0).into())?;
-        let desks = Desks { host: Some(Arc::new(LogsDesk::new(logs))), ..Desks::default() };
-        let mut door = JoinSet::new();
-        door.spawn(host::door::keep(link.clone(), desks));
-        Ok(Self { _door: door, link, _threads: threads })
-    }
+/// Where control hosts ask this host for logs, facts and distances.
+pub(crate) fn host_desk(data_dir: &Path, devices: u32, link: Arc<dyn Link>) -> HostDesk {
+    let facts = Facts::new(about(devices, Some(data_dir.to_owned())));
+    HostDesk::new(Reader::new(Shelf::new(data_dir)), facts, link)
+}
 
-    /// Where it is.
-    pub(crate) fn address(&self) -> String {
-        self.link.address().to_string()
-    }
+/// Where operators ask whether the cluster is fit, at a door with this address; hosts are reached
+/// over `way`.
+pub(crate) fn preflight_desk(
+    membership: &Membership,
+    way: Arc<dyn Link>,
+    address: PeerAddr,
+) -> PreflightDesk {
+    let (registry, keys) = (membership.registry.clone(), membership.keys.clone());
+    PreflightDesk::new(registry, keys, way, address, Facts::new(about(0, None)))
 }
 
 /// Who a gateway is to the rest of the cluster.
@@ -275,7 +256,7 @@ pub(crate) fn inside(id: NodeId, models: Arc<dyn Models>) -> (Arc<dyn Link>, Arc
 }
 
 /// Members as processes of this binary, started with these arguments on logging. Their logs are not
-/// kept unless the caller says where.
+/// kept and revoked identities not turned away unless the caller sees to it.
 pub(crate) fn processes(
     bind: IpAddr,
     identity_dir: PathBuf,
@@ -294,6 +275,8 @@ pub(crate) fn processes(
         cluster: cluster.to_owned(),
         cores: super::cores() as u32,
         devices,
+        // Nobody is turned away, and nobody will be.
+        away: watch::channel(TurnedAway::default()).1,
     })
 }
 
@@ -301,7 +284,7 @@ pub(crate) fn processes(
 pub(crate) fn quic(
     identity: &Identity,
     listen: SocketAddr,
-) -> Result<(Arc<dyn Link>, TransportRuntime), Failure> {
+) -> Result<(Arc<QuicLink>, TransportRuntime), Failure> {
     let threads = TransportRuntime::new(1)
         .map_err(|error| Failure::run(format!("cannot start threads: {error}")))?;
     let config = QuicConfig { listen, ..QuicConfig::default() };

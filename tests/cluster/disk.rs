@@ -63,13 +63,13 @@ fn a_node_that_cannot_save_its_epochs_ends_and_another_takes_over() {
     fs::write(&service, one_stage()).expect("it can be written");
     let data = path("control");
     let mut args = vec!["up", "--roles", "controller,gateway", "--etcd", &endpoint, "-f", &service];
-    args.extend(["--data-dir", &data, "--listen", "127.0.0.1"]);
+    args.extend(["--data-dir", &data, "--listen", "127.0.0.1:0"]);
     args.extend(["--host", "127.0.0.1", "--port", "0"]);
     let mut control = Troupe::start(&args);
     let address = control.address("gateway on ");
     let node = |name: &str| {
         let args = ["node", "--etcd", &endpoint, "--name", name, "--data-dir", &path(name)];
-        let more = ["--ca", &ca, "--listen", "127.0.0.1"];
+        let more = ["--ca", &ca, "--listen", "127.0.0.1:0"];
         args.into_iter().chain(more).map(str::to_owned).collect::<Vec<_>>()
     };
 

@@ -1,7 +1,7 @@
 //! A cluster on hosts of its own: three members of etcd, a control host and three nodes, each with
 //! its own address, so that all they say crosses a network that can be cut.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, process::Command};
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -74,20 +74,23 @@ impl Cluster {
         let path = |name: &str| folder.path().join(name).display().to_string();
         std::fs::write(path("service.yaml"), service()).expect("it can be written");
         let host = network.host("control");
-        let (data, service, here) = (path("control"), path("service.yaml"), host.address());
-        let here = here.to_string();
+        let (data, service) = (path("control"), path("service.yaml"));
         let mut args = vec!["up", "--roles", "controller,gateway", "--etcd", &urls, "-f", &service];
-        args.extend(["--data-dir", &data, "--listen", &here, "--log-format", "json"]);
+        args.extend(["--data-dir", &data, "--log-format", "json"]);
         let mut troupe = host.start(&args);
         let port = troupe.address("gateway on ").port();
         let address = SocketAddr::new(host.address(), port);
+        let door = host.address().to_string();
+        troupe.until_said(&format!("troupe join {door}:7443 --token "));
         let control = Server { troupe, address };
+        let token = token(&path("control/operator"));
 
         let hosts: Vec<_> = NAMES.map(|name| network.host(name)).into();
         let node = |(name, host): (&str, &Host)| {
-            let (data, ca, here) = (path(name), path("control/ca"), host.address().to_string());
-            let mut args = vec!["node", "--etcd", &urls, "--name", name, "--data-dir", &data];
-            args.extend(["--ca", &ca, "--listen", &here, "--log-format", "json"]);
+            // No address of its own and no store: what a person types.
+            let mut args = vec!["join", &door, "--token", &token, "--log-format", "json"];
+            let data = path(name);
+            args.extend(["--name", name, "--data-dir", &data]);
             host.start(&args)
         };
         let nodes = NAMES.into_iter().zip(&hosts).map(node).collect();
@@ -134,6 +137,15 @@ impl Cluster {
         };
         self.nodes.iter().map(leaders).sum()
     }
+}
+
+/// A token for all hosts, asked for from here, which is a host of the network too.
+fn token(context: &str) -> String {
+    let words = ["token", "create", "--uses", "3", "-o", "token", "--context", context];
+    let said = Command::new(env!("CARGO_BIN_EXE_troupe")).args(words).output();
+    let said = said.expect("the binary can be started");
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    String::from_utf8(said.stdout).expect("text").trim().to_owned()
 }
 
 fn service() -> String {

@@ -24,10 +24,10 @@ struct Office {
 
 /// What a command printed, and how it ended.
 #[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 const SERVICE: &str = "llminferenceservice.serving.kserve.io";
@@ -39,7 +39,7 @@ impl Office {
         let (endpoint, data) = (etcd.endpoint(), folder.path().join("control"));
         let data = data.to_str().expect("a path that can be written");
         let mut args = vec!["up", "--etcd", &endpoint, "--data-dir", data, "--name", "n1"];
-        args.extend(["--devices", "2", "--listen", "127.0.0.1", "--host", "127.0.0.1"]);
+        args.extend(["--devices", "2", "--listen", "127.0.0.1:0", "--host", "127.0.0.1"]);
         args.extend(["--port", "0", "--log-format", "json"]);
         let mut troupe = Troupe::start(&args);
         troupe.until_said("operators: troupe get nodes --context ");
@@ -97,7 +97,8 @@ impl Office {
     }
 }
 
-fn troupe(words: &[&str]) -> Said {
+/// Runs a command as somebody who has just come to this machine.
+pub(crate) fn troupe(words: &[&str]) -> Said {
     let home = tempfile::tempdir().expect("a folder");
     let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_troupe"))
         .args(words)

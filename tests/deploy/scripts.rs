@@ -31,7 +31,6 @@ fn what_is_installed_can_be_installed_again_and_taken_away() {
     assert_eq!(mode("usr/local/bin/troupe") & 0o777, 0o755);
     // It may name keys.
     assert_eq!(mode("etc/troupe/control.env") & 0o777, 0o640);
-    assert_eq!(mode("etc/troupe/ca") & 0o777, 0o700);
 
     // Settings are people's, units are ours.
     let (settings, unit) = (at("etc/troupe/node.env"), at(&unit("node")));

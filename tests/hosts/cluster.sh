@@ -45,8 +45,10 @@ run() {
 etcd_urls() { for etcd in "${etcds[@]}"; do printf ',http://%s:2379' "$(address "$etcd")"; done | cut -c2-; }
 etcd_peers() { for etcd in "${etcds[@]}"; do printf ',%s=http://%s:2380' "$etcd" "$(address "$etcd")"; done | cut -c2-; }
 
+token() { "$troupe" token create -o token --context "$state/control/data/operator"; }
+
 start() {
-    local name=$1 here cluster
+    local name=$1 here cluster words=()
     here=$(address "$name")
     running "$name" && fail "$name runs already"
     case $name in
@@ -61,8 +63,9 @@ start() {
                 --data-dir "$state/control/data" -f "$state/demo.yaml"
             ;;
         *)
-            run "$name" "$troupe" node --etcd "$(etcd_urls)" --listen "$here" --name "$name" \
-                --data-dir "$state/$name/data" --ca "$state/control/data/ca"
+            # Once it has joined, its data directory says who it is.
+            [[ -e $state/$name/data ]] || words=("$(address control)" --token "$(token)")
+            run "$name" "$troupe" join "${words[@]}" --name "$name" --data-dir "$state/$name/data"
             ;;
     esac
 }

@@ -1,6 +1,5 @@
 //! The planner from scripts of what it observes.
 
-mod play;
 mod rollouts;
 mod scaling;
 mod scripts;

@@ -141,8 +141,8 @@ impl Actor for Member {
             MemberMsg::Node(NodeToMember::Leader(address)) => MemberEvent::LeaderAt(address),
             MemberMsg::Node(NodeToMember::Stop) => MemberEvent::Stop,
             MemberMsg::Node(NodeToMember::Drain(seconds)) => MemberEvent::Drain(seconds),
-            // It was launched before it was an actor.
-            MemberMsg::Node(NodeToMember::Launch(_)) => return Ok(()),
+            // It was launched before it was an actor, and whom its link turns away is the link's.
+            MemberMsg::Node(NodeToMember::Launch(_) | NodeToMember::TurnAway(_)) => return Ok(()),
             MemberMsg::Event(event) => event,
             MemberMsg::Wired(Ok(wired)) => return state.start_workers(&myself, wired).await,
             MemberMsg::Wired(Err(cause)) => MemberEvent::Broken(cause),

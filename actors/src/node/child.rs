@@ -6,18 +6,19 @@
 //! input does, so it never outlives its node; the node reaps it and reports how it ended, and only
 //! then are its devices free.
 
-use std::{io, path::PathBuf, process::Stdio, time::Duration};
+use std::{collections::BTreeMap, io, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use ractor::ActorRef;
 use tokio::{
     process::{Child, ChildStdin, ChildStdout, Command},
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::timeout,
 };
 use troupe_runtime::{
     discovery::directory::{self, GroupRecord},
+    id::NodeId,
     wire::member::{MemberLaunch, MemberToNode, NodeToMember},
 };
 
@@ -47,7 +48,12 @@ pub struct Processes {
     pub cores: u32,
     /// Its devices.
     pub devices: u32,
+    /// Identities that are let in no more, which members have to know.
+    pub away: watch::Receiver<TurnedAway>,
 }
+
+/// Identities that are let in no more, and why.
+pub type TurnedAway = Arc<BTreeMap<NodeId, String>>;
 
 impl Processes {
     /// A member's share of the processors, by its devices.
@@ -111,7 +117,8 @@ impl Spawn for Processes {
         let first = NodeToMember::Launch(Box::new(launch));
         tell.try_send(first).map_err(|error| error.to_string())?;
         let mut tasks = JoinSet::new();
-        tasks.spawn(run(key, child, (input, output, log), told, node));
+        let away = self.away.clone();
+        tasks.spawn(run(key, child, (input, output, log), (told, away), node));
         Ok(Running { tell, tasks })
     }
 }
@@ -121,7 +128,7 @@ async fn run(
     key: MemberKey,
     mut child: Child,
     (mut input, mut output, log): (ChildStdin, ChildStdout, oneshot::Receiver<()>),
-    mut told: mpsc::Receiver<NodeToMember>,
+    (mut told, mut away): (mpsc::Receiver<NodeToMember>, watch::Receiver<TurnedAway>),
     node: ActorRef<NodeMsg>,
 ) {
     let hear = async {
@@ -131,7 +138,24 @@ async fn run(
         }
     };
     let tell = async {
-        while let Some(what) = told.recv().await {
+        // Who is turned away by now comes right after the launch.
+        away.mark_changed();
+        let mut first = true;
+        loop {
+            let what = tokio::select! {
+                biased;
+                what = told.recv() => what,
+                Ok(()) = away.changed(), if !first => {
+                    let away = away.borrow_and_update().clone();
+                    if away.is_empty() {
+                        continue;
+                    }
+                    let list = away.iter().map(|(id, why)| (*id, why.clone())).collect();
+                    Some(NodeToMember::TurnAway(list))
+                }
+            };
+            let Some(what) = what else { break };
+            first = false;
             let stop = what == NodeToMember::Stop;
             if pipe::write(&mut input, &what).await.is_err() || stop {
                 break;

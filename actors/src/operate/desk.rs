@@ -12,7 +12,7 @@ use troupe_runtime::{
     clock::Clock,
     discovery::{Registry, RegistryError, Watch, WatchEvent, keys::Keys},
     model::source::HubCache,
-    transport::{FrameSender, Link, LinkError, PeerIdentity, Stream},
+    transport::{FrameSender, Link, LinkError, PeerIdentity, Stream, tls::Pin},
     wire::operate::{Busy, OperateDown, OperateUp, Reason, Refusal, Selection},
 };
 
@@ -33,6 +33,8 @@ pub struct OperateDesk {
     pub(super) clock: Clock,
     /// Where models may be that this host has too, to know how large they are.
     pub(super) hub: HubCache,
+    /// What join tokens say of the CA; none where nobody can join.
+    pub(super) pin: Option<Pin>,
 }
 
 /// Where an answer goes.
@@ -54,19 +56,26 @@ pub(super) enum Stop {
 impl OperateDesk {
     /// A desk over a cluster's store, which reaches leaders and hosts over this link.
     pub fn new(registry: Arc<dyn Registry>, keys: Keys, link: Arc<dyn Link>) -> Self {
-        Self { registry, keys, link, clock: Clock::start(), hub: HubCache::at("") }
+        Self { registry, keys, link, clock: Clock::start(), hub: HubCache::at(""), pin: None }
     }
 
     /// The same on a host that has models of the hub here: a plan says whether they fit.
+    #[must_use]
     pub fn with_hub(self, hub: HubCache) -> Self {
         Self { hub, ..self }
     }
 
-    async fn converse(&self, stream: Stream) -> Result<(), LinkError> {
+    /// The same, where hosts can join that believe the CA with this pin.
+    #[must_use]
+    pub fn admitting(self, pin: Pin) -> Self {
+        Self { pin: Some(pin), ..self }
+    }
+
+    async fn converse(&self, peer: &PeerIdentity, stream: Stream) -> Result<(), LinkError> {
         let Stream { sender, mut receiver } = stream;
         let mut answer = Answer { sender };
         let question = receiver.expect::<OperateUp>(QUESTION).await?;
-        match self.take(question, &mut answer).await {
+        match self.take(peer, question, &mut answer).await {
             Ok(()) => {}
             Err(Stop::Refused(refusal)) => answer.say(&OperateDown::Refused(refusal)).await?,
             Err(Stop::Gone(error)) => return Err(error),
@@ -74,11 +83,16 @@ impl OperateDesk {
         answer.sender.finish()
     }
 
-    async fn take(&self, question: OperateUp, answer: &mut Answer) -> Result<(), Stop> {
+    async fn take(
+        &self,
+        peer: &PeerIdentity,
+        question: OperateUp,
+        answer: &mut Answer,
+    ) -> Result<(), Stop> {
         match question {
             OperateUp::Get(selection) => self.read(&selection, answer).await,
             OperateUp::Watch(selection) => self.watch(&selection, answer).await,
-            OperateUp::Change(what, run) => self.change(*what, run, answer).await,
+            OperateUp::Change(what, run) => self.change(peer, *what, run, answer).await,
             OperateUp::Logs(logs) => self.logs(&logs, answer).await,
             OperateUp::Top(Busy::Nodes) => self.busy_nodes(answer).await,
             OperateUp::Top(Busy::Services(namespace)) => {
@@ -144,7 +158,7 @@ impl OperateDesk {
 #[async_trait]
 impl Desk for OperateDesk {
     async fn answer(&self, peer: &PeerIdentity, stream: Stream) {
-        if let Err(error) = self.converse(stream).await {
+        if let Err(error) = self.converse(peer, stream).await {
             tracing::debug!(%peer, %error, "an operator's question broke off");
         }
     }

@@ -5,6 +5,7 @@
 //! - `plan`: what would become of services, for a dry run
 //! - `change`: what a change makes of a stored object; `merge`: what applying a document means
 //!   (pure)
+//! - `access`: join tokens and identities, made and revoked
 //! - `advice`: what is odd about an object among the others; `configs`: what services start from;
 //!   `history`: which revision to go back to (pure)
 //! - `view`: the documents that people see; `contents`: what of the store they are made of (pure)
@@ -13,6 +14,7 @@
 //!
 //! The command line uses the names and selections too, so that both ends mean the same.
 
+mod access;
 mod advice;
 mod busy;
 mod change;

@@ -22,16 +22,19 @@ pub enum Resource {
     Event,
     /// What a service was declared as.
     Revision,
+    /// A join token.
+    Token,
 }
 
 /// The cluster's own kinds.
-const OWN: [Resource; 6] = [
+const OWN: [Resource; 7] = [
     Resource::Group,
     Resource::Node,
     Resource::Gateway,
     Resource::Endpoint,
     Resource::Event,
     Resource::Revision,
+    Resource::Token,
 ];
 
 // === impl Resource ===
@@ -66,6 +69,7 @@ impl Resource {
             Self::Endpoint => "Endpoint",
             Self::Event => "Event",
             Self::Revision => "Revision",
+            Self::Token => "Token",
         }
     }
 
@@ -85,6 +89,7 @@ impl Resource {
             Self::Endpoint => &["ep"],
             Self::Event => &["ev"],
             Self::Revision => &["rev"],
+            Self::Token => &["tok"],
         }
     }
 
@@ -113,7 +118,7 @@ impl Resource {
 
     /// Whether its objects are in namespaces.
     pub fn namespaced(self) -> bool {
-        !matches!(self, Self::Node | Self::Gateway)
+        !matches!(self, Self::Node | Self::Gateway | Self::Token)
     }
 
     /// One object, as `kubectl` prints it: `llminferenceservice.serving.kserve.io/x`.
@@ -148,6 +153,7 @@ impl Resource {
             Self::Endpoint => vec![keys.endpoints()],
             Self::Event => vec![keys.events()],
             Self::Revision => vec![keys.all_revisions()],
+            Self::Token => vec![keys.tokens()],
         }
     }
 }

@@ -7,6 +7,7 @@ mod group;
 mod node;
 mod serving;
 mod status;
+mod token;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use troupe_runtime::wire::operate::{ObjectName, Selection};
 
 pub(super) use declared::shown;
+pub(super) use token::token;
 
 use super::{contents::Contents, labels::Selector, resource::Resource};
 
@@ -81,6 +83,7 @@ pub(super) fn all(contents: &Contents, resource: Resource) -> Vec<(ObjectName, V
         Resource::Endpoint => serving::endpoints(contents),
         Resource::Event => event::objects(contents),
         Resource::Revision => declared::revisions(contents),
+        Resource::Token => token::objects(contents),
     };
     documents.into_iter().map(|document| (name(resource, &document), document)).collect()
 }

@@ -4,13 +4,15 @@
 use serde_json::Value;
 use troupe_runtime::{
     discovery::{
-        Compare, Entry, Op, Txn,
+        Entry, Step, SwapError,
         directory::{self, CordonRecord, NodeLabelsRecord, NodeRecord, RevisionRecord},
+        swap,
     },
     spec::{Kind, Object, SpecError},
+    transport::PeerIdentity,
     wire::operate::{
         Apply, Change, Changed, Cordon, Label, MAX_WARNINGS, ObjectName, OperateDown, Outcome,
-        Pause, Planning, Reason, Refusal, Run, Undo,
+        Pause, Planning, Reason, Refusal, Revoke, Run, Undo,
     },
 };
 use uuid::Uuid;
@@ -25,19 +27,10 @@ use super::{
     view::{self, shown},
 };
 
-/// What a look at a key decides.
-pub(super) enum Step<T> {
-    /// Nothing is to be written.
-    Done(T),
-    /// This is, unless the key changed meanwhile.
-    Put(Vec<u8>, T),
-    /// The key is to go.
-    Remove(T),
-}
-
 impl OperateDesk {
     pub(super) async fn change(
         &self,
+        peer: &PeerIdentity,
         what: Change,
         run: Run,
         answer: &mut Answer,
@@ -49,6 +42,16 @@ impl OperateDesk {
                 self.label_node(&label, run).await?
             }
             Change::Cordon(cordon) => self.cordon(&cordon, run).await?,
+            Change::Token(new) => self.create_token(&new, run, peer).await?,
+            Change::Revoke(revoke) => self.revoke(&revoke, run).await?,
+            Change::Delete(object) if object.kind == Resource::Token.kind() => {
+                self.revoke_token(&object.name, run).await?
+            }
+            // A host that is forgotten must not come back with what it knew.
+            Change::Delete(object) if object.kind == Resource::Node.kind() => {
+                let revoke = Revoke { whom: object.name, reason: "deleted".into() };
+                self.revoke(&revoke, run).await?
+            }
             Change::Delete(object) => self.edit(&object, run, None, change::delete).await?,
             Change::Scale(scale) => {
                 only_services(&scale.object, "scaled")?;
@@ -278,37 +281,23 @@ impl OperateDesk {
     // === the store ===
 
     /// Looks at a key, decides, and writes if the key did not change meanwhile; else looks again.
-    async fn swap<T>(
+    pub(super) async fn swap<T>(
         &self,
         key: &str,
         run: Run,
         decide: impl Fn(Option<&Entry>) -> Result<Step<T>, Refusal> + Send,
     ) -> Result<T, Refusal> {
-        let unavailable = |error| unavailable(&error);
-        for _ in 0..RACES {
-            let life = self.registry.incarnation(&self.keys.incarnation()).await;
-            let life = life.map_err(unavailable)?;
-            let entry = self.registry.get(key).await.map_err(unavailable)?;
-            let (op, result) = match decide(entry.as_ref())? {
-                Step::Done(result) => return Ok(result),
-                Step::Put(_, result) | Step::Remove(result) if run == Run::Dry => {
-                    return Ok(result);
-                }
-                Step::Put(value, result) => (Op::Put(key.to_owned(), value), result),
-                Step::Remove(result) => (Op::Delete(key.to_owned()), result),
-            };
-            let unchanged = match entry {
-                Some(entry) => Compare::Version(entry.key, entry.version),
-                None => Compare::Absent(key.to_owned()),
-            };
-            let txn = Txn { compare: vec![life.compare(), unchanged], then: vec![op] };
-            if self.registry.commit(txn).await.map_err(unavailable)? {
-                return Ok(result);
+        let decide = move |entry: Option<&Entry>| {
+            decide(entry).map(|step| if run == Run::Dry { step.dry() } else { step })
+        };
+        match swap(&*self.registry, &self.keys, key, decide).await {
+            Ok(decided) => decided,
+            Err(SwapError::Registry(error)) => Err(unavailable(&error)),
+            Err(SwapError::Busy(_)) => {
+                let message = "the object is changed by others all the time; try again";
+                Err(Refusal::new(Reason::Conflict, message))
             }
-            // Changed by another at the same time, or in another life of the store.
         }
-        let message = "the object is changed by others all the time; try again";
-        Err(Refusal::new(Reason::Conflict, message))
     }
 }
 
@@ -382,6 +371,3 @@ fn only_services(object: &ObjectName, done: &str) -> Result<(), Refusal> {
         None => Err(bad(view::unknown(&object.kind))),
     }
 }
-
-/// How often others may change a key between our look and our write.
-const RACES: usize = 5;

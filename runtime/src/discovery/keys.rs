@@ -20,8 +20,8 @@
 //! | `revisions/<ns>/<service>/<n>` | the controller in office, the last 10 of each | for good |
 //! | `events/<slot>` | the controller in office, a ring | for good |
 //! | `control/<id>` | that control host | its lease |
-//! | `tokens/<id>` | who creates, uses or revokes a join token | until it is over |
-//! | `revoked/<id>` | who revokes an identity | for good |
+//! | `tokens/<id>` | who creates, uses or revokes a join token | for good if it was used |
+//! | `revoked/<id>` | who revokes an identity; a control host, if the store lost it | for good |
 
 use crate::id::{Epoch, GroupId, NodeId};
 

@@ -19,9 +19,11 @@ mod keeper;
 pub mod keys;
 mod registry;
 mod store;
+mod swap;
 mod watcher;
 mod witness;
 
 pub use incarnation::Incarnation;
 pub use registry::{Compare, Entry, Lease, Op, Registry, RegistryError, Txn, Watch, WatchEvent};
+pub use swap::{Step, SwapError, swap};
 pub use witness::Witness;

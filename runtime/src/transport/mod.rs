@@ -62,6 +62,9 @@ pub trait Link: Send + Sync + fmt::Debug {
     async fn close(&self, reason: &str);
 }
 
+/// The port of a host's door, unless it is told another one.
+pub const DOOR_PORT: u16 = 7443;
+
 /// One authenticated connection. It closes when its last handle and its last stream are dropped.
 #[async_trait]
 pub trait Connection: Send + Sync + fmt::Debug {

@@ -15,6 +15,8 @@ pub struct JoinUp {
     pub token: String,
     /// The token's secret.
     pub secret: String,
+    /// What it wants to be.
+    pub part: JoinPart,
     /// What to sign: a PKCS #10 request with the newcomer's own key.
     pub request: Vec<u8>,
     /// The same for the operator context of who joins.
@@ -25,8 +27,42 @@ pub struct JoinUp {
     pub name: String,
     /// Its binary's version.
     pub version: String,
+    /// The newest version of the wire that it speaks; it speaks the one before too.
+    pub wire: u32,
     /// Its clock, in milliseconds since 1970.
     pub now_ms: u64,
+}
+
+/// What a join token brings.
+#[derive(
+    Archive,
+    Serialize,
+    Deserialize,
+    serde::Serialize,
+    serde::Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+)]
+#[serde(rename_all = "camelCase")]
+pub enum TokenKind {
+    /// A node.
+    #[default]
+    Node,
+    /// A control host: controller, gateway and the CA's key.
+    Control,
+}
+
+/// What a newcomer wants to be.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinPart {
+    /// A host: what kind of one, its token says.
+    Host,
+    /// A gateway, and nothing besides.
+    Gateway,
 }
 
 /// Control host to newcomer.
@@ -57,6 +93,8 @@ pub struct Welcome {
     pub control: Vec<String>,
     /// Whether a controller is in office.
     pub controller: bool,
+    /// For how long this control host's CA has a certificate believed, in seconds.
+    pub lifetime: u64,
 }
 
 /// A process whose certificate is still believed, to a control host.
@@ -90,6 +128,17 @@ const MAX_REQUEST_BYTES: usize = 16 << 10;
 const MAX_WORD_BYTES: usize = 256;
 /// etcd's members, control hosts.
 const MAX_ADDRESSES: usize = 256;
+
+// === impl TokenKind ===
+
+impl std::fmt::Display for TokenKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Node => "node",
+            Self::Control => "control",
+        })
+    }
+}
 
 // === impl Message ===
 

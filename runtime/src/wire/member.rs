@@ -7,7 +7,7 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::Message;
-use crate::id::{Epoch, GroupId};
+use crate::id::{Epoch, GroupId, NodeId};
 
 /// Node to member.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub enum NodeToMember {
     Stop,
     /// The group takes nothing new, finishes what it has begun within so many seconds, and ends.
     Drain(u32),
+    /// These identities, all that are revoked by now, are let in no more, each for this reason.
+    TurnAway(Vec<(NodeId, String)>),
 }
 
 /// Member to node.

@@ -7,7 +7,7 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use super::{Message, bounded};
+use super::{Message, at_most, bounded, join::TokenKind};
 
 /// Operator to control host: the one question of a conversation.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -77,6 +77,10 @@ pub enum Change {
     Undo(Undo),
     /// Whether a host may be planned on.
     Cordon(Cordon),
+    /// Make a join token. The one answer that has its secret is this one's.
+    Token(NewToken),
+    /// An identity is let in no more.
+    Revoke(Revoke),
 }
 
 /// Documents to be made real.
@@ -160,6 +164,28 @@ pub enum Planning {
     /// Nothing new comes, and what is there goes: each group when it has finished what it has
     /// begun, or after this many seconds.
     Drained(u32),
+}
+
+/// A join token to be made.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct NewToken {
+    /// What it brings.
+    pub kind: TokenKind,
+    /// For how many seconds.
+    pub ttl: u64,
+    /// How many hosts may join by it.
+    pub uses: u32,
+    /// Whether who joins by it becomes an operator too.
+    pub operator: bool,
+}
+
+/// An identity that is let in no more.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Revoke {
+    /// A host's name, or an identity's id.
+    pub whom: String,
+    /// Why, for people.
+    pub reason: String,
 }
 
 /// Whose words, and which.
@@ -339,6 +365,11 @@ impl Change {
                 bounded("remove", &label.remove, MAX_LABELS)
             }
             Self::Cordon(cordon) => short("node", &cordon.node),
+            Self::Token(_) => Ok(()),
+            Self::Revoke(revoke) => {
+                short("whom", &revoke.whom)?;
+                at_most("reason", &revoke.reason, MAX_REASON)
+            }
         }
     }
 }
@@ -364,15 +395,10 @@ fn short(field: &str, text: &str) -> Result<(), String> {
     at_most(field, text, MAX_NAME)
 }
 
-fn at_most(field: &str, text: &str, limit: usize) -> Result<(), String> {
-    if text.len() <= limit {
-        return Ok(());
-    }
-    Err(format!("{field} has {} bytes, at most {limit} are possible", text.len()))
-}
-
 /// The longest name of anything: a DNS subdomain.
 const MAX_NAME: usize = 253;
+/// The longest reason that a person gives.
+const MAX_REASON: usize = 1 << 10;
 /// The longest selection by labels: some dozens of labels of 63 characters.
 const MAX_SELECTOR: usize = 4 << 10;
 /// The most documents applied at once: what a message of 16 MiB holds of middling size.

@@ -275,7 +275,7 @@ fn number(revision: &Value) -> u64 {
 }
 
 /// A time as people write it: `90s`, `5m`, `1h30m`, or seconds as a number alone.
-pub(super) fn patience(text: &str) -> Result<Duration, String> {
+pub(crate) fn patience(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().map(Duration::from_secs);
     let time = seconds.or_else(|| quantity::duration(text));
     time.ok_or_else(|| "must be a time such as 30s, 5m or 1h".into())

@@ -21,6 +21,8 @@ enum Cell {
     At(&'static str),
     /// How long ago the time at that place is.
     Since(&'static str),
+    /// How long it is until then.
+    Until(&'static str),
     /// What has to be put together.
     Of(fn(&Value) -> String),
 }
@@ -40,6 +42,10 @@ impl Column {
         Self { title, wide: false, cell: Cell::Since(pointer) }
     }
 
+    const fn until(title: &'static str, pointer: &'static str) -> Self {
+        Self { title, wide: false, cell: Cell::Until(pointer) }
+    }
+
     const fn wide(mut self) -> Self {
         self.wide = true;
         self
@@ -50,6 +56,7 @@ impl Column {
         match self.cell {
             Cell::At(pointer) => at(object, pointer),
             Cell::Since(pointer) => since(object, pointer, now),
+            Cell::Until(pointer) => until(object, pointer, now),
             Cell::Of(cell) => cell(object),
         }
     }
@@ -70,6 +77,7 @@ pub(crate) fn columns(resource: Resource) -> &'static [Column] {
         Resource::Endpoint => ENDPOINT,
         Resource::Event => EVENT,
         Resource::Revision => REVISION,
+        Resource::Token => TOKEN,
     }
 }
 
@@ -195,6 +203,27 @@ const REVISION: &[Column] = &[
     AGE,
 ];
 
+const TOKEN: &[Column] = &[
+    NAME,
+    Column::at("KIND", "/spec/kind"),
+    Column::of("USED", |it| {
+        let used = it.pointer("/status/used").and_then(Value::as_array).map_or(0, Vec::len);
+        format!("{used}/{}", at(it, "/spec/uses"))
+    }),
+    Column::of("OPERATOR", |it| {
+        let operator = it.pointer("/spec/operator") == Some(&Value::Bool(true));
+        if operator { "yes".into() } else { "no".into() }
+    }),
+    Column::until("EXPIRES", "/spec/expires"),
+    AGE,
+    Column::of("USED BY", |it| {
+        let used = it.pointer("/status/used").and_then(Value::as_array).into_iter().flatten();
+        used.map(|used| at(used, "/name")).collect::<Vec<_>>().join(",")
+    })
+    .wide(),
+    Column::at("CREATED BY", "/status/createdBy").wide(),
+];
+
 /// `Ready`, or why not in a word.
 pub(crate) fn service_status(service: &Value) -> String {
     let conditions = service.pointer("/status/conditions").and_then(Value::as_array);
@@ -240,6 +269,18 @@ pub(crate) fn at(object: &Value, pointer: &str) -> String {
 pub(crate) fn since(object: &Value, pointer: &str, now: u64) -> String {
     let then = from_rfc3339(&at(object, pointer));
     then.map_or_else(|| "<unknown>".into(), |then| age(then, now))
+}
+
+/// How long it is until the time at a place; of one that was revoked, that it was.
+fn until(object: &Value, pointer: &str, now: u64) -> String {
+    if object.pointer("/status/revoked").is_some() {
+        return "revoked".into();
+    }
+    match from_rfc3339(&at(object, pointer)) {
+        Some(then) if then > now => format!("in {}", age(now, then)),
+        Some(then) => format!("{} ago", age(then, now)),
+        None => "<unknown>".into(),
+    }
 }
 
 fn of(object: &Value, part: &str, whole: &str) -> String {

@@ -6,7 +6,7 @@
 use super::{source::has_word, tree::File};
 
 /// Cores by other names; `*` stands for one file.
-const CORES: [&str; 29] = [
+const CORES: [&str; 32] = [
     "actors/src/controller/adopt.rs",
     "actors/src/controller/autoscale.rs",
     "actors/src/controller/declared.rs",
@@ -31,6 +31,9 @@ const CORES: [&str; 29] = [
     "actors/src/controller/wishes.rs",
     "actors/src/controller/world.rs",
     "actors/src/group/lifecycle.rs",
+    "actors/src/host/admission.rs",
+    "actors/src/host/fit.rs",
+    "actors/src/host/rounds.rs",
     "actors/src/kv/*.rs",
     "actors/src/leader/engine.rs",
     "actors/src/scheduler/*.rs",

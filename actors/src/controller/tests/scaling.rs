@@ -21,8 +21,8 @@ use troupe_runtime::{
     wire::{latency::Latencies, status::Load},
 };
 
-use super::play::{Words, play_all};
 use crate::controller::scale::{Look, Scaler};
+use crate::scripts::{Words, play_all};
 
 struct Script {
     now: Duration,
@@ -37,7 +37,7 @@ struct Script {
 
 #[test]
 fn services_scale_as_their_scripts_say() {
-    play_all("scale", Script::new, Script::run);
+    play_all("src/controller/scripts/scale", Script::new, Script::run);
 }
 
 const EPOCH: Epoch = Epoch { number: 1, nonce: 1 };

@@ -51,18 +51,18 @@ use troupe_runtime::{
 };
 use uuid::Uuid;
 
-use super::{
-    play::{Words, play_all},
-    sim::Sim,
-};
-use crate::controller::{
-    declared::Declarations,
-    desired::{Desired, ServiceName, launch},
-    forecast::Forecast,
-    memory::ModelFacts,
-    plan::{ControllerEffect, ControllerEvent, Timing},
-    service::Problem,
-    wishes::Wishes,
+use super::sim::Sim;
+use crate::{
+    controller::{
+        declared::Declarations,
+        desired::{Desired, ServiceName, launch},
+        forecast::Forecast,
+        memory::ModelFacts,
+        plan::{ControllerEffect, ControllerEvent, Timing},
+        service::Problem,
+        wishes::Wishes,
+    },
+    scripts::{Words, play_all},
 };
 
 struct Script {
@@ -76,7 +76,7 @@ struct Script {
 
 #[test]
 fn the_planner_does_what_its_scripts_say() {
-    play_all("", Script::new, Script::run);
+    play_all("src/controller/scripts", Script::new, Script::run);
 }
 
 impl Script {

@@ -106,7 +106,8 @@ impl Around {
                 metadata["creationTimestamp"] = json!(rfc3339(record.planned));
             }
             spec = self.planned(record);
-            let members: Vec<Value> = self.states(record).collect();
+            let mut members: Vec<Value> = self.states(record).collect();
+            serve_together(&mut members);
             let ready = members.iter().filter(|member| member["state"] == "Ready").count();
             status = json!({"ready": ready, "size": members.len(), "members": members});
         }
@@ -162,6 +163,16 @@ impl Around {
             }
             member
         })
+    }
+}
+
+/// Only the leader of a group says that it is ready, and it says so for all: the others listen, and
+/// from then on they serve.
+fn serve_together(members: &mut [Value]) {
+    if members.first().is_some_and(|leader| leader["state"] == "Ready") {
+        for member in members.iter_mut().filter(|member| member["state"] == "Listening") {
+            member["state"] = json!("Ready");
+        }
     }
 }
 

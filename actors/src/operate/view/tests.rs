@@ -178,6 +178,24 @@ fn a_group_is_shown_with_its_members_or_with_why_it_has_none() {
 }
 
 #[test]
+fn members_that_listen_are_ready_once_their_leader_is() {
+    let shown = |leader| {
+        let contents = contents(|keys| {
+            let worker = node_status(2, 1, MemberState::Listening);
+            vec![
+                (keys.group(&group(0)), directory::to_bytes(group_record(0))),
+                (keys.node_status(node(1)), directory::to_bytes(node_status(1, 0, leader))),
+                (keys.node_status(node(2)), directory::to_bytes(worker)),
+            ]
+        });
+        let all = chosen(&contents, "groups", |_| {});
+        all.values().next().expect("a group")["status"]["ready"].clone()
+    };
+    assert_eq!(shown(MemberState::Listening), 0);
+    assert_eq!(shown(MemberState::Ready), 2);
+}
+
+#[test]
 fn a_host_is_shown_with_its_labels_and_whether_it_is_cordoned() {
     let contents = contents(|keys| {
         let labels = NodeLabelsRecord {

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Digest, NodeId};
+pub use crate::wire::join::TokenKind;
 
 /// A control host.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -49,17 +50,6 @@ pub struct TokenRecord {
     pub revoked: Option<u64>,
 }
 
-/// What a join token brings.
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub enum TokenKind {
-    /// A node.
-    #[default]
-    Node,
-    /// A control host: controller, gateway and the CA's key.
-    Control,
-}
-
 /// A host that joined by a token.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -89,13 +79,11 @@ pub struct RevokedRecord {
     pub at: u64,
 }
 
-// === impl TokenKind ===
+// === impl TokenRecord ===
 
-impl std::fmt::Display for TokenKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Node => "node",
-            Self::Control => "control",
-        })
+impl TokenRecord {
+    /// Whether nobody new can join by it any more, at a time in seconds since 1970.
+    pub fn is_over(&self, now: u64) -> bool {
+        self.revoked.is_some() || self.expires <= now || self.used.len() >= self.uses as usize
     }
 }

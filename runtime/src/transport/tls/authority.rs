@@ -103,6 +103,11 @@ impl ClusterAuthority {
         Self { lifetime, ..self }
     }
 
+    /// For how long its identities are believed.
+    pub fn lifetime(&self) -> Duration {
+        self.lifetime
+    }
+
     /// The cluster's name.
     pub fn cluster(&self) -> &str {
         &self.cluster

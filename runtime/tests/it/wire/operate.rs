@@ -1,8 +1,12 @@
 //! One of every question of an operator and every answer to one.
 
-use troupe_runtime::wire::operate::{
-    Apply, ApplyHow, Busy, Change, Changed, Cordon, Label, LogLines, Logs, ObjectName, OperateDown,
-    OperateUp, Outcome, Pause, Planning, Reason, Refusal, Run, Scale, Selection, Undo,
+use troupe_runtime::wire::{
+    join::TokenKind,
+    operate::{
+        Apply, ApplyHow, Busy, Change, Changed, Cordon, Label, LogLines, Logs, NewToken,
+        ObjectName, OperateDown, OperateUp, Outcome, Pause, Planning, Reason, Refusal, Revoke, Run,
+        Scale, Selection, Undo,
+    },
 };
 
 use super::samples::{Sample, sample};
@@ -50,6 +54,13 @@ pub(super) fn samples() -> Vec<Sample> {
         dry(Change::Pause(Pause { object: object(), paused: true })),
         dry(Change::Undo(Undo { object: object(), to: Some(2) })),
         dry(Change::Cordon(Cordon { node: "n1".into(), to: Planning::Drained(30) })),
+        dry(Change::Token(NewToken {
+            kind: TokenKind::Control,
+            ttl: 3600,
+            uses: 2,
+            operator: true,
+        })),
+        dry(Change::Revoke(Revoke { whom: "n1".into(), reason: "sold".into() })),
         sample(OperateUp::Logs(logs)),
         sample(OperateUp::Top(Busy::Nodes)),
         sample(OperateUp::Top(Busy::Services(Some("default".into())))),

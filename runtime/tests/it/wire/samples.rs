@@ -17,11 +17,16 @@ use troupe_runtime::{
         },
         group::{Formation, FormationMember, Hello, MemberDown, MemberUp, Progress, RankReport},
         guest::{Arrival, GuestDown, GuestUp, Record},
-        host::{HostDown, HostUp, LogsAsk, ProbeDown, ProbeUp},
-        join::{JoinDown, JoinUp, RenewDown, RenewUp, Renewed, Welcome},
+        host::{
+            Disk, DiskUse, FactsAsk, HostDown, HostFacts, HostUp, LogsAsk, MeasureAsk,
+            ModelDigests, ModelFound, ProbeDown, ProbeUp, Way,
+        },
+        join::{JoinDown, JoinPart, JoinUp, RenewDown, RenewUp, Renewed, Welcome},
         kv::{BulkChannel, BulkOpen, TensorHeader, WireDtype},
         latency::Latencies,
         member::{MemberLaunch, MemberToNode, NodeToMember},
+        operate::{Reason, Refusal},
+        preflight::{PreflightDown, PreflightUp},
         status::{EndpointInfo, Fingerprint, Load, Role, StatusDown, StatusUp},
         step::{
             BlockCopy, BlockSwap, NewSequence, Outcome, ResumedSequence, RunningSequence,
@@ -276,11 +281,13 @@ fn join() -> JoinUp {
     JoinUp {
         token: "id".into(),
         secret: "secret".into(),
+        part: JoinPart::Host,
         request: vec![1],
         operator: Some(vec![2]),
         former: Some(vec![3]),
         name: "a".into(),
         version: "0.1.0".into(),
+        wire: 1,
         now_ms: 4,
     }
 }
@@ -295,7 +302,32 @@ fn welcome() -> Welcome {
         etcd: vec!["http://10.0.0.1:2379".into()],
         control: vec!["quic://10.0.0.1:7443".into()],
         controller: true,
+        lifetime: 60,
     }
+}
+
+fn facts() -> HostFacts {
+    let disk = Disk { what: DiskUse::Cache, path: "/var/cache".into(), free: Some(1 << 40) };
+    HostFacts {
+        version: "0.1.0".into(),
+        wire: 1,
+        devices: 2,
+        device_kind: "cpu".into(),
+        device_memory: 1 << 34,
+        open_files: Some(1024),
+        locked_memory: Some(u64::MAX),
+        socket_receive: Some(212_992),
+        socket_send: None,
+        disks: vec![Disk { what: DiskUse::Data, path: "/data".into(), free: None }, disk],
+        model: Some(ModelFound::Here(ModelDigests {
+            model: Digest([1; 32]),
+            tokenizer: Digest([2; 32]),
+        })),
+    }
+}
+
+fn way() -> Way {
+    Way { rtt_min_us: 90, rtt_median_us: 120, clock_ahead_us: -7, bytes: 9 << 20, bytes_us: 8000 }
 }
 
 /// Every message.
@@ -368,6 +400,18 @@ pub(super) fn samples() -> Vec<Sample> {
         sample(HostUp::Logs(LogsAsk { group: group(), member: Some(1), tail: 9, follow: true })),
         sample(HostDown::Lines(vec!["a line".into()])),
         sample(HostDown::Refused("why".into())),
+        sample(HostUp::Facts(FactsAsk { model: Some("file:///m".into()) })),
+        sample(HostUp::Measure(MeasureAsk {
+            door: "quic://10.0.0.2:7000".into(),
+            node: Some(node),
+        })),
+        sample(HostDown::Facts(Box::new(facts()))),
+        sample(HostDown::Way(way())),
+        sample(PreflightUp { hosts: vec!["n1".into()], model: Some("file:///m".into()) }),
+        sample(PreflightDown::Host("{}".into())),
+        sample(PreflightDown::Way("{}".into())),
+        sample(PreflightDown::Finding("{}".into())),
+        sample(PreflightDown::Refused(Refusal::new(Reason::NotFound, "why"))),
         sample(ProbeUp::Ping),
         sample(ProbeUp::Load),
         sample(ProbeUp::Taken),
@@ -386,6 +430,7 @@ pub(super) fn samples() -> Vec<Sample> {
         sample(NodeToMember::Leader("quic://10.0.0.1:7000".into())),
         sample(NodeToMember::Stop),
         sample(NodeToMember::Drain(60)),
+        sample(NodeToMember::TurnAway(vec![(node, "why".into())])),
         sample(MemberToNode::Listening("quic://10.0.0.2:7000".into())),
         sample(MemberToNode::Ready(b"{}".to_vec())),
         sample(MemberToNode::Failed("why".into())),

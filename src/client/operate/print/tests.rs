@@ -106,6 +106,29 @@ LAST SEEN   TYPE      REASON         OBJECT          MESSAGE
 }
 
 #[test]
+fn tokens() {
+    let token = |name: &str, expires: &str, used: Value| {
+        json!({
+            "kind": "Token",
+            "metadata": {"name": name, "creationTimestamp": "2026-02-03T04:05:00Z"},
+            "spec": {"kind": "node", "uses": 2, "operator": false, "expires": expires},
+            "status": {"used": used, "createdBy": "troupe://troupe/control/1"},
+        })
+    };
+    let open = token("a", "2026-02-03T05:05:06Z", json!([{"name": "n1"}]));
+    let late = token("b", "2026-02-03T04:05:00Z", json!([]));
+    let mut revoked = token("c", "2026-02-03T05:05:06Z", json!([]));
+    revoked["status"]["revoked"] = json!("2026-02-03T04:05:01Z");
+    let text = "
+NAME   KIND   USED   OPERATOR   EXPIRES   AGE
+a      node   1/2    no         in 60m    6s
+b      node   0/2    no         6s ago    6s
+c      node   0/2    no         revoked   6s
+";
+    assert_eq!(printed("tokens", &[open, late, revoked], Look::default()), text);
+}
+
+#[test]
 fn documents_are_yaml_or_json() {
     let object = json!({"kind": "Node", "metadata": {"name": "n1"}, "spec": {"a": [1, "2"]}});
     let yaml = "kind: Node\nmetadata:\n  name: n1\nspec:\n  a:\n  - 1\n  - '2'\n";

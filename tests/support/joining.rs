@@ -1,0 +1,230 @@
+//! A control host over a real etcd, and hosts that join it.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, SystemTime},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use troupe_runtime::{
+    transport::{
+        Conversation, TransportRuntime, knock,
+        tls::{Identity, JoinToken, SigningKey},
+    },
+    wire::{
+        self,
+        join::{JoinDown, JoinPart, JoinUp},
+    },
+};
+
+use crate::{
+    etcd_process::EtcdProcess,
+    golden, http,
+    process::{Ended, Troupe, completion, tokens},
+};
+
+/// A control host, its etcd, and who joins.
+pub(crate) struct Cluster {
+    pub(crate) control: Troupe,
+    pub(crate) etcd: EtcdProcess,
+    folder: TempDir,
+    prompt: Vec<u32>,
+    golden: Vec<u32>,
+}
+
+/// What a command printed, and how it ended.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Cluster {
+    pub(crate) fn start() -> Self {
+        Self::start_as("troupe")
+    }
+
+    pub(crate) fn start_as(name: &str) -> Self {
+        Self::start_with(name, &[], false)
+    }
+
+    /// One with a service of two stages, which needs two hosts.
+    pub(crate) fn start_serving() -> Self {
+        Self::start_with("troupe", &[], true)
+    }
+
+    pub(crate) fn start_with(name: &str, more: &[&str], serves: bool) -> Self {
+        let (folder, etcd) = (tempfile::tempdir().expect("a folder"), EtcdProcess::start());
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let (endpoint, data, file) = (etcd.endpoint(), path("control"), path("service.json"));
+        let mut args = vec!["up", "--etcd", &endpoint, "--data-dir", &data, "--cluster", name];
+        if !more.contains(&"--roles") {
+            args.extend(["--roles", "controller,gateway"]);
+        }
+        args.extend(["--listen", "127.0.0.1:0", "--host", "127.0.0.1", "--port", "0"]);
+        args.extend(["--name", "control"]);
+        args.extend(more);
+        if serves {
+            fs::write(&file, service()).expect("it can be written");
+            args.extend(["-f", &file]);
+        }
+        let mut control = Troupe::start(&args);
+        control.until_said("troupe join ");
+        let golden = golden::json("models/tiny-qwen2/golden.json").expect("it has goldens");
+        let tokens = |of: &Value| serde_json::from_value::<Vec<u32>>(of.clone()).expect("tokens");
+        let (prompt, golden) = (&golden["prompts"][1]["ids"], &golden["prompts"][1]["greedy_ids"]);
+        let (prompt, golden) = (tokens(prompt), tokens(golden));
+        Self { control, etcd, folder, prompt, golden }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    /// The door and the token that `up` printed.
+    pub(crate) fn invitation(&self) -> (String, String) {
+        let log = self.control.log();
+        let line = log.lines().find(|line| line.trim_start().starts_with("troupe join "));
+        let words: Vec<&str> = line.expect("it was waited for").split_whitespace().collect();
+        let ["troupe", "join", door, "--token", token] = words[..] else { panic!("{words:?}") };
+        (door.to_owned(), token.to_owned())
+    }
+
+    /// Makes a token.
+    pub(crate) fn token(&self, more: &[&str]) -> String {
+        let mut words = vec!["token", "create", "-o", "token"];
+        words.extend(more);
+        self.done(&words).trim().to_owned()
+    }
+
+    fn join_args(&self, name: &str, more: &[&str]) -> Vec<String> {
+        let data = self.path(name);
+        let mut args = vec!["join", "--data-dir", &data];
+        if !more.contains(&"--name") {
+            args.extend(["--name", name]);
+        }
+        args.extend(["--listen", "127.0.0.1:0"]);
+        args.extend(more);
+        args.into_iter().map(str::to_owned).collect()
+    }
+
+    pub(crate) fn join(&self, name: &str, more: &[&str]) -> Troupe {
+        Troupe::start(&self.join_args(name, more))
+    }
+
+    pub(crate) fn join_ended(&self, name: &str, more: &[&str]) -> Ended {
+        Troupe::run(&self.join_args(name, more))
+    }
+
+    pub(crate) fn gateway_args(&self, name: &str) -> Vec<String> {
+        let data = self.path(name);
+        let args = ["gateway", "--data-dir", &data, "--host", "127.0.0.1", "--port", "0"];
+        args.map(str::to_owned).into()
+    }
+
+    /// A command by the control host's operator.
+    pub(crate) fn says(&self, words: &[&str]) -> Said {
+        self.says_by("control/operator", words)
+    }
+
+    pub(crate) fn says_by(&self, context: &str, words: &[&str]) -> Said {
+        let output = Command::new(env!("CARGO_BIN_EXE_troupe"))
+            .args(words)
+            .args(["--context", &self.path(context)])
+            .env_clear()
+            .stdin(Stdio::null())
+            .output()
+            .expect("the binary can be started");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+        Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    pub(crate) fn done(&self, words: &[&str]) -> String {
+        let said = self.says(words);
+        assert_eq!(said.code, Some(0), "{words:?}: {said:?}");
+        said.out
+    }
+
+    pub(crate) fn identity(&self, place: &str) -> Identity {
+        Identity::load(Path::new(&self.path(place))).expect("an identity")
+    }
+
+    /// What a newcomer is told that says odd things of itself.
+    pub(crate) fn answered(&self, token: &str, odd: impl FnOnce(&mut JoinUp)) -> String {
+        let (door, _) = self.invitation();
+        let token: JoinToken = token.parse().expect("a token");
+        let key = SigningKey::generate().expect("a key");
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a time");
+        let mut up = JoinUp {
+            token: token.id,
+            secret: token.secret,
+            part: JoinPart::Host,
+            request: key.request().expect("a request"),
+            operator: None,
+            former: None,
+            name: "odd".into(),
+            version: "0".into(),
+            wire: wire::VERSION,
+            now_ms: now.as_millis() as u64,
+        };
+        odd(&mut up);
+        let threads = TransportRuntime::new(1).expect("threads");
+        let answer = runtime().block_on(async {
+            let door = door.parse().expect("an address");
+            let connection = knock(door, token.pin, WAIT, &threads).await.expect("it is open");
+            let mut stream = connection.open(Conversation::Join, WAIT).await.expect("a desk");
+            stream.sender.send(&up, WAIT).await.expect("it is read");
+            stream.receiver.expect::<JoinDown>(WAIT).await.expect("an answer")
+        });
+        match answer {
+            JoinDown::Refused(why) => why,
+            JoinDown::Welcome(_) => panic!("it is let in"),
+        }
+    }
+
+    /// Whether it gives the golden tokens.
+    pub(crate) fn ask(&self) -> bool {
+        let line = self.control.log();
+        let port = line.split("gateway on http://127.0.0.1:").nth(1).and_then(|rest| {
+            rest.split_whitespace().next().and_then(|port| port.parse::<u16>().ok())
+        });
+        self.ask_at(([127, 0, 0, 1], port.expect("its gateway's port")).into())
+    }
+
+    pub(crate) fn ask_at(&self, address: SocketAddr) -> bool {
+        let body = completion(&self.prompt, self.golden.len());
+        let answer = http::post(address, "/v1/completions", &body).expect("an answer");
+        if answer.status != 200 {
+            return false;
+        }
+        assert_eq!(tokens(&answer.ok()["choices"][0]), self.golden);
+        true
+    }
+}
+
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("threads")
+}
+
+fn service() -> String {
+    let model = golden::model("tiny-qwen2").expect("both sets have it");
+    json!({
+        "apiVersion": "serving.kserve.io/v1alpha1",
+        "kind": "LLMInferenceService",
+        "metadata": {"name": "two-stages"},
+        "spec": {
+            "model": {"uri": format!("file://{}", model.display()), "name": "m"},
+            "replicas": 1,
+            "parallelism": {"pipeline": 2},
+        },
+    })
+    .to_string()
+}
+
+/// Longer than any step takes on a busy machine.
+pub(crate) const WAIT: Duration = Duration::from_secs(20);
