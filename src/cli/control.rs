@@ -228,8 +228,8 @@ impl ControlHost<'_> {
         let door = door.to_string();
         let door = door.trim_start_matches("quic://");
         say(&format!(
-            "to add a host, run there within {}:\n\n  troupe join {door} --token {token}\n\n`troupe \
-             token create` makes more tokens",
+            "to add a host, run there within {}:\n\n  troupe join {door} --token {token}\n\n\
+             `troupe token create` makes more tokens",
             approximately(INVITATION)
         ));
         if self.listen.ip().is_loopback() {

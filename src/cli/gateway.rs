@@ -7,7 +7,7 @@ use troupe_runtime::{
     shutdown::shutdown,
     transport::{
         PeerRole,
-        tls::{Guests, Identity, JoinToken},
+        tls::{Guests, Identity},
     },
     wire::join::JoinPart,
 };
@@ -15,7 +15,7 @@ use troupe_runtime::{
 use super::{
     Failure,
     args::{ClusterArgs, HttpArgs},
-    join::{others, report, store},
+    join::{others, report, store, token},
     node::Certifier,
     say,
 };
@@ -44,7 +44,7 @@ pub(crate) struct GatewayCommand {
     join: Option<Door>,
     /// What lets this gateway in; not needed by one that has joined.
     #[arg(long, value_name = "TOKEN")]
-    token: Option<JoinToken>,
+    token: Option<String>,
     /// Instead of joining: the folder of the cluster's CA, with its key, `ca` in a control host's
     /// data directory.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["join", "token"])]
@@ -113,10 +113,11 @@ impl GatewayCommand {
     }
 
     async fn joined(&self, dir: &DataDir) -> Result<Itself, Failure> {
+        let token = token(self.token.as_deref())?;
         let request = Request {
             part: JoinPart::Gateway,
             at: self.join.as_ref(),
-            token: self.token.as_ref(),
+            token: token.as_ref(),
             name: identity::host_name(),
         };
         let joined = join::join(dir, &request).await?;

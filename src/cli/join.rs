@@ -33,7 +33,7 @@ pub(crate) struct Join {
     at: Option<Door>,
     /// What lets this host in; not needed by one that has joined.
     #[arg(long, value_name = "TOKEN")]
-    token: Option<JoinToken>,
+    token: Option<String>,
     /// Address that other hosts reach this one at, and the UDP port of its door [default: the
     /// address from which it reaches the control host, 7443].
     #[arg(long, value_name = "ADDR[:PORT]")]
@@ -54,11 +54,12 @@ pub(crate) struct Join {
 impl Join {
     /// Runs until the process is asked to end; its members log as `logging` says.
     pub(crate) async fn run(self: Box<Self>, logging: Vec<String>) -> Result<(), Failure> {
+        let token = token(self.token.as_deref())?;
         let dir = DataDir::take_or_default(self.data_dir.as_deref())?;
         let request = Request {
             part: JoinPart::Host,
             at: self.at.as_ref(),
-            token: self.token.as_ref(),
+            token: token.as_ref(),
             name: self.host.name(),
         };
         let joined = join::join(&dir, &request).await?;
@@ -91,6 +92,12 @@ impl Join {
         };
         process.run(logging).await
     }
+}
+
+/// Reads a token. Not by the parser of the command line, whose errors repeat what is wrong: what is
+/// nearly a token may be a secret.
+pub(super) fn token(text: Option<&str>) -> Result<Option<JoinToken>, Failure> {
+    text.map(str::parse).transpose().map_err(|why: String| Failure::usage(why))
 }
 
 /// Says what became of it, and keeps an operator's context if the token brought one.
@@ -147,4 +154,37 @@ pub(super) fn store(
 pub(super) fn others(request: &Request<'_>, cluster: &Cluster, etcd: &[String]) -> Vec<String> {
     let named = request.at.map(ToString::to_string);
     named.into_iter().chain(cluster.control.iter().cloned()).chain(etcd.iter().cloned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_only_its_own_host_reaches_is_not_taken_elsewhere() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = DataDir::take(folder.path()).expect("a data directory");
+        let cluster = |etcd: &[&str], control: &str| Cluster {
+            cluster: "troupe".into(),
+            etcd: etcd.iter().map(ToString::to_string).collect(),
+            control: vec![control.into()],
+            lifetime: 60,
+        };
+        let near = cluster(&["http://127.0.0.1:2379"], "quic://10.0.0.1:7443");
+        let error = store(&[], &near, &dir).expect_err("it is another host's");
+        assert!(error.message().contains("which only they reach"), "{}", error.message());
+        let said = ["http://10.0.0.1:2379".to_owned()];
+        assert_eq!(store(&said, &near, &dir).ok().as_deref(), Some(&said[..]));
+        let alone = cluster(&["http://127.0.0.1:2379"], "quic://127.0.0.1:7443");
+        assert_eq!(store(&[], &alone, &dir).ok(), Some(alone.etcd.clone()));
+        let unknown = store(&[], &cluster(&[], "quic://10.0.0.1:7443"), &dir);
+        assert!(unknown.expect_err("nobody said").message().contains("--etcd URLS"));
+    }
+
+    #[test]
+    fn what_is_nearly_a_token_is_not_repeated() {
+        let error = token(Some("troupe1.mistyped.secret")).expect_err("it is none").message();
+        assert!(error.contains("join token") && !error.contains("mistyped"), "{error}");
+        assert!(token(None).is_ok_and(|token| token.is_none()));
+    }
 }

@@ -141,9 +141,9 @@ fn read(dir: &Path) -> Result<(Identity, Vec<PeerAddr>), Failure> {
             _ => error.to_string(),
         };
         Failure::told(format!(
-            "error: no cluster is known here: {}: {why}. `troupe up --etcd URLS`, `troupe join` with \
-             an operator's token and `troupe serve` write it; or give --context DIR, which is `operator` in a control host's data \
-             directory",
+            "error: no cluster is known here: {}: {why}. `troupe up --etcd URLS`, `troupe join` \
+             with an operator's token and `troupe serve` write it; or give --context DIR, which is \
+             `operator` in a control host's data directory",
             file.display()
         ))
     })?;

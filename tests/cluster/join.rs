@@ -224,6 +224,9 @@ fn a_host_that_is_taken_out_ends_and_does_not_come_back() {
     assert_eq!(cluster.done(&["revoke", "c"]), "node/c revoked\n");
     let back = cluster.join_ended("c", &[]);
     assert!(back.log.contains("this host was taken out of the cluster"), "{}", back.log);
+    // Who would shut itself out is asked to think again.
+    let own = cluster.says(&["revoke", "control"]);
+    assert!(own.err.contains("ask with another host's"), "{own:?}");
     let nobody = cluster.says(&["revoke", "nobody"]);
     assert!(nobody.err.contains("nodes \"nobody\" not found"), "{nobody:?}");
 }

@@ -65,7 +65,7 @@ pub fn admit(
     let known = record.filter(|record| record.hash == newcomer.secret);
     let Some(record) = known else {
         return Err(format!(
-            "there is no such join token ({}): it was mistyped, or the store has lost it. {ANOTHER}",
+            "there is no such join token ({}): it was mistyped, or the store lost it. {ANOTHER}",
             newcomer.token
         ));
     };

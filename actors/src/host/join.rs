@@ -191,8 +191,8 @@ impl Registrar {
         let record = directory::from_bytes::<RevokedRecord>(&key, &entry.value);
         let why = record.map_or_else(|_| "revoked".into(), |record| record.reason);
         Err(format!(
-            "this host was taken out of the cluster ({why}): its identity {id} is revoked. To bring \
-             it back, join it with an empty --data-dir and a new token"
+            "this host was taken out of the cluster ({why}): its identity {id} is revoked. To \
+             bring it back, join it with an empty --data-dir and a new token"
         ))
     }
 }

@@ -30,8 +30,8 @@ impl OperateDesk {
         by: &PeerIdentity,
     ) -> Result<Changed, Stop> {
         let pin = self.pin.ok_or_else(|| {
-            let message = "this cluster is one process, which nobody joins; `troupe up --etcd URLS` \
-                           forms one of several hosts";
+            let message = "this cluster is one process, which nobody joins; `troupe up --etcd \
+                           URLS` forms one of several hosts";
             Refusal::new(Reason::MethodNotAllowed, message)
         })?;
         check(new)?;
@@ -75,15 +75,28 @@ impl OperateDesk {
     }
 
     /// Lets a host in no more. What runs there ends, as its process reads of it.
-    pub(super) async fn revoke(&self, revoke: &Revoke, run: Run) -> Result<Changed, Stop> {
+    pub(super) async fn revoke(
+        &self,
+        revoke: &Revoke,
+        run: Run,
+        by: &PeerIdentity,
+    ) -> Result<Changed, Stop> {
         let known = Known::read(&*self.registry, &self.keys).await?;
         let Meant { id, name, control } =
             known.find(&revoke.whom).map_err(|why| nobody(&revoke.whom, why))?;
+        if id == by.node {
+            return Err(bad(format!(
+                "{name} is where the context was made that this is asked with, and both would be \
+                 let in no more: ask with another host's, --context DIR"
+            ))
+            .into());
+        }
         let reason = match revoke.reason.as_str() {
             "" => "by an operator".to_owned(),
             reason => reason.to_owned(),
         };
-        let was = known.nodes.iter().find(|node| node.id == id).cloned();
+        let object = ObjectName::new(Resource::Node.kind(), "", name.clone());
+        let was = view::one(&self.contents(Resource::Node).await?, &object);
         let record = RevokedRecord { id, name: name.clone(), reason, at: self.now() };
         let new = match run {
             Run::Real => revoked::revoke(&*self.registry, &self.keys, record).await?,
@@ -96,11 +109,11 @@ impl OperateDesk {
                  its disk can make new identities. If that matters, form the cluster anew"
             ));
         }
-        let document = was.map(|node| serde_json::to_string(&node).unwrap_or_default());
         Ok(Changed {
-            object: ObjectName::new(Resource::Node.kind(), "", name),
+            object,
             outcome: if new { Outcome::Deleted } else { Outcome::Unchanged },
-            document: document.unwrap_or_default(),
+            // Of one that is off nothing is known.
+            document: was.map(|node| node.to_string()).unwrap_or_default(),
             warnings,
         })
     }

@@ -43,14 +43,14 @@ impl OperateDesk {
             }
             Change::Cordon(cordon) => self.cordon(&cordon, run).await?,
             Change::Token(new) => self.create_token(&new, run, peer).await?,
-            Change::Revoke(revoke) => self.revoke(&revoke, run).await?,
+            Change::Revoke(revoke) => self.revoke(&revoke, run, peer).await?,
             Change::Delete(object) if object.kind == Resource::Token.kind() => {
                 self.revoke_token(&object.name, run).await?
             }
             // A host that is forgotten must not come back with what it knew.
             Change::Delete(object) if object.kind == Resource::Node.kind() => {
                 let revoke = Revoke { whom: object.name, reason: "deleted".into() };
-                self.revoke(&revoke, run).await?
+                self.revoke(&revoke, run, peer).await?
             }
             Change::Delete(object) => self.edit(&object, run, None, change::delete).await?,
             Change::Scale(scale) => {

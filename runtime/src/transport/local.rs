@@ -243,11 +243,11 @@ impl Connection for LocalConnection {
         loop {
             let mut accepted = tokio::select! {
                 accepted = side.accepted.lock() => accepted,
-                _ = over.wait_for(Option::is_some) => return Err(side.closed_error()),
+                () = ended(&mut over) => return Err(side.closed_error()),
             };
             let opened = tokio::select! {
                 biased;
-                _ = over.wait_for(Option::is_some) => return Err(side.closed_error()),
+                () = ended(&mut over) => return Err(side.closed_error()),
                 opened = accepted.recv() => opened.ok_or_else(|| side.closed_error())?,
             };
             if permits(side.peer.role, &opened.what) {
@@ -326,6 +326,13 @@ impl Drop for Side {
     fn drop(&mut self) {
         self.end("the connection was dropped");
     }
+}
+
+/// Returns when a connection is over, with nothing: what the wait itself gives back holds a lock,
+/// and whoever asks for the reason takes it again. Between the two somebody may wait to end the
+/// connection, and then neither goes on.
+async fn ended(over: &mut watch::Receiver<Option<String>>) {
+    let _ = over.wait_for(Option::is_some).await;
 }
 
 // === impl Opened ===
