@@ -1,5 +1,6 @@
 //! What the controller has others find out: whether a host that has lost its lease still answers,
-//! how large a model is, how busy endpoints are (`loads`). Each errand is a task with a deadline that ends in an event; they end
+//! how large a model is, how busy endpoints are (`loads`). Each errand is a task with a deadline
+//! that ends in an event, but for loads, which are followed until they matter no longer; all end
 //! with the controller.
 
 use std::{

@@ -32,6 +32,10 @@ pub(super) struct Hosts {
     lost: BTreeMap<NodeId, Loss>,
     /// What is planned on hosts, known or not.
     planned: BTreeMap<NodeId, Planned>,
+    /// Hosts by the devices that they have free.
+    by_free: BTreeSet<(u32, NodeId)>,
+    /// Zones of all hosts that there ever were.
+    zones: BTreeSet<u32>,
     /// Domains (label and value) that a group wants for itself alone.
     claims: BTreeMap<(String, String), GroupId>,
     /// Numbers of zones and racks. As many as there ever were.
@@ -105,6 +109,8 @@ impl Hosts {
             cordons: BTreeMap::new(),
             lost: BTreeMap::new(),
             planned: BTreeMap::new(),
+            by_free: BTreeSet::new(),
+            zones: BTreeSet::new(),
             claims: BTreeMap::new(),
             places: BTreeMap::new(),
             capacity: 0,
@@ -118,6 +124,18 @@ impl Hosts {
     /// In the order of their ids.
     pub(super) fn all(&self) -> impl Iterator<Item = &Host> {
         self.hosts.values()
+    }
+
+    /// Those with at least so many devices free, the fullest first and then in the order of their
+    /// ids.
+    pub(super) fn with_free(&self, devices: u32) -> impl Iterator<Item = &Host> {
+        let enough = self.by_free.range((devices, NodeId::default())..);
+        enough.filter_map(|(_, node)| self.hosts.get(node))
+    }
+
+    /// How many zones there are, or were.
+    pub(super) fn zones(&self) -> usize {
+        self.zones.len()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -148,7 +166,12 @@ impl Hosts {
         let zone = record.labels.get(ZONE).cloned();
         let rack = record.labels.get(RACK).map(|rack| format!("{zone:?}/{rack}"));
         let (zone, rack) = (self.place(zone), self.place(rack));
-        self.hosts.insert(id, Host { record, closed: None, free, zone, rack });
+        self.zones.insert(zone);
+        self.by_free.insert((free, id));
+        let host = Host { record, closed: None, free, zone, rack };
+        if let Some(before) = self.hosts.insert(id, host).filter(|before| before.free != free) {
+            self.by_free.remove(&(before.free, id));
+        }
         self.decide_closed(id);
         self.capacity += 1;
         change
@@ -217,7 +240,9 @@ impl Hosts {
         let records = gone.into_iter().filter_map(|node| {
             self.lost.remove(&node);
             self.statuses.remove(&node);
-            Some(self.hosts.remove(&node)?.record)
+            let host = self.hosts.remove(&node)?;
+            self.by_free.remove(&(host.free, node));
+            Some(host.record)
         });
         records.collect()
     }
@@ -293,9 +318,7 @@ impl Hosts {
             let planned = self.planned.entry(member.node).or_default();
             planned.devices += ranks;
             planned.groups.insert(record.group.clone());
-            if let Some(host) = self.hosts.get_mut(&member.node) {
-                host.free = host.record.devices.saturating_sub(planned.devices);
-            }
+            self.count_free(member.node);
             let label = alone.and_then(|label| self.domain(member.node, label));
             if let Some(domain) = label {
                 self.claims.insert(domain, record.group.clone());
@@ -310,13 +333,10 @@ impl Hosts {
             let Some(planned) = self.planned.get_mut(&member.node) else { continue };
             planned.devices = planned.devices.saturating_sub(ranks);
             planned.groups.remove(&record.group);
-            let devices = planned.devices;
             if planned.groups.is_empty() {
                 self.planned.remove(&member.node);
             }
-            if let Some(host) = self.hosts.get_mut(&member.node) {
-                host.free = host.record.devices.saturating_sub(devices);
-            }
+            self.count_free(member.node);
         }
         self.claims.retain(|_, group| *group != record.group);
         self.capacity += 1;
@@ -329,7 +349,17 @@ impl Hosts {
         for host in self.hosts.values_mut() {
             host.free = host.record.devices;
         }
+        self.by_free = self.hosts.iter().map(|(node, host)| (host.free, *node)).collect();
         self.capacity += 1;
+    }
+
+    fn count_free(&mut self, node: NodeId) {
+        let planned = self.planned.get(&node).map_or(0, |planned| planned.devices);
+        if let Some(host) = self.hosts.get_mut(&node) {
+            self.by_free.remove(&(host.free, node));
+            host.free = host.record.devices.saturating_sub(planned);
+            self.by_free.insert((host.free, node));
+        }
     }
 
     /// Whether another group has one of the host's domains for itself.

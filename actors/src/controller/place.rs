@@ -78,6 +78,12 @@ impl Beside {
     fn in_zone(&self, zone: u32) -> u32 {
         self.zones.get(&zone).copied().unwrap_or(0)
     }
+
+    /// No zone has fewer.
+    fn in_emptiest_zone(&self, hosts: &Hosts) -> u32 {
+        let all = self.zones.len() >= hosts.zones();
+        self.zones.values().min().copied().filter(|_| all).unwrap_or(0)
+    }
 }
 
 /// Finds a place.
@@ -86,15 +92,14 @@ impl Beside {
 /// Why there is none, counted over all hosts.
 pub(super) fn place(hosts: &Hosts, ask: &Ask<'_>) -> Result<Vec<GroupMember>, String> {
     let filter = Filter::new(hosts, ask);
-    let unit = ask.division.unit();
-    let able: Vec<&Host> = hosts
-        .all()
-        .filter(|host| host.free >= unit && host.closed.is_none())
-        .filter(|host| filter.refusal(host).is_none())
-        .collect();
-    let chosen = on_one_host(ask, &able).or_else(|| on_several(ask, &able));
-    let Some((chosen, places)) = chosen else {
-        return Err(reasons(hosts, ask, &filter, &able));
+    let (chosen, places) = match on_one_host(hosts, ask, &filter) {
+        Some(chosen) => chosen,
+        None => {
+            let unit = ask.division.unit();
+            let open = hosts.all().filter(|host| host.free >= unit && host.closed.is_none());
+            let able: Vec<&Host> = open.filter(|host| filter.refusal(host).is_none()).collect();
+            on_several(ask, &able).ok_or_else(|| reasons(hosts, ask, &filter, &able))?
+        }
     };
     let members = places.into_iter().filter_map(|(at, ranks)| {
         let record = &chosen.get(at)?.record;
@@ -105,17 +110,27 @@ pub(super) fn place(hosts: &Hosts, ask: &Ask<'_>) -> Result<Vec<GroupMember>, St
 
 type Chosen<'a> = (Vec<&'a Host>, Vec<crate::group::layout::Place>);
 
-/// The host that is best for the whole group.
-fn on_one_host<'a>(ask: &Ask<'_>, able: &[&'a Host]) -> Option<Chosen<'a>> {
-    let devices = ask.division.parallel.devices();
+/// The host that is best for the whole group. Hosts are looked at in the order in which equally
+/// good ones are taken, and no further than to one that none can be better than.
+fn on_one_host<'a>(hosts: &'a Hosts, ask: &Ask<'_>, filter: &Filter<'_>) -> Option<Chosen<'a>> {
     if !ask.division.fits_one_host() {
         return None;
     }
-    let best = able.iter().filter(|host| host.free >= devices).min_by_key(|host| {
-        let spread = (ask.beside.on(host), ask.beside.in_zone(host.zone));
-        (ask.avoid.contains(&host.record.id), spread, host.free, host.record.id)
-    })?;
-    Some((vec![*best], ask.division.deal(&[best.free])?))
+    let ideal = (false, 0, ask.beside.in_emptiest_zone(hosts));
+    let mut best: Option<((bool, u32, u32), &Host)> = None;
+    for host in hosts.with_free(ask.division.parallel.devices()) {
+        let avoid = ask.avoid.contains(&host.record.id);
+        let worth = (avoid, ask.beside.on(host), ask.beside.in_zone(host.zone));
+        let better = best.is_none_or(|(so_far, _)| worth < so_far);
+        if better && host.closed.is_none() && filter.refusal(host).is_none() {
+            best = Some((worth, host));
+            if worth <= ideal {
+                break;
+            }
+        }
+    }
+    let (_, host) = best?;
+    Some((vec![host], ask.division.deal(&[host.free])?))
 }
 
 /// The hosts of the smallest domain that has room.

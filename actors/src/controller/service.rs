@@ -86,6 +86,8 @@ pub(super) struct Goal {
     pub(super) newest: u64,
     /// What may happen at a time.
     pub(super) strategy: Strategy,
+    /// Groups keep the revision that they have.
+    pub(super) paused: bool,
     /// Nothing new is formed yet: how much memory the model needs is being found out.
     pub(super) waits: bool,
 }
@@ -165,6 +167,7 @@ impl Service {
                 replicas: 0,
                 newest: self.revisions.newest().unwrap_or(0),
                 strategy: Strategy::default(),
+                paused: false,
                 waits: false,
             };
         };
@@ -178,10 +181,11 @@ impl Service {
         };
         let rollout = desired.policy.rollout;
         let (max_unavailable, max_surge) = rollout.bounds(replicas);
-        let partition = rollout.partition;
+        let paused = desired.policy.paused;
+        let partition = if paused { u32::MAX } else { rollout.partition };
         let (hold, whole) = (0, false);
         let strategy = Strategy { replicas, partition, max_unavailable, max_surge, hold, whole };
-        Goal { replicas, newest, strategy, waits: false }
+        Goal { replicas, newest, strategy, paused, waits: false }
     }
 
     /// What its groups run although what is declared now makes no sense: its newest revision.
@@ -373,6 +377,9 @@ impl Service {
         }
         self.rolling = under_way;
         let (reason, message) = match under_way {
+            false if goal.paused => {
+                ("RolloutPaused", format!("revision {} is rolled out no further", goal.newest))
+            }
             true => ("RolloutStarted", format!("revision {} is rolled out", goal.newest)),
             false => ("RolloutCompleted", format!("revision {} is rolled out to all", goal.newest)),
         };

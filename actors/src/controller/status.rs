@@ -123,6 +123,10 @@ impl Service {
             true => {
                 (true, "RollingUpdate", format!("{updated} of {} groups updated", goal.replicas))
             }
+            false if goal.paused && updated < goal.replicas => {
+                let message = format!("{updated} of {} groups updated", goal.replicas);
+                (false, "RolloutPaused", message)
+            }
             false => (false, "UpToDate", String::new()),
         };
         let is_ready = presets.0 && main.0 && gateways.0;

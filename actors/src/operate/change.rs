@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use troupe_runtime::{
     clock::rfc3339,
     discovery::declared::{self, Declared},
-    spec::metadata::MAX_OBJECT,
+    spec::{metadata::MAX_OBJECT, policy::PAUSED},
     wire::operate::{ApplyHow, Label, Outcome, Reason, Refusal, Scale},
 };
 use uuid::Uuid;
@@ -198,6 +198,24 @@ pub(super) fn restart(about: About<'_>, stored: Option<&Stored>, now: u64) -> De
     let (live, generation) = there(about, stored)?;
     change(live, generation, |document| {
         *at(document, &["metadata", "annotations", RESTARTED_AT]) = json!(rfc3339(now));
+    })
+}
+
+/// Lets the groups of a service keep the revision that they have, or no longer.
+pub(super) fn pause(about: About<'_>, stored: Option<&Stored>, paused: bool) -> Decision {
+    let (live, generation) = there(about, stored)?;
+    let now = live.pointer("/metadata/annotations").and_then(|all| all.get(PAUSED));
+    let is_paused = now.and_then(Value::as_str) == Some("true");
+    if is_paused == paused {
+        let word = if paused { "already" } else { "not" };
+        return Err(bad(format!("{} is {word} paused", about.quoted())));
+    }
+    change(live, generation, |document| match paused {
+        true => *at(document, &["metadata", "annotations", PAUSED]) = json!("true"),
+        false => {
+            let all = document.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut);
+            all.map(|all| all.shift_remove(PAUSED));
+        }
     })
 }
 

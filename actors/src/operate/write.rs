@@ -12,7 +12,7 @@ use troupe_runtime::{
     transport::PeerIdentity,
     wire::operate::{
         Apply, Change, Changed, Cordon, Label, MAX_WARNINGS, ObjectName, OperateDown, Outcome,
-        Planning, Reason, Refusal, Revoke, Run, Undo,
+        Pause, Planning, Reason, Refusal, Revoke, Run, Undo,
     },
 };
 use uuid::Uuid;
@@ -70,6 +70,13 @@ impl OperateDesk {
                 only_services(&object, "restarted")?;
                 let decide =
                     |about: About<'_>, stored: Option<&Stored>| change::restart(about, stored, now);
+                self.edit(&object, run, None, decide).await?
+            }
+            Change::Pause(Pause { object, paused }) => {
+                only_services(&object, if paused { "paused" } else { "resumed" })?;
+                let decide = |about: About<'_>, stored: Option<&Stored>| {
+                    change::pause(about, stored, paused)
+                };
                 self.edit(&object, run, None, decide).await?
             }
             Change::Undo(Undo { object, to }) => {

@@ -10,6 +10,7 @@
 //! | `troupe.dev/restart-policy` | `RecreateGroupOnPodRestart`, `RecreateGroupAfterStart` or `None` |
 //! | `troupe.dev/startup-policy` | `LeaderCreated` or `LeaderReady` |
 //! | `troupe.dev/rollout-partition` | groups of a lower index keep the old revision |
+//! | `troupe.dev/rollout-paused` | `true`: no group takes up a new revision; `rollout pause` sets it |
 //! | `troupe.dev/max-group-restarts` | failures in a row before the group is `Failed`, or `unlimited` |
 //! | `troupe.dev/restart-backoff`, `troupe.dev/restart-backoff-max` | durations: `1s`, `60s` |
 //! | `troupe.dev/restartedAt` | another value forms all groups anew, as a rollout |
@@ -37,6 +38,8 @@ pub struct GroupPolicy {
     pub startup: StartupPolicy,
     /// How a new revision replaces an old one.
     pub rollout: Rollout,
+    /// Whether groups keep the revision that they have.
+    pub paused: bool,
     /// How often in a row a group may fail before it is given up; `None` is for ever. A group that
     /// has served starts to count anew.
     pub max_restarts: Option<u32>,
@@ -72,6 +75,8 @@ pub struct PolicyOverrides {
     pub startup: Option<StartupPolicy>,
     /// `troupe.dev/rollout-partition`.
     pub partition: Option<u32>,
+    /// `troupe.dev/rollout-paused`.
+    pub paused: Option<bool>,
     /// `rolloutStrategy.maxUnavailable`.
     pub max_unavailable: Option<IntOrPercent>,
     /// `rolloutStrategy.maxSurge`.
@@ -98,6 +103,7 @@ impl Default for GroupPolicy {
             restart: RestartPolicy::default(),
             startup: StartupPolicy::default(),
             rollout: Rollout::default(),
+            paused: false,
             // With the waits below, five minutes of trying.
             max_restarts: Some(10),
             backoff: Duration::from_secs(1),
@@ -164,6 +170,7 @@ impl PolicyOverrides {
             restart: self.restart.unwrap_or(base.restart),
             startup: self.startup.unwrap_or(base.startup),
             rollout,
+            paused: self.paused.unwrap_or(base.paused),
             max_restarts: self.max_restarts.unwrap_or(base.max_restarts),
             backoff: self.backoff.unwrap_or(base.backoff),
             backoff_max: self.backoff_max.unwrap_or(base.backoff_max),
@@ -181,6 +188,7 @@ impl PolicyOverrides {
             restart: notes.one_of(RESTART, &RESTART_POLICIES),
             startup: notes.one_of(STARTUP, &STARTUP_POLICIES),
             partition: notes.parsed(PARTITION, "a whole number", |text| text.parse().ok()),
+            paused: notes.one_of(PAUSED, &[("true", true), ("false", false)]),
             max_unavailable: None,
             max_surge: None,
             max_restarts: notes.parsed(MAX_RESTARTS, "a whole number or unlimited", restarts),
@@ -268,6 +276,8 @@ pub(super) const STARTUP_POLICIES: [(&str, StartupPolicy); 2] =
 const RESTART: &str = "troupe.dev/restart-policy";
 const STARTUP: &str = "troupe.dev/startup-policy";
 const PARTITION: &str = "troupe.dev/rollout-partition";
+/// Groups keep the revision that they have.
+pub const PAUSED: &str = "troupe.dev/rollout-paused";
 const MAX_RESTARTS: &str = "troupe.dev/max-group-restarts";
 const BACKOFF: &str = "troupe.dev/restart-backoff";
 const BACKOFF_MAX: &str = "troupe.dev/restart-backoff-max";
@@ -281,10 +291,11 @@ pub(super) const SUBGROUP_EXCLUSIVE: &str =
     "leaderworkerset.sigs.k8s.io/subgroup-exclusive-topology";
 
 /// Every annotation of ours.
-const OURS: [&str; 9] = [
+const OURS: [&str; 10] = [
     RESTART,
     STARTUP,
     PARTITION,
+    PAUSED,
     MAX_RESTARTS,
     BACKOFF,
     BACKOFF_MAX,
@@ -312,6 +323,7 @@ mod tests {
             (RESTART, "RecreateGroupAfterStart"),
             (STARTUP, "LeaderReady"),
             (PARTITION, "2"),
+            (PAUSED, "true"),
             (MAX_RESTARTS, "unlimited"),
             (BACKOFF, "500ms"),
             (BACKOFF_MAX, "5m"),
@@ -327,6 +339,7 @@ mod tests {
             restart: RestartPolicy::RecreateGroupAfterStart,
             startup: StartupPolicy::LeaderReady,
             rollout: Rollout { partition: 2, ..Rollout::default() },
+            paused: true,
             max_restarts: None,
             backoff: Duration::from_millis(500),
             backoff_max: Duration::from_secs(300),

@@ -71,6 +71,8 @@ pub enum Change {
     Label(Label),
     /// Form every group of a service anew, as a rollout.
     Restart(ObjectName),
+    /// Let groups of a service keep the revision that they have, or no longer.
+    Pause(Pause),
     /// Declare a service as it was before.
     Undo(Undo),
     /// Whether a host may be planned on.
@@ -123,6 +125,15 @@ pub struct Label {
     pub remove: Vec<String>,
     /// Whether a label may lose the value it has.
     pub overwrite: bool,
+}
+
+/// Another rollout, or none for now.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// The service.
+    pub object: ObjectName,
+    /// Whether its groups keep the revision that they have.
+    pub paused: bool,
 }
 
 /// A service as it was before.
@@ -346,6 +357,7 @@ impl Change {
             Self::Delete(object)
             | Self::Scale(Scale { object, .. })
             | Self::Restart(object)
+            | Self::Pause(Pause { object, .. })
             | Self::Undo(Undo { object, .. }) => object.check(),
             Self::Label(label) => {
                 label.object.check()?;

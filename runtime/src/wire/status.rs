@@ -1,9 +1,9 @@
 //! What an endpoint is ([`EndpointInfo`], [`Fingerprint`]) and how busy it is ([`Load`]).
 //!
-//! A gateway opens one such conversation per endpoint and keeps it, and so does the controller where
-//! load decides how many groups there are; the leader answers
-//! [`StatusUp::Watch`] with its [`EndpointInfo`] and then pushes [`Load`] at change. For what it
-//! has counted it is asked in a conversation of its own, when somebody asks the gateway.
+//! A gateway opens one such conversation per endpoint and keeps it, and so does the controller
+//! where load decides how many groups there are. The leader answers [`StatusUp::Watch`] with its
+//! [`EndpointInfo`] and then pushes [`Load`] at change. For what it has counted it is asked in a
+//! conversation of its own, when somebody asks the gateway.
 
 use rkyv::{Archive, Deserialize, Serialize};
 

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use troupe_actors::operate::Resource;
 use troupe_runtime::{
     spec::quantity,
-    wire::operate::{Change, ObjectName, OperateDown, OperateUp, Selection, Undo},
+    wire::operate::{Change, ObjectName, OperateDown, OperateUp, Pause, Selection, Undo},
 };
 
 use super::reach::{DryRun, Reach, Tally, change, report};
@@ -41,6 +41,10 @@ enum Verb {
     History(History),
     /// Form every group of a service anew, as a rollout.
     Restart(Restart),
+    /// Let groups keep the revision that they have, until resumed.
+    Pause(Restart),
+    /// Let groups take up the newest revision again.
+    Resume(Restart),
 }
 
 #[derive(Args, Debug)]
@@ -107,6 +111,14 @@ impl Rollout {
             Verb::Restart(restart) => {
                 let said = ["restarted", "restarted"];
                 restart.named.change(Change::Restart, said, restart.dry_run).await
+            }
+            Verb::Pause(pause) => {
+                let what = |object| Change::Pause(Pause { object, paused: true });
+                pause.named.change(what, ["paused", "paused"], pause.dry_run).await
+            }
+            Verb::Resume(resume) => {
+                let what = |object| Change::Pause(Pause { object, paused: false });
+                resume.named.change(what, ["resumed", "resumed"], resume.dry_run).await
             }
             Verb::History(history) => history.run().await,
         }

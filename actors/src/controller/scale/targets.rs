@@ -1,6 +1,6 @@
 //! What a target asks for, from what groups told of their load: the ratio of what is to what should
-//! be, times the groups that there are, unless it is near enough to one. A group that does not serve
-//! yet counts as one without load where more are asked for, for it will take some of it.
+//! be, times the groups that there are, unless it is near enough to one. A group that does not
+//! serve yet counts as one without load where more are asked for: it will take some of it.
 
 use std::time::Duration;
 

@@ -247,6 +247,7 @@ impl Script {
                 "unavailable" => policy.rollout.max_unavailable = share(value),
                 "surge" => policy.rollout.max_surge = share(value),
                 "partition" => policy.rollout.partition = number(),
+                "paused" => policy.paused = value == "yes",
                 "restarts" => policy.max_restarts = Some(number()),
                 "policy" => {
                     policy.restart = match value {

@@ -138,6 +138,18 @@ fn scale_changes_replicas_if_they_are_as_expected() {
 }
 
 #[test]
+fn a_rollout_is_paused_once_and_resumed_once() {
+    let stored = created(json!({}));
+    assert!(refused(pause(ABOUT, Some(&stored), false)).message.contains("is not paused"));
+    let (paused, _) = written(pause(ABOUT, Some(&stored), true));
+    let annotations = &paused.document.as_ref().expect("it lives")["metadata"]["annotations"];
+    assert_eq!(annotations[PAUSED], "true");
+    assert!(refused(pause(ABOUT, Some(&paused), true)).message.contains("is already paused"));
+    let (resumed, _) = written(pause(ABOUT, Some(&paused), false));
+    assert_eq!(resumed.document.expect("it lives")["metadata"]["annotations"][PAUSED], Value::Null);
+}
+
+#[test]
 fn labels_are_set_and_removed_and_not_overwritten_unasked() {
     let change = |set: &[(&str, &str)], remove: &[&str], overwrite| Label {
         object: ObjectName::new("LLMInferenceService", "default", "s"),

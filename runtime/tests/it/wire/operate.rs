@@ -4,8 +4,8 @@ use troupe_runtime::wire::{
     join::TokenKind,
     operate::{
         Apply, ApplyHow, Busy, Change, Changed, Cordon, Label, LogLines, Logs, NewToken,
-        ObjectName, OperateDown, OperateUp, Outcome, Planning, Reason, Refusal, Revoke, Run, Scale,
-        Selection, Undo,
+        ObjectName, OperateDown, OperateUp, Outcome, Pause, Planning, Reason, Refusal, Revoke, Run,
+        Scale, Selection, Undo,
     },
 };
 
@@ -51,6 +51,7 @@ pub(super) fn samples() -> Vec<Sample> {
             overwrite: true,
         })),
         dry(Change::Restart(object())),
+        dry(Change::Pause(Pause { object: object(), paused: true })),
         dry(Change::Undo(Undo { object: object(), to: Some(2) })),
         dry(Change::Cordon(Cordon { node: "n1".into(), to: Planning::Drained(30) })),
         dry(Change::Token(NewToken {
