@@ -44,8 +44,12 @@ mod metrics;
 mod network;
 #[path = "cluster/operate.rs"]
 mod operate;
+#[path = "cluster/outages.rs"]
+mod outages;
 #[path = "cluster/pods.rs"]
 mod pods;
+#[path = "cluster/preflight.rs"]
+mod preflight;
 #[path = "cluster/pressure.rs"]
 mod pressure;
 #[path = "support/process.rs"]
@@ -53,6 +57,8 @@ mod process;
 #[allow(dead_code)]
 #[path = "../src/bench/random.rs"]
 mod random;
+#[path = "cluster/scaling.rs"]
+mod scaling;
 #[path = "support/skip.rs"]
 mod skip;
 #[path = "cluster/tracing.rs"]

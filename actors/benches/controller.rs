@@ -12,6 +12,7 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use serde_json::json;
 use troupe_actors::controller::{
     desired::{Desired, ServiceName, launch},
+    memory::ModelFacts,
     plan::{Controller, ControllerEffect, ControllerEvent, Timing},
     wishes::Wishes,
 };
@@ -61,12 +62,14 @@ fn service(number: u32) -> Desired {
         name: ServiceName::new("default", &format!("service-{number}")),
         generation: 1,
         replicas: REPLICAS,
+        scaling: None,
         launch,
         wishes: Wishes::default(),
         policy: GroupPolicy::default(),
         grace: None,
         cause: None,
         document: json!({"spec": {}}),
+        applied: vec![],
     }
 }
 
@@ -80,6 +83,19 @@ fn observer() -> Controller {
         controller.handle(NOW, ControllerEvent::Declared(service(number)));
     }
     controller.handle(NOW, ControllerEvent::Synced);
+    // A model of 8 billion weights: it fits everywhere, and that is looked at.
+    let facts = ModelFacts {
+        weight_bytes: 16_060_522_496,
+        ends_bytes: 2_101_346_304,
+        layers: 32,
+        kv_heads: 8,
+        kv_bytes_per_token: 131_072,
+        hidden_size: 4096,
+        intermediate_size: 14_336,
+        vocab_size: 128_256,
+        max_model_len: 131_072,
+    };
+    controller.handle(NOW, ControllerEvent::ModelKnown("m".into(), Some(facts)));
     controller
 }
 

@@ -25,4 +25,6 @@ pub mod member;
 pub mod node;
 pub mod operate;
 pub mod scheduler;
+#[cfg(test)]
+mod scripts;
 pub mod worker;

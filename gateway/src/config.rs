@@ -1,6 +1,6 @@
 //! The gateway's settings, typed; the command line fills them.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use troupe_runtime::model::source::HubCache;
 
@@ -36,6 +36,8 @@ pub struct GatewayConfig {
     pub max_held_requests: usize,
     /// What they may take in memory together. A text takes about what its body had.
     pub max_held_bytes: usize,
+    /// Whether a stream whose endpoint is lost goes on at another one.
+    pub resume: Resume,
     /// Where what is known of the cluster is kept for a start without the store; nowhere if not
     /// given.
     pub data_dir: Option<PathBuf>,
@@ -51,6 +53,20 @@ pub struct GatewayConfig {
     pub tool_call_parser: ParserChoice<ToolFamily>,
     /// How they mark reasoning.
     pub reasoning_parser: ParserChoice<ReasoningFamily>,
+}
+
+/// Where a stream goes on whose endpoint is lost after the client was told a part of the output.
+/// What was told is never told again, nor taken back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Resume {
+    /// At any endpoint with the same model; where it is executed in another way, later tokens may
+    /// differ from those that the lost endpoint would have given, and the answer says so.
+    #[default]
+    Any,
+    /// Only where the tokens are the same to the bit.
+    Exact,
+    /// Nowhere: it ends with an error.
+    Off,
 }
 
 impl GatewayConfig {
@@ -69,6 +85,7 @@ impl GatewayConfig {
             hold_timeout: Duration::from_secs(60),
             max_held_requests: 1024,
             max_held_bytes: 256 << 20,
+            resume: Resume::Any,
             data_dir: None,
             tokenizers: std::thread::available_parallelism().map_or(1, usize::from),
             hub: HubCache::at(".cache/huggingface/hub"),
@@ -76,6 +93,19 @@ impl GatewayConfig {
             max_logprobs: Some(20),
             tool_call_parser: ParserChoice::Auto,
             reasoning_parser: ParserChoice::Auto,
+        }
+    }
+}
+
+impl FromStr for Resume {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "any" => Ok(Self::Any),
+            "exact" => Ok(Self::Exact),
+            "off" => Ok(Self::Off),
+            _ => Err("must be any, exact or off".to_owned()),
         }
     }
 }

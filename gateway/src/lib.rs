@@ -41,7 +41,7 @@ mod routes;
 mod server;
 mod state;
 
-pub use config::GatewayConfig;
+pub use config::{GatewayConfig, Resume};
 pub use egress::parse::family::{Family, ParserChoice, ReasoningFamily, ToolFamily, UnknownParser};
 pub use gateway::{GatewayError, GatewayHandle, Surroundings, serve};
 pub use placement::follower::knows_a_cluster;

@@ -20,7 +20,7 @@ use troupe_runtime::telemetry::{
 };
 
 pub(crate) use self::meter::Meter;
-use crate::placement::directory::Table;
+use crate::{egress::stream::Fidelity, placement::directory::Table};
 
 /// HTTP requests by route, method and status.
 const HTTP_REQUESTS: MetricName =
@@ -48,6 +48,8 @@ pub(crate) struct Series {
     prompt_tokens: Counter,
     generation_tokens: Counter,
     rejections: Counter,
+    resumed_exactly: Counter,
+    resumed_approximately: Counter,
     /// In the order of [`FINISHED_REASONS`].
     finished: Vec<Counter>,
 }
@@ -114,6 +116,9 @@ impl Series {
         let finished =
             |reason: &&str| all.counter(names::REQUEST_SUCCESS, &with("finished_reason", reason));
         let rejections = with("reason", "concurrency");
+        let resumed = |fidelity: Fidelity| {
+            all.counter(names::GATEWAY_RESUMES, &with("fidelity", fidelity.name()))
+        };
         Self {
             time_to_first_token: histogram(names::TIME_TO_FIRST_TOKEN),
             inter_token_latency: histogram(names::INTER_TOKEN_LATENCY),
@@ -126,8 +131,18 @@ impl Series {
             prompt_tokens: all.counter(names::PROMPT_TOKENS, &labels),
             generation_tokens: all.counter(names::GENERATION_TOKENS, &labels),
             rejections: all.counter(names::ADMISSION_REJECTIONS, &rejections),
+            resumed_exactly: resumed(Fidelity::Exact),
+            resumed_approximately: resumed(Fidelity::Approximate),
             finished: FINISHED_REASONS.iter().map(finished).collect(),
         }
+    }
+
+    /// One stream went on at another endpoint.
+    pub(crate) fn resumed(&self, fidelity: Fidelity) {
+        match fidelity {
+            Fidelity::Exact => self.resumed_exactly.inc(),
+            Fidelity::Approximate => self.resumed_approximately.inc(),
+        };
     }
 
     /// One request was refused for want of room at this gateway.

@@ -8,7 +8,10 @@ use crate::{
     admission::{Admission, Permit},
     body::BodyLimits,
     config::GatewayConfig,
-    egress::{answer::Deltas, execution::execute},
+    egress::{
+        answer::Deltas,
+        execution::{Places, execute},
+    },
     error::ApiError,
     holding::{Holding, Wait, core::Limits},
     ingress::{
@@ -112,7 +115,8 @@ impl Gateway {
             request.n,
             prompt.options.max_tokens,
         );
-        let places = (Arc::clone(&self.directory), Arc::clone(&self.holding));
+        let (directory, holding) = (Arc::clone(&self.directory), Arc::clone(&self.holding));
+        let places = Places { directory, holding, resume: self.config.resume };
         Box::pin(execute(places, Arc::clone(request), prompt, meter))
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::Args;
-use troupe_gateway::{GatewayConfig, ParserChoice, ReasoningFamily, ToolFamily};
+use troupe_gateway::{GatewayConfig, ParserChoice, ReasoningFamily, Resume, ToolFamily};
 use troupe_runtime::spec::EngineFlags;
 
 use super::Failure;
@@ -144,6 +144,11 @@ pub(crate) struct HttpArgs {
     /// refuses it at once.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     no_endpoint_timeout: u32,
+    /// Where a request goes on whose endpoint is lost after a part of the answer was told: any
+    /// (wherever the same model is served), exact (only where the tokens are the same to the bit)
+    /// or off (it ends with an error).
+    #[arg(long, value_name = "WHERE", default_value = "any")]
+    resume: Resume,
     /// How models write tool calls: auto (as their chat templates show), none, hermes, llama3_json,
     /// mistral, pythonic or qwen3_coder.
     #[arg(long, value_name = "NAME", default_value = "auto")]
@@ -166,6 +171,7 @@ impl HttpArgs {
             api_key: vec![key],
             max_logprobs: 20,
             no_endpoint_timeout: 60,
+            resume: Resume::Any,
             tool_call_parser: ParserChoice::Auto,
             reasoning_parser: ParserChoice::Auto,
             enable_auto_tool_choice: false,
@@ -178,6 +184,7 @@ impl HttpArgs {
         config.api_keys.clone_from(&self.api_key);
         config.hub = stack::hub();
         config.hold_timeout = Duration::from_secs(self.no_endpoint_timeout.into());
+        config.resume = self.resume;
         config.max_logprobs = u32::try_from(self.max_logprobs).ok();
         config.tool_call_parser = self.tool_call_parser;
         config.reasoning_parser = self.reasoning_parser;

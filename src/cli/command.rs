@@ -55,6 +55,8 @@ pub(super) enum Command {
     Uncordon(operate::Uncordon),
     /// Plan nothing new on hosts and move away what is there, without losing a request.
     Drain(operate::Drain),
+    /// Find out whether the cluster is fit: ways between hosts, clocks, versions, limits, a model.
+    Preflight(operate::Preflight),
     /// Print a shell's completions for this command.
     Completion(completion::Completion),
     /// Talk to a served model.
@@ -113,6 +115,7 @@ impl Command {
             Self::Cordon(cordon) => cordon.run().await,
             Self::Uncordon(uncordon) => uncordon.run().await,
             Self::Drain(drain) => drain.run().await,
+            Self::Preflight(preflight) => preflight.run().await,
             Self::Completion(completion) => completion.run(),
             Self::Chat(chat) => chat.run().await,
             Self::Run(run) => run.run(logging).await,

@@ -17,7 +17,7 @@ use troupe_actors::{
         join::{JoinDesk, Registrar, RenewDesk},
         tokens::Tokens,
     },
-    node::logs::{LogsDesk, Shelf},
+    node::logs::Shelf,
     operate::OperateDesk,
 };
 use troupe_runtime::{
@@ -38,7 +38,7 @@ use super::{
     say,
 };
 use crate::stack::{
-    asked_to_end, colleagues, declare,
+    asked_to_end, colleagues, declare, hub,
     identity::DataDir,
     listen::{Place, are_loopback},
     membership::Membership,
@@ -90,7 +90,7 @@ impl ControlHost<'_> {
             false => None,
         };
         let shelf = Shelf::new(self.dir.path());
-        place.open(self.desks(&membership, &place, shelf.clone()));
+        place.open(self.desks(&membership, &place));
         let _presence = self.register(&membership, &me, &place, listener.clone()).await?;
         operator::write(&operator, &operator_dir, &[place.address()])?;
         let kept = |identity, dir: &PathBuf, link| Kept { identity, dir: dir.clone(), link };
@@ -166,9 +166,11 @@ impl ControlHost<'_> {
     }
 
     /// Who answers what at its door.
-    fn desks(&self, membership: &Membership, place: &Place, shelf: Shelf) -> Desks {
+    fn desks(&self, membership: &Membership, place: &Place) -> Desks {
         let (registry, keys) = (membership.registry.clone(), membership.keys.clone());
         let operate = OperateDesk::new(registry.clone(), keys.clone(), place.link());
+        let operate = operate.with_hub(hub()).admitting(self.authority.pin());
+        let devices = if self.has(Role::Node) { self.host.devices } else { 0 };
         let registrar = Registrar {
             authority: self.authority.clone(),
             registry,
@@ -176,12 +178,14 @@ impl ControlHost<'_> {
             etcd: self.etcd.to_vec(),
             address: place.address().to_string(),
         };
+        let preflight = roles::preflight_desk(membership, place.link(), place.address());
         Desks {
-            operate: Some(Arc::new(operate.admitting(self.authority.pin()))),
+            operate: Some(Arc::new(operate)),
             join: Some(Arc::new(JoinDesk(registrar.clone()))),
             renew: Some(Arc::new(RenewDesk(registrar))),
-            host: Some(Arc::new(LogsDesk::new(shelf))),
-            ..Desks::default()
+            host: Some(Arc::new(roles::host_desk(self.dir.path(), devices, place.link()))),
+            preflight: Some(Arc::new(preflight)),
+            guest: None,
         }
     }
 

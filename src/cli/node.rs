@@ -11,11 +11,7 @@ use clap::Args;
 use tokio::sync::watch;
 use troupe_actors::{
     host::Desks,
-    node::{
-        actor::NodeMsg,
-        child::TurnedAway,
-        logs::{LogsDesk, Shelf},
-    },
+    node::{actor::NodeMsg, child::TurnedAway, logs::Shelf},
 };
 use troupe_runtime::{
     actor::Owned,
@@ -116,8 +112,8 @@ impl NodeProcess<'_> {
         let membership = Membership::etcd(etcd, &identity).await?;
         let mut place = Place::take(&identity, listen, Guests::Members)?;
         let shelf = Shelf::new(dir.path());
-        place
-            .open(Desks { host: Some(Arc::new(LogsDesk::new(shelf.clone()))), ..Desks::default() });
+        let desk = roles::host_desk(dir.path(), host.devices, place.link());
+        place.open(Desks { host: Some(Arc::new(desk)), ..Desks::default() });
         let source = certifier.over(&place, &membership);
         let kept = Kept { identity, dir: identity_dir.clone(), link: Some(place.quic()) };
         let upkeep = Upkeep::start(&membership, place.quic(), name.node, &source, vec![kept]);

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -12,13 +12,14 @@ use ractor::Actor;
 use tokio::{sync::watch, task::JoinSet};
 use troupe_actors::{
     controller::actor::{Controller, ControllerArgs, ControllerMsg},
-    host::{self, Desks},
+    host::{self, About, Desks, Facts, HostDesk, PreflightDesk},
     member::load::Models,
     node::{
         actor::{Node, NodeArgs, NodeMsg, Spawn},
         child::{Processes, TurnedAway},
         core::NodeEvent,
         inside::Inside,
+        logs::{Reader, Shelf},
     },
     operate::OperateDesk,
 };
@@ -29,8 +30,8 @@ use troupe_runtime::{
     id::NodeId,
     shutdown::Shutdown,
     transport::{
-        Link, LocalNetwork, PeerIdentity, PeerRole, QuicConfig, QuicLink, TransportRuntime,
-        tls::Identity,
+        Link, LocalNetwork, PeerAddr, PeerIdentity, PeerRole, QuicConfig, QuicLink,
+        TransportRuntime, tls::Identity,
     },
     wire,
 };
@@ -142,11 +143,46 @@ pub(crate) fn door(
     link: Arc<dyn Link>,
 ) -> JoinSet<()> {
     let (registry, keys) = (membership.registry.clone(), membership.keys.clone());
-    let desk = OperateDesk::new(registry, keys, way);
-    let desks = Desks { operate: Some(Arc::new(desk)), ..Desks::default() };
+    let preflight = preflight_desk(membership, way.clone(), link.address());
+    let desk = OperateDesk::new(registry, keys, way).with_hub(super::hub());
+    let desks = Desks {
+        operate: Some(Arc::new(desk)),
+        preflight: Some(Arc::new(preflight)),
+        ..Desks::default()
+    };
     let mut door = JoinSet::new();
     door.spawn(host::door::keep(link, desks));
     door
+}
+
+/// What this process knows of itself.
+fn about(devices: u32, data_dir: Option<PathBuf>) -> About {
+    About {
+        version: env!("CARGO_PKG_VERSION").into(),
+        devices,
+        device_kind: "cpu".into(),
+        device_memory: inventory::device_memory(devices),
+        data_dir,
+        cache_dir: super::cache_dir(),
+        hub: super::hub(),
+    }
+}
+
+/// Where control hosts ask this host for logs, facts and distances.
+pub(crate) fn host_desk(data_dir: &Path, devices: u32, link: Arc<dyn Link>) -> HostDesk {
+    let facts = Facts::new(about(devices, Some(data_dir.to_owned())));
+    HostDesk::new(Reader::new(Shelf::new(data_dir)), facts, link)
+}
+
+/// Where operators ask whether the cluster is fit, at a door with this address; hosts are reached
+/// over `way`.
+pub(crate) fn preflight_desk(
+    membership: &Membership,
+    way: Arc<dyn Link>,
+    address: PeerAddr,
+) -> PreflightDesk {
+    let (registry, keys) = (membership.registry.clone(), membership.keys.clone());
+    PreflightDesk::new(registry, keys, way, address, Facts::new(about(0, None)))
 }
 
 /// Who a gateway is to the rest of the cluster.

@@ -1,7 +1,11 @@
 //! A cluster over a real etcd: two nodes, two stages, one service; and what happens when any
 //! process of it is killed, comes twice, or does not belong.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::mpsc::{self, SyncSender},
+};
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -21,32 +25,35 @@ use crate::{
 };
 
 #[test]
-fn a_member_that_is_killed_is_told_and_replaced() {
+fn what_was_asked_goes_on_when_any_member_is_killed() {
     let cluster = Cluster::start();
+    let whole = cluster.sampled(false).answer();
     // The leader's end reaches the gateway as a lost connection, a worker's through the leader.
     for which in [LEADER, 1] {
-        let mut stream = cluster.stream();
-        let member = cluster.member(which);
-        process::kill(member);
-        let error = error_of(&mut stream);
-        assert!(!error.is_empty());
-        cluster.until_it_serves_again();
-        assert!(!is_running(member));
+        for stream in [true, false] {
+            let asked = cluster.sampled(stream);
+            let member = cluster.member(which);
+            process::kill(member);
+            assert_eq!(asked.answer(), whole, "token for token");
+            assert!(!is_running(member));
+            cluster.until_it_serves_again();
+        }
     }
+    assert_eq!(cluster.control.metric("troupe:gateway_resumes_total"), 4.0);
 }
 
 #[test]
 fn a_node_that_is_killed_takes_its_member_along_and_may_come_back() {
     let mut cluster = Cluster::start();
+    let whole = cluster.sampled(false).answer();
     for which in [1, LEADER] {
-        let mut stream = cluster.stream();
+        let asked = cluster.sampled(true);
         let member = cluster.member(which);
         let index = cluster.node_of(which);
         cluster.nodes[index].kill();
-        assert!(!error_of(&mut stream).is_empty());
         until("its member is gone", || !is_running(member));
         cluster.nodes[index] = cluster.node(NAMES[index]);
-        cluster.until_it_serves_again();
+        assert_eq!(asked.answer(), whole, "it waited for a group to be there again");
     }
 }
 
@@ -366,6 +373,32 @@ impl Cluster {
         stream
     }
 
+    /// Asks for tokens that are drawn by chance from a seed, and waits until they come.
+    fn sampled(&self, stream: bool) -> Asked {
+        let mut body = completion(&self.prompt, 60);
+        (body["temperature"], body["seed"], body["stream"]) = (json!(1.0), json!(7), json!(stream));
+        let address = self.control.address;
+        let (begun, has_begun) = mpsc::sync_channel(1);
+        let answered = move || {
+            if stream {
+                let stream = http::stream(address, "/v1/completions", &body).expect("an answer");
+                return streamed(stream, &begun);
+            }
+            drop(begun);
+            let answer = http::post(address, "/v1/completions", &body).expect("an answer");
+            tokens(&answer.ok()["choices"][0])
+        };
+        let made = || self.control.metric("vllm:generation_tokens_total");
+        let before = made();
+        let asked = Asked(std::thread::spawn(answered));
+        if stream {
+            has_begun.recv().expect("it begins");
+        } else {
+            until("the gateway has tokens of it", || made() > before);
+        }
+        asked
+    }
+
     /// The index of the node that runs this member of the group now.
     fn node_of(&self, member: u64) -> usize {
         let runs = |node: &Troupe| {
@@ -387,18 +420,27 @@ fn read<T: DeserializeOwned>(entry: &Entry) -> T {
     directory::from_bytes(&entry.key, &entry.value).expect("a record")
 }
 
-/// What the stream ends with, which has to be an error told in words.
-fn error_of(stream: &mut http::Stream) -> String {
+/// A request under way on a thread of its own, which has begun to be answered.
+struct Asked(std::thread::JoinHandle<Vec<u32>>);
+
+impl Asked {
+    /// All of its tokens.
+    fn answer(self) -> Vec<u32> {
+        self.0.join().expect("it was answered")
+    }
+}
+
+/// All tokens of a stream, each of which goes on from the ones before.
+fn streamed(stream: http::Stream, begun: &SyncSender<()>) -> Vec<u32> {
+    let mut all = Vec::new();
     for event in stream {
         match event {
-            http::Event::Data(data) => {
-                if let Some(message) = data.pointer("/error/message").and_then(Value::as_str) {
-                    return message.to_owned();
-                }
-            }
-            http::Event::Done => panic!("it ended as if nothing had happened"),
-            http::Event::Broken(why) => panic!("it broke without a word: {why}"),
+            http::Event::Data(data) => all.extend(tokens(&data["choices"][0])),
+            http::Event::Done => return all,
+            http::Event::Broken(why) => panic!("it broke: {why}"),
         }
+        // Nobody waits for it any more after the first.
+        let _ = begun.try_send(());
     }
     panic!("it ended without a word");
 }

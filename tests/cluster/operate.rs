@@ -24,10 +24,10 @@ struct Office {
 
 /// What a command printed, and how it ended.
 #[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 const SERVICE: &str = "llminferenceservice.serving.kserve.io";
@@ -97,7 +97,8 @@ impl Office {
     }
 }
 
-fn troupe(words: &[&str]) -> Said {
+/// Runs a command as somebody who has just come to this machine.
+pub(crate) fn troupe(words: &[&str]) -> Said {
     let home = tempfile::tempdir().expect("a folder");
     let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_troupe"))
         .args(words)

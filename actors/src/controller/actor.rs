@@ -109,22 +109,22 @@ impl Actor for Controller {
         message: ControllerMsg,
         state: &mut ControllerState,
     ) -> Result<(), ActorProcessingErr> {
-        let event = match message {
-            ControllerMsg::Tick => Some(state.run_for_office().await),
-            ControllerMsg::Found(event) => Some(event),
+        let events = match message {
+            ControllerMsg::Tick => vec![state.run_for_office().await],
+            ControllerMsg::Found(event) => vec![event],
             ControllerMsg::Store(event) => match state.observed.see(event) {
-                Seen::Nothing => None,
-                Seen::Event(event) => Some(event),
+                Seen::Events(events) => events,
                 Seen::OtherLife => {
                     // What the office was waiting for, if it is not held yet.
                     myself.cast(ControllerMsg::Tick)?;
-                    state.begin_anew()
+                    state.begin_anew().into_iter().collect()
                 }
             },
         };
-        let Some(event) = event else { return Ok(()) };
-        let effects = state.core.handle(state.clock.now(), event);
-        state.act(effects).await;
+        for event in events {
+            let effects = state.core.handle(state.clock.now(), event);
+            state.act(effects).await;
+        }
         Ok(())
     }
 }
@@ -147,6 +147,7 @@ impl ControllerState {
             }
             (true, false) => {
                 tracing::warn!("this controller is no longer in office");
+                self.errands.deposed();
                 ControllerEvent::Deposed
             }
             (true, true) | (false, false) => ControllerEvent::Tick,
@@ -158,6 +159,7 @@ impl ControllerState {
         let in_office = std::mem::take(&mut self.in_office);
         if in_office {
             tracing::warn!("the store lives anew: everything is planned from what it holds now");
+            self.errands.deposed();
         }
         in_office.then_some(ControllerEvent::Deposed)
     }
@@ -179,6 +181,7 @@ impl ControllerState {
             // Plan again from what is stored, as soon as the office is (still) ours.
             tracing::warn!(failed, "cannot write to the store");
             self.in_office = false;
+            self.errands.deposed();
             let now = self.clock.now();
             self.core.handle(now, ControllerEvent::Deposed);
             return;

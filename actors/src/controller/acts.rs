@@ -5,11 +5,11 @@
 //! should not take a round trip for each group. A transaction may not name a key twice, so one that
 //! is written and then deleted begins a new one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use troupe_runtime::{
     discovery::{Compare, Op, Txn, directory, keys::Keys},
-    id::NodeId,
+    id::{EndpointId, NodeId},
 };
 
 use super::plan::ControllerEffect;
@@ -21,6 +21,8 @@ pub(super) enum Errand {
     Probe(NodeId, String),
     /// Find out about the model of this URI.
     Model(String),
+    /// Follow the load of these endpoints, by where they are reached, and of no others.
+    Follow(BTreeMap<EndpointId, String>),
 }
 
 /// What effects mean.
@@ -84,6 +86,7 @@ fn op(keys: &Keys, effect: ControllerEffect) -> Result<Op, Errand> {
         E::PutEvent(slot, record) => Op::Put(keys.event(slot), directory::to_bytes(record)),
         E::Probe(node, address) => return Err(Errand::Probe(node, address)),
         E::AskModel(uri) => return Err(Errand::Model(uri)),
+        E::Follow(endpoints) => return Err(Errand::Follow(endpoints)),
     })
 }
 

@@ -64,6 +64,7 @@ impl Service {
 
     /// A controller takes office and the store holds these groups.
     pub(super) fn recall(&mut self, world: &mut World, stored: Vec<GroupRecord>) {
+        self.scaler.forget();
         for group in self.groups.values_mut() {
             (group.record, group.health, group.drains_since) = (None, None, None);
             group.backs_off = false;
@@ -94,6 +95,11 @@ impl Service {
                 group.revision = status.revision;
             }
             let given_up = status.phase == GroupPhase::Failed && group.record.is_none();
+            // While a group forms again the reason that it had to stays readable.
+            let same = group.record.as_ref().is_some_and(|now| Some(now.epoch) == status.epoch);
+            if same && group.attempts.reason.is_empty() {
+                group.attempts.reason.clone_from(&status.message);
+            }
             if group.attempts.failed == 0 && (status.restarts > 0 || given_up) {
                 let reason = status.message.clone();
                 group.attempts = Attempts::recalled(status.restarts, given_up, reason);

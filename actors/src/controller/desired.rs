@@ -6,13 +6,20 @@ use serde_json::{Value, json};
 use troupe_runtime::{
     discovery::directory::{Launch, MemberPer},
     id::GroupId,
-    spec::{EngineFlags, GroupPolicy, LeaderWorkerSet, ServiceSpec, service},
+    spec::{
+        AppliedConfig, EngineFlags, GroupPolicy, LeaderWorkerSet, ServiceConfig, ServiceSpec,
+        SpecError, resolve,
+        service::{self, Scaling},
+    },
 };
 
-use super::wishes::Wishes;
+use super::{service::Problem, wishes::Wishes};
 
 /// The kind under which services are stored.
 pub const KIND: &str = service::KIND;
+
+/// Why a declaration that is a service by itself cannot be one.
+pub(super) const INVALID: &str = "InvalidSpec";
 
 /// Why a revision was declared; as kubectl writes it.
 const CAUSE: &str = "kubernetes.io/change-cause";
@@ -39,6 +46,8 @@ pub struct Desired {
     pub generation: u64,
     /// How many groups.
     pub replicas: u32,
+    /// How their number follows the load, if it does; `replicas` is where it begins.
+    pub scaling: Option<Scaling>,
     /// What each is to run.
     pub launch: Launch,
     /// Where.
@@ -51,6 +60,8 @@ pub struct Desired {
     pub cause: Option<String>,
     /// `metadata` and `spec` as they were declared.
     pub document: Value,
+    /// The configurations that it is made of.
+    pub applied: Vec<AppliedConfig>,
 }
 
 // === impl ServiceName ===
@@ -81,7 +92,32 @@ impl fmt::Display for ServiceName {
 // === impl Desired ===
 
 impl Desired {
-    /// What a specification asks for, with the `LeaderWorkerSet` of its name.
+    /// What a service asks for together with the configurations that it starts from and the
+    /// `LeaderWorkerSet` of its name; `find` finds a configuration by namespace and name.
+    ///
+    /// # Errors
+    /// What is not there or cannot be, with KServe's word for it.
+    pub fn whole(
+        service: &ServiceSpec,
+        set: Option<&LeaderWorkerSet>,
+        find: impl Fn(&str, &str) -> Option<ServiceConfig>,
+    ) -> Result<Self, Problem> {
+        let generation = service.metadata.generation;
+        let problem = |reason, message| Problem { generation, reason, message };
+        let resolved = resolve(service, find).map_err(|error| {
+            let reason = match &error {
+                SpecError::ConfigNotFound(_) => "ConfigNotFound",
+                SpecError::Invalid(_) | SpecError::Document(_) => "CombineBaseError",
+            };
+            problem(reason, error.to_string())
+        })?;
+        let desired = Self::new(&resolved.spec, set);
+        let desired = desired.map_err(|message| problem(INVALID, message))?;
+        // What is gone back to is what the service said, not what was made of it.
+        Ok(Self { document: document(&service.document), applied: resolved.applied, ..desired })
+    }
+
+    /// What a specification asks for that is whole, with the `LeaderWorkerSet` of its name.
     ///
     /// # Errors
     /// The field that cannot be, and what could.
@@ -117,12 +153,14 @@ impl Desired {
             name: ServiceName::new(&metadata.namespace, &metadata.name),
             generation: metadata.generation,
             replicas: workload.initial_replicas(),
+            scaling: workload.scaling.clone(),
             launch,
             wishes,
             policy,
             grace: template.and_then(|pod| pod.grace).map(seconds),
             cause: metadata.annotations.get(CAUSE).cloned(),
             document: document(&spec.document),
+            applied: Vec::new(),
         })
     }
 }
@@ -179,16 +217,6 @@ fn seconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
 }
 
-/// Reads what is stored of a service: the object as it was declared.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn from_stored(value: &[u8]) -> Result<Desired, String> {
-    let document: Value = serde_json::from_slice(value).map_err(|error| error.to_string())?;
-    let (spec, _) = ServiceSpec::from_document(document).map_err(|error| error.to_string())?;
-    Desired::new(&spec, None)
-}
-
 /// Declares a launch as a service, as a person would have written it.
 pub fn declare(name: &str, replicas: u32, launch: &Launch) -> Value {
     let per = match launch.member_per {
@@ -233,6 +261,11 @@ pub fn launch(model_uri: String, model_name: String, flags: EngineFlags) -> Laun
 mod tests {
     use super::*;
 
+    fn desired(document: &Value) -> Result<Desired, Problem> {
+        let (spec, _) = ServiceSpec::from_document(document.clone()).expect("a service");
+        Desired::whole(&spec, None, |_, _| None)
+    }
+
     #[test]
     fn what_is_declared_is_what_is_desired() {
         let flags = EngineFlags {
@@ -245,8 +278,7 @@ mod tests {
         let mut launch = launch("file:///models/m".into(), "m".into(), flags);
         launch.tensor_parallel = 2;
         launch.member_per = MemberPer::Stage;
-        let stored = declare("s", 3, &launch).to_string();
-        let desired = from_stored(stored.as_bytes()).expect("a good service");
+        let desired = desired(&declare("s", 3, &launch)).expect("a good service");
         assert_eq!((desired.name.to_string().as_str(), desired.replicas), ("default/s", 3));
         assert_eq!(desired.launch, launch);
     }
@@ -256,7 +288,8 @@ mod tests {
         let launch = launch("file:///m".into(), "m".into(), EngineFlags::default());
         let mut document = declare("s", 1, &launch);
         document["metadata"]["annotations"][MEMBER_PER] = json!("galaxy");
-        let error = from_stored(document.to_string().as_bytes()).expect_err("no such member");
-        assert!(error.contains(MEMBER_PER) && error.contains("galaxy"), "{error}");
+        let Problem { reason, message, .. } = desired(&document).expect_err("no such member");
+        assert!(message.contains(MEMBER_PER) && message.contains("galaxy"), "{message}");
+        assert_eq!(reason, INVALID);
     }
 }

@@ -1,8 +1,9 @@
 //! What the controller has others find out: whether a host that has lost its lease still answers,
-//! and how large a model is. Each errand is a task with a deadline that ends in an event; they end
+//! how large a model is, how busy endpoints are (`loads`). Each errand is a task with a deadline that ends in an event; they end
 //! with the controller.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -14,13 +15,14 @@ use troupe_runtime::{
     transport::{Class, Link, PeerAddr},
 };
 
-use super::{actor::ControllerMsg, acts::Errand, facts, plan::ControllerEvent};
+use super::{actor::ControllerMsg, acts::Errand, facts, loads::Loads, plan::ControllerEvent};
 
 /// Runs errands.
 pub(super) struct Errands {
     link: Option<Arc<dyn Link>>,
     hub: HubCache,
     controller: ActorRef<ControllerMsg>,
+    loads: Loads,
     tasks: JoinSet<()>,
 }
 
@@ -30,7 +32,13 @@ impl Errands {
         hub: HubCache,
         controller: ActorRef<ControllerMsg>,
     ) -> Self {
-        Self { link, hub, controller, tasks: JoinSet::new() }
+        let loads = Loads::new(link.clone(), controller.clone());
+        Self { link, hub, controller, loads, tasks: JoinSet::new() }
+    }
+
+    /// The office is lost: nobody's load matters here any more.
+    pub(super) fn deposed(&mut self) {
+        self.loads.follow(BTreeMap::new());
     }
 
     /// Starts one. There are at most as many as hosts without a lease and models; each ends within
@@ -48,13 +56,13 @@ impl Errands {
                     let _ = controller.cast(ControllerMsg::Found(found));
                 });
             }
+            Errand::Follow(endpoints) => self.loads.follow(endpoints),
             Errand::Model(uri) => {
                 let hub = self.hub.clone();
                 self.tasks.spawn_blocking(move || {
-                    if let Some(facts) = facts::of(&uri, &hub) {
-                        let found = ControllerEvent::ModelKnown(uri, facts);
-                        let _ = controller.cast(ControllerMsg::Found(found));
-                    }
+                    let facts = facts::of(&uri, &hub);
+                    let found = ControllerEvent::ModelKnown(uri, facts);
+                    let _ = controller.cast(ControllerMsg::Found(found));
                 });
             }
         }

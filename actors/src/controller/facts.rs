@@ -13,7 +13,7 @@ use troupe_runtime::model::{
 use super::memory::ModelFacts;
 
 /// The facts of the model of this URI.
-pub(super) fn of(uri: &str, hub: &HubCache) -> Option<ModelFacts> {
+pub(crate) fn of(uri: &str, hub: &HubCache) -> Option<ModelFacts> {
     let source = ModelSource::resolve(uri, hub).ok()?;
     let files = ModelFiles::find(&source.folder).ok()?;
     let config = ModelConfig::load(&files.config).ok()?;

@@ -5,8 +5,8 @@
 //! given up, so asking costs nothing however many groups there are. A host that has lost its lease
 //! is planned on by nobody, but what is planned on it stays until it is given up: that takes one
 //! more lease time in which it cannot be reached either. If more than a third of all vanish
-//! together it is the store or the network that is ill, and only hosts that were tried and not
-//! reached are given up.
+//! together it is the store or the network that is ill, and of those only hosts that were tried and
+//! not reached are given up, however few of them are left.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -90,6 +90,8 @@ struct Loss {
     /// When it was last asked for, and whether it was reached after that.
     probed: Option<Duration>,
     reached: Option<bool>,
+    /// It vanished together with many others: it is not given up before it was tried.
+    together: bool,
 }
 
 // === impl Hosts ===
@@ -157,9 +159,19 @@ impl Hosts {
         if !self.hosts.contains_key(&node) || self.lost.contains_key(&node) {
             return false;
         }
-        self.lost.insert(node, Loss { since: now, probed: None, reached: None });
+        let loss = Loss { since: now, probed: None, reached: None, together: false };
+        self.lost.insert(node, loss);
+        if self.many_are_lost() {
+            self.lost.values_mut().for_each(|loss| loss.together = true);
+        }
         self.decide_closed(node);
         true
+    }
+
+    /// Whether so many have vanished that it is the store or the network that is ill. Rounded up,
+    /// so that one host of two or three may go.
+    fn many_are_lost(&self) -> bool {
+        self.lost.len() > self.hosts.len().div_ceil(3)
     }
 
     /// A host without a lease was tried.
@@ -186,8 +198,6 @@ impl Hosts {
     /// Gives up the hosts that have been gone for one more lease time and were not reached in it;
     /// what is planned on them is over.
     pub(super) fn give_up(&mut self, now: Duration, lease: Duration) -> Vec<NodeRecord> {
-        // Rounded up, so that one host of two or three may go.
-        let many = self.lost.len() > self.hosts.len().div_ceil(3);
         let gone: Vec<_> = self
             .lost
             .iter()
@@ -198,7 +208,7 @@ impl Hosts {
                 let over = match loss.reached {
                     Some(reached) => !reached,
                     // Nobody could try it, or the answer is overdue.
-                    None => !many && (!can_be_tried || away >= lease * PATIENCE),
+                    None => !loss.together && (!can_be_tried || away >= lease * PATIENCE),
                 };
                 away >= lease && over
             })

@@ -3,8 +3,8 @@
 //! The weights are divided over all ranks; the first and the last stage also hold the embedding and
 //! the head. KV memory is what the engine is told to take, or else the least that is of use: one
 //! sequence of the longest length, and no more than the engine takes by itself. The workspace is
-//! what a full step holds at once. A model whose facts are unknown is not checked here: its
-//! ranks find out when they load.
+//! what a full step holds at once. A service waits a moment for its model's facts before it is
+//! planned; where nobody knows them nothing is checked, and ranks find out when they load.
 
 use troupe_runtime::discovery::directory::Launch;
 

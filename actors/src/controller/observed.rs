@@ -8,18 +8,19 @@ use troupe_runtime::{
         Incarnation, WatchEvent,
         declared::Declared,
         directory::{
-            self, CordonRecord, GatewayRecord, GroupRecord, NodeLabelsRecord, NodeRecord,
-            NodeStatus,
+            self, CordonRecord, DemandRecord, EndpointRecord, GatewayRecord, GroupRecord,
+            NodeLabelsRecord, NodeRecord, NodeStatus,
         },
         keys::Keys,
     },
-    id::NodeId,
+    id::{EndpointId, NodeId},
+    spec::Kind,
 };
 
 use super::{
-    desired::{self, ServiceName},
+    declared::{Declarations, KINDS},
+    desired::ServiceName,
     plan::ControllerEvent,
-    service::Problem,
 };
 
 /// What the store said.
@@ -27,6 +28,8 @@ pub(super) struct Observed {
     keys: Keys,
     /// Under each key, to know what a deletion means.
     known: BTreeMap<String, Known>,
+    /// What is declared.
+    declarations: Declarations,
     /// The life of the store that all this was read in; none while the store has none.
     life: Option<Incarnation>,
 }
@@ -36,19 +39,19 @@ enum Known {
     Node(NodeRecord),
     Labels(NodeLabelsRecord),
     Group(GroupRecord),
-    Service(ServiceName),
+    Declared(Kind, ServiceName),
     Cordon(NodeId),
     Gateway(NodeId),
     Revision(ServiceName, u64),
+    Endpoint(EndpointId),
+    Demand(ServiceName, NodeId),
 }
 
 /// What became of one event of the watch.
 #[derive(Debug)]
 pub(super) enum Seen {
-    /// It is none of the controller's business.
-    Nothing,
-    /// The planner is to know.
-    Event(ControllerEvent),
+    /// The planner is to know this; nothing if it is none of its business.
+    Events(Vec<ControllerEvent>),
     /// The store has another incarnation than before, or has lost it.
     OtherLife,
 }
@@ -57,7 +60,8 @@ pub(super) enum Seen {
 
 impl Observed {
     pub(super) fn new(keys: Keys) -> Self {
-        Self { keys, known: BTreeMap::new(), life: None }
+        let declarations = Declarations::default();
+        Self { keys, known: BTreeMap::new(), declarations, life: None }
     }
 
     /// The life of the store that everything was read in.
@@ -81,46 +85,54 @@ impl Observed {
                 self.enter(Some(Incarnation::of(entry)))
             }
             WatchEvent::Delete(key) if key == incarnation => self.enter(None),
-            WatchEvent::Put(entry) => match self.put(&entry.key, &entry.value) {
-                Ok(event) => event.map_or(Seen::Nothing, Seen::Event),
-                Err(error) => {
-                    tracing::error!(key = entry.key, error, "a record is left out");
-                    Seen::Nothing
-                }
-            },
-            WatchEvent::Delete(key) => self.forget(&key).map_or(Seen::Nothing, Seen::Event),
-            WatchEvent::Synced => Seen::Event(ControllerEvent::Synced),
+            WatchEvent::Put(entry) => {
+                let events = self.put(&entry.key, &entry.value);
+                Seen::Events(events.unwrap_or_else(|error| left_out(&entry.key, &error)))
+            }
+            WatchEvent::Delete(key) => Seen::Events(self.forget(&key)),
+            WatchEvent::Synced => {
+                let mut events = self.declarations.complete();
+                events.push(ControllerEvent::Synced);
+                Seen::Events(events)
+            }
             // Its incarnation, which is watched too, says what to make of it.
-            WatchEvent::Rewound => Seen::Nothing,
+            WatchEvent::Rewound => Seen::Events(Vec::new()),
             WatchEvent::Disconnected(why) => {
                 tracing::warn!(why, "the store does not answer: nothing is changed meanwhile");
-                Seen::Nothing
+                Seen::Events(Vec::new())
             }
         }
     }
 
     fn enter(&mut self, life: Option<Incarnation>) -> Seen {
         if self.life == life {
-            return Seen::Nothing;
+            return Seen::Events(Vec::new());
         }
         self.life = life;
         Seen::OtherLife
     }
 
-    fn forget(&mut self, key: &str) -> Option<ControllerEvent> {
-        Some(match self.known.remove(key)? {
+    fn forget(&mut self, key: &str) -> Vec<ControllerEvent> {
+        let Some(known) = self.known.remove(key) else { return Vec::new() };
+        vec![match known {
             Known::Node(record) => ControllerEvent::NodeGone(record.id),
             Known::Labels(labels) => return self.host(labels.node),
             Known::Group(record) => ControllerEvent::GroupGone(record.group),
-            Known::Service(name) => ControllerEvent::Undeclared(name),
+            Known::Declared(kind, name) => return self.declarations.gone(kind, &name),
             Known::Cordon(node) => ControllerEvent::CordonGone(node),
             Known::Gateway(gateway) => ControllerEvent::GatewayGone(gateway),
             Known::Revision(name, number) => ControllerEvent::RevisionGone(name, number),
-        })
+            Known::Endpoint(endpoint) => ControllerEvent::EndpointGone(endpoint),
+            Known::Demand(name, gateway) => ControllerEvent::DemandGone(name, gateway),
+        }]
     }
 
-    fn put(&mut self, key: &str, value: &[u8]) -> Result<Option<ControllerEvent>, String> {
+    fn put(&mut self, key: &str, value: &[u8]) -> Result<Vec<ControllerEvent>, String> {
         let keys = &self.keys;
+        let kind = KINDS.into_iter().find(|kind| key.starts_with(&keys.specs(kind.name())));
+        if let Some(kind) = kind {
+            return self.declared(kind, key, value);
+        }
         let under = |prefix: String| key.strip_prefix(&prefix);
         let (known, event) = if under(keys.nodes()).is_some() {
             let record: NodeRecord = read(key, value)?;
@@ -138,18 +150,23 @@ impl Observed {
         } else if under(keys.groups()).is_some() {
             let record: GroupRecord = read(key, value)?;
             (Some(Known::Group(record.clone())), ControllerEvent::GroupPut(record))
-        } else if let Some(name) = under(keys.specs(desired::KIND)) {
-            if Declared::of(value).is_some_and(|declared| declared.deleted) {
-                return Ok(self.forget(key));
-            }
-            let (name, _) = service_of(name)?;
-            (Some(Known::Service(name.clone())), declared(name, value))
         } else if under(keys.cordons()).is_some() {
             let record: CordonRecord = read(key, value)?;
             (Some(Known::Cordon(record.node)), ControllerEvent::CordonPut(record))
         } else if under(keys.gateways()).is_some() {
             let record: GatewayRecord = read(key, value)?;
             (Some(Known::Gateway(record.id)), ControllerEvent::GatewayPut(record))
+        } else if under(keys.endpoints()).is_some() {
+            let record: EndpointRecord = read(key, value)?;
+            let endpoint = record.info.endpoint;
+            let event = ControllerEvent::EndpointPut(endpoint.clone(), record.address);
+            (Some(Known::Endpoint(endpoint)), event)
+        } else if let Some(rest) = under(keys.all_demand()) {
+            let (name, gateway) = service_of(rest)?;
+            let gateway = NodeId(gateway.parse().map_err(|_| format!("{gateway} is no gateway"))?);
+            let DemandRecord { held } = read(key, value)?;
+            let known = Known::Demand(name.clone(), gateway);
+            (Some(known), ControllerEvent::DemandPut(name, gateway, held))
         } else if let Some(rest) = under(keys.all_revisions()) {
             let (name, number) = service_of(rest)?;
             let number = number.parse().map_err(|_| format!("{number} is no revision"))?;
@@ -162,24 +179,51 @@ impl Observed {
             let slot = slot.parse().map_err(|_| format!("{slot} is no place in the ring"))?;
             (None, ControllerEvent::EventStored(slot, read(key, value)?))
         } else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
         if let Some(known) = known {
             self.known.insert(key.into(), known);
         }
-        Ok(Some(event))
+        Ok(vec![event])
     }
 
-    /// A host with the labels that people gave it; none if it is not there.
-    fn host(&self, id: NodeId) -> Option<ControllerEvent> {
-        let Some(Known::Node(record)) = self.known.get(&self.keys.node(id)) else { return None };
+    /// An object that somebody declared, or that it was deleted.
+    fn declared(
+        &mut self,
+        kind: Kind,
+        key: &str,
+        value: &[u8],
+    ) -> Result<Vec<ControllerEvent>, String> {
+        if Declared::of(value).is_some_and(|declared| declared.deleted) {
+            return Ok(self.forget(key));
+        }
+        let rest = key.strip_prefix(&self.keys.specs(kind.name())).unwrap_or_default();
+        let (name, _) = service_of(rest)?;
+        self.known.insert(key.into(), Known::Declared(kind, name.clone()));
+        let (events, wrong) = self.declarations.put(kind, &name, value);
+        if let Some(error) = wrong {
+            left_out(key, &error);
+        }
+        Ok(events)
+    }
+
+    /// A host with the labels that people gave it; nothing if it is not there.
+    fn host(&self, id: NodeId) -> Vec<ControllerEvent> {
+        let Some(Known::Node(record)) = self.known.get(&self.keys.node(id)) else {
+            return Vec::new();
+        };
         let changed = match self.known.get(&self.keys.node_labels(id)) {
             Some(Known::Labels(labels)) => Some(labels),
             _ => None,
         };
         let labels = record.labels_with(changed);
-        Some(ControllerEvent::NodePut(NodeRecord { labels, ..record.clone() }))
+        vec![ControllerEvent::NodePut(NodeRecord { labels, ..record.clone() })]
     }
+}
+
+fn left_out(key: &str, error: &str) -> Vec<ControllerEvent> {
+    tracing::error!(key, error, "a record is left out");
+    Vec::new()
 }
 
 fn read<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, String> {
@@ -194,29 +238,12 @@ fn service_of(rest: &str) -> Result<(ServiceName, &str), String> {
     Ok((ServiceName { namespace: namespace.into(), name: name.into() }, rest))
 }
 
-/// A service, or what is wrong with its declaration.
-fn declared(name: ServiceName, value: &[u8]) -> ControllerEvent {
-    match desired::from_stored(value) {
-        Ok(desired) if desired.name == name => ControllerEvent::Declared(desired),
-        Ok(desired) => {
-            let message = format!("it is stored as {name} and says that it is {}", desired.name);
-            senseless(name, value, message)
-        }
-        Err(message) => senseless(name, value, message),
-    }
-}
-
-fn senseless(name: ServiceName, value: &[u8], message: String) -> ControllerEvent {
-    let generation = Declared::of(value).map_or(0, |declared| declared.generation);
-    let reason = "InvalidSpec".to_owned();
-    ControllerEvent::Senseless(name, Problem { generation, reason, message })
-}
-
 #[cfg(test)]
 mod tests {
     use troupe_runtime::discovery::{Entry, declared};
 
     use super::*;
+    use crate::controller::desired;
 
     fn put(key: String, value: Vec<u8>) -> WatchEvent {
         WatchEvent::Put(Entry { key, value, version: 1 })
@@ -228,7 +255,7 @@ mod tests {
         let mut observed = Observed::new(keys.clone());
         let life = |value: &str| put(keys.incarnation(), value.into());
         assert!(matches!(observed.see(life("one")), Seen::OtherLife));
-        assert!(matches!(observed.see(life("one")), Seen::Nothing));
+        assert!(matches!(observed.see(life("one")), Seen::Events(none) if none.is_empty()));
         assert_eq!(observed.life().map(|life| life.id().into_owned()), Some("one".into()));
         assert!(matches!(observed.see(life("two")), Seen::OtherLife));
         assert!(matches!(observed.see(WatchEvent::Delete(keys.incarnation())), Seen::OtherLife));
@@ -259,14 +286,17 @@ mod tests {
             removed: ["zone".to_owned()].into(),
         };
         let labels = |seen: Seen| match seen {
-            Seen::Event(ControllerEvent::NodePut(record)) => {
-                record.labels.into_keys().collect::<Vec<_>>()
-            }
-            other => panic!("{other:?}"),
+            Seen::Events(events) => match &events[..] {
+                [ControllerEvent::NodePut(record)] => {
+                    record.labels.keys().cloned().collect::<Vec<_>>()
+                }
+                other => panic!("{other:?}"),
+            },
+            Seen::OtherLife => panic!("the same life"),
         };
         // In whichever order the store tells them.
         let words = put(keys.node_labels(id), directory::to_bytes(given));
-        assert!(matches!(observed.see(words.clone()), Seen::Nothing));
+        assert!(matches!(observed.see(words.clone()), Seen::Events(none) if none.is_empty()));
         let seen = observed.see(put(keys.node(id), directory::to_bytes(host)));
         assert_eq!(labels(seen), ["team"]);
         let seen = observed.see(WatchEvent::Delete(keys.node_labels(id)));
@@ -280,12 +310,17 @@ mod tests {
         let mut observed = Observed::new(keys.clone());
         let key = keys.spec(desired::KIND, "default", "s");
         let tombstone = || put(key.clone(), declared::tombstone(2));
-        assert!(matches!(observed.see(tombstone()), Seen::Nothing));
+        assert!(matches!(observed.see(tombstone()), Seen::Events(none) if none.is_empty()));
         let launch = desired::launch("file:///m".into(), "m".into(), Default::default());
         let document = desired::declare("s", 1, &launch).to_string().into_bytes();
-        let seen = observed.see(put(key.clone(), document));
-        assert!(matches!(seen, Seen::Event(ControllerEvent::Declared(_))), "{seen:?}");
-        let seen = observed.see(tombstone());
-        assert!(matches!(seen, Seen::Event(ControllerEvent::Undeclared(..))), "{seen:?}");
+        observed.see(WatchEvent::Synced);
+        let told = |seen: Seen| match seen {
+            Seen::Events(events) => events.into_iter().next(),
+            Seen::OtherLife => None,
+        };
+        let seen = told(observed.see(put(key.clone(), document)));
+        assert!(matches!(seen, Some(ControllerEvent::Declared(_))), "{seen:?}");
+        let seen = told(observed.see(tombstone()));
+        assert!(matches!(seen, Some(ControllerEvent::Undeclared(..))), "{seen:?}");
     }
 }

@@ -261,6 +261,23 @@ fn reasons(hosts: &Hosts, ask: &Ask<'_>, filter: &Filter<'_>, able: &[&Host]) ->
     format!("needs {}{on} ({of}), {free} may be had; {text}", count(devices, "device"))
 }
 
+/// What each host says to this alone, by its name: why it may not be taken, or what it has.
+pub(super) fn by_host(hosts: &Hosts, ask: &Ask<'_>) -> Vec<(String, String)> {
+    let filter = Filter::new(hosts, ask);
+    let unit = ask.division.unit();
+    let says = |host: &Host| {
+        let few = || (host.free < unit).then_some(Refusal::Devices(host.free));
+        match filter.refusal(host).or_else(few) {
+            Some(refusal) => {
+                let told = refusal.told(1, ask);
+                told.strip_prefix("1 ").map_or(told.clone(), str::to_owned)
+            }
+            None => format!("may be had, with {}", count(host.free, "free device")),
+        }
+    };
+    hosts.all().map(|host| (host.record.name.clone(), says(host))).collect()
+}
+
 impl Refusal {
     fn told(&self, count: usize, ask: &Ask<'_>) -> String {
         let (is, has, does) =

@@ -16,8 +16,8 @@ use troupe_runtime::{
         CordonRecord, EventKind, EventRecord, GatewayRecord, GroupRecord, NodeRecord, NodeStatus,
         RevisionRecord, ServiceStatus,
     },
-    id::{GroupId, NodeId},
-    wire,
+    id::{EndpointId, GroupId, NodeId},
+    wire::{self, status::Load},
 };
 
 use super::{
@@ -70,8 +70,20 @@ pub enum ControllerEvent {
     GatewayPut(GatewayRecord),
     /// A gateway is gone.
     GatewayGone(NodeId),
-    /// What is known of the model of this URI.
-    ModelKnown(String, ModelFacts),
+    /// An endpoint is there, and where it is reached.
+    EndpointPut(EndpointId, String),
+    /// It is gone.
+    EndpointGone(EndpointId),
+    /// An endpoint told its load.
+    LoadTold(EndpointId, Box<Load>),
+    /// It tells it no longer.
+    LoadLost(EndpointId),
+    /// A gateway holds so many requests for a service.
+    DemandPut(ServiceName, NodeId, u32),
+    /// It holds none any more.
+    DemandGone(ServiceName, NodeId),
+    /// What is known of the model of this URI; nothing if it is not here.
+    ModelKnown(String, Option<ModelFacts>),
     /// Everything that the store holds has been told.
     Synced,
     /// This controller took office; the store holds these groups.
@@ -103,6 +115,8 @@ pub enum ControllerEffect {
     Probe(NodeId, String),
     /// Find out about the model of this URI.
     AskModel(String),
+    /// Follow the load of these endpoints, by where they are reached, and of no others.
+    Follow(BTreeMap<EndpointId, String>),
 }
 
 /// How long the controller waits for what.
@@ -132,7 +146,6 @@ pub struct Controller {
     differs: BTreeMap<GroupId, (Duration, Option<GroupRecord>)>,
     /// Hosts that are to be empty and are not yet known to be.
     leaving: BTreeSet<NodeId>,
-    asked: BTreeSet<String>,
 }
 
 impl Controller {
@@ -149,7 +162,6 @@ impl Controller {
             dirty: BTreeSet::new(),
             differs: BTreeMap::new(),
             leaving: BTreeSet::new(),
-            asked: BTreeSet::new(),
         }
     }
 
@@ -157,9 +169,11 @@ impl Controller {
     pub fn handle(&mut self, now: Duration, event: ControllerEvent) -> Vec<ControllerEffect> {
         self.world.now = now;
         let ticks = matches!(event, ControllerEvent::Tick);
+        // These come often, and are looked at when their time has come.
+        let later = matches!(event, ControllerEvent::LoadTold(..) | ControllerEvent::LoadLost(_));
         self.observe(event);
         let settled = |since: Duration| now.saturating_sub(since) >= self.timing.settle;
-        if !self.synced || !self.elected.is_some_and(settled) {
+        if later || !self.synced || !self.elected.is_some_and(settled) {
             return Vec::new();
         }
         if !std::mem::replace(&mut self.began, true) {
@@ -169,6 +183,7 @@ impl Controller {
             self.look_around();
         }
         self.plan();
+        self.follow_loads();
         self.world.take_effects()
     }
 
@@ -183,17 +198,18 @@ impl Controller {
             ControllerEvent::CordonPut(cordon) => self.cordoned(cordon),
             ControllerEvent::CordonGone(node) => drop(self.world.hosts.uncordon(node)),
             ControllerEvent::Declared(desired) => {
+                self.world.follow_anew = true;
                 let service = self.service(&desired.name.clone());
                 service.problem = None;
                 service.desired = Some(Arc::new(desired));
             }
             ControllerEvent::Senseless(name, problem) => {
-                let message = problem.message.clone();
                 let about = (&name, EventKind::Warning);
-                self.world.tell_service(about, "InvalidSpec", message);
+                self.world.tell_service(about, problem.reason, problem.message.clone());
                 self.service(&name).problem = Some(problem);
             }
             ControllerEvent::Undeclared(name) => {
+                self.world.follow_anew = true;
                 let service = self.service(&name);
                 (service.desired, service.problem) = (None, None);
             }
@@ -228,14 +244,36 @@ impl Controller {
                     self.all_dirty();
                 }
             }
+            ControllerEvent::EndpointPut(endpoint, address) => {
+                self.world.endpoints.insert(endpoint, address);
+                self.world.follow_anew = true;
+            }
+            ControllerEvent::EndpointGone(endpoint) => {
+                self.world.endpoints.remove(&endpoint);
+                self.world.follow_anew = true;
+                self.load_lost(&endpoint);
+            }
+            ControllerEvent::LoadTold(endpoint, load) => self.load_told(&endpoint, *load),
+            ControllerEvent::LoadLost(endpoint) => self.load_lost(&endpoint),
+            ControllerEvent::DemandPut(name, gateway, held) => {
+                self.world.demand.entry(name.clone()).or_default().insert(gateway, held);
+                self.dirty.insert(name);
+            }
+            ControllerEvent::DemandGone(name, gateway) => {
+                if let Some(gateways) = self.world.demand.get_mut(&name) {
+                    gateways.remove(&gateway);
+                }
+                self.world.demand.retain(|_, gateways| !gateways.is_empty());
+            }
             ControllerEvent::ModelKnown(uri, facts) => {
-                self.world.facts.insert(uri, facts);
+                self.world.models.answer(uri, facts);
                 self.all_dirty();
             }
             ControllerEvent::Synced => self.synced = true,
             ControllerEvent::Elected(groups) => self.elected(groups),
             ControllerEvent::Deposed => {
                 (self.elected, self.began) = (None, false);
+                self.world.followed.clear();
                 self.world.take_effects();
             }
             ControllerEvent::Tick => {}
@@ -382,7 +420,7 @@ impl Controller {
     fn plan_service(&mut self, name: &ServiceName) {
         let Some(service) = self.services.get_mut(name) else { return };
         if let Some(desired) = &service.desired
-            && self.asked.insert(desired.launch.model_uri.clone())
+            && self.world.models.ask(&desired.launch.model_uri, self.world.now)
         {
             self.world.write(ControllerEffect::AskModel(desired.launch.model_uri.clone()));
         }
@@ -395,10 +433,11 @@ impl Controller {
     fn elected(&mut self, groups: Vec<GroupRecord>) {
         (self.elected, self.began) = (Some(self.world.now), false);
         self.world.moving = None;
+        self.world.follow_anew = true;
         self.world.undeclared_may_go = self.timing.settle.is_zero();
         self.world.hosts.release_all();
         self.differs.clear();
-        self.asked.retain(|uri| self.world.facts.contains_key(uri));
+        self.world.models.ask_again();
         let mut stored: BTreeMap<ServiceName, Vec<GroupRecord>> = BTreeMap::new();
         for record in groups {
             stored.entry(ServiceName::of(&record.group)).or_default().push(record);

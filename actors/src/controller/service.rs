@@ -5,27 +5,20 @@
 //! to be empty (`moves`), and last says how things are (`status`). Each writes at most one record
 //! per group.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use troupe_runtime::{
-    discovery::directory::{
-        AfterDrain, Drain, EventKind, GroupPhase, GroupRecord, Launch, ServiceStatus,
-    },
+    discovery::directory::{AfterDrain, Drain, EventKind, GroupPhase, GroupRecord, ServiceStatus},
     spec::policy::GroupPolicy,
 };
 
 use super::{
     desired::{Desired, ServiceName},
-    place::{Ask, Beside, place},
     plan::ControllerEffect,
     restart::{Attempts, Health},
     revisions::Revisions,
     rollout::{Slot, Step, Strategy},
-    wishes::Wishes,
+    scale::Scaler,
     world::World,
 };
 
@@ -51,6 +44,8 @@ pub(super) struct Service {
     pub(super) stays: Option<String>,
     /// A revision is replacing another.
     pub(super) rolling: bool,
+    /// How many groups its load asks for, where load decides.
+    pub(super) scaler: Scaler,
 }
 
 /// What is wrong with a declaration.
@@ -59,7 +54,7 @@ pub struct Problem {
     /// Of which generation.
     pub generation: u64,
     /// In a word, for programs.
-    pub reason: String,
+    pub reason: &'static str,
     /// For people.
     pub message: String,
 }
@@ -91,6 +86,8 @@ pub(super) struct Goal {
     pub(super) newest: u64,
     /// What may happen at a time.
     pub(super) strategy: Strategy,
+    /// Nothing new is formed yet: how much memory the model needs is being found out.
+    pub(super) waits: bool,
 }
 
 // === impl Service ===
@@ -109,6 +106,7 @@ impl Service {
             crowded: None,
             stays: None,
             rolling: false,
+            scaler: Scaler::default(),
         }
     }
 
@@ -129,9 +127,19 @@ impl Service {
             self.look_again(world.now + PATIENCE);
             return;
         }
-        let goal = self.goal(world);
+        let uri = self.desired.as_ref().map(|desired| desired.launch.model_uri.as_str());
+        let known_at = uri.and_then(|uri| world.models.due(uri, world.now));
+        if let Some(known_at) = known_at {
+            self.look_again(known_at);
+            if self.groups.is_empty() {
+                return;
+            }
+        }
+        let goal = Goal { waits: known_at.is_some(), ..self.goal(world) };
         self.tend(world, &goal);
-        self.roll(world, goal.clone());
+        if !goal.waits {
+            self.roll(world, goal.clone());
+        }
         self.move_away(world, &goal);
         if self.groups.values().any(|group| group.pending.is_some()) || self.crowded.is_some() {
             self.waits = Some(world.hosts.capacity());
@@ -157,16 +165,23 @@ impl Service {
                 replicas: 0,
                 newest: self.revisions.newest().unwrap_or(0),
                 strategy: Strategy::default(),
+                waits: false,
             };
         };
         let newest = self.settle_revision(world, &desired);
-        let replicas = desired.replicas;
+        let replicas = match &desired.scaling {
+            Some(scaling) => self.by_load(world, scaling),
+            None => {
+                self.scaler.forget();
+                desired.replicas
+            }
+        };
         let rollout = desired.policy.rollout;
         let (max_unavailable, max_surge) = rollout.bounds(replicas);
         let partition = rollout.partition;
         let (hold, whole) = (0, false);
         let strategy = Strategy { replicas, partition, max_unavailable, max_surge, hold, whole };
-        Goal { replicas, newest, strategy }
+        Goal { replicas, newest, strategy, waits: false }
     }
 
     /// What its groups run although what is declared now makes no sense: its newest revision.
@@ -177,12 +192,14 @@ impl Service {
             name: self.name.clone(),
             generation: self.told.as_ref().map_or(0, |told| told.observed_generation),
             replicas: self.told.as_ref().map_or(counted, |told| told.replicas),
+            scaling: None,
             launch: newest.record.launch.clone(),
             wishes: newest.wishes.clone(),
             policy: GroupPolicy::default(),
             grace: None,
             cause: newest.record.cause.clone(),
             document: newest.record.document.clone(),
+            applied: Vec::new(),
         }))
     }
 
@@ -348,69 +365,6 @@ impl Service {
         if let Some(record) = group.record.take() {
             world.delete_group(&record);
         }
-    }
-
-    /// Finds a place for a group that has none, and plans its next incarnation there.
-    pub(super) fn form(&mut self, world: &mut World, index: u32) -> bool {
-        let name = self.name.group(index);
-        let Some(desired) = self.desired.clone() else { return false };
-        let Some(group) = self.groups.get(&index) else { return false };
-        let revision = group.revision;
-        let (launch, wishes): (&Launch, &Wishes) =
-            self.revisions.plan(revision).unwrap_or((&desired.launch, &desired.wishes));
-        let need = world.need(launch);
-        let avoid = group.attempts.avoid();
-        let beside = self.beside(world, index);
-        let division = wishes.division(launch);
-        let ask = Ask { group: &name, division, wishes, need, beside: &beside, avoid: &avoid };
-        let placed = place(&world.hosts, &ask);
-        let (launch, alone) = (launch.clone(), wishes.exclusive_topology.clone());
-        let Some(group) = self.groups.get_mut(&index) else { return false };
-        match placed {
-            Err(why) => {
-                if group.pending.as_ref() != Some(&why) {
-                    let about = (&name, EventKind::Warning);
-                    world.tell_group(about, "FailedScheduling", why.clone());
-                    group.pending = Some(why);
-                }
-                false
-            }
-            Ok(members) => {
-                let on: BTreeSet<_> =
-                    members.iter().map(|member| world.hosts.name(member.node)).collect();
-                let on = on.into_iter().collect::<Vec<_>>().join(", ");
-                let record = GroupRecord {
-                    epoch: world.epochs.next(&name),
-                    group: name,
-                    term: world.term,
-                    revision,
-                    launch,
-                    members,
-                    startup: desired.policy.startup,
-                    restart: desired.policy.restart,
-                    drain: None,
-                };
-                world.put_group(&record, alone.as_deref());
-                let need = need.map_or_else(String::new, |need| format!("; {}", need.told()));
-                let message = format!("planned on {on} as revision {revision}{need}");
-                world.tell_group((&record.group, EventKind::Normal), "Scheduled", message);
-                (group.pending, group.drains_since, group.backs_off) = (None, None, false);
-                group.health = Some(Health::Starting);
-                group.record = Some(record);
-                true
-            }
-        }
-    }
-
-    fn beside(&self, world: &World, but: u32) -> Beside {
-        let mut beside = Beside::default();
-        let others = self.groups.iter().filter(|(index, _)| **index != but);
-        for record in others.filter_map(|(_, group)| group.record.as_ref()) {
-            for member in &record.members {
-                beside.add(&world.hosts, member.node);
-            }
-        }
-        beside
     }
 
     fn announce(&mut self, world: &mut World, goal: &Goal, under_way: bool) {

@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Whether something holds, why in a word, and why for people.
-type Finding = (bool, &'static str, String);
+pub(super) type Finding = (bool, &'static str, String);
 
 impl Service {
     /// Tells people how it is, if that is new.
@@ -53,10 +53,12 @@ impl Service {
             .collect();
         let generation = self.desired.as_ref().map_or(0, |desired| desired.generation);
         let problem = self.problem.as_ref();
+        let made = self.desired.as_ref().filter(|_| problem.is_none());
+        let applied = made.map(|desired| desired.applied.clone());
         ServiceStatus {
             ready,
             replicas: goal.replicas,
-            message: self.message(ready, goal),
+            message: self.message(),
             observed_generation: problem.map_or(generation, |problem| problem.generation),
             updated,
             revision: goal.newest,
@@ -64,11 +66,12 @@ impl Service {
             url: addresses.first().cloned(),
             addresses,
             groups: self.groups.iter().map(|(index, g)| group_status(world, *index, g)).collect(),
+            applied_config_refs: applied.unwrap_or_default(),
         }
     }
 
     /// Why it is not as wanted; empty if it is.
-    fn message(&self, ready: u32, goal: &Goal) -> String {
+    fn message(&self) -> String {
         let mut told: Vec<String> = Vec::new();
         if let Some(problem) = &self.problem {
             told.push(problem.message.clone());
@@ -80,10 +83,7 @@ impl Service {
             }
         }
         told.extend(self.stays.clone());
-        let message = told.join("; ");
-        // While a group forms again the reason that it had to stays readable.
-        let kept = || self.told.as_ref().map(|told| told.message.clone()).unwrap_or_default();
-        if message.is_empty() && ready < goal.replicas { kept() } else { message }
+        told.join("; ")
     }
 
     fn conditions(
@@ -99,7 +99,11 @@ impl Service {
             Some(problem) => (false, "", problem.message.clone()),
         };
         let stopped = goal.replicas == 0;
+        let sleeps = self.desired.as_ref().is_some_and(|desired| desired.scaling.is_some());
         let main: Finding = match (stopped, all) {
+            (true, _) if sleeps => {
+                (true, "ScaledToZero", "it sleeps until something is asked of it".into())
+            }
             (true, _) => (true, "Stopped", "no group is wanted".into()),
             (_, true) => (true, "AllGroupsReady", counts.clone()),
             (_, false) => (false, self.why_not_ready(), counts.clone()),
@@ -112,7 +116,7 @@ impl Service {
         let failed = self.groups.values().filter(|group| group.attempts.given_up).count();
         let gave_up: Finding = match failed {
             0 => (false, "NoGroupGivenUp", String::new()),
-            _ => (true, "RestartBudgetExhausted", self.message(ready, goal)),
+            _ => (true, "RestartBudgetExhausted", self.message()),
         };
         let slots = self.slots(goal);
         let updating: Finding = match goal.strategy.is_under_way(&slots) {
@@ -143,6 +147,7 @@ impl Service {
             ("MainWorkloadReady", main),
         ];
         found.extend(workers);
+        found.extend(self.scaling_findings(goal.replicas));
         found.extend([
             ("RouterReady", gateways.clone()),
             ("GatewaysReady", gateways),
@@ -160,13 +165,13 @@ impl Service {
         let told = self.told.as_ref().map(|told| told.conditions.as_slice()).unwrap_or_default();
         let before = told.iter().find(|c| c.kind == kind && c.status == status);
         let reason = match (reason, &self.problem) {
-            ("", Some(problem)) => problem.reason.clone(),
-            _ => reason.to_owned(),
+            ("", Some(problem)) => problem.reason,
+            _ => reason,
         };
         Condition {
             kind: kind.into(),
             status,
-            reason,
+            reason: reason.to_owned(),
             message,
             last_transition: before.map_or(now, |before| before.last_transition),
         }

@@ -22,7 +22,7 @@ impl Service {
             let waits = self.groups.get(&index).is_some_and(|group| {
                 group.record.is_none() && !group.attempts.given_up && index < goal.replicas
             });
-            if waits {
+            if waits && !goal.waits {
                 self.form(world, index);
             }
         }

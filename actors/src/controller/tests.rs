@@ -1,7 +1,7 @@
 //! The planner from scripts of what it observes.
 
-mod play;
 mod rollouts;
+mod scaling;
 mod scripts;
 mod sim;
 
@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::{
     desired::{Desired, ServiceName},
+    memory::ModelFacts,
     plan::{Controller, ControllerEffect, ControllerEvent, Timing},
     wishes::Wishes,
 };
@@ -46,6 +47,7 @@ fn service(pipeline_parallel: u32) -> Desired {
         name: ServiceName::new("default", "s"),
         generation: 1,
         replicas: 1,
+        scaling: None,
         launch: Launch {
             model_uri: "file:///m".into(),
             model_name: "m".into(),
@@ -59,6 +61,7 @@ fn service(pipeline_parallel: u32) -> Desired {
         grace: None,
         cause: None,
         document: serde_json::Value::Null,
+        applied: vec![],
     }
 }
 
@@ -68,8 +71,25 @@ fn controller(nodes: &[NodeRecord]) -> Controller {
         controller.handle(AT, ControllerEvent::NodePut(node.clone()));
     }
     controller.handle(AT, ControllerEvent::Synced);
+    controller.handle(AT, known());
     assert!(controller.handle(AT, ControllerEvent::Elected(vec![])).is_empty());
     controller
+}
+
+/// The model is known, so that nothing waits for it.
+fn known() -> ControllerEvent {
+    let facts = ModelFacts {
+        weight_bytes: 1,
+        ends_bytes: 0,
+        layers: 1,
+        kv_heads: 1,
+        kv_bytes_per_token: 1,
+        hidden_size: 1,
+        intermediate_size: 1,
+        vocab_size: 1,
+        max_model_len: 1,
+    };
+    ControllerEvent::ModelKnown("file:///m".into(), Some(facts))
 }
 
 /// Effects without what is written for people alone, and what is asked of others.
@@ -229,6 +249,7 @@ fn a_controller_that_takes_office_waits_for_the_hosts_to_report() {
     let mut controller = Controller::new(timing, 1);
     controller.handle(AT, ControllerEvent::NodePut(node(1, 1, 1)));
     controller.handle(AT, ControllerEvent::Synced);
+    controller.handle(AT, known());
     controller.handle(AT, ControllerEvent::Elected(vec![]));
     assert!(controller.handle(AT, ControllerEvent::Declared(service(1))).is_empty());
     assert!(put(&controller.handle(AT + LEASE, ControllerEvent::Tick)).is_some());

@@ -8,16 +8,17 @@ use std::{
 
 use troupe_runtime::{
     discovery::directory::{
-        EventKind, GatewayRecord, GroupRecord, NodeRecord, NodeStatus, ObjectRef,
+        EventKind, GatewayRecord, GroupRecord, Launch, NodeRecord, NodeStatus, ObjectRef,
     },
-    id::{Epoch, GroupId, NodeId},
+    id::{EndpointId, Epoch, GroupId, NodeId},
 };
 
 use super::{
     desired::{KIND, ServiceName},
     hosts::Hosts,
     journal::{Event, Journal},
-    memory::{ModelFacts, Need},
+    memory::Need,
+    models::Models,
     plan::ControllerEffect,
 };
 
@@ -34,8 +35,16 @@ pub(super) struct World {
     pub(super) hosts: Hosts,
     pub(super) epochs: Epochs,
     pub(super) journal: Journal,
-    pub(super) facts: BTreeMap<String, ModelFacts>,
+    pub(super) models: Models,
     pub(super) gateways: BTreeMap<NodeId, GatewayRecord>,
+    /// Requests that gateways hold.
+    pub(super) demand: BTreeMap<ServiceName, BTreeMap<NodeId, u32>>,
+    /// Endpoints, by where they are reached.
+    pub(super) endpoints: BTreeMap<EndpointId, String>,
+    /// Which are to be followed may have changed.
+    pub(super) follow_anew: bool,
+    /// Those whose load is followed.
+    pub(super) followed: BTreeMap<EndpointId, String>,
     /// The service whose groups may leave hosts that are to be empty.
     pub(super) moving: Option<ServiceName>,
     /// Incarnations that were ended: hosts may report them for a while.
@@ -63,8 +72,12 @@ impl World {
             hosts: Hosts::new(wire),
             epochs: Epochs { highest: BTreeMap::new(), reported: BTreeMap::new(), entropy },
             journal: Journal::new(EVENTS),
-            facts: BTreeMap::new(),
+            models: Models::default(),
             gateways: BTreeMap::new(),
+            demand: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            follow_anew: false,
+            followed: BTreeMap::new(),
             moving: None,
             ended: BTreeMap::new(),
             effects: Vec::new(),
@@ -72,11 +85,13 @@ impl World {
     }
 
     /// What a rank of this launch needs, if its model is known.
-    pub(super) fn need(
-        &self,
-        launch: &troupe_runtime::discovery::directory::Launch,
-    ) -> Option<Need> {
-        self.facts.get(&launch.model_uri).map(|facts| Need::new(facts, launch))
+    pub(super) fn need(&self, launch: &Launch) -> Option<Need> {
+        self.models.facts(&launch.model_uri).map(|facts| Need::new(facts, launch))
+    }
+
+    /// How many requests gateways hold for a service.
+    pub(super) fn held(&self, name: &ServiceName) -> u32 {
+        self.demand.get(name).map_or(0, |gateways| gateways.values().sum())
     }
 
     /// Plans a group; `alone` is the label whose domain it wants for itself.

@@ -13,6 +13,7 @@ use troupe_runtime::{
     prefix::{Chain, Scope},
     wire::{
         generate::{Finish, FinishReason, Generate, GenerateDown, Usage},
+        latency::Latencies,
         status::Load,
         step::{Outcome, SampledTokens, Span, StepPlan, StepResult},
     },
@@ -100,6 +101,8 @@ pub struct Engine {
     by_key: BTreeMap<RequestKey, Owner>,
     steps: u64,
     tokens: u64,
+    first_token: Latencies,
+    next_token: Latencies,
     /// Whether the books were checked since there was last work.
     checked: bool,
     /// Nothing new is taken.
@@ -113,8 +116,18 @@ impl Engine {
         let pools = BlockPools::new(settings.limits.block_size, blocks);
         let scheduler = Scheduler::new(limits, pools.with_windows(&settings.windows));
         let (requests, by_key) = (Arena::new(), BTreeMap::new());
-        let (steps, tokens, checked, draining) = (0, 0, false, false);
-        Self { settings, scheduler, requests, by_key, steps, tokens, checked, draining }
+        Self {
+            settings,
+            scheduler,
+            requests,
+            by_key,
+            steps: 0,
+            tokens: 0,
+            first_token: Latencies::default(),
+            next_token: Latencies::default(),
+            checked: false,
+            draining: false,
+        }
     }
 
     /// Takes one event and says what to do about it.
@@ -146,8 +159,16 @@ impl Engine {
     pub fn load(&self) -> Load {
         let (running, waiting) = self.scheduler.counts();
         let usage = self.scheduler.usage();
-        let (steps, tokens) = (self.steps, self.tokens);
-        Load { running, waiting, blocks_used: usage.held, blocks_total: usage.total, steps, tokens }
+        Load {
+            running,
+            waiting,
+            blocks_used: usage.held,
+            blocks_total: usage.total,
+            steps: self.steps,
+            tokens: self.tokens,
+            first_token: self.first_token,
+            next_token: self.next_token,
+        }
     }
 
     /// Steps planned and not done: while there are some, progress is owed.
@@ -375,6 +396,11 @@ impl Engine {
         let preemptions = self.scheduler.sequence(id).map_or(0, Sequence::preemptions);
         self.scheduler.release(id);
         let Ended { reason, usage, times } = end;
+        if let Some(times) = times {
+            let more = usage.completion_tokens.saturating_sub(1);
+            self.first_token.add(times.waited + times.prefill, 1);
+            self.next_token.add(times.decode / more.max(1), more);
+        }
         let observation = Observation::Finished { reason, usage, times, preemptions };
         effects.push(EngineEffect::Observe(observation));
         let over = self.requests.get(owner).filter(|request| request.choices.is_empty());

@@ -69,6 +69,8 @@ pub(super) struct Ended {
 /// How long the stages of a choice's life took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Times {
+    /// From its request to its first step.
+    pub waited: Duration,
     /// From its first step to its first token.
     pub prefill: Duration,
     /// From its first token to its last.
@@ -149,7 +151,7 @@ impl Request {
             let choice = self.choices.remove(at);
             let usage = self.usage(&choice, choice.produced);
             chunk.finish = Some(Finished { reason, stop_token, usage });
-            Ended { reason, usage, times: choice.times(now) }
+            Ended { reason, usage, times: choice.times(self.arrived, now) }
         });
         Some(Advance { chunk, ended })
     }
@@ -166,7 +168,10 @@ impl Request {
         let mut chunk = chunk(self.key, &mut choice, position);
         let (reason, usage) = (FinishReason::Length, self.usage(&choice, choice.produced));
         chunk.finish = Some(Finished { reason, stop_token: None, usage });
-        Some(Advance { chunk, ended: Some(Ended { reason, usage, times: choice.times(now) }) })
+        Some(Advance {
+            chunk,
+            ended: Some(Ended { reason, usage, times: choice.times(self.arrived, now) }),
+        })
     }
 
     /// The gateway ends a choice: what it keeps is what counts.
@@ -174,7 +179,7 @@ impl Request {
         let at = self.choices.iter().position(|choice| choice.index == finish.choice)?;
         let choice = self.choices.remove(at);
         let usage = self.usage(&choice, choice.produced.min(finish.tokens_kept));
-        let ended = Ended { reason: finish.reason, usage, times: choice.times(now) };
+        let ended = Ended { reason: finish.reason, usage, times: choice.times(self.arrived, now) };
         Some((choice.sequence, ended))
     }
 
@@ -195,11 +200,12 @@ impl Request {
 }
 
 impl OpenChoice {
-    fn times(&self, now: Duration) -> Option<Times> {
+    fn times(&self, arrived: Duration, now: Duration) -> Option<Times> {
         let started = self.started?;
+        let waited = started.saturating_sub(arrived);
         let first = self.first_token.unwrap_or(now);
         let (prefill, decode) = (first.saturating_sub(started), now.saturating_sub(first));
-        Some(Times { prefill, decode })
+        Some(Times { waited, prefill, decode })
     }
 }
 

@@ -49,6 +49,7 @@ fn record(number: u64, nodes: &[NodeId]) -> GroupRecord {
     GroupRecord {
         group: group_id(),
         epoch: Epoch { number, nonce: number },
+        planned: 0,
         term: 1,
         revision: 1,
         launch: Launch {

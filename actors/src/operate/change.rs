@@ -138,6 +138,15 @@ pub(super) fn delete(about: About<'_>, stored: Option<&Stored>) -> Decision {
 pub(super) fn scale(about: About<'_>, stored: Option<&Stored>, scale: &Scale) -> Decision {
     let (live, generation) = there(about, stored)?;
     fresh(about, generation, scale.resource_version.as_deref())?;
+    if let Some(scaling) = live.pointer("/spec/scaling").filter(|scaling| scaling.is_object()) {
+        let bound = |key| scaling.get(key).and_then(Value::as_u64).unwrap_or(1);
+        let (least, most) = (bound("minReplicas"), bound("maxReplicas"));
+        return Err(bad(format!(
+            "{} follows its load, with {least} to {most} replicas (spec.scaling): for more or \
+             fewer change minReplicas or maxReplicas there, or give it replicas instead",
+            about.quoted()
+        )));
+    }
     let now = live.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or(1);
     if let Some(expected) = scale.expected.filter(|expected| u64::from(*expected) != now) {
         let message = format!("Expected replicas to be {expected}, was {now}");

@@ -162,6 +162,9 @@ async fn listen(
                 Reason::ServiceUnavailable,
                 format!("host {}: {member}: {why}", speaker.host),
             )),
+            HostDown::Facts(_) | HostDown::Way(_) => {
+                return Err(LinkError::Malformed("an answer to another question".into()));
+            }
         };
         if say.send(said).await.is_err() {
             return Ok(());

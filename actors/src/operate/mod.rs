@@ -2,6 +2,7 @@
 //!
 //! - [`desk`]: answers one question per conversation; reads and watches
 //! - `write`: changes, as compare-and-swap on the store
+//! - `plan`: what would become of services, for a dry run
 //! - `change`: what a change makes of a stored object; `merge`: what applying a document means
 //!   (pure)
 //! - `access`: join tokens and identities, made and revoked
@@ -24,6 +25,7 @@ mod history;
 pub mod labels;
 mod logs;
 mod merge;
+mod plan;
 pub mod resource;
 mod view;
 mod write;

@@ -103,6 +103,7 @@ impl OperateDesk {
             }
             return Ok(());
         }
+        let mut planned = Vec::new();
         for object in &objects {
             let name = name_of(object);
             let stamp = Stamp { uid: Uuid::now_v7(), now: self.clock.now().unix_millis / 1000 };
@@ -114,11 +115,18 @@ impl OperateDesk {
             };
             let made = self.edit(&name, run, Some(&objects), decide).await;
             let said = match made {
-                Ok(changed) => OperateDown::Changed(Box::new(changed)),
+                Ok(changed) => {
+                    planned.push(changed.clone());
+                    OperateDown::Changed(Box::new(changed))
+                }
                 Err(Stop::Refused(refusal)) => OperateDown::Refused(refusal),
                 Err(gone) => return Err(gone),
             };
             answer.say(&said).await?;
+        }
+        if run == Run::Dry && !planned.is_empty() {
+            let lines = self.plan(&planned).await?;
+            answer.say(&OperateDown::Plan(lines)).await?;
         }
         Ok(())
     }
@@ -311,7 +319,9 @@ fn check(about: About<'_>, configs: &Configs, document: &Value) -> Result<Vec<St
 
 fn invalid(kind: &str, name: &str, error: &SpecError) -> Refusal {
     let problems = match error {
-        SpecError::Invalid(findings) if findings.len() > 1 => {
+        SpecError::Invalid(findings) | SpecError::ConfigNotFound(findings)
+            if findings.len() > 1 =>
+        {
             findings.iter().map(|finding| format!("\n* {finding}")).collect()
         }
         error => troupe_runtime::error::chain(error),

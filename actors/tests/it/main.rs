@@ -8,4 +8,5 @@ mod engine;
 mod guests;
 mod operate;
 mod overtaken;
+mod preflight;
 mod support;

@@ -257,8 +257,12 @@ impl Asked {
     }
 
     /// All tokens to the end.
-    pub(crate) async fn tokens(mut self) -> Vec<u32> {
-        let mut tokens = Vec::new();
+    pub(crate) async fn tokens(self) -> Vec<u32> {
+        self.rest(Vec::new()).await
+    }
+
+    /// All tokens to the end, after those that were taken already.
+    pub(crate) async fn rest(mut self, mut tokens: Vec<u32>) -> Vec<u32> {
         loop {
             let chunk = self.chunk().await;
             assert_eq!(chunk.position as usize, tokens.len(), "the next position exactly");

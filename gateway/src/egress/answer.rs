@@ -3,6 +3,9 @@
 //! Nothing is answered before the first delta is there (or ten seconds have passed), so that what
 //! an engine refuses is a status code and not an event. After that a stream says that it lives
 //! every ten seconds, because proxies cut what is silent during a long prefill.
+//!
+//! An answer that went on at another endpoint says so: in a header ([`RESUMED`]) if it is told as a
+//! whole, in a comment of the same words if its headers are gone.
 
 use std::{convert::Infallible, pin::Pin, time::Duration};
 
@@ -24,6 +27,9 @@ use crate::{
 
 /// Between comments that say that the stream lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// Whether an answer that went on at another endpoint is surely the same: `exact`, `approximate`.
+const RESUMED: &str = "x-troupe-resume";
 
 /// One prompt's deltas.
 pub(crate) type Deltas = Pin<Box<dyn Stream<Item = Result<Delta, ApiError>> + Send>>;
@@ -114,8 +120,10 @@ async fn whole<S: Shape>(
         let index = tally.count(prompt, &delta);
         choices[index as usize].append(delta);
     }
+    let resumed = choices.iter().filter_map(|choice| choice.resumed).max();
     let body = shape.whole(choices, tally.total());
-    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+    let resumed = resumed.map(|fidelity| [(RESUMED, fidelity.name())]);
+    Ok(([(header::CONTENT_TYPE, "application/json")], resumed, body).into_response())
 }
 
 fn event_stream(body: Body) -> Response {
@@ -189,6 +197,9 @@ impl<S: Shape> Events<S> {
 
     fn tell(&mut self, index: u32, delta: Delta, out: &mut Vec<u8>) {
         let usage = self.tally.running(index);
+        if let Some(fidelity) = delta.resumed {
+            out.extend_from_slice(format!(": {RESUMED}: {}\n\n", fidelity.name()).as_bytes());
+        }
         for event in self.shape.events(index, delta, usage) {
             write_event(out, &event);
         }

@@ -4,31 +4,49 @@
 //! is no task and no queue between the leader's window and the client's: a client that does not
 //! read holds up the leader's outbox, and a client that goes away drops the attempt.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use futures_util::{Stream, stream};
 use tokio::time::Instant;
 use tracing::Instrument;
 use troupe_runtime::{
     error::{ErrorKind, PublicError, chain},
-    wire::{generate::Generate, status::EndpointInfo},
+    id::EndpointId,
+    wire::{
+        generate::Generate,
+        status::{EndpointInfo, Fingerprint},
+    },
 };
 
 use super::stream::{Decode, Delta, Effects, Event, StreamCore, Then};
 use crate::{
     client::Attempt,
+    config::Resume,
     error::ApiError,
     holding::{Holding, Wait},
     ingress::prepared::{Prepared, PreparedPrompt},
     metrics::Meter,
     model::Detokenizer,
-    placement::{Query, directory::Directory, endpoint::Endpoint},
+    placement::{GoesOn, Query, directory::Directory, endpoint::Endpoint},
 };
+
+/// Where attempts can be made.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    /// Who is ready.
+    pub(crate) directory: Arc<Directory>,
+    /// Where to wait for somebody who is.
+    pub(crate) holding: Arc<Holding>,
+    /// Who may go on with what another began.
+    pub(crate) resume: Resume,
+}
 
 /// One prompt on its way.
 struct Execution {
-    directory: Arc<Directory>,
-    holding: Arc<Holding>,
+    places: Places,
     request: Arc<Prepared>,
     prompt: PreparedPrompt,
     core: StreamCore<Decoder>,
@@ -41,28 +59,19 @@ struct Execution {
 
 /// The deltas of one prompt, until every choice has ended or the first error.
 pub(crate) fn execute(
-    (directory, holding): (Arc<Directory>, Arc<Holding>),
+    places: Places,
     request: Arc<Prepared>,
     prompt: PreparedPrompt,
     meter: Meter,
 ) -> impl Stream<Item = Result<Delta, ApiError>> + Send {
     let decoder = |_| Decoder(Some(request.model.detokenizer(request.text, &prompt.tokens)));
     let decoders = (0..request.n).map(decoder);
-    let core = StreamCore::new(request.stream_options(&prompt), decoders);
+    let resumable = places.resume != Resume::Off;
+    let core = StreamCore::new(request.stream_options(&prompt, resumable), decoders);
     let (ready, then) = (VecDeque::new(), Then::Place);
     let (chosen, attempt) = (None, None);
-    let execution = Execution {
-        directory,
-        holding,
-        request,
-        prompt,
-        core,
-        chosen,
-        attempt,
-        ready,
-        then,
-        meter,
-    };
+    let execution =
+        Execution { places, request, prompt, core, chosen, attempt, ready, then, meter };
     // A body is polled outside the handler, and so outside the handler's span.
     let span = tracing::Span::current();
     stream::unfold(Some(execution), move |execution| {
@@ -76,6 +85,30 @@ pub(crate) fn execute(
             }
         }
     })
+}
+
+// === impl Places ===
+
+impl Places {
+    /// Who would take the next attempt. An output that goes on does so where it gets the same
+    /// tokens for sure, and only then, if it may, where the same model is served otherwise.
+    fn choose(
+        &self,
+        request: &Prepared,
+        tried: &BTreeSet<EndpointId>,
+        origin: Option<&Fingerprint>,
+    ) -> Option<Arc<Endpoint>> {
+        let place = |goes_on| {
+            let (model, tokenizer) = (&request.served_name, request.model.tokenizer_digest());
+            self.directory.place(&Query { model, tokenizer, exclude: tried, goes_on })
+        };
+        let Some(origin) = origin else { return place(None) };
+        let exact = place(Some(GoesOn::Exactly(origin)));
+        match self.resume {
+            Resume::Any => exact.or_else(|| place(Some(GoesOn::WithModel(origin.model)))),
+            Resume::Exact | Resume::Off => exact,
+        }
+    }
 }
 
 // === impl Execution ===
@@ -138,14 +171,9 @@ impl Execution {
     /// Where to; nothing is sent yet.
     fn place(&mut self) -> Event {
         self.attempt = None;
-        let query = Query {
-            model: &self.request.served_name,
-            tokenizer: self.request.model.tokenizer_digest(),
-            exclude: self.core.tried(),
-        };
-        self.chosen = self.directory.place(&query);
-        if let Some(endpoint) = &self.chosen {
-            return Event::Placed(endpoint.info.endpoint.clone());
+        let (tried, origin) = (self.core.tried(), self.core.origin());
+        if let Some(endpoint) = self.places.choose(&self.request, tried, origin) {
+            return self.placed(endpoint);
         }
         let message = format!("No endpoint of the model `{}` is ready.", self.request.served_name);
         Event::Nowhere(PublicError::new(ErrorKind::Unavailable, message))
@@ -153,26 +181,28 @@ impl Execution {
 
     /// Waits for somebody to come up, who may be an endpoint that was not there before.
     async fn hold(&mut self, why: PublicError) -> Event {
-        let (request, tried) = (Arc::clone(&self.request), self.core.tried().clone());
-        let (directory, holding) = (Arc::clone(&self.directory), Arc::clone(&self.holding));
+        let (places, request) = (self.places.clone(), Arc::clone(&self.request));
+        let (tried, origin) = (self.core.tried().clone(), self.core.origin().cloned());
         let wait = Wait {
             model: Some(&request.served_name),
             bytes: size_of_val::<[u32]>(&self.prompt.tokens),
             deadline: self.core.deadline(),
         };
-        let query = Query {
-            model: &request.served_name,
-            tokenizer: request.model.tokenizer_digest(),
-            exclude: &tried,
-        };
-        match holding.until(wait, || directory.place(&query)).await {
-            Ok(endpoint) => {
-                let id = endpoint.info.endpoint.clone();
-                self.chosen = Some(endpoint);
-                Event::Placed(id)
-            }
+        let ready = || places.choose(&request, &tried, origin.as_ref());
+        match places.holding.until(wait, ready).await {
+            Ok(endpoint) => self.placed(endpoint),
             Err(unheld) => Event::Unheld(unheld.told(&request.served_name).unwrap_or(why)),
         }
+    }
+
+    fn placed(&mut self, endpoint: Arc<Endpoint>) -> Event {
+        let (id, fingerprint) = (&endpoint.info.endpoint, &endpoint.info.fingerprint);
+        if self.core.origin().is_some() {
+            tracing::info!(endpoint = %id, attempt = self.core.attempt(), "resume a stream");
+        }
+        let placed = Event::Placed(id.clone(), fingerprint.clone());
+        self.chosen = Some(endpoint);
+        placed
     }
 
     async fn open(&mut self) -> Event {

@@ -1,10 +1,12 @@
 //! The core of one prompt's stream: what each event means, and what is to be done about it.
 //!
 //! It takes exactly the next position of every choice: lower ones are repeats and dropped, a gap
-//! breaks the attempt. An attempt that fails before any token was delivered is made again at
-//! another endpoint; after that the stream ends with an error. (Every delivered token is kept in
-//! [`StreamCore::choices_so_far`], which is what a later attempt needs to go on; the one decision
-//! that stands between is in `attempt_over`.)
+//! breaks the attempt. An attempt that fails is made again at another endpoint. If tokens were
+//! delivered by then the stream is *resumed*: the next attempt carries them
+//! ([`StreamCore::choices_so_far`]), and because random numbers are keyed by seed, choice and
+//! position, it goes on with the very token that the first would have given, wherever the execution
+//! fingerprints are equal ([`Fidelity`]). Text, stop strings and parsers never notice: their state
+//! is here. It may only be resumed where the same model is served ([`StreamCore::origin`]).
 //!
 //! No clock, no network, no randomness: `handle(now, event)` says what to do.
 
@@ -14,8 +16,11 @@ use tokio::time::Instant;
 use troupe_runtime::{
     error::{ErrorKind, PublicError},
     id::{EndpointId, RequestId},
-    wire::generate::{
-        Choice, Chunk, Finish, FinishReason, Finished, GenerateDown, TokenLogprobs, Usage,
+    wire::{
+        generate::{
+            Choice, Chunk, Finish, FinishReason, Finished, GenerateDown, TokenLogprobs, Usage,
+        },
+        status::Fingerprint,
     },
 };
 
@@ -51,6 +56,8 @@ pub(crate) struct StreamOptions {
     pub(crate) prompt_only: bool,
     /// When the answer is worthless.
     pub(crate) deadline: Instant,
+    /// Whether it may go on elsewhere once tokens were delivered.
+    pub(crate) resumable: bool,
 }
 
 /// One prompt's stream.
@@ -60,6 +67,11 @@ pub(crate) struct StreamCore<D> {
     /// Attempts that cost something.
     failures: u32,
     endpoint: Option<EndpointId>,
+    fingerprint: Option<Fingerprint>,
+    /// Of the endpoint that delivered the first token.
+    origin: Option<Fingerprint>,
+    /// To be told with the next delta.
+    resumed: Option<Fidelity>,
     tried: BTreeSet<EndpointId>,
     last_refusal: Option<PublicError>,
     choices: Vec<ChoiceState<D>>,
@@ -77,8 +89,8 @@ struct ChoiceState<D> {
 /// What happened.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// The attempt that was asked for is to be made at this endpoint.
-    Placed(EndpointId),
+    /// The attempt that was asked for is to be made at this endpoint, which executes like this.
+    Placed(EndpointId, Fingerprint),
     /// The endpoint was handed the request.
     Opened,
     /// No endpoint is left that could take it.
@@ -137,6 +149,17 @@ pub(crate) struct Delta {
     pub(crate) prompt_logprobs: Vec<TokenLogprobs>,
     /// In the choice's last delta.
     pub(crate) end: Option<End>,
+    /// In the first delta after the stream went on at another endpoint.
+    pub(crate) resumed: Option<Fidelity>,
+}
+
+/// How surely a resumed stream has the tokens that it would have had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fidelity {
+    /// The execution fingerprints are equal and results do not depend on the batch: to the bit.
+    Exact,
+    /// The model is the same, but not how it is executed.
+    Approximate,
 }
 
 /// Why and how a choice ended.
@@ -158,6 +181,9 @@ impl<D: Decode> StreamCore<D> {
             attempt: 0,
             failures: 0,
             endpoint: None,
+            fingerprint: None,
+            origin: None,
+            resumed: None,
             tried: BTreeSet::new(),
             last_refusal: None,
             choices,
@@ -172,6 +198,11 @@ impl<D: Decode> StreamCore<D> {
     /// Endpoints that an attempt may not be made at.
     pub(crate) fn tried(&self) -> &BTreeSet<EndpointId> {
         &self.tried
+    }
+
+    /// How the tokens that were delivered so far were made; none if there are none.
+    pub(crate) fn origin(&self) -> Option<&Fingerprint> {
+        self.origin.as_ref()
     }
 
     /// When to send [`Event::Tick`] if nothing else happens.
@@ -194,8 +225,10 @@ impl<D: Decode> StreamCore<D> {
         }
         match event {
             Event::Opened | Event::Tick => Effects::default(),
-            Event::Placed(endpoint) => {
-                self.endpoint = Some(endpoint);
+            Event::Placed(endpoint, fingerprint) => {
+                self.resumed =
+                    self.origin.as_ref().map(|origin| Fidelity::of(origin, &fingerprint));
+                (self.endpoint, self.fingerprint) = (Some(endpoint), Some(fingerprint));
                 Effects::then(Then::Open)
             }
             Event::Nowhere(error) => {
@@ -222,12 +255,13 @@ impl<D: Decode> StreamCore<D> {
         }
     }
 
-    /// Elsewhere, if that can help and nothing was told to the client yet.
+    /// Elsewhere, if that can help: with what was told to the client by then.
     fn attempt_over(&mut self, error: PublicError) -> Effects {
         let elsewhere = !matches!(error.kind, ErrorKind::BadRequest | ErrorKind::DeadlineExceeded);
         let untold = self.choices.iter().all(|choice| !choice.begun);
         self.failures += 1;
-        if !elsewhere || !untold || self.failures >= MAX_ATTEMPTS {
+        let may = untold || self.options.resumable;
+        if !elsewhere || !may || self.failures >= MAX_ATTEMPTS {
             return Effects::then(Then::Fail(error));
         }
         self.elsewhere(error)
@@ -262,7 +296,11 @@ impl<D: Decode> StreamCore<D> {
         let mut effects = Effects::default();
         let index = chunk.choice;
         let told_by_leader = chunk.finish.is_some();
-        let delta = choice.take(&self.options, chunk);
+        let mut delta = choice.take(&self.options, chunk);
+        delta.resumed = self.resumed.take();
+        if self.origin.is_none() {
+            self.origin.clone_from(&self.fingerprint);
+        }
         if let Some(end) = &delta.end
             && !told_by_leader
         {
@@ -299,9 +337,13 @@ impl<D: Decode> ChoiceState<D> {
 
     /// Applies the next chunk.
     fn take(&mut self, options: &StreamOptions, chunk: Chunk) -> Delta {
-        self.begun = true;
-        let Chunk { choice, tokens, logprobs, prompt_logprobs, finish, .. } = chunk;
-        self.cached_tokens = chunk.cached_tokens;
+        let Chunk { choice, tokens, logprobs, mut prompt_logprobs, finish, .. } = chunk;
+        // What a later attempt finds cached, or computes of the prompt once more, is its own affair.
+        if std::mem::replace(&mut self.begun, true) {
+            prompt_logprobs.clear();
+        } else {
+            self.cached_tokens = chunk.cached_tokens;
+        }
         let mut delta = Delta { choice, prompt_logprobs, ..Delta::default() };
         if options.prompt_only {
             delta.end = Some(self.end(options, FinishReason::Length, None));
@@ -388,6 +430,24 @@ impl Delta {
         self.logprobs.extend(later.logprobs);
         self.prompt_logprobs.extend(later.prompt_logprobs);
         self.end = later.end.or(self.end.take());
+        self.resumed = self.resumed.max(later.resumed);
+    }
+}
+
+// === impl Fidelity ===
+
+impl Fidelity {
+    /// Of tokens made like `this`, to others made like `that`.
+    fn of(this: &Fingerprint, that: &Fingerprint) -> Self {
+        if this == that && this.batch_invariant { Self::Exact } else { Self::Approximate }
+    }
+
+    /// As headers and metrics name it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Approximate => "approximate",
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use troupe_runtime::id::{Epoch, GroupId};
+use troupe_runtime::id::{Digest, Epoch, GroupId};
 
 use super::*;
 
@@ -37,6 +37,7 @@ fn rig(n: usize, adjust: impl FnOnce(&mut StreamOptions)) -> Rig {
         end_tokens: BTreeSet::from([u32::from(b'.')]),
         prompt_only: false,
         deadline: now + Duration::from_secs(60),
+        resumable: true,
     };
     adjust(&mut options);
     let decoders = std::iter::repeat_with(Letters::default).take(n);
@@ -50,6 +51,20 @@ fn endpoint(index: u32) -> EndpointId {
     EndpointId { group, revision: 1, epoch: Epoch::default(), dp: 0 }
 }
 
+fn fingerprint() -> Fingerprint {
+    Fingerprint {
+        model: Digest::of(b"model"),
+        tokenizer: Digest::of(b"tokenizer"),
+        adapter: None,
+        dtype: "float32".into(),
+        quantization: "none".into(),
+        kv_dtype: "float32".into(),
+        tensor_parallel: 1,
+        kernel_path: "test".into(),
+        batch_invariant: true,
+    }
+}
+
 fn tokens(text: &str) -> Vec<u32> {
     text.bytes().map(u32::from).collect()
 }
@@ -60,7 +75,11 @@ impl Rig {
     }
 
     fn placed(&mut self, index: u32) {
-        assert_eq!(self.event(Event::Placed(endpoint(index))).then, Then::Open);
+        self.placed_at(index, fingerprint());
+    }
+
+    fn placed_at(&mut self, index: u32, fingerprint: Fingerprint) {
+        assert_eq!(self.event(Event::Placed(endpoint(index), fingerprint)).then, Then::Open);
         assert_eq!(self.event(Event::Opened).then, Then::Read);
     }
 
@@ -107,8 +126,7 @@ fn only_the_next_position_is_taken() {
     assert_eq!(rig.says(0, 0, "ab").deltas, [], "a repeat");
     assert_eq!(rig.says(0, 1, "bc").deltas, [], "overlaps");
     assert_eq!(text(&rig.says(0, 2, "c")), "c");
-    let gap = rig.says(0, 4, "e");
-    assert!(matches!(gap.then, Then::Fail(error) if error.kind == ErrorKind::Internal));
+    assert_eq!(rig.says(0, 4, "e").then, Then::Place, "what is missing may come from elsewhere");
 }
 
 #[test]
@@ -217,9 +235,83 @@ fn what_cannot_help_is_not_tried_again() {
         let told = rig(1, |_| {}).fails(kind).then;
         assert!(matches!(told, Then::Fail(error) if error.kind == kind));
     }
-    let mut begun = rig(2, |_| {});
+    let mut begun = rig(2, |options| options.resumable = false);
     begun.says(1, 0, "a");
     assert!(matches!(begun.event(Event::Broken("gone".into())).then, Then::Fail(_)));
+}
+
+#[test]
+fn an_output_goes_on_elsewhere_with_what_was_told() {
+    let mut rig = rig(3, |options| options.stop.strings = vec!["xy".into()]);
+    assert_eq!(rig.core.origin(), None);
+    assert_eq!(text(&rig.says(0, 0, "ax")), "a", "the x may begin a stop string");
+    rig.ends(1, 0, "b", Some(FinishReason::Length));
+    assert_eq!(rig.core.origin(), Some(&fingerprint()));
+    assert_eq!(rig.event(Event::Broken("gone".into())).then, Then::Place);
+    let choice = |index, output: &str| Choice { index, output: tokens(output) };
+    assert_eq!(rig.core.choices_so_far(), [choice(0, "ax"), choice(2, "")], "the open ones");
+
+    rig.placed(1);
+    let first = rig.says(2, 0, "c");
+    assert_eq!(first.deltas[0].resumed, Some(Fidelity::Exact));
+    let stop = rig.says(0, 2, "y");
+    assert_eq!((text(&stop).as_str(), stop.deltas[0].resumed), ("", None), "it is told once");
+    let end = stop.deltas[0].end.as_ref().unwrap();
+    assert_eq!((end.usage.completion_tokens, end.usage.cached_tokens), (3, 2));
+    assert_eq!(rig.ends(2, 1, "d", Some(FinishReason::Length)).then, Then::Done);
+}
+
+#[test]
+fn what_may_differ_from_then_on_is_said() {
+    let mut other = fingerprint();
+    other.tensor_parallel = 2;
+    let mut loose = fingerprint();
+    loose.batch_invariant = false;
+    for (before, after) in [(fingerprint(), other), (loose.clone(), loose)] {
+        let mut rig = rig(1, |_| {});
+        rig.event(Event::Placed(endpoint(0), before));
+        rig.says(0, 0, "a");
+        rig.event(Event::Broken("gone".into()));
+        rig.placed_at(1, after);
+        assert_eq!(rig.says(0, 1, "b").deltas[0].resumed, Some(Fidelity::Approximate));
+    }
+}
+
+#[test]
+fn the_prompt_is_told_once() {
+    let mut rig = rig(1, |_| {});
+    let told = |rig: &mut Rig, position| {
+        let chunk = Chunk {
+            request: rig.request,
+            attempt: rig.core.attempt(),
+            choice: 0,
+            position,
+            tokens: tokens("a").into(),
+            logprobs: vec![],
+            prompt_logprobs: vec![TokenLogprobs::default()],
+            cached_tokens: 7 * position,
+            finish: None,
+        };
+        rig.event(Event::Down(GenerateDown::Chunk(chunk))).deltas[0].prompt_logprobs.len()
+    };
+    assert_eq!(told(&mut rig, 0), 1);
+    rig.event(Event::Broken("gone".into()));
+    rig.placed(1);
+    assert_eq!(told(&mut rig, 1), 0);
+    let end = rig.ends(0, 2, "b", Some(FinishReason::Length));
+    assert_eq!(end.deltas[0].end.as_ref().unwrap().usage.cached_tokens, 0);
+}
+
+#[test]
+fn a_request_that_breaks_every_endpoint_ends() {
+    let mut rig = rig(1, |_| {});
+    for attempt in 1..MAX_ATTEMPTS {
+        rig.says(0, attempt - 1, "a");
+        assert_eq!(rig.event(Event::Broken("gone".into())).then, Then::Place);
+        rig.placed(attempt);
+    }
+    let last = rig.event(Event::Broken("gone".into()));
+    assert!(matches!(last.then, Then::Fail(error) if error.kind == ErrorKind::Unavailable));
 }
 
 #[test]

@@ -77,8 +77,8 @@ impl Prepared {
         }
     }
 
-    /// What the stream of one prompt must know.
-    pub(crate) fn stream_options(&self, prompt: &PreparedPrompt) -> StreamOptions {
+    /// What the stream of one prompt must know, which may go on elsewhere once it has begun or not.
+    pub(crate) fn stream_options(&self, prompt: &PreparedPrompt, resumable: bool) -> StreamOptions {
         let options = &prompt.options;
         let eos = options.eos_token_ids.iter().filter(|_| !options.ignore_eos);
         StreamOptions {
@@ -88,6 +88,7 @@ impl Prepared {
             end_tokens: eos.chain(&options.stop_token_ids).copied().collect(),
             prompt_only: prompt.prompt_only,
             deadline: self.deadline,
+            resumable,
         }
     }
 }

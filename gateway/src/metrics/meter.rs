@@ -38,6 +38,9 @@ impl Meter {
 
     /// A part of an output came.
     pub(crate) fn delta(&mut self, now: Instant, delta: &Delta) {
+        if let Some(fidelity) = delta.resumed {
+            self.series.resumed(fidelity);
+        }
         if !delta.tokens.is_empty() {
             self.tokens(now, delta.tokens.len() as u64);
         }

@@ -26,7 +26,7 @@ use std::collections::BTreeSet;
 
 use troupe_runtime::{
     id::{Digest, EndpointId},
-    wire::status::{EndpointInfo, Load},
+    wire::status::{EndpointInfo, Fingerprint, Load},
 };
 
 /// What is to be placed.
@@ -38,6 +38,27 @@ pub(crate) struct Query<'a> {
     pub(crate) tokenizer: Digest,
     /// Endpoints that this request has tried.
     pub(crate) exclude: &'a BTreeSet<EndpointId>,
+    /// Whose output it goes on with, if a part of it was delivered.
+    pub(crate) goes_on: Option<GoesOn<'a>>,
+}
+
+/// What an endpoint needs to have to go on with an output that another began.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum GoesOn<'a> {
+    /// This very fingerprint: then the tokens are the same.
+    Exactly(&'a Fingerprint),
+    /// This model.
+    WithModel(Digest),
+}
+
+impl GoesOn<'_> {
+    /// Whether an endpoint of this fingerprint may.
+    pub(crate) fn at(self, fingerprint: &Fingerprint) -> bool {
+        match self {
+            Self::Exactly(origin) => fingerprint == origin,
+            Self::WithModel(model) => fingerprint.model == model,
+        }
+    }
 }
 
 /// Where it could go: one endpoint as it is at this moment.

@@ -56,10 +56,34 @@ impl Profile {
 mod tests {
     use std::collections::BTreeSet;
 
-    use troupe_runtime::{id::Digest, wire::status::Load};
+    use troupe_runtime::{
+        id::{Digest, EndpointId},
+        wire::status::Load,
+    };
 
     use super::*;
-    use crate::placement::endpoint::tests::info;
+    use crate::placement::{GoesOn, endpoint::tests::info};
+
+    fn asks(exclude: &BTreeSet<EndpointId>) -> Query<'_> {
+        Query { model: "a", tokenizer: Digest::default(), exclude, goes_on: None }
+    }
+
+    #[test]
+    fn an_output_goes_on_where_the_same_model_is_served() {
+        let mut infos = [info("a", 0), info("a", 1), info("a", 2)];
+        let origin = infos[2].fingerprint.clone();
+        infos[0].fingerprint.model = Digest::of(b"another");
+        infos[1].fingerprint.tensor_parallel = 2;
+        let candidates =
+            infos.each_ref().map(|info| Candidate { info, load: Load::default(), in_flight: 0 });
+        let exclude = BTreeSet::new();
+        let place = |goes_on| {
+            let query = Query { goes_on: Some(goes_on), ..asks(&exclude) };
+            Profile::decode().place(&query, &candidates)
+        };
+        assert_eq!(place(GoesOn::Exactly(&origin)), Some(2));
+        assert_eq!(place(GoesOn::WithModel(origin.model)), Some(1));
+    }
 
     #[test]
     fn the_least_busy_that_fits_is_taken() {
@@ -74,7 +98,7 @@ mod tests {
         let mut exclude = BTreeSet::new();
         let mut order = Vec::new();
         loop {
-            let query = Query { model: "a", tokenizer: Digest::default(), exclude: &exclude };
+            let query = asks(&exclude);
             let Some(at) = profile.place(&query, &candidates) else { break };
             order.push(at);
             exclude.insert(infos[at].endpoint.clone());
@@ -91,7 +115,7 @@ mod tests {
             Candidate { info: &infos[1], load: load(3, 0), in_flight: 1 },
         ];
         let exclude = BTreeSet::new();
-        let query = Query { model: "a", tokenizer: Digest::default(), exclude: &exclude };
+        let query = asks(&exclude);
         assert_eq!(Profile::decode().place(&query, &candidates), Some(1));
     }
 }

@@ -22,6 +22,10 @@ pub enum SpecError {
     /// Everything that is wrong in it, one per line.
     #[error("{}", lines(.0))]
     Invalid(Vec<Finding>),
+    /// Configurations that it starts from are not there; with what else is wrong with those that
+    /// it names, one per line.
+    #[error("{}", lines(.0))]
+    ConfigNotFound(Vec<Finding>),
 }
 
 /// Everything found in a document.

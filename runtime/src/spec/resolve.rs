@@ -10,6 +10,7 @@ mod presets;
 mod shape;
 mod template;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
@@ -34,7 +35,7 @@ pub struct Resolved {
 }
 
 /// A configuration that went into a service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct AppliedConfig {
     /// Its name.
     pub name: String,
@@ -45,7 +46,7 @@ pub struct AppliedConfig {
 }
 
 /// Why a configuration was taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConfigSource {
     /// By what the service is.
     Preset,
@@ -56,8 +57,9 @@ pub enum ConfigSource {
 /// Resolves a service; `lookup` finds a configuration by namespace and name.
 ///
 /// # Errors
-/// [`SpecError::Invalid`] with every problem: a configuration that is not there or that starts from
-/// itself, a template that cannot be filled in, a whole that contradicts itself.
+/// [`SpecError::ConfigNotFound`] if a configuration is not there, [`SpecError::Invalid`] with every
+/// problem: a configuration that starts from itself, a template that cannot be filled in, a whole
+/// that contradicts itself.
 pub fn resolve(
     service: &ServiceSpec,
     lookup: impl Fn(&str, &str) -> Option<ServiceConfig>,
@@ -65,9 +67,7 @@ pub fn resolve(
     let namespace = &service.metadata.namespace;
     let mut bases = Bases::new(namespace, &lookup, ConfigSource::UserRef);
     bases.add_all(&service.base_refs, &mut Vec::new());
-    if !bases.problems.is_empty() {
-        return Err(SpecError::Invalid(bases.problems));
-    }
+    bases.check()?;
     let own = &service.document["spec"];
     let mut outline = Value::Object(serde_json::Map::new());
     for spec in bases.found.iter().map(|(config, _)| config.spec()).chain([own]) {
@@ -75,9 +75,7 @@ pub fn resolve(
     }
     let mut presets = Bases::new(namespace, &lookup, ConfigSource::Preset);
     presets.add_all(&shape::presets(&outline), &mut Vec::new());
-    if !presets.problems.is_empty() {
-        return Err(SpecError::Invalid(presets.problems));
-    }
+    presets.check()?;
 
     let mut spec = Value::Object(serde_json::Map::new());
     let configs = || presets.found.iter().chain(&bases.found);
@@ -111,11 +109,21 @@ struct Bases<'a, L> {
     source: ConfigSource,
     found: Vec<(ServiceConfig, AppliedConfig)>,
     problems: Vec<Finding>,
+    /// One of the problems is that a configuration is not there.
+    missing: bool,
 }
 
 impl<'a, L: Fn(&str, &str) -> Option<ServiceConfig>> Bases<'a, L> {
     fn new(namespace: &'a str, lookup: &'a L, source: ConfigSource) -> Self {
-        Self { namespace, lookup, source, found: Vec::new(), problems: Vec::new() }
+        Self { namespace, lookup, source, found: Vec::new(), problems: Vec::new(), missing: false }
+    }
+
+    fn check(&mut self) -> Result<(), SpecError> {
+        match (std::mem::take(&mut self.problems), self.missing) {
+            (problems, _) if problems.is_empty() => Ok(()),
+            (problems, true) => Err(SpecError::ConfigNotFound(problems)),
+            (problems, false) => Err(SpecError::Invalid(problems)),
+        }
     }
 
     /// Adds what is named; `path` are the configurations that led here, outermost first.
@@ -147,6 +155,7 @@ impl<'a, L: Fn(&str, &str) -> Option<ServiceConfig>> Bases<'a, L> {
                 };
                 let message = format!("there is no LLMInferenceServiceConfig {name} {places}");
                 self.problems.push(Finding::new(place, message));
+                self.missing = true;
                 continue;
             };
             path.push(name.clone());

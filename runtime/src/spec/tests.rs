@@ -80,7 +80,9 @@ fn run(verb: &str, documents: &str) -> String {
 
 fn failed(error: SpecError) -> String {
     match error {
-        SpecError::Invalid(problems) => told("error", &problems),
+        SpecError::Invalid(problems) | SpecError::ConfigNotFound(problems) => {
+            told("error", &problems)
+        }
         SpecError::Document(error) => format!("error: {}", crate::error::chain(&error)),
     }
 }

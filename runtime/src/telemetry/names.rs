@@ -147,6 +147,9 @@ metrics! {
     GATEWAY_HOLDS = counter(
         "troupe:gateway_holds", "Requests that waited for an endpoint, by how that ended: placed, \
          timeout, full, gone");
+    GATEWAY_RESUMES = counter(
+        "troupe:gateway_resumes", "Streams that went on at another endpoint after theirs was lost, \
+         by whether their tokens are surely the same: exact, approximate");
     GATEWAY_HOLD_TIME = histogram(
         "troupe:gateway_hold_seconds", "How long requests waited for an endpoint",
         &REQUEST_SECONDS);

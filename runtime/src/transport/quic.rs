@@ -32,7 +32,7 @@ use tokio::{
 };
 
 use self::{admitted::Admitted, connection::QuicConnection, runtime::OnHandle};
-pub use self::{knock::knock, runtime::TransportRuntime};
+pub use self::{knock::knock, runtime::TransportRuntime, tuning::SOCKET_BYTES};
 use super::{
     Class, Connection, Link, LinkError, PeerAddr,
     tls::{Guests, Identity, TlsError},

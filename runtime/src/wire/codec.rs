@@ -106,3 +106,11 @@ pub(super) fn bounded<T>(field: &str, list: &[T], limit: usize) -> Result<(), St
     }
     Err(format!("{field} has {} entries, at most {limit} are possible", list.len()))
 }
+
+/// Refuses a text that is longer than it can honestly be.
+pub(super) fn at_most(field: &str, text: &str, limit: usize) -> Result<(), String> {
+    if text.len() <= limit {
+        return Ok(());
+    }
+    Err(format!("{field} has {} bytes, at most {limit} are possible", text.len()))
+}

@@ -7,9 +7,11 @@
 //! | [`group`] | one member's life: [`group::MemberUp`] / [`group::MemberDown`] | worker, at the leader |
 //! | [`step`] | what a step does: carried inside [`group`] | |
 //! | [`status`] | what an endpoint is and how busy it is | gateway, at the leader |
+//! | [`latency`] | how long things took: carried inside [`status`] | |
 //! | [`operate`] | one question of an operator: [`operate::OperateUp`] / [`operate::OperateDown`] | operator, at a control host |
 //! | [`member`] | a member process and its node, over pipes | node |
 //! | [`host`] | how a host is and what it can do: [`host::HostUp`] / [`host::HostDown`] | control host, at a host |
+//! | [`preflight`] | whether the cluster is fit: [`preflight::PreflightUp`] / [`preflight::PreflightDown`] | operator, at a control host |
 //! | [`join`] | a token for an identity, a new certificate for an old one | newcomer or host, at a control host |
 //! | [`kv`] | tensors: activations, collectives, KV blocks (raw bytes behind a small header) | whoever sends |
 //!
@@ -25,13 +27,15 @@ pub mod guest;
 pub mod host;
 pub mod join;
 pub mod kv;
+pub mod latency;
 pub mod member;
 pub mod operate;
+pub mod preflight;
 pub mod status;
 pub mod step;
 
-use codec::bounded;
 pub use codec::{Message, WireError, decode, encode};
+use codec::{at_most, bounded};
 
 /// The newest version of the wire that this build speaks.
 pub const VERSION: u32 = 1;

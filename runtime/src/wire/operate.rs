@@ -7,7 +7,7 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use super::{Message, bounded, join::TokenKind};
+use super::{Message, at_most, bounded, join::TokenKind};
 
 /// Operator to control host: the one question of a conversation.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -381,13 +381,6 @@ impl Message for OperateDown {
 
 fn short(field: &str, text: &str) -> Result<(), String> {
     at_most(field, text, MAX_NAME)
-}
-
-fn at_most(field: &str, text: &str, limit: usize) -> Result<(), String> {
-    if text.len() <= limit {
-        return Ok(());
-    }
-    Err(format!("{field} has {} bytes, at most {limit} are possible", text.len()))
 }
 
 /// The longest name of anything: a DNS subdomain.

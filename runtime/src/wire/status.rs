@@ -1,12 +1,13 @@
 //! What an endpoint is ([`EndpointInfo`], [`Fingerprint`]) and how busy it is ([`Load`]).
 //!
-//! A gateway opens one such conversation per endpoint and keeps it; the leader answers
+//! A gateway opens one such conversation per endpoint and keeps it, and so does the controller where
+//! load decides how many groups there are; the leader answers
 //! [`StatusUp::Watch`] with its [`EndpointInfo`] and then pushes [`Load`] at change. For what it
 //! has counted it is asked in a conversation of its own, when somebody asks the gateway.
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use super::Message;
+use super::{Message, latency::Latencies};
 use crate::id::{Digest, EndpointId};
 
 /// Gateway to leader.
@@ -133,6 +134,10 @@ pub struct Load {
     pub steps: u64,
     /// Tokens computed since the epoch began.
     pub tokens: u64,
+    /// From a request to its first token, of choices that have ended since the epoch began.
+    pub first_token: Latencies,
+    /// From one token to the next: of each of those choices the mean, for each of its tokens.
+    pub next_token: Latencies,
 }
 
 // === impl Message ===

@@ -85,7 +85,8 @@ impl Files {
                     self.show(&changed)?;
                 }
                 OperateDown::Refused(refusal) => tally.add(Err(refused(&refusal))),
-                OperateDown::Plan(lines) => {
+                // Whoever wants documents gets nothing else.
+                OperateDown::Plan(lines) if self.shows_lines() => {
                     for line in lines {
                         print(&format!("{line}\n"));
                     }
@@ -94,6 +95,10 @@ impl Files {
             }
         }
         tally.end()
+    }
+
+    fn shows_lines(&self) -> bool {
+        matches!(self.output, None | Some(Format::Table | Format::Wide))
     }
 
     fn show(&self, changed: &wire::Changed) -> Result<(), Failure> {

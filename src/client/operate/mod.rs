@@ -7,11 +7,13 @@
 //! - [`describe`]: one object, for reading
 //! - [`files`]: documents from files, folders and standard input
 //! - [`rollout`]: how far a rollout is
+//! - [`preflight`]: what was found of a cluster, as tables and as one document
 
 pub(crate) mod age;
 pub(crate) mod columns;
 pub(crate) mod describe;
 pub(crate) mod files;
+pub(crate) mod preflight;
 pub(crate) mod print;
 pub(crate) mod rollout;
 pub(crate) mod session;

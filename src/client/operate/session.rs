@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 use troupe_runtime::{
-    transport::{Conversation, LinkError, Stream},
-    wire::operate::{OperateDown, OperateUp, Reason, Refusal, Selection},
+    transport::{Conversation, EncodeMessage, LinkError, Stream},
+    wire::{
+        operate::{OperateDown, OperateUp, Reason, Refusal, Selection},
+        preflight::{PreflightDown, PreflightUp},
+    },
 };
 
 use crate::{cli::Failure, stack::operator::Operator};
@@ -32,10 +35,37 @@ impl Session {
 
     /// Asks.
     pub(crate) async fn ask(&self, question: &OperateUp) -> Result<Answers, Failure> {
-        let opened = self.operator.connection.open(Conversation::Operate, PATIENCE).await;
+        Ok(Answers { stream: self.open(Conversation::Operate, question).await? })
+    }
+
+    /// Opens a conversation with its one question.
+    async fn open(
+        &self,
+        what: Conversation,
+        question: &impl EncodeMessage,
+    ) -> Result<Stream, Failure> {
+        let opened = self.operator.connection.open(what, PATIENCE).await;
         let mut stream = opened.map_err(broken)?;
         stream.sender.send(question, PATIENCE).await.map_err(broken)?;
-        Ok(Answers { stream })
+        Ok(stream)
+    }
+
+    /// Whether the cluster is fit: everything that is said of it, in order. Ends with a refusal,
+    /// if there is one.
+    pub(crate) async fn preflight(
+        &self,
+        question: &PreflightUp,
+        mut each: impl FnMut(PreflightDown) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut stream = self.open(Conversation::Preflight, question).await?;
+        loop {
+            let next = tokio::time::timeout(MEASURING, stream.receiver.next());
+            match next.await.map_err(|_| silent(MEASURING))?.map_err(broken)? {
+                Some(PreflightDown::Refused(refusal)) => return Err(refused(&refusal)),
+                Some(down) => each(down)?,
+                None => return Ok(()),
+            }
+        }
     }
 
     /// All objects of a selection.
@@ -70,7 +100,7 @@ impl Answers {
     /// The next answer, where one of several may be a refusal.
     pub(crate) async fn next_or_refused(&mut self) -> Result<Option<OperateDown>, Failure> {
         let next = tokio::time::timeout(PATIENCE, self.stream.receiver.next());
-        next.await.map_err(|_| silent())?.map_err(broken)
+        next.await.map_err(|_| silent(PATIENCE))?.map_err(broken)
     }
 
     /// The next answer of a conversation that goes on: waits as long as it takes.
@@ -106,10 +136,12 @@ fn broken(error: LinkError) -> Failure {
     Failure::told(format!("error: the control host went away: {why}"))
 }
 
-fn silent() -> Failure {
-    let seconds = PATIENCE.as_secs();
+fn silent(patience: Duration) -> Failure {
+    let seconds = patience.as_secs();
     Failure::told(format!("error: the control host has said nothing for {seconds} s"))
 }
 
 /// A control host answers at once, or after asking etcd or the leaders, which has a shorter limit.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Two hosts that barely reach each other take so long to measure both ways.
+const MEASURING: Duration = Duration::from_secs(90);

@@ -6,18 +6,25 @@
 use super::{source::has_word, tree::File};
 
 /// Cores by other names; `*` stands for one file.
-const CORES: [&str; 23] = [
+const CORES: [&str; 32] = [
     "actors/src/controller/adopt.rs",
+    "actors/src/controller/autoscale.rs",
+    "actors/src/controller/declared.rs",
     "actors/src/controller/desired.rs",
+    "actors/src/controller/forecast.rs",
+    "actors/src/controller/form.rs",
     "actors/src/controller/hosts.rs",
     "actors/src/controller/journal.rs",
     "actors/src/controller/memory.rs",
+    "actors/src/controller/models.rs",
     "actors/src/controller/moves.rs",
     "actors/src/controller/place.rs",
     "actors/src/controller/plan.rs",
     "actors/src/controller/restart.rs",
     "actors/src/controller/revisions.rs",
     "actors/src/controller/rollout.rs",
+    "actors/src/controller/scale.rs",
+    "actors/src/controller/scale/*.rs",
     "actors/src/controller/service.rs",
     "actors/src/controller/status.rs",
     "actors/src/controller/tend.rs",
@@ -25,6 +32,8 @@ const CORES: [&str; 23] = [
     "actors/src/controller/world.rs",
     "actors/src/group/lifecycle.rs",
     "actors/src/host/admission.rs",
+    "actors/src/host/fit.rs",
+    "actors/src/host/rounds.rs",
     "actors/src/kv/*.rs",
     "actors/src/leader/engine.rs",
     "actors/src/scheduler/*.rs",

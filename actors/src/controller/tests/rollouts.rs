@@ -10,8 +10,10 @@
 
 use std::collections::BTreeMap;
 
-use super::play::{Words, play_all};
-use crate::controller::rollout::{Slot, Strategy};
+use crate::{
+    controller::rollout::{Slot, Strategy},
+    scripts::{Words, play_all},
+};
 
 #[derive(Default)]
 struct Script {
@@ -21,7 +23,7 @@ struct Script {
 
 #[test]
 fn rollouts_go_as_their_scripts_say() {
-    play_all("rollout", Script::default, Script::run);
+    play_all("src/controller/scripts/rollout", Script::default, Script::run);
 }
 
 impl Script {

@@ -10,7 +10,13 @@
 //! | `cordon a`, `cordon a drain=30`, `uncordon a` | nothing new on it; nothing at all; as before |
 //! | `service s replicas=2 tp=1 pp=1 model=m seqs=N unavailable=1 surge=0 partition=0 ...` | declares; what is not said stays. See [`Script::service`] |
 //! | `invalid s WORDS`, `undeclare s` | its declaration makes no sense; is gone |
+//! | `apply KIND NAME JSON`, `delete KIND NAME` | an object is stored, with this `spec`; is deleted |
+//! | `dry KIND NAME JSON` | what would become of all services if it were stored |
 //! | `model m weights=BYTES ...` | what the controller finds when it asks for the model |
+//! | `load s-0 waiting=3 running=2 used=50`, `quiet s-0` | an endpoint tells its load, of 100 blocks; or no longer |
+//! | `held s 3` | requests wait at a gateway |
+//! | `followed` | whose load is followed |
+//! | `silent`, `known m weights=BYTES ...` | it is not told when it asks; is told later |
 //! | `ready s-0 s-1`, `ready` | all members serve; of all groups |
 //! | `exit s-0 member=1 WORDS` | a member ends, and says this |
 //! | `wait 5` | seconds pass |
@@ -19,48 +25,72 @@
 //! | `forget s-0` | somebody deletes a group's record |
 //! | `groups`, `conditions s`, `events`, `revisions s` | how things are |
 
-use std::{collections::BTreeSet, fmt::Write as _, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    time::Duration,
+};
 
 use serde_json::json;
 use troupe_runtime::{
-    discovery::directory::{
-        ConditionStatus, GatewayRecord, GroupRecord, MemberPer, MemberState, NodeRecord,
+    discovery::{
+        Entry,
+        directory::{
+            ConditionStatus, GatewayRecord, GroupRecord, MemberPer, MemberState, NodeRecord,
+        },
+        keys::Keys,
     },
-    id::{GroupId, NodeId},
+    id::{EndpointId, GroupId, NodeId},
     spec::{
-        EngineFlags,
+        AppliedConfig, EngineFlags, Kind,
         policy::{GroupPolicy, RestartPolicy, StartupPolicy},
         quantity::IntOrPercent,
+        service::{Scaling, ScalingRules},
     },
+    wire::status::Load,
 };
 use uuid::Uuid;
 
-use super::{
-    play::{Words, play_all},
-    sim::Sim,
-};
-use crate::controller::{
-    desired::{Desired, ServiceName, launch},
-    memory::ModelFacts,
-    plan::{ControllerEffect, ControllerEvent, Timing},
-    service::Problem,
-    wishes::Wishes,
+use super::sim::Sim;
+use crate::{
+    controller::{
+        declared::Declarations,
+        desired::{Desired, ServiceName, launch},
+        forecast::Forecast,
+        memory::ModelFacts,
+        plan::{ControllerEffect, ControllerEvent, Timing},
+        service::Problem,
+        wishes::Wishes,
+    },
+    scripts::{Words, play_all},
 };
 
 struct Script {
     sim: Sim,
     told: BTreeSet<(u32, u32)>,
+    declarations: Declarations,
+    /// What was applied, under its keys.
+    documents: BTreeMap<String, Vec<u8>>,
+    generation: u64,
 }
 
 #[test]
 fn the_planner_does_what_its_scripts_say() {
-    play_all("", Script::new, Script::run);
+    play_all("src/controller/scripts", Script::new, Script::run);
 }
 
 impl Script {
     fn new() -> Self {
         let timing = Timing { lease: Duration::from_secs(3), settle: Duration::ZERO };
-        Self { sim: Sim::new(timing), told: BTreeSet::new() }
+        let mut declarations = Declarations::default();
+        declarations.complete();
+        Self {
+            sim: Sim::new(timing),
+            told: BTreeSet::new(),
+            declarations,
+            documents: BTreeMap::new(),
+            generation: 0,
+        }
     }
 
     fn run(&mut self, line: &str) -> String {
@@ -84,13 +114,62 @@ impl Script {
             "service" => self.service(first, &words),
             "invalid" => {
                 let message = words.0[1..].join(" ");
-                let problem = Problem { generation: 9, reason: "InvalidSpec".into(), message };
+                let problem = Problem { generation: 9, reason: "InvalidSpec", message };
                 sim.feed(ControllerEvent::Senseless(ServiceName::new("default", first), problem));
             }
             "undeclare" => sim.undeclare(&ServiceName::new("default", first)),
+            "apply" => {
+                let spec = line.splitn(4, ' ').nth(3).expect("a specification");
+                self.apply(first, words.0[1], spec);
+            }
+            "dry" => {
+                let spec = line.splitn(4, ' ').nth(3).expect("a specification");
+                return self.dry(first, words.0[1], spec);
+            }
+            "delete" => {
+                let kind = Kind::find(first).expect("a kind");
+                let name = ServiceName::new("default", words.0[1]);
+                let events = self.declarations.gone(kind, &name);
+                self.declared(events);
+            }
             "model" => {
                 let facts = facts(&words);
                 sim.models.insert(first.to_owned(), facts);
+            }
+            "load" => {
+                let endpoint = self.endpoint(first);
+                let load = load(&words);
+                self.sim.feed(ControllerEvent::LoadTold(endpoint, Box::new(load)));
+            }
+            "quiet" => {
+                let endpoint = self.endpoint(first);
+                self.sim.feed(ControllerEvent::LoadLost(endpoint));
+            }
+            "held" => {
+                let name = ServiceName::new("default", first);
+                let gateway = NodeId::default();
+                match words.0[1].parse().expect("a number") {
+                    0 => {
+                        sim.store.demand.remove(&name);
+                        sim.feed(ControllerEvent::DemandGone(name, gateway));
+                    }
+                    held => {
+                        sim.store.demand.insert(name.clone(), held);
+                        sim.feed(ControllerEvent::DemandPut(name, gateway, held));
+                    }
+                }
+            }
+            "followed" => {
+                let name = |endpoint: &EndpointId| {
+                    let GroupId { service, index, .. } = &endpoint.group;
+                    format!("{service}-{index} epoch {}", endpoint.epoch.number)
+                };
+                return sim.followed.keys().map(name).collect::<Vec<_>>().join("\n");
+            }
+            "silent" => sim.silent = true,
+            "known" => {
+                let facts = Some(facts(&words));
+                sim.feed(ControllerEvent::ModelKnown(first.to_owned(), facts));
             }
             "ready" => self.ready(&words),
             "exit" => {
@@ -132,12 +211,14 @@ impl Script {
             name: name.clone(),
             generation: 0,
             replicas: 1,
+            scaling: None,
             launch: launch("m".into(), "m".into(), EngineFlags::default()),
             wishes: Wishes::default(),
             policy: GroupPolicy::default(),
             grace: None,
             cause: None,
             document: json!(null),
+            applied: vec![],
         });
         desired.generation += 1;
         let (launch, wishes, policy) =
@@ -175,6 +256,11 @@ impl Script {
                     }
                 }
                 "startup" => policy.startup = StartupPolicy::LeaderReady,
+                "min" => scaling(&mut desired.scaling).min_replicas = number(),
+                "max" => scaling(&mut desired.scaling).max_replicas = number(),
+                "cooldown" => {
+                    scaling(&mut desired.scaling).cooldown = Duration::from_secs(number().into());
+                }
                 "grace" => desired.grace = Some(number()),
                 "cause" => desired.cause = Some(value.into()),
                 other => panic!("`{other}` is nothing of a service"),
@@ -182,6 +268,69 @@ impl Script {
         }
         desired.document = json!({"spec": {"generation": desired.generation}});
         self.sim.declare(desired);
+    }
+
+    /// An object is stored.
+    fn apply(&mut self, kind: &str, name: &str, spec: &str) {
+        let (kind, name, object) = self.object(kind, name, spec);
+        let (events, wrong) = self.declarations.put(kind, &name, &object.value);
+        self.documents.insert(object.key, object.value);
+        assert_eq!(wrong, None);
+        self.declared(events);
+    }
+
+    fn object(&mut self, kind: &str, name: &str, spec: &str) -> (Kind, ServiceName, Entry) {
+        let kind = Kind::find(kind).expect("a kind");
+        let spec: serde_json::Value = serde_json::from_str(spec).expect("JSON");
+        self.generation += 1;
+        let document = json!({
+            "apiVersion": kind.api_versions().last(),
+            "kind": kind.name(),
+            "metadata": {"name": name, "namespace": "default", "generation": self.generation},
+            "spec": spec,
+        });
+        let key = Keys::new("test").spec(kind.name(), "default", name);
+        let value = document.to_string().into_bytes();
+        (kind, ServiceName::new("default", name), Entry { key, value, version: 1 })
+    }
+
+    /// What would become of all services with one more object.
+    fn dry(&mut self, kind: &str, name: &str, spec: &str) -> String {
+        let (_, _, object) = self.object(kind, name, spec);
+        let documents = self.documents.iter();
+        let documents = documents.map(|(key, value)| (key.clone(), value.clone()));
+        let keys = Keys::new("test");
+        let entries = documents.chain(self.sim.entries(&keys));
+        let entries = entries.map(|(key, value)| Entry { key, value, version: 1 }).collect();
+        let models = self.sim.models.clone();
+        let facts = |uri: &str| models.get(uri).copied();
+        let mut forecast = Forecast::new(keys, self.sim.now, entries, &facts);
+        forecast.store(vec![object]);
+        forecast.all().into_values().flatten().collect::<Vec<_>>().join("\n")
+    }
+
+    fn declared(&mut self, events: Vec<ControllerEvent>) {
+        for event in events {
+            match event {
+                ControllerEvent::Declared(desired) => self.sim.declare(desired),
+                ControllerEvent::Undeclared(name) => self.sim.undeclare(&name),
+                other => self.sim.feed(other),
+            }
+        }
+    }
+
+    /// The endpoint of a group's newest incarnation; from now on the store has it too.
+    fn endpoint(&mut self, name: &str) -> EndpointId {
+        let record = self.sim.store.groups.get(&group(name));
+        let record = record.unwrap_or_else(|| panic!("there is no group {name} now"));
+        let (group, revision, epoch) = (record.group.clone(), record.revision, record.epoch);
+        let endpoint = EndpointId { group, revision, epoch, dp: 0 };
+        let address = format!("quic://{name}");
+        self.sim.store.endpoints.retain(|old, _| old.group != endpoint.group || *old == endpoint);
+        if self.sim.store.endpoints.insert(endpoint.clone(), address.clone()).is_none() {
+            self.sim.feed(ControllerEvent::EndpointPut(endpoint.clone(), address));
+        }
+        endpoint
     }
 
     fn ready(&mut self, words: &Words<'_>) {
@@ -227,7 +376,8 @@ impl Script {
                 ControllerEffect::PutRevision(..)
                 | ControllerEffect::DeleteRevision(..)
                 | ControllerEffect::PutEvent(..)
-                | ControllerEffect::AskModel(_) => Ok(()),
+                | ControllerEffect::AskModel(_)
+                | ControllerEffect::Follow(_) => Ok(()),
             };
         }
         // Only the last that was said of a service within one command.
@@ -299,6 +449,10 @@ impl Script {
         if let Some(url) = &status.url {
             let _ = writeln!(text, "url {url}");
         }
+        for config in &status.applied_config_refs {
+            let AppliedConfig { name, namespace, source } = config;
+            let _ = writeln!(text, "made of {source:?} {namespace}/{name}");
+        }
         for condition in &status.conditions {
             let holds = match condition.status {
                 ConditionStatus::True => "True",
@@ -368,6 +522,31 @@ fn facts(words: &Words<'_>) -> ModelFacts {
         intermediate_size: 0,
         vocab_size: 0,
         max_model_len: 1024,
+    }
+}
+
+/// Of a service that scales; the defaults are those of specifications.
+fn scaling(of: &mut Option<Scaling>) -> &mut Scaling {
+    of.get_or_insert_with(|| Scaling {
+        min_replicas: 1,
+        max_replicas: 1,
+        idle_replicas: None,
+        cooldown: Duration::from_secs(300),
+        targets: Scaling::DEFAULT_TARGETS.to_vec(),
+        scale_up: ScalingRules::up(),
+        scale_down: ScalingRules::down(),
+        cost: None,
+    })
+}
+
+fn load(words: &Words<'_>) -> Load {
+    Load {
+        running: words.number("running").unwrap_or(0),
+        waiting: words.number("waiting").unwrap_or(0),
+        blocks_used: words.number("used").unwrap_or(0),
+        blocks_total: 100,
+        steps: words.number("steps").unwrap_or(0),
+        ..Load::default()
     }
 }
 

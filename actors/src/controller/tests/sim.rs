@@ -8,11 +8,14 @@ use std::{
 };
 
 use troupe_runtime::{
-    discovery::directory::{
-        CordonRecord, EventRecord, GatewayRecord, GroupRecord, MemberState, MemberStatus,
-        NodeRecord, NodeStatus, RevisionRecord, ServiceStatus,
+    discovery::{
+        directory::{
+            CordonRecord, EventRecord, GatewayRecord, GroupRecord, MemberState, MemberStatus,
+            NodeRecord, NodeStatus, RevisionRecord, ServiceStatus, to_bytes,
+        },
+        keys::Keys,
     },
-    id::{Epoch, GroupId, NodeId},
+    id::{EndpointId, Epoch, GroupId, NodeId},
 };
 use uuid::Uuid;
 
@@ -33,6 +36,10 @@ pub(crate) struct Sim {
     pub(crate) done: Vec<ControllerEffect>,
     /// Facts that the controller is told when it asks.
     pub(crate) models: BTreeMap<String, ModelFacts>,
+    /// Endpoints whose load it follows.
+    pub(crate) followed: BTreeMap<EndpointId, String>,
+    /// Nobody answers what the controller asks about models.
+    pub(crate) silent: bool,
     /// The highest epoch that was ever written of each group.
     highest: BTreeMap<GroupId, Epoch>,
     controllers: u64,
@@ -49,6 +56,8 @@ pub(crate) struct Store {
     pub(crate) services: BTreeMap<ServiceName, Desired>,
     pub(crate) cordons: BTreeMap<NodeId, CordonRecord>,
     pub(crate) gateways: Vec<GatewayRecord>,
+    pub(crate) endpoints: BTreeMap<EndpointId, String>,
+    pub(crate) demand: BTreeMap<ServiceName, u32>,
 }
 
 /// A host.
@@ -74,6 +83,8 @@ impl Sim {
             store: Store::default(),
             done: Vec::new(),
             models: BTreeMap::new(),
+            followed: BTreeMap::new(),
+            silent: false,
             highest: BTreeMap::new(),
             controllers: 1,
             processes: 0,
@@ -121,6 +132,9 @@ impl Sim {
                         events.push_back(ControllerEvent::StatusPut(host.status()));
                     }
                 }
+                let of = |endpoint: &EndpointId| endpoint.group == group;
+                let gone = self.store.endpoints.extract_if(.., |endpoint, _| of(endpoint));
+                events.extend(gone.map(|(gone, _)| ControllerEvent::EndpointGone(gone)));
                 events.push_back(ControllerEvent::GroupGone(group));
             }
             ControllerEffect::PutServiceStatus(name, status) => {
@@ -137,10 +151,12 @@ impl Sim {
                 drop(self.store.events.insert(slot, record))
             }
             ControllerEffect::AskModel(uri) => {
-                if let Some(facts) = self.models.get(&uri) {
-                    events.push_back(ControllerEvent::ModelKnown(uri, *facts));
+                if !self.silent {
+                    let facts = self.models.get(&uri).copied();
+                    events.push_back(ControllerEvent::ModelKnown(uri, facts));
                 }
             }
+            ControllerEffect::Follow(endpoints) => self.followed = endpoints,
             ControllerEffect::Probe(..) => {}
         }
     }
@@ -225,10 +241,15 @@ impl Sim {
 
     fn report(&mut self, record: &GroupRecord) {
         let on = |host: &&Host| record.members.iter().any(|m| m.node == host.record.id);
-        let hosts = self.hosts.values().filter(|host| host.connected).filter(on);
-        let statuses: Vec<_> = hosts.map(Host::status).collect();
-        for status in statuses {
-            self.feed(ControllerEvent::StatusPut(status));
+        let names: Vec<String> =
+            self.hosts.values().filter(on).map(|host| host.record.name.clone()).collect();
+        for name in names {
+            // What came of the reports before may have changed what this host has to report.
+            let host = &self.hosts[&name];
+            if host.connected {
+                let status = host.status();
+                self.feed(ControllerEvent::StatusPut(status));
+            }
         }
     }
 
@@ -280,6 +301,12 @@ impl Sim {
         events.extend(store.services.into_values().map(ControllerEvent::Declared));
         events.extend(store.gateways.into_iter().map(ControllerEvent::GatewayPut));
         events.extend(store.cordons.into_values().map(ControllerEvent::CordonPut));
+        for (endpoint, address) in store.endpoints {
+            events.push(ControllerEvent::EndpointPut(endpoint, address));
+        }
+        for (name, held) in store.demand {
+            events.push(ControllerEvent::DemandPut(name, NodeId::default(), held));
+        }
         for ((name, _), record) in store.revisions {
             events.push(ControllerEvent::RevisionPut(name, record));
         }
@@ -298,6 +325,31 @@ impl Sim {
         let gateways = std::mem::take(&mut self.store.gateways);
         self.store = Store { services, gateways, ..Store::default() };
         self.fail_over();
+    }
+
+    /// The store as bytes, but for what is declared and what happened.
+    pub(crate) fn entries(&self, keys: &Keys) -> Vec<(String, Vec<u8>)> {
+        let mut entries = Vec::new();
+        for host in self.hosts.values().filter(|host| host.connected) {
+            let id = host.record.id;
+            entries.push((keys.node(id), to_bytes(host.record.clone())));
+            entries.push((keys.node_status(id), to_bytes(host.status())));
+        }
+        for (group, record) in &self.store.groups {
+            entries.push((keys.group(group), to_bytes(record.clone())));
+        }
+        for (of, status) in &self.store.statuses {
+            let key = keys.service_status(&of.namespace, &of.name);
+            entries.push((key, to_bytes(status.clone())));
+        }
+        for ((of, number), record) in &self.store.revisions {
+            let key = keys.revision(&of.namespace, &of.name, *number);
+            entries.push((key, to_bytes(record.clone())));
+        }
+        for (node, cordon) in &self.store.cordons {
+            entries.push((keys.cordon(*node), to_bytes(cordon.clone())));
+        }
+        entries
     }
 
     /// What holds at all times.

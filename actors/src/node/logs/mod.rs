@@ -7,19 +7,19 @@
 //!
 //! - [`shelf`]: which logs there are, and when they go
 //! - `sink`: writes one, line by line, while its member runs
-//! - [`desk`]: reads them to control hosts, at the host's door
+//! - [`reader`]: reads them to control hosts, at the host's door
 //! - [`follow`]: the last lines of one, and every line after them
 //!
 //! Members inside the node's own process have no log of their own: theirs is the process's.
 
-pub mod desk;
 pub mod follow;
+pub mod reader;
 pub mod shelf;
 mod sink;
 #[cfg(test)]
 mod tests;
 
-pub use desk::LogsDesk;
 pub use follow::Follow;
+pub use reader::Reader;
 pub use shelf::{Log, Shelf};
 pub(super) use sink::copy;

@@ -132,6 +132,9 @@ fn scale_changes_replicas_if_they_are_as_expected() {
     assert_eq!(stored.document.as_ref().expect("it lives")["spec"]["replicas"], 3);
     let same = scaled(&stored, 3, None, None);
     assert!(matches!(same, Ok(Verdict::Keep(_))), "{same:?}");
+    let by_load = created(json!({"scaling": {"minReplicas": 0, "maxReplicas": 4}}));
+    let refusal = refused(scaled(&by_load, 3, None, None));
+    assert!(refusal.message.contains("follows its load, with 0 to 4 replicas"), "{refusal:?}");
 }
 
 #[test]

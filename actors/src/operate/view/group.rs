@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use troupe_runtime::{
+    clock::rfc3339,
     discovery::directory::{
         GroupRecord, GroupStatus, MemberState, MemberStatus, NodeRecord, NodeStatus, ServiceStatus,
     },
@@ -101,8 +102,12 @@ impl Around {
         let mut status = json!({"ready": 0, "size": 0});
         if let Some(Found { record, version, .. }) = record {
             metadata["resourceVersion"] = json!(version.to_string());
+            if record.planned > 0 {
+                metadata["creationTimestamp"] = json!(rfc3339(record.planned));
+            }
             spec = self.planned(record);
-            let members: Vec<Value> = self.states(record).collect();
+            let mut members: Vec<Value> = self.states(record).collect();
+            serve_together(&mut members);
             let ready = members.iter().filter(|member| member["state"] == "Ready").count();
             status = json!({"ready": ready, "size": members.len(), "members": members});
         }
@@ -158,6 +163,16 @@ impl Around {
             }
             member
         })
+    }
+}
+
+/// Only the leader of a group says that it is ready, and it says so for all: the others listen, and
+/// from then on they serve.
+fn serve_together(members: &mut [Value]) {
+    if members.first().is_some_and(|leader| leader["state"] == "Ready") {
+        for member in members.iter_mut().filter(|member| member["state"] == "Listening") {
+            member["state"] = json!("Ready");
+        }
     }
 }
 

@@ -22,6 +22,9 @@ pub(super) fn of_service(status: &ServiceStatus) -> Value {
     if let Some(url) = &status.url {
         shown["url"] = json!(url);
     }
+    if !status.applied_config_refs.is_empty() {
+        shown["appliedConfigRefs"] = json!(status.applied_config_refs);
+    }
     if !status.message.is_empty() {
         shown["message"] = json!(status.message);
     }

@@ -79,6 +79,7 @@ fn group_record(index: u32) -> GroupRecord {
     GroupRecord {
         group: group(index),
         epoch: epoch(),
+        planned: 1_700_000_000,
         term: 1,
         revision: 4,
         launch: launch("file:///m".into(), "m".into(), EngineFlags::default()),
@@ -174,6 +175,24 @@ fn a_group_is_shown_with_its_members_or_with_why_it_has_none() {
     assert_eq!(pending["status"]["message"], "no devices");
     let of_service = chosen(&contents, "groups", |it| it.labels = "troupe.dev/service=s".into());
     assert_eq!(of_service.len(), 2);
+}
+
+#[test]
+fn members_that_listen_are_ready_once_their_leader_is() {
+    let shown = |leader| {
+        let contents = contents(|keys| {
+            let worker = node_status(2, 1, MemberState::Listening);
+            vec![
+                (keys.group(&group(0)), directory::to_bytes(group_record(0))),
+                (keys.node_status(node(1)), directory::to_bytes(node_status(1, 0, leader))),
+                (keys.node_status(node(2)), directory::to_bytes(worker)),
+            ]
+        });
+        let all = chosen(&contents, "groups", |_| {});
+        all.values().next().expect("a group")["status"]["ready"].clone()
+    };
+    assert_eq!(shown(MemberState::Listening), 0);
+    assert_eq!(shown(MemberState::Ready), 2);
 }
 
 #[test]

@@ -15,6 +15,9 @@ pub struct GroupRecord {
     pub group: GroupId,
     /// The incarnation; members of lower ones stop.
     pub epoch: Epoch,
+    /// When this incarnation was planned, in seconds since 1970; 0 if nobody said.
+    #[serde(default)]
+    pub planned: u64,
     /// Of the controller that planned it: each that takes office has a higher one than all before.
     #[serde(default)]
     pub term: u64,

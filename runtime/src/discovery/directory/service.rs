@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Launch;
-use crate::id::{Coordinate, Epoch, NodeId};
+use crate::{
+    id::{Coordinate, Epoch, NodeId},
+    spec::AppliedConfig,
+};
 
 /// What the controller says of a service.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
@@ -38,6 +41,10 @@ pub struct ServiceStatus {
     /// Each group, by index.
     #[serde(default)]
     pub groups: Vec<GroupStatus>,
+    /// The configurations that it is made of, from the weakest to the strongest; none while they
+    /// do not make a service.
+    #[serde(default)]
+    pub applied_config_refs: Vec<AppliedConfig>,
 }
 
 /// One thing that holds of a service or not.

@@ -13,7 +13,9 @@ spec: {selector: {matchLabels: {app: x}}, targetPorts: [{number: 8000}]}
 
 fn problems(text: &str) -> Vec<String> {
     match parse(text).expect_err("something is wrong") {
-        SpecError::Invalid(findings) => findings.iter().map(ToString::to_string).collect(),
+        SpecError::Invalid(findings) | SpecError::ConfigNotFound(findings) => {
+            findings.iter().map(ToString::to_string).collect()
+        }
         SpecError::Document(error) => panic!("{error}"),
     }
 }

@@ -45,7 +45,9 @@ status: {url: x}
 
 fn problems(text: &str) -> Vec<String> {
     match Services::parse(text).expect_err("something is wrong") {
-        SpecError::Invalid(findings) => findings.iter().map(ToString::to_string).collect(),
+        SpecError::Invalid(findings) | SpecError::ConfigNotFound(findings) => {
+            findings.iter().map(ToString::to_string).collect()
+        }
         SpecError::Document(error) => panic!("{error}"),
     }
 }

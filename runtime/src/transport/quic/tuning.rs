@@ -35,7 +35,7 @@ const CONTROL_WINDOW: u32 = 32 << 20;
 const BULK_WINDOW: u32 = 64 << 20;
 /// What the socket may hold while the transport's threads are busy. The system grants less unless
 /// `net.core.rmem_max` allows it.
-const SOCKET_BYTES: usize = 8 << 20;
+pub const SOCKET_BYTES: usize = 8 << 20;
 /// Largest datagram on a loopback address. Ten of them fill what one system call can send.
 const LOOPBACK_MTU: u16 = 6500;
 /// Largest datagram elsewhere: jumbo frames, where the network has them (quinn probes).

@@ -1,6 +1,6 @@
 //! One message of every kind, with every field filled.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, time::Duration};
 
 use troupe_runtime::{
     error::{ErrorKind, PublicError},
@@ -17,10 +17,16 @@ use troupe_runtime::{
         },
         group::{Formation, FormationMember, Hello, MemberDown, MemberUp, Progress, RankReport},
         guest::{Arrival, GuestDown, GuestUp, Record},
-        host::{HostDown, HostUp, LogsAsk, ProbeDown, ProbeUp},
+        host::{
+            Disk, DiskUse, FactsAsk, HostDown, HostFacts, HostUp, LogsAsk, MeasureAsk,
+            ModelDigests, ModelFound, ProbeDown, ProbeUp, Way,
+        },
         join::{JoinDown, JoinPart, JoinUp, RenewDown, RenewUp, Renewed, Welcome},
         kv::{BulkChannel, BulkOpen, TensorHeader, WireDtype},
+        latency::Latencies,
         member::{MemberLaunch, MemberToNode, NodeToMember},
+        operate::{Reason, Refusal},
+        preflight::{PreflightDown, PreflightUp},
         status::{EndpointInfo, Fingerprint, Load, Role, StatusDown, StatusUp},
         step::{
             BlockCopy, BlockSwap, NewSequence, Outcome, ResumedSequence, RunningSequence,
@@ -300,14 +306,48 @@ fn welcome() -> Welcome {
     }
 }
 
+fn facts() -> HostFacts {
+    let disk = Disk { what: DiskUse::Cache, path: "/var/cache".into(), free: Some(1 << 40) };
+    HostFacts {
+        version: "0.1.0".into(),
+        wire: 1,
+        devices: 2,
+        device_kind: "cpu".into(),
+        device_memory: 1 << 34,
+        open_files: Some(1024),
+        locked_memory: Some(u64::MAX),
+        socket_receive: Some(212_992),
+        socket_send: None,
+        disks: vec![Disk { what: DiskUse::Data, path: "/data".into(), free: None }, disk],
+        model: Some(ModelFound::Here(ModelDigests {
+            model: Digest([1; 32]),
+            tokenizer: Digest([2; 32]),
+        })),
+    }
+}
+
+fn way() -> Way {
+    Way { rtt_min_us: 90, rtt_median_us: 120, clock_ahead_us: -7, bytes: 9 << 20, bytes_us: 8000 }
+}
+
 /// Every message.
 pub(super) fn samples() -> Vec<Sample> {
     let finish = Finish { choice: 0, reason: FinishReason::Stop, tokens_kept: 3 };
     let hello =
         Hello { group: group(), epoch: epoch(), member: 1, address: "quic://10.0.0.2:7000".into() };
     let progress = Progress { rank: rank(), step: StepId(12), compute_us: 77, idle_us: 5 };
-    let load =
-        Load { running: 1, waiting: 2, blocks_used: 3, blocks_total: 4, steps: 5, tokens: 6 };
+    let mut took = Latencies::default();
+    took.add(Duration::from_millis(20), 7);
+    let load = Load {
+        running: 1,
+        waiting: 2,
+        blocks_used: 3,
+        blocks_total: 4,
+        steps: 5,
+        tokens: 6,
+        first_token: took,
+        next_token: Latencies::default(),
+    };
     let header =
         TensorHeader { step: StepId(12), index: 1, rows: 3, columns: 8, dtype: WireDtype::Bf16 };
     let launch = MemberLaunch {
@@ -360,6 +400,18 @@ pub(super) fn samples() -> Vec<Sample> {
         sample(HostUp::Logs(LogsAsk { group: group(), member: Some(1), tail: 9, follow: true })),
         sample(HostDown::Lines(vec!["a line".into()])),
         sample(HostDown::Refused("why".into())),
+        sample(HostUp::Facts(FactsAsk { model: Some("file:///m".into()) })),
+        sample(HostUp::Measure(MeasureAsk {
+            door: "quic://10.0.0.2:7000".into(),
+            node: Some(node),
+        })),
+        sample(HostDown::Facts(Box::new(facts()))),
+        sample(HostDown::Way(way())),
+        sample(PreflightUp { hosts: vec!["n1".into()], model: Some("file:///m".into()) }),
+        sample(PreflightDown::Host("{}".into())),
+        sample(PreflightDown::Way("{}".into())),
+        sample(PreflightDown::Finding("{}".into())),
+        sample(PreflightDown::Refused(Refusal::new(Reason::NotFound, "why"))),
         sample(ProbeUp::Ping),
         sample(ProbeUp::Load),
         sample(ProbeUp::Taken),

@@ -2,35 +2,37 @@
 
 use std::{io, time::Duration};
 
-use async_trait::async_trait;
 use troupe_runtime::{
-    transport::{FrameSender, LinkError, PeerIdentity, Stream},
-    wire::host::{HostDown, HostUp, LogsAsk},
+    transport::{FrameSender, LinkError},
+    wire::host::{HostDown, LogsAsk},
 };
 
 use super::Shelf;
-use crate::{host::Desk, node::core::MemberKey};
+use crate::node::core::MemberKey;
 
-/// Answers [`troupe_runtime::transport::Conversation::Host`].
+/// Answers questions about the logs of one shelf.
 #[derive(Clone, Debug)]
-pub struct LogsDesk {
+pub struct Reader {
     shelf: Shelf,
 }
 
-// === impl LogsDesk ===
+// === impl Reader ===
 
-impl LogsDesk {
-    /// A desk that reads from this shelf.
+impl Reader {
+    /// One that reads from this shelf.
     pub fn new(shelf: Shelf) -> Self {
         Self { shelf }
     }
 
-    async fn converse(&self, mut stream: Stream) -> Result<(), LinkError> {
-        let HostUp::Logs(ask) = stream.receiver.expect::<HostUp>(PATIENCE).await?;
-        if let Err(why) = self.read(&ask, &mut stream.sender).await? {
-            stream.sender.send(&HostDown::Refused(why), PATIENCE).await?;
+    /// Says what was asked for, or why it cannot.
+    ///
+    /// # Errors
+    /// The asker is gone.
+    pub async fn tell(&self, ask: &LogsAsk, sender: &mut FrameSender) -> Result<(), LinkError> {
+        match self.read(ask, sender).await? {
+            Ok(()) => Ok(()),
+            Err(why) => sender.send(&HostDown::refused(why), PATIENCE).await,
         }
-        stream.sender.finish()
     }
 
     /// Reads the newest incarnation's log; what cannot be read is the inner error.
@@ -74,15 +76,6 @@ impl LogsDesk {
     }
 }
 
-#[async_trait]
-impl Desk for LogsDesk {
-    async fn answer(&self, peer: &PeerIdentity, stream: Stream) {
-        if let Err(error) = self.converse(stream).await {
-            tracing::debug!(%peer, %error, "reading a log broke off");
-        }
-    }
-}
-
 /// Sends lines, in messages that are small beside what one may be.
 async fn send(lines: Vec<String>, sender: &mut FrameSender) -> Result<(), LinkError> {
     let mut lines = lines.into_iter().peekable();
@@ -103,5 +96,5 @@ async fn send(lines: Vec<String>, sender: &mut FrameSender) -> Result<(), LinkEr
 const BYTES: usize = 1 << 20;
 /// What even an empty line costs, so that a message never has too many.
 const LINE: usize = 64;
-/// How long a control host may take to ask, and to read.
+/// How long a control host may take to read.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -6,37 +6,37 @@
 use std::{fmt::Write as _, path::Path};
 
 /// The words of a command behind the first: names, and `key=value` pairs.
-pub(super) struct Words<'a>(pub(super) Vec<&'a str>);
+pub(crate) struct Words<'a>(pub(crate) Vec<&'a str>);
 
 impl<'a> Words<'a> {
-    pub(super) fn get(&self, key: &str) -> Option<&'a str> {
+    pub(crate) fn get(&self, key: &str) -> Option<&'a str> {
         let pairs = self.0.iter().filter_map(|word| word.split_once('='));
         pairs.filter(|(own, _)| *own == key).map(|(_, value)| value).next()
     }
 
-    pub(super) fn number<T: std::str::FromStr>(&self, key: &str) -> Option<T> {
+    pub(crate) fn number<T: std::str::FromStr>(&self, key: &str) -> Option<T> {
         let text = self.get(key)?;
         Some(text.parse().unwrap_or_else(|_| panic!("{key}={text}: a number")))
     }
 
     /// Words that are no pairs.
-    pub(super) fn names(&self) -> impl Iterator<Item = &'a str> + '_ {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'a str> + '_ {
         self.0.iter().copied().filter(|word| !word.contains('='))
     }
 
-    pub(super) fn pairs(&self) -> impl Iterator<Item = (&'a str, &'a str)> + '_ {
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&'a str, &'a str)> + '_ {
         self.0.iter().filter_map(|word| word.split_once('='))
     }
 }
 
-/// Plays all scripts of a folder; `start` gives what runs the commands of one.
+/// Plays all scripts of a folder of this crate; `start` gives what runs the commands of one.
 #[expect(clippy::disallowed_methods, reason = "whoever runs it says whether to write the files")]
-pub(super) fn play_all<R>(
+pub(crate) fn play_all<R>(
     folder: &str,
     start: impl Fn() -> R,
     run: impl Fn(&mut R, &str) -> String,
 ) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/controller/scripts").join(folder);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut seen = 0;
     for entry in std::fs::read_dir(folder).expect("the folder of scripts") {
         let path = entry.expect("a script").path();
