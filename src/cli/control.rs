@@ -86,7 +86,11 @@ impl ControlHost<'_> {
         let (owner, listener) = shutdown();
         let mut place = Place::take(&control, self.listen, Guests::Newcomers)?;
         let controller = match self.has(Role::Controller) {
-            true => Some(roles::controller(&membership, Some(place.link())).await?),
+            true => {
+                let office = membership.office().await?;
+                let link = Some(place.link());
+                Some((roles::controller(&membership, office.clone(), link).await?, office))
+            }
             false => None,
         };
         let shelf = Shelf::new(self.dir.path());
@@ -152,7 +156,12 @@ impl ControlHost<'_> {
                 () = asked_to_end() => say("stopping at once"),
             }
         }
-        drop((node, controller));
+        drop(node);
+        if let Some((controller, office)) = controller {
+            drop(controller);
+            // Whoever follows takes over at once, and not when the lease runs out.
+            let _ = office.revoke().await;
+        }
         let _ = membership.lease.revoke().await;
         ended
     }

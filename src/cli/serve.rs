@@ -183,7 +183,7 @@ impl Local {
             data_dir: None,
         };
         let node = roles::node(&membership, offer, place.spawn.clone()).await?;
-        let controller = roles::controller(&membership, None).await?;
+        let controller = roles::controller(&membership, membership.lease.clone(), None).await?;
         let document = desired::declare("model", 1, &launch);
         declare::declare(&membership.registry, &membership.keys, document).await?;
         declare::until_ready(&membership.registry, &membership.keys, "default", "model").await?;

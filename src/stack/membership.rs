@@ -97,6 +97,12 @@ impl Membership {
         )))
     }
 
+    /// A lease to hold the controller's office under. It is a short one: until it runs out nobody
+    /// follows a controller that was killed.
+    pub(crate) async fn office(&self) -> Result<Arc<dyn Lease>, Failure> {
+        self.registry.lease(OFFICE, &self.keys.incarnation()).await.map_err(failed)
+    }
+
     async fn in_registry(
         registry: Arc<dyn Registry>,
         keys: Keys,
@@ -155,5 +161,8 @@ pub(super) fn busy(key: &str) -> Failure {
 /// How often others may change a key between our look and our write.
 pub(super) const RACES: usize = 5;
 
+/// How long the controller's office outlives it: the least that etcd grants as it is set up by
+/// default.
+const OFFICE: Duration = Duration::from_secs(2);
 /// How long this process's records outlive it.
 const LEASE: Duration = Duration::from_secs(3);

@@ -26,7 +26,10 @@ use troupe_actors::{
 use troupe_gateway::{GatewayConfig, GatewayHandle, Surroundings};
 use troupe_runtime::{
     actor::Owned,
-    discovery::directory::{self, GatewayRecord, NodeRecord},
+    discovery::{
+        Lease,
+        directory::{self, GatewayRecord, NodeRecord},
+    },
     id::NodeId,
     shutdown::Shutdown,
     transport::{
@@ -118,15 +121,16 @@ pub(crate) async fn leave(node: &mut Owned<NodeMsg>, seconds: u32) {
 /// A leader whose time is over tells its requests, and its members end.
 const LEAVE_GRACE: Duration = Duration::from_secs(5);
 
-/// Starts a controller, with its way to hosts and leaders.
+/// Starts a controller that holds the office under this lease, with its way to hosts and leaders.
 pub(crate) async fn controller(
     membership: &Membership,
+    lease: Arc<dyn Lease>,
     link: Option<Arc<dyn Link>>,
 ) -> Result<Owned<ControllerMsg>, Failure> {
     let args = ControllerArgs {
         registry: membership.registry.clone(),
         keys: membership.keys.clone(),
-        lease: membership.lease.clone(),
+        lease,
         timing: membership.timing,
         link,
         hub: super::hub(),

@@ -110,7 +110,7 @@ impl Actor for Controller {
         state: &mut ControllerState,
     ) -> Result<(), ActorProcessingErr> {
         let events = match message {
-            ControllerMsg::Tick => vec![state.run_for_office().await],
+            ControllerMsg::Tick => state.run_for_office().await,
             ControllerMsg::Found(event) => vec![event],
             ControllerMsg::Store(event) => match state.observed.see(event) {
                 Seen::Events(events) => events,
@@ -131,7 +131,7 @@ impl Actor for Controller {
 
 impl ControllerState {
     /// Takes the office if it is free, and notices when it is lost.
-    async fn run_for_office(&mut self) -> ControllerEvent {
+    async fn run_for_office(&mut self) -> Vec<ControllerEvent> {
         let key = self.args.keys.election();
         let held = match self.in_office {
             true => self.args.lease.holds(&key),
@@ -143,14 +143,16 @@ impl ControllerState {
         match (before, held) {
             (false, true) => {
                 tracing::info!("this controller takes office");
-                ControllerEvent::Elected(self.observed.groups())
+                let mut events = vec![ControllerEvent::Elected(self.observed.groups())];
+                events.extend(self.observed.is_settled().then_some(ControllerEvent::Settled));
+                events
             }
             (true, false) => {
                 tracing::warn!("this controller is no longer in office");
                 self.errands.deposed();
-                ControllerEvent::Deposed
+                vec![ControllerEvent::Deposed]
             }
-            (true, true) | (false, false) => ControllerEvent::Tick,
+            (true, true) | (false, false) => vec![ControllerEvent::Tick],
         }
     }
 
@@ -168,7 +170,7 @@ impl ControllerState {
         // Who is in office knows it; without it nothing can be compared, nor written.
         let Some(life) = self.observed.life() else { return };
         let office = Compare::Value(self.args.keys.election(), self.identity.clone());
-        let acts = Acts::of(&self.args.keys, &[life.compare(), office], effects);
+        let acts = Acts::of(&self.args.keys, life, office, effects);
         for errand in acts.errands {
             self.errands.run(errand);
         }

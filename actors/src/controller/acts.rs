@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use troupe_runtime::{
-    discovery::{Compare, Op, Txn, directory, keys::Keys},
+    discovery::{Compare, Incarnation, Op, Txn, directory, keys::Keys},
     id::{EndpointId, NodeId},
 };
 
@@ -33,14 +33,20 @@ pub(super) struct Acts {
 }
 
 impl Acts {
-    /// What these effects mean, in transactions that compare this.
-    pub(super) fn of(keys: &Keys, compare: &[Compare], effects: Vec<ControllerEffect>) -> Self {
+    /// What these effects mean, in transactions that hold in this life and while this is in office.
+    pub(super) fn of(
+        keys: &Keys,
+        life: &Incarnation,
+        office: Compare,
+        effects: Vec<ControllerEffect>,
+    ) -> Self {
+        let compare = [life.compare(), office];
         let mut acts = Self::default();
         let mut ops = Vec::new();
         let (mut named, mut bytes) = (BTreeSet::new(), 0);
         for effect in effects {
             note(&effect);
-            let op = match op(keys, effect) {
+            let op = match op(keys, life, effect) {
                 Ok(op) => op,
                 Err(errand) => {
                     acts.errands.push(errand);
@@ -69,7 +75,7 @@ impl Acts {
     }
 }
 
-fn op(keys: &Keys, effect: ControllerEffect) -> Result<Op, Errand> {
+fn op(keys: &Keys, life: &Incarnation, effect: ControllerEffect) -> Result<Op, Errand> {
     use ControllerEffect as E;
     Ok(match effect {
         E::PutGroup(record) => Op::Put(keys.group(&record.group), directory::to_bytes(record)),
@@ -84,6 +90,7 @@ fn op(keys: &Keys, effect: ControllerEffect) -> Result<Op, Errand> {
         }
         E::DeleteRevision(of, number) => Op::Delete(keys.revision(&of.namespace, &of.name, number)),
         E::PutEvent(slot, record) => Op::Put(keys.event(slot), directory::to_bytes(record)),
+        E::Settle => life.mark(keys.settled()),
         E::Probe(node, address) => return Err(Errand::Probe(node, address)),
         E::AskModel(uri) => return Err(Errand::Model(uri)),
         E::Follow(endpoints) => return Err(Errand::Follow(endpoints)),
@@ -114,7 +121,7 @@ const MOST_BYTES: usize = 512 << 10;
 
 #[cfg(test)]
 mod tests {
-    use troupe_runtime::id::GroupId;
+    use troupe_runtime::{discovery::Entry, id::GroupId};
 
     use super::*;
 
@@ -123,9 +130,14 @@ mod tests {
         ControllerEffect::DeleteGroup(group)
     }
 
+    fn life() -> Incarnation {
+        Incarnation::of(Entry { key: "incarnation".into(), value: b"this".to_vec(), version: 1 })
+    }
+
     fn sizes(effects: Vec<ControllerEffect>) -> Vec<usize> {
-        let compare = vec![Compare::Absent("x".into()), Compare::Absent("y".into())];
-        let acts = Acts::of(&Keys::new("test"), &compare, effects);
+        let (life, office) = (life(), Compare::Absent("y".into()));
+        let compare = [life.compare(), office.clone()];
+        let acts = Acts::of(&Keys::new("test"), &life, office, effects);
         assert!(acts.writes.iter().all(|txn| txn.compare == compare));
         acts.writes.iter().map(|txn| txn.then.len()).collect()
     }
@@ -140,7 +152,8 @@ mod tests {
     #[test]
     fn errands_are_no_writes() {
         let probe = ControllerEffect::Probe(NodeId::default(), "quic://h:1".into());
-        let acts = Acts::of(&Keys::new("test"), &[], vec![probe, delete(0)]);
+        let office = Compare::Absent("y".into());
+        let acts = Acts::of(&Keys::new("test"), &life(), office, vec![probe, delete(0)]);
         assert_eq!((acts.writes.len(), acts.errands.len()), (1, 1));
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct Observed {
     declarations: Declarations,
     /// The life of the store that all this was read in; none while the store has none.
     life: Option<Incarnation>,
+    /// Of which life hosts are known to have reported.
+    settled: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -61,12 +63,17 @@ pub(super) enum Seen {
 impl Observed {
     pub(super) fn new(keys: Keys) -> Self {
         let declarations = Declarations::default();
-        Self { keys, known: BTreeMap::new(), declarations, life: None }
+        Self { keys, known: BTreeMap::new(), declarations, life: None, settled: Vec::new() }
     }
 
     /// The life of the store that everything was read in.
     pub(super) fn life(&self) -> Option<&Incarnation> {
         self.life.as_ref()
+    }
+
+    /// Whether hosts have reported in this life of the store.
+    pub(super) fn is_settled(&self) -> bool {
+        self.life.as_ref().is_some_and(|life| life.marked(&self.settled))
     }
 
     /// The groups that the store holds.
@@ -85,6 +92,10 @@ impl Observed {
                 self.enter(Some(Incarnation::of(entry)))
             }
             WatchEvent::Delete(key) if key == incarnation => self.enter(None),
+            WatchEvent::Put(entry) if entry.key == self.keys.settled() => {
+                self.settled = entry.value;
+                Seen::Events(Vec::new())
+            }
             WatchEvent::Put(entry) => {
                 let events = self.put(&entry.key, &entry.value);
                 Seen::Events(events.unwrap_or_else(|error| left_out(&entry.key, &error)))

@@ -88,6 +88,9 @@ pub enum ControllerEvent {
     Synced,
     /// This controller took office; the store holds these groups.
     Elected(Vec<GroupRecord>),
+    /// Hosts have reported already in this life of the store, to a controller in office before: what
+    /// the store holds is what there is.
+    Settled,
     /// It lost the office, or a write failed: what it planned may not be what is stored.
     Deposed,
     /// Time has passed.
@@ -113,6 +116,8 @@ pub enum ControllerEffect {
     PutEvent(u32, EventRecord),
     /// Try to reach this host, here.
     Probe(NodeId, String),
+    /// Hosts have had the time to report.
+    Settle,
     /// Find out about the model of this URI.
     AskModel(String),
     /// Follow the load of these endpoints, by where they are reached, and of no others.
@@ -136,6 +141,8 @@ pub struct Controller {
     synced: bool,
     /// In office, and since when.
     elected: Option<Duration>,
+    /// It need not wait for hosts to report.
+    settled: bool,
     /// It has planned in this office.
     began: bool,
     pub(super) world: World,
@@ -156,6 +163,7 @@ impl Controller {
             timing,
             synced: false,
             elected: None,
+            settled: false,
             began: false,
             world: World::new(wire::VERSION, entropy),
             services: BTreeMap::new(),
@@ -172,7 +180,8 @@ impl Controller {
         // These come often, and are looked at when their time has come.
         let later = matches!(event, ControllerEvent::LoadTold(..) | ControllerEvent::LoadLost(_));
         self.observe(event);
-        let settled = |since: Duration| now.saturating_sub(since) >= self.timing.settle;
+        let settled =
+            |since: Duration| self.settled || now.saturating_sub(since) >= self.timing.settle;
         if later || !self.synced || !self.elected.is_some_and(settled) {
             return Vec::new();
         }
@@ -271,6 +280,7 @@ impl Controller {
             }
             ControllerEvent::Synced => self.synced = true,
             ControllerEvent::Elected(groups) => self.elected(groups),
+            ControllerEvent::Settled => self.settled = true,
             ControllerEvent::Deposed => {
                 (self.elected, self.began) = (None, false);
                 self.world.followed.clear();
@@ -431,7 +441,7 @@ impl Controller {
     }
 
     fn elected(&mut self, groups: Vec<GroupRecord>) {
-        (self.elected, self.began) = (Some(self.world.now), false);
+        (self.elected, self.settled, self.began) = (Some(self.world.now), false, false);
         self.world.moving = None;
         self.world.follow_anew = true;
         self.world.undeclared_may_go = self.timing.settle.is_zero();
@@ -452,6 +462,9 @@ impl Controller {
 
     /// The first plan of this office.
     fn begin(&mut self) {
+        if !self.settled && !self.timing.settle.is_zero() {
+            self.world.write(ControllerEffect::Settle);
+        }
         let reports = || self.world.hosts.reports();
         let reported = reports().flat_map(|status| &status.groups).map(|record| record.term);
         let stored = self.services.values().flat_map(Service::records).map(|record| record.term);

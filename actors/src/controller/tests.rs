@@ -252,7 +252,14 @@ fn a_controller_that_takes_office_waits_for_the_hosts_to_report() {
     controller.handle(AT, known());
     controller.handle(AT, ControllerEvent::Elected(vec![]));
     assert!(controller.handle(AT, ControllerEvent::Declared(service(1))).is_empty());
-    assert!(put(&controller.handle(AT + LEASE, ControllerEvent::Tick)).is_some());
+    let effects = controller.handle(AT + LEASE, ControllerEvent::Tick);
+    assert!(put(&effects).is_some() && effects.contains(&ControllerEffect::Settle));
+
+    // Who follows it in this life of the store need not wait once more.
+    controller.handle(AT + LEASE, ControllerEvent::Deposed);
+    assert!(controller.handle(AT + LEASE, ControllerEvent::Elected(vec![])).is_empty());
+    let effects = controller.handle(AT + LEASE, ControllerEvent::Settled);
+    assert!(put(&effects).is_some() && !effects.contains(&ControllerEffect::Settle));
 }
 
 #[test]

@@ -31,6 +31,16 @@ impl Incarnation {
         Compare::Value(self.key.clone(), self.value.clone())
     }
 
+    /// A write that is true of this life only: what reads as another is of another.
+    pub fn mark(&self, key: String) -> Op {
+        Op::Put(key, self.value.clone())
+    }
+
+    /// Whether [`Incarnation::mark`] of this very life wrote this.
+    pub fn marked(&self, value: &[u8]) -> bool {
+        self.value == value
+    }
+
     /// The UUID as text, to be remembered beyond this process.
     pub fn id(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(&self.value)

@@ -5,6 +5,7 @@
 //! | `incarnation` | whoever finds it absent; every write compares it | for good |
 //! | `ca` | whoever finds it absent | for good |
 //! | `election` | the controller in office | its lease |
+//! | `settled` | the controller in office: since when in this incarnation hosts have reported | for good |
 //! | `specs/<kind>/<ns>/<name>` | who declares it; a node that knows a higher generation | for good |
 //! | `status/services/<ns>/<name>` | the controller in office | for good |
 //! | `status/nodes/<id>` | that node: its members' states, the epochs it has seen | the node's lease |
@@ -55,6 +56,12 @@ impl Keys {
     /// Held by the controller in office.
     pub fn election(&self) -> String {
         self.under("election")
+    }
+
+    /// Written once hosts had the time to tell a new life of the store what it should know: the
+    /// incarnation that this is true of.
+    pub fn settled(&self) -> String {
+        self.under("settled")
     }
 
     /// All specs.

@@ -61,7 +61,7 @@ impl Part {
         let here = GatewayPlace { id: self.pod.node(), host: address.ip() };
         let mut gateway = roles::gateway(&membership, config, here, link, listener).await?;
         let mut node = self.node(&membership, address.ip()).await?;
-        let mut controller = roles::controller(&membership, None).await?;
+        let mut controller = roles::controller(&membership, membership.lease.clone(), None).await?;
         let document = desired::declare(SERVICE, 1, &self.launch);
         declare::declare(registry, keys, document).await?;
         say(&format!("waiting for {} more pods at {address}", self.pod.size - 1));

@@ -378,7 +378,8 @@ impl Script {
                 | ControllerEffect::DeleteRevision(..)
                 | ControllerEffect::PutEvent(..)
                 | ControllerEffect::AskModel(_)
-                | ControllerEffect::Follow(_) => Ok(()),
+                | ControllerEffect::Follow(_)
+                | ControllerEffect::Settle => Ok(()),
             };
         }
         // Only the last that was said of a service within one command.

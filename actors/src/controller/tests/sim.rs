@@ -157,6 +157,7 @@ impl Sim {
                 }
             }
             ControllerEffect::Follow(endpoints) => self.followed = endpoints,
+            ControllerEffect::Settle => {}
             ControllerEffect::Probe(..) => {}
         }
     }
