@@ -78,10 +78,13 @@ impl Office {
         objects.map(document).collect()
     }
 
-    /// Asks for a change of one object.
+    /// Asks for a change of one object. What a dry run would come to is left out.
     async fn change(&self, what: Change, run: Run) -> Result<Changed, Refusal> {
         match self.answers(OperateUp::Change(Box::new(what), run)).await.as_slice() {
             [OperateDown::Changed(changed)] => Ok(*changed.clone()),
+            [OperateDown::Changed(changed), OperateDown::Plan(_)] if run == Run::Dry => {
+                Ok(*changed.clone())
+            }
             [OperateDown::Refused(refusal)] => Err(refusal.clone()),
             others => panic!("{others:?}"),
         }
@@ -239,6 +242,24 @@ async fn a_dry_run_changes_nothing_and_finds_what_a_real_one_would() {
     assert_eq!(refusal.reason, Reason::AlreadyExists);
     office.change(Change::Delete(named("s")), Run::Dry).await.unwrap();
     assert_eq!(office.get("llmisvc").await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_dry_run_tells_where_groups_would_be_and_why_not() {
+    let office = Office::open().await;
+    office.host().await;
+    // The host has two devices.
+    let spec = json!({"model": {"uri": "file:///m"}, "replicas": 3});
+    let documents = vec![service("s", spec).to_string()];
+    let apply = Change::Apply(Apply { documents, how: ApplyHow::Apply });
+    let answers = office.answers(OperateUp::Change(Box::new(apply), Run::Dry)).await;
+    let [OperateDown::Changed(_), OperateDown::Plan(lines)] = answers.as_slice() else {
+        panic!("{answers:?}")
+    };
+    let lines = lines.join("\n");
+    let wanted = ["s-0 on n1 (dp0", "s-1 on n1 (dp0", "s-2 has no place", "n1 has 0 free devices"];
+    assert!(wanted.iter().all(|part| lines.contains(part)), "{lines}");
+    assert!(office.get("groups").await.is_empty(), "nothing is planned");
 }
 
 #[tokio::test]
