@@ -88,8 +88,8 @@ pub enum ControllerEvent {
     Synced,
     /// This controller took office; the store holds these groups.
     Elected(Vec<GroupRecord>),
-    /// Hosts have reported already in this life of the store, to a controller in office before: what
-    /// the store holds is what there is.
+    /// Hosts have reported already in this life of the store, to a controller in office before:
+    /// what the store holds is what there is.
     Settled,
     /// It lost the office, or a write failed: what it planned may not be what is stored.
     Deposed,

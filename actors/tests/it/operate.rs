@@ -343,9 +343,10 @@ async fn what_makes_no_sense_is_refused_with_what_would() {
     };
     let unknown = refused(office.answers(OperateUp::Get(selection("pods"))).await);
     assert_eq!(unknown.message, "the server doesn't have a resource type \"pods\"");
-    let node = ObjectName::new("Node", "", "n1");
-    let refusal = office.change(Change::Delete(node.clone()), Run::Real).await.unwrap_err();
+    let group = ObjectName::new("Group", "default", "s-0");
+    let refusal = office.change(Change::Delete(group), Run::Real).await.unwrap_err();
     assert_eq!(refusal.reason, Reason::MethodNotAllowed);
+    let node = ObjectName::new("Node", "", "n1");
     let scale = Scale { object: node, replicas: 1, expected: None, resource_version: None };
     let refusal = office.change(Change::Scale(scale), Run::Real).await.unwrap_err();
     assert!(refusal.message.contains("only services can"), "{}", refusal.message);

@@ -338,7 +338,7 @@ impl<D: Decode> ChoiceState<D> {
     /// Applies the next chunk.
     fn take(&mut self, options: &StreamOptions, chunk: Chunk) -> Delta {
         let Chunk { choice, tokens, logprobs, mut prompt_logprobs, finish, .. } = chunk;
-        // What a later attempt finds cached, or computes of the prompt once more, is its own affair.
+        // What a later attempt finds cached or computes of the prompt again is its own affair.
         if std::mem::replace(&mut self.begun, true) {
             prompt_logprobs.clear();
         } else {

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use serde_json::json;
 use tokio::sync::Notify;
+use troupe_gateway::Resume;
 use troupe_runtime::{
     error::{ErrorKind, PublicError},
     wire::generate::GenerateDown,
 };
 
 use crate::support::{
-    Script, Seen,
+    Script, Seen, Stage,
+    http::Reply,
     leader::{Act, chunk, refuses, says, speak},
     stage, stage_with,
 };
@@ -69,38 +71,67 @@ fn two_tokens_then(
     })
 }
 
-#[tokio::test]
-async fn a_failure_after_the_first_token_is_told_at_once() {
-    let failed = |_: &[Act]| {
-        let error = PublicError::new(ErrorKind::Internal, "the device is gone");
-        vec![Act::Say(GenerateDown::Failed(error))]
+/// How an attempt can end after the client was told something, and what the client is told if that
+/// is the end. The last one leaves a chunk out.
+const ENDS: [(fn(&[Act]) -> Vec<Act>, u16); 4] = [
+    (
+        |_| {
+            let error = PublicError::new(ErrorKind::Internal, "the device is gone");
+            vec![Act::Say(GenerateDown::Failed(error))]
+        },
+        500,
+    ),
+    (|_| vec![Act::Reset], 503),
+    (|_| vec![Act::Crash], 503),
+    (|rest| vec![rest[1].clone()], 500),
+];
+
+/// Asks two leaders, of whom the first ends like this after two tokens.
+async fn cut_off(ends: fn(&[Act]) -> Vec<Act>, resume: Resume, stream: bool) -> (Stage, Reply) {
+    let go = Arc::new(Notify::new());
+    let first = two_tokens_then(&go, ends);
+    let second: Script = Arc::new(|generate| speak(generate, 0, &[70, 71, 72, 73, 74, 75, 76, 77]));
+    let stage = stage_with(vec![first, second], |config| config.resume = resume).await;
+    let mut body = request();
+    (body["stream"], body["return_token_ids"]) = (stream.into(), true.into());
+    let told = async {
+        let two = "generation_tokens_total{model_name=\"tiny\",engine=\"0\"} 2";
+        stage.until(|text| text.contains(two)).await;
+        go.notify_one();
     };
-    // The last one leaves a chunk out.
-    type Acts = fn(&[Act]) -> Vec<Act>;
-    let rows: [(Acts, u16); 4] = [
-        (failed, 500),
-        (|_| vec![Act::Reset], 503),
-        (|_| vec![Act::Crash], 503),
-        (|rest| vec![rest[1].clone()], 500),
-    ];
-    for ((acts, status), stream) in rows.into_iter().flat_map(|row| [(row, false), (row, true)]) {
-        let go = Arc::new(Notify::new());
-        let script = two_tokens_then(&go, acts);
-        let stage = stage_with(vec![script, says("other")], |_| {}).await;
-        let mut body = request();
-        body["stream"] = stream.into();
-        let told = async {
-            stage
-                .until(|text| {
-                    text.contains(
-                        "generation_tokens_total{model_name=\"tiny\",\
-                 engine=\"0\"} 2",
-                    )
-                })
-                .await;
-            go.notify_one();
-        };
-        let (reply, ()) = tokio::join!(stage.post(PATH, body), told);
+    let (reply, ()) = tokio::join!(stage.post(PATH, body), told);
+    (stage, reply)
+}
+
+#[tokio::test]
+async fn a_failure_after_the_first_token_goes_on_elsewhere() {
+    for ((ends, _), stream) in ENDS.into_iter().flat_map(|row| [(row, false), (row, true)]) {
+        let (stage, reply) = cut_off(ends, Resume::Exact, stream).await;
+        let whole: Vec<u64> = (70..78).collect();
+        if stream {
+            let events = reply.events();
+            let tokens = events.iter().flat_map(|event| {
+                let tokens = event["choices"][0]["token_ids"].as_array().cloned();
+                tokens.unwrap_or_default().into_iter().filter_map(|token| token.as_u64())
+            });
+            assert_eq!(tokens.collect::<Vec<_>>(), whole);
+            assert_eq!(reply.text.matches(": x-troupe-resume: exact\n\n").count(), 1);
+        } else {
+            assert_eq!(reply.ok()["choices"][0]["token_ids"], json!(whole));
+            assert_eq!(reply.header("x-troupe-resume"), "exact");
+        }
+        let second = stage.leaders[1].started().await;
+        assert_eq!((second.attempt, &*second.choices[0].output), (1, [70, 71].as_slice()));
+        let counted = "troupe:gateway_resumes_total{model_name=\"tiny\",engine=\"0\",\
+                       fidelity=\"exact\"} 1";
+        stage.until(|text| text.contains(counted)).await;
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_want_that_is_told_at_once() {
+    for ((ends, status), stream) in ENDS.into_iter().flat_map(|row| [(row, false), (row, true)]) {
+        let (_stage, reply) = cut_off(ends, Resume::Off, stream).await;
         if !stream {
             assert_eq!(reply.error().0, status);
             continue;
@@ -158,7 +189,8 @@ async fn a_request_has_only_so_much_time() {
 #[tokio::test]
 async fn a_higher_epoch_ends_what_still_waits_at_the_old_one() {
     let never = Arc::new(Notify::new());
-    let stage = stage(two_tokens_then(&never, <[Act]>::to_vec)).await;
+    let script = two_tokens_then(&never, <[Act]>::to_vec);
+    let stage = stage_with(vec![script], |config| config.resume = Resume::Off).await;
     let superseded = async {
         let two = "generation_tokens_total{model_name=\"tiny\",engine=\"0\"} 2";
         stage.until(|text| text.contains(two)).await;

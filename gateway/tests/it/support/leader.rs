@@ -214,7 +214,7 @@ pub(crate) fn says(text: &str) -> Script {
     })
 }
 
-/// One choice that says these tokens.
+/// One choice that says these tokens, but those that an earlier attempt delivered.
 pub(crate) fn speak(generate: &Generate, choice: u32, tokens: &[u32]) -> Vec<Act> {
     let options = &generate.options;
     let mut acts = Vec::new();
@@ -224,7 +224,9 @@ pub(crate) fn speak(generate: &Generate, choice: u32, tokens: &[u32]) -> Vec<Act
         only.finish = Some(Finished { reason: FinishReason::Length, stop_token: None, usage });
         return vec![Act::Say(GenerateDown::Chunk(only))];
     }
-    for (position, token) in (0..).zip(tokens.iter().copied()) {
+    let of_choice = generate.choices.iter().find(|of| of.index == choice);
+    let delivered = of_choice.map_or(0, |of| of.output.len());
+    for (position, token) in (0..).zip(tokens.iter().copied()).skip(delivered) {
         let count = position + 1;
         let ends = |ids: &[u32]| ids.contains(&token) && count >= options.min_tokens;
         let stop_token = ends(&options.stop_token_ids).then_some(token);
