@@ -74,7 +74,12 @@ fn a_new_revision_rolls_out_under_load_and_one_that_cannot_start_fails_alone() {
     until("it is given up, and says why", || {
         let service = cluster.object("broken");
         let conditions = service["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        conditions.iter().any(|condition| condition["reason"] == "Failed")
+        conditions.iter().any(|condition| {
+            let message = condition["message"].as_str().unwrap_or_default();
+            condition["type"] == "Failed"
+                && condition["status"] == "True"
+                && message.contains("times in a row")
+        })
     });
     assert_eq!((cluster.epochs("x-"), cluster.epochs("y-")), (renewed, y), "others are untouched");
     load.end();
@@ -94,13 +99,19 @@ fn etcd_is_away_under_load_while_a_worker_dies_and_a_gateway_starts() {
 
     let load = cluster.load();
     let began = Instant::now();
-    cluster.etcd.iter_mut().for_each(EtcdProcess::kill);
     let lost = cluster.host_of("x-0");
+    cluster.etcd.iter_mut().for_each(EtcdProcess::kill);
     let member = *cluster.nodes[lost].members().first().expect("a host runs members");
     crate::process::kill(member);
     let mut second = cluster.second_gateway();
     let address =
         SocketAddr::new(cluster.gateway_host.address(), second.address("gateway on ").port());
+    until("it has found the endpoints that it knew", || {
+        let models = http::get(address, "/v1/models").map(|answer| answer.text);
+        models.is_ok_and(|text| {
+            ["x", "y"].iter().all(|id| text.contains(&format!("\"id\":\"{id}\"")))
+        })
+    });
     let more = cluster.load_at(address);
     let (answered, more_answered) = (load.answered(), more.answered());
     until("requests go on", || {

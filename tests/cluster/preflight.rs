@@ -30,7 +30,7 @@ fn a_cluster_is_found_fit_until_a_host_lacks_the_model() {
     let with = format!("HF_HUB_CACHE={}", path("hub"));
     let without = format!("HF_HUB_CACHE={}", path("no-hub"));
     let etcd = EtcdProcess::start();
-    let here = "127.0.0.1";
+    let here = "127.0.0.1:0";
     let _control = control(&["env", &with], &etcd.endpoint(), folder.path(), here);
     let node =
         |name: &str, under: &[&str]| node(under, &etcd.endpoint(), folder.path(), name, here);

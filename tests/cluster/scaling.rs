@@ -27,7 +27,7 @@ fn a_service_sleeps_until_it_is_asked_and_again_when_it_is_not() {
     let (endpoint, data, file) = (etcd.endpoint(), path("control"), path("service.yaml"));
     let mut args =
         vec!["up", "--etcd", &endpoint, "--data-dir", &data, "--name", "n1", "-f", &file];
-    args.extend(["--listen", "127.0.0.1", "--host", "127.0.0.1", "--port", "0"]);
+    args.extend(["--listen", "127.0.0.1:0", "--host", "127.0.0.1", "--port", "0"]);
     args.extend(["--log-format", "json"]);
     let mut troupe = Troupe::start(&args);
     let gateway = troupe.address("gateway on ");

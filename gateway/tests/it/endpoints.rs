@@ -71,9 +71,12 @@ fn two_tokens_then(
     })
 }
 
+/// What a leader does after it has said something, of what it would have said else.
+type Ends = fn(&[Act]) -> Vec<Act>;
+
 /// How an attempt can end after the client was told something, and what the client is told if that
 /// is the end. The last one leaves a chunk out.
-const ENDS: [(fn(&[Act]) -> Vec<Act>, u16); 4] = [
+const ENDS: [(Ends, u16); 4] = [
     (
         |_| {
             let error = PublicError::new(ErrorKind::Internal, "the device is gone");
@@ -87,7 +90,7 @@ const ENDS: [(fn(&[Act]) -> Vec<Act>, u16); 4] = [
 ];
 
 /// Asks two leaders, of whom the first ends like this after two tokens.
-async fn cut_off(ends: fn(&[Act]) -> Vec<Act>, resume: Resume, stream: bool) -> (Stage, Reply) {
+async fn cut_off(ends: Ends, resume: Resume, stream: bool) -> (Stage, Reply) {
     let go = Arc::new(Notify::new());
     let first = two_tokens_then(&go, ends);
     let second: Script = Arc::new(|generate| speak(generate, 0, &[70, 71, 72, 73, 74, 75, 76, 77]));

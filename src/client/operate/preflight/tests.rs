@@ -55,9 +55,9 @@ fn report() -> Report {
 #[test]
 fn a_person_sees_hosts_ways_and_what_comes_of_them() {
     let text = "\
-HOST        VERSION   DEVICES   MEMORY   FILES   LOCKED      SOCKETS   DISKS   MODEL
-(control)   0.1.0     <none>    <none>   65536   unlimited   208 KiB   5 GiB   0123456789ab
-n1          0.1.0     2 cpu     16 GiB   65536   unlimited   208 KiB   5 GiB   <missing>
+HOST        VERSION    DEVICES   MEMORY   FILES   LOCKED      SOCKETS   DISKS   MODEL
+(control)   0.1.0      <none>    <none>   65536   unlimited   208 KiB   5 GiB   0123456789ab
+n1          0.1.0      2 cpu     16 GiB   65536   unlimited   208 KiB   5 GiB   <missing>
 n2          <silent>
 
 FROM        TO          ROUND TRIP   RATE       CLOCK
