@@ -7,6 +7,7 @@
 #   tests/hosts/cluster.sh kill node-2           kills what runs there; `start` starts it again
 #   tests/hosts/cluster.sh exec control bash     a shell on a host
 #   tests/hosts/cluster.sh status | log HOST | down
+#   tests/hosts/cluster.sh first-token           two fresh hosts to a first token, timed; leaves nothing
 #
 # Needs root, ip (iproute2), etcd, and target/release/troupe (TROUPE names another). The tests make
 # such networks by themselves (tests/support/hosts.rs), on other addresses than this one's.
@@ -40,6 +41,7 @@ run() {
     shift
     ip netns exec "$space-$name" "$@" >>"$state/$name/log" 2>&1 </dev/null &
     echo $! >"$state/$name/pid"
+    disown # So that nothing is said of its end.
 }
 
 etcd_urls() { for etcd in "${etcds[@]}"; do printf ',http://%s:2379' "$(address "$etcd")"; done | cut -c2-; }
@@ -80,8 +82,9 @@ until_holds() {
     done
 }
 
-up() {
-    local count=$1 name here
+# The network, with an etcd of three members and a specification, and no host with troupe yet.
+ground() {
+    local name
     [[ ! -e $state ]] || fail "a cluster is up already: \`down\` ends it"
     [[ -x $troupe ]] || fail "there is no $troupe: \`make build\` makes it"
     mkdir -p "$state"
@@ -97,6 +100,11 @@ up() {
     ip link set "$space" up
     for name in "${etcds[@]}"; do host "$name"; done
     for name in "${etcds[@]}"; do start "$name"; done
+}
+
+up() {
+    local count=$1 here
+    ground
     host control
     start control
     here=$(address control)
@@ -114,6 +122,36 @@ $count nodes serve the demo model in two stages. Ask it something:
 and take it down with: $0 down
 END
 }
+
+# Three commands on two fresh hosts: `up`, the line that it prints, a request. The hosts share this
+# machine's disk and name, so each is told a data directory and a name; nothing else is typed.
+first_token() {
+    local begin here line url
+    ground
+    host first
+    host second
+    here=$(address first)
+    url=http://$here:8000
+    for etcd in "${etcds[@]}"; do
+        until_holds 60 "$etcd answers" curl -sf "http://$(address "$etcd"):2379/health"
+    done
+    begin=$EPOCHREALTIME
+    run first "$troupe" up --etcd "$(etcd_urls)" -f "$state/demo.yaml" \
+        --name first --data-dir "$state/first/data"
+    until_holds 60 "the first host says how to join" grep -q "troupe join" "$state/first/log"
+    since "$begin" "the first host says how to join it"
+    line=$(grep -m 1 -o "troupe join.*" "$state/first/log")
+    read -ra words <<<"${line#troupe }"
+    run second "$troupe" "${words[@]}" --name second --data-dir "$state/second/data"
+    # It waits until the group has formed, as any request does.
+    curl -sfN --max-time 60 "$url/v1/completions" -H "content-type: application/json" \
+        -d '{"model": "troupe-demo", "prompt": "Once", "max_tokens": 1, "stream": true}' |
+        grep -q -m 1 "^data: {" || fail "no token came (see $state/*/log)"
+    since "$begin" "the first token, from two stages on two hosts"
+    down
+}
+
+since() { awk -v a="$1" -v b="$EPOCHREALTIME" -v what="$2" 'BEGIN { printf "%.2f s: %s\n", b - a, what }'; }
 
 down() {
     local name
@@ -139,6 +177,7 @@ for tool in ip etcd; do
 done
 case ${1-} in
     up) up "${2:-3}" ;;
+    first-token) first_token ;;
     down | status) "$1" ;;
     start) start "${2:?which host}" ;;
     cut) ip -n "$space-switch" link set dev "${2:?which host}" down ;;

@@ -134,6 +134,16 @@ impl Troupe {
         self.child.wait().expect("it is reaped");
     }
 
+    /// Stops it where it is, as an overloaded or paused machine does. It does not know.
+    pub(crate) fn freeze(&self) {
+        signal("-STOP", &self.child.id().to_string());
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) {
+        signal("-CONT", &self.child.id().to_string());
+    }
+
     /// Asks it to end, as Ctrl-C in a terminal does: its whole process group is asked.
     pub(crate) fn interrupt(&self) {
         signal("-INT", &format!("-{}", self.child.id()));
