@@ -92,7 +92,7 @@ fn a_new_revision_rolls_out_under_load_and_one_that_cannot_start_fails_alone() {
             let message = condition["message"].as_str().unwrap_or_default();
             condition["type"] == "Failed"
                 && condition["status"] == "True"
-                && message.contains("times in a row")
+                && message.contains("out of memory")
         })
     });
     assert_eq!((cluster.epochs("x-"), cluster.epochs("y-")), (renewed, y), "others are untouched");

@@ -38,6 +38,10 @@ impl MemberState {
                     self.each(|| WorkerMsg::Step(plan.clone()));
                 }
                 MemberEffect::Drain(seconds) => self.drain(seconds),
+                MemberEffect::Linger => {
+                    // Of a member that ends meanwhile nothing is left to be told.
+                    drop(myself.send_after(LINGER, || MemberMsg::Event(MemberEvent::Lingered)));
+                }
                 MemberEffect::Exit(cause) => drop(self.exiting.get_or_insert(cause)),
             }
         }
@@ -147,3 +151,6 @@ fn translate(event: DeviceEvent) -> MemberEvent {
         DeviceEvent::Result(result) => MemberEvent::Result(result),
     }
 }
+
+/// How long a member that broke waits for its leader to hear why: a round trip, with room to spare.
+const LINGER: Duration = Duration::from_millis(200);

@@ -2,7 +2,9 @@
 //!
 //! The member dials its leader, says hello, wires its ranks to their neighbours when it is told who
 //! is where, reports when all its ranks are loaded, and then carries plans down and results up. It
-//! ends when its leader does: a member without one has nobody to work for.
+//! ends when its leader does: a member without one has nobody to work for. One that breaks tells
+//! its leader why before it ends, and waits for a moment to be heard, or people would be told that
+//! it is lost and not what was wrong.
 
 use troupe_runtime::{
     discovery::directory::MemberState,
@@ -30,6 +32,8 @@ pub enum MemberEvent {
     Broken(String),
     /// The conversation with the leader is over.
     LeaderLost(String),
+    /// The leader had the time to hear why this member ends.
+    Lingered,
     /// The node wants it to end.
     Stop,
     /// The node wants its group to finish what it has begun within so many seconds, and end.
@@ -51,6 +55,8 @@ pub enum MemberEffect {
     Run(StepPlan),
     /// Tell its own leader to drain.
     Drain(u32),
+    /// Say [`MemberEvent::Lingered`] in a moment.
+    Linger,
     /// End, for this reason; `None` is an orderly end.
     Exit(Option<String>),
 }
@@ -65,18 +71,34 @@ pub struct Member {
     formed: bool,
     /// The group drains, so that its end is no failure.
     draining: bool,
+    /// It broke, for this reason, and its leader is being told.
+    broken: Option<String>,
 }
 
 impl Member {
     /// A member that will introduce itself with `hello` and hosts `ranks`.
     pub fn new(hello: Hello, ranks: Vec<Coordinate>) -> Self {
         let (dialed, formed, draining) = (false, false, false);
-        Self { hello, ranks, reports: Vec::new(), dialed, formed, draining }
+        let (reports, broken) = (Vec::new(), None);
+        Self { hello, ranks, reports, dialed, formed, draining, broken }
     }
 
     /// Takes one event and says what to do about it.
     pub fn handle(&mut self, event: MemberEvent) -> Vec<MemberEffect> {
+        if let Some(cause) = &self.broken {
+            return match event {
+                MemberEvent::Lingered
+                | MemberEvent::LeaderLost(_)
+                | MemberEvent::Stop
+                | MemberEvent::Down(MemberDown::Stop) => {
+                    vec![MemberEffect::Exit(Some(cause.clone()))]
+                }
+                // The first reason stands, and nothing is begun any more.
+                _ => Vec::new(),
+            };
+        }
         match event {
+            MemberEvent::Lingered => Vec::new(),
             MemberEvent::LeaderAt(_) if self.dialed => Vec::new(),
             MemberEvent::LeaderAt(address) => {
                 self.dialed = true;
@@ -88,12 +110,7 @@ impl Member {
                 vec![MemberEffect::Up(MemberUp::Progress(progress))]
             }
             MemberEvent::Result(result) => vec![MemberEffect::Up(MemberUp::Result(result))],
-            MemberEvent::Broken(cause) => {
-                vec![
-                    MemberEffect::Up(MemberUp::Failed(cause.clone())),
-                    MemberEffect::Exit(Some(cause)),
-                ]
-            }
+            MemberEvent::Broken(cause) => self.broke(cause),
             MemberEvent::LeaderLost(_) if self.draining => drained(),
             MemberEvent::LeaderLost(why) => {
                 vec![MemberEffect::Exit(Some(format!("the leader is lost: {why}")))]
@@ -101,6 +118,16 @@ impl Member {
             MemberEvent::Stop => vec![MemberEffect::Exit(None)],
             MemberEvent::Drain(seconds) => self.drain(seconds),
         }
+    }
+
+    /// A leader in this very member hears it as it is said; who has none tells nobody.
+    fn broke(&mut self, cause: String) -> Vec<MemberEffect> {
+        let told = MemberEffect::Up(MemberUp::Failed(cause.clone()));
+        if self.hello.member == 0 || !self.dialed {
+            return vec![told, MemberEffect::Exit(Some(cause))];
+        }
+        self.broken = Some(cause);
+        vec![told, MemberEffect::Linger]
     }
 
     /// The leader decides when the group is done; whoever has one tells it.
@@ -204,6 +231,29 @@ mod tests {
             &effects[..],
             [MemberEffect::Up(MemberUp::Failed(_)), MemberEffect::Exit(Some(_))]
         ));
+    }
+
+    #[test]
+    fn who_breaks_is_heard_before_it_ends() {
+        let exit = || [MemberEffect::Exit(Some("out of memory".into()))];
+        let broken = || MemberEvent::Broken("out of memory".into());
+        for ends in [
+            MemberEvent::Lingered,
+            MemberEvent::Stop,
+            MemberEvent::LeaderLost("it has heard".into()),
+            MemberEvent::Down(MemberDown::Stop),
+        ] {
+            let mut worker = member();
+            worker.hello.member = 1;
+            worker.handle(MemberEvent::LeaderAt("a".into()));
+            let told = MemberEffect::Up(MemberUp::Failed("out of memory".into()));
+            assert_eq!(worker.handle(broken()), [told, MemberEffect::Linger]);
+            assert_eq!(worker.handle(MemberEvent::Broken("its workers ended".into())), []);
+            assert_eq!(worker.handle(ends), exit());
+        }
+        let mut stranger = member();
+        stranger.hello.member = 1;
+        assert_eq!(stranger.handle(broken())[1..], exit(), "it has no leader to tell");
     }
 
     #[test]
