@@ -44,6 +44,8 @@ mod metrics;
 mod network;
 #[path = "cluster/operate.rs"]
 mod operate;
+#[path = "support/operator.rs"]
+mod operator;
 #[path = "cluster/outages.rs"]
 mod outages;
 #[path = "cluster/pods.rs"]
@@ -54,6 +56,8 @@ mod preflight;
 mod pressure;
 #[path = "support/process.rs"]
 mod process;
+#[path = "support/question.rs"]
+mod question;
 #[allow(dead_code)]
 #[path = "../src/bench/random.rs"]
 mod random;

@@ -29,13 +29,14 @@ impl<'a> Words<'a> {
     }
 }
 
-/// Plays all scripts of a folder of this crate; `start` gives what runs the commands of one.
+/// Plays all scripts of a folder of this crate, and says how many there are; `start` gives what
+/// runs the commands of one.
 #[expect(clippy::disallowed_methods, reason = "whoever runs it says whether to write the files")]
 pub(crate) fn play_all<R>(
     folder: &str,
     start: impl Fn() -> R,
     run: impl Fn(&mut R, &str) -> String,
-) {
+) -> usize {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut seen = 0;
     for entry in std::fs::read_dir(folder).expect("the folder of scripts") {
@@ -56,6 +57,7 @@ pub(crate) fn play_all<R>(
         seen += 1;
     }
     assert!(seen > 0, "no scripts");
+    seen
 }
 
 /// The text again, with what comes of each command now.

@@ -1,14 +1,10 @@
 //! A cluster over a real etcd: two nodes, two stages, one service; and what happens when any
 //! process of it is killed, comes twice, or does not belong.
 
-use std::{
-    fs,
-    path::PathBuf,
-    sync::mpsc::{self, SyncSender},
-};
+use std::{fs, sync::mpsc};
 
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 use troupe_runtime::discovery::{
     Entry, Op, Registry, Txn,
@@ -20,8 +16,9 @@ use troupe_runtime::discovery::{
 
 use crate::{
     etcd_process::EtcdProcess,
-    golden, http,
+    http,
     process::{self, Server, Troupe, completion, is_running, tokens, until},
+    question::{Question, streamed, two_stages},
 };
 
 #[test]
@@ -136,11 +133,7 @@ fn a_gateway_starts_while_etcd_is_away_with_what_it_last_knew() {
     cluster.etcd.kill();
     let mut after = Troupe::start(&args);
     let address = after.address("gateway on ");
-    let body = completion(&cluster.prompt, cluster.golden.len());
-    until("it answers", || {
-        let answer = http::post(address, "/v1/completions", &body).expect("an answer");
-        answer.status == 200 && tokens(&answer.ok()["choices"][0]) == cluster.golden
-    });
+    until("it answers", || cluster.question.ask(address).is_ok());
     // One that never knew a cluster says what it needs.
     let ended = Troupe::run(&cluster.gateway_args("new-gateway"));
     assert!(ended.code.is_some_and(|code| code > 0), "{}", ended.log);
@@ -151,7 +144,7 @@ fn a_host_that_is_stopped_finishes_what_its_group_has() {
     let mut cluster = Cluster::start();
     // The leader's host, then a worker's.
     for which in [LEADER, 1] {
-        let mut body = completion(&cluster.prompt, 100);
+        let mut body = completion(&cluster.question.prompt, 100);
         body["stream"] = json!(true);
         let stream = http::stream(cluster.control.address, "/v1/completions", &body);
         let mut stream = stream.expect("an answer");
@@ -252,8 +245,7 @@ struct Cluster {
     control: Server,
     etcd: EtcdProcess,
     folder: TempDir,
-    prompt: Vec<u32>,
-    golden: Vec<u32>,
+    question: Question,
 }
 
 impl Cluster {
@@ -274,11 +266,8 @@ impl Cluster {
         let address = troupe.address("gateway on ");
         // Nodes need the CA, which is there by now.
         let control = Server { troupe, address };
-        let golden = golden::json("models/tiny-qwen2/golden.json").expect("it has goldens");
-        let tokens = |of: &Value| serde_json::from_value::<Vec<u32>>(of.clone()).expect("tokens");
-        let (prompt, golden) = (&golden["prompts"][1]["ids"], &golden["prompts"][1]["greedy_ids"]);
-        let (prompt, golden) = (tokens(prompt), tokens(golden));
-        let mut cluster = Self { nodes: Vec::new(), control, etcd, folder, prompt, golden };
+        let question = Question::golden();
+        let mut cluster = Self { nodes: Vec::new(), control, etcd, folder, question };
         cluster.nodes = NAMES.map(|name| cluster.node(name)).into();
         // Until there is an endpoint, the gateway does not know the model.
         until("the service serves", || cluster.ask().is_ok());
@@ -321,14 +310,7 @@ impl Cluster {
 
     /// Asks for tokens, which are the golden ones, or gives back the status of the refusal.
     fn ask(&self) -> Result<(), u16> {
-        let body = completion(&self.prompt, self.golden.len());
-        let answer = http::post(self.control.address, "/v1/completions", &body);
-        let answer = answer.expect("the gateway answers whatever happens behind it");
-        if answer.status != 200 {
-            return Err(answer.status);
-        }
-        assert_eq!(tokens(&answer.ok()["choices"][0]), self.golden);
-        Ok(())
+        self.question.ask(self.control.address)
     }
 
     /// What etcd holds under a prefix; nothing while it does not answer.
@@ -363,7 +345,7 @@ impl Cluster {
 
     /// A stream that has produced a token and has many to go.
     fn stream(&self) -> http::Stream {
-        let mut body = completion(&self.prompt, 500);
+        let mut body = completion(&self.question.prompt, 500);
         body["stream"] = json!(true);
         let stream = http::stream(self.control.address, "/v1/completions", &body);
         let mut stream = stream.expect("an answer");
@@ -375,14 +357,17 @@ impl Cluster {
 
     /// Asks for tokens that are drawn by chance from a seed, and waits until they come.
     fn sampled(&self, stream: bool) -> Asked {
-        let mut body = completion(&self.prompt, 60);
+        let mut body = completion(&self.question.prompt, 60);
         (body["temperature"], body["seed"], body["stream"]) = (json!(1.0), json!(7), json!(stream));
         let address = self.control.address;
         let (begun, has_begun) = mpsc::sync_channel(1);
         let answered = move || {
             if stream {
                 let stream = http::stream(address, "/v1/completions", &body).expect("an answer");
-                return streamed(stream, &begun);
+                // Nobody waits for it any more after the first.
+                return streamed(stream, || {
+                    let _ = begun.try_send(());
+                });
             }
             drop(begun);
             let answer = http::post(address, "/v1/completions", &body).expect("an answer");
@@ -430,34 +415,10 @@ impl Asked {
     }
 }
 
-/// All tokens of a stream, each of which goes on from the ones before.
-fn streamed(stream: http::Stream, begun: &SyncSender<()>) -> Vec<u32> {
-    let mut all = Vec::new();
-    for event in stream {
-        match event {
-            http::Event::Data(data) => all.extend(tokens(&data["choices"][0])),
-            http::Event::Done => return all,
-            http::Event::Broken(why) => panic!("it broke: {why}"),
-        }
-        // Nobody waits for it any more after the first.
-        let _ = begun.try_send(());
-    }
-    panic!("it ended without a word");
-}
-
 fn service() -> String {
-    let model: PathBuf = golden::model("tiny-qwen2").expect("both sets have it");
-    json!({
-        "apiVersion": "serving.kserve.io/v1alpha1",
-        "kind": "LLMInferenceService",
-        "metadata": {"name": "two-stages"},
-        "spec": {
-            "model": {"uri": format!("file://{}", model.display()), "name": "m"},
-            "replicas": 1,
-            "parallelism": {"pipeline": 2},
-            // Slow enough that a stream is still under way when something is killed.
-            "template": {"containers": [{"name": "main", "args": ["--stage-time-min-ms=20"]}]},
-        },
-    })
-    .to_string()
+    let mut service = two_stages();
+    // Slow enough that a stream is still under way when something is killed.
+    service["spec"]["template"] =
+        json!({"containers": [{"name": "main", "args": ["--stage-time-min-ms=20"]}]});
+    service.to_string()
 }

@@ -1,16 +1,16 @@
 //! A cluster on hosts of its own: three members of etcd, a control host and three nodes, each with
 //! its own address, so that all they say crosses a network that can be cut.
 
-use std::{net::SocketAddr, process::Command};
+use std::net::SocketAddr;
 
-use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
     etcd_process::EtcdProcess,
-    golden, http,
     network::{Host, Network},
-    process::{Server, Troupe, completion, tokens, until},
+    operator::troupe_in,
+    process::{Server, Troupe, until},
+    question::{Question, two_stages},
 };
 
 #[test]
@@ -56,23 +56,18 @@ struct Cluster {
     _etcd: Vec<EtcdProcess>,
     _network: Network,
     _folder: TempDir,
-    prompt: Vec<u32>,
-    golden: Vec<u32>,
+    question: Question,
 }
 
 impl Cluster {
     fn start() -> Option<Self> {
         let mut network = Network::new()?;
-        let etcd: Vec<_> = ["etcd-0", "etcd-1", "etcd-2"]
-            .map(|name| network.host(name))
-            .map(|host| (host.words(), host.address()))
-            .into();
-        let etcd = EtcdProcess::start_cluster_on(&etcd);
-        let urls = etcd.iter().map(EtcdProcess::endpoint).collect::<Vec<_>>().join(",");
+        let etcd = etcd(&mut network);
+        let urls = urls(&etcd);
 
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name).display().to_string();
-        std::fs::write(path("service.yaml"), service()).expect("it can be written");
+        std::fs::write(path("service.yaml"), two_stages().to_string()).expect("it can be written");
         let host = network.host("control");
         let (data, service) = (path("control"), path("service.yaml"));
         let mut args = vec!["up", "--roles", "controller,gateway", "--etcd", &urls, "-f", &service];
@@ -95,28 +90,16 @@ impl Cluster {
         };
         let nodes = NAMES.into_iter().zip(&hosts).map(node).collect();
 
-        let golden = golden::json("models/tiny-qwen2/golden.json").expect("it has goldens");
-        let tokens = |name: &str| {
-            let tokens = golden["prompts"][1][name].clone();
-            serde_json::from_value::<Vec<u32>>(tokens).expect("tokens")
-        };
-        let (prompt, golden) = (tokens("ids"), tokens("greedy_ids"));
+        let question = Question::golden();
         let (_folder, _etcd, _network) = (folder, etcd, network);
-        let cluster = Self { nodes, control, hosts, _etcd, _network, _folder, prompt, golden };
+        let cluster = Self { nodes, control, hosts, _etcd, _network, _folder, question };
         until("the service serves", || cluster.ask().is_ok());
         Some(cluster)
     }
 
     /// Asks for tokens, which are the golden ones, or gives back the status of the refusal.
     fn ask(&self) -> Result<(), u16> {
-        let body = completion(&self.prompt, self.golden.len());
-        let answer = http::post(self.control.address, "/v1/completions", &body);
-        let answer = answer.expect("the gateway answers whatever happens behind it");
-        if answer.status != 200 {
-            return Err(answer.status);
-        }
-        assert_eq!(tokens(&answer.ok()["choices"][0]), self.golden);
-        Ok(())
+        self.question.ask(self.control.address)
     }
 
     /// The index of the host that started this member last.
@@ -139,28 +122,22 @@ impl Cluster {
     }
 }
 
-/// A token for all hosts, asked for from here, which is a host of the network too.
-fn token(context: &str) -> String {
-    let words = ["token", "create", "--uses", "3", "-o", "token", "--context", context];
-    let said = Command::new(env!("CARGO_BIN_EXE_troupe")).args(words).output();
-    let said = said.expect("the binary can be started");
-    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-    String::from_utf8(said.stdout).expect("text").trim().to_owned()
+/// Three members of etcd, each on a host of its own.
+pub(crate) fn etcd(network: &mut Network) -> Vec<EtcdProcess> {
+    let hosts = ["etcd-0", "etcd-1", "etcd-2"].map(|name| network.host(name));
+    EtcdProcess::start_cluster_on(&hosts.map(|host| (host.words(), host.address())))
 }
 
-fn service() -> String {
-    let model = golden::model("tiny-qwen2").expect("both sets have it");
-    json!({
-        "apiVersion": "serving.kserve.io/v1alpha1",
-        "kind": "LLMInferenceService",
-        "metadata": {"name": "two-stages"},
-        "spec": {
-            "model": {"uri": format!("file://{}", model.display()), "name": "m"},
-            "replicas": 1,
-            "parallelism": {"pipeline": 2},
-        },
-    })
-    .to_string()
+/// Where they are, as `--etcd` takes it.
+pub(crate) fn urls(etcd: &[EtcdProcess]) -> String {
+    etcd.iter().map(EtcdProcess::endpoint).collect::<Vec<_>>().join(",")
+}
+
+/// A token for all hosts, asked for from here, which is a host of the network too.
+fn token(context: &str) -> String {
+    let said = troupe_in(context, &["token", "create", "--uses", "3", "-o", "token"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    said.out.trim().to_owned()
 }
 
 const NAMES: [&str; 3] = ["a", "b", "c"];

@@ -1,10 +1,7 @@
 //! What an operator types, and what is printed and returned for it: the binary against a control
 //! host over a real etcd.
 
-use std::{
-    fs,
-    process::{Command, Output, Stdio},
-};
+use std::fs;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -12,6 +9,7 @@ use tempfile::TempDir;
 use crate::{
     etcd_process::EtcdProcess,
     golden,
+    operator::{Said, troupe, troupe_in},
     process::{Troupe, until},
 };
 
@@ -20,14 +18,6 @@ struct Office {
     _troupe: Troupe,
     _etcd: EtcdProcess,
     folder: TempDir,
-}
-
-/// What a command printed, and how it ended.
-#[derive(Debug)]
-pub(crate) struct Said {
-    pub(crate) code: Option<i32>,
-    pub(crate) out: String,
-    pub(crate) err: String,
 }
 
 const SERVICE: &str = "llminferenceservice.serving.kserve.io";
@@ -72,10 +62,8 @@ impl Office {
 
     /// A command in this context.
     fn says(&self, line: &str) -> Said {
-        let mut words: Vec<&str> = line.split_whitespace().collect();
-        let context = self.path("control/operator");
-        words.extend(["--context", &context]);
-        troupe(&words)
+        let words: Vec<&str> = line.split_whitespace().collect();
+        troupe_in(&self.path("control/operator"), &words)
     }
 
     /// The same, of which nothing may go wrong.
@@ -95,20 +83,6 @@ impl Office {
     fn json(&self, line: &str) -> Value {
         serde_json::from_str(&self.done(&format!("{line} -o json"))).expect("JSON")
     }
-}
-
-/// Runs a command as somebody who has just come to this machine.
-pub(crate) fn troupe(words: &[&str]) -> Said {
-    let home = tempfile::tempdir().expect("a folder");
-    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_troupe"))
-        .args(words)
-        .env_clear()
-        .env("HOME", home.path())
-        .stdin(Stdio::null())
-        .output()
-        .expect("the binary can be started");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
-    Said { code: status.code(), out: text(stdout), err: text(stderr) }
 }
 
 /// A table with its ages masked, which no two runs share.

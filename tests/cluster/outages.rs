@@ -18,11 +18,14 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 use crate::{
-    etcd_process::EtcdProcess,
-    golden, http,
+    etcd_process::{EtcdProcess, copy_folder},
+    golden,
+    hosts::{etcd, urls},
+    http,
     network::{Host, Network},
-    operate,
-    process::{Troupe, completion, is_running, tokens, until},
+    operator::{Said, troupe_in},
+    process::{Troupe, is_running, tokens, until},
+    question::{Question, streamed},
 };
 
 #[test]
@@ -190,20 +193,15 @@ struct Cluster {
     etcd: Vec<EtcdProcess>,
     _network: Network,
     folder: TempDir,
-    prompt: Vec<u32>,
-    golden: Vec<u32>,
+    question: Question,
 }
 
 impl Cluster {
     /// Two control hosts, a gateway, and six hosts of two devices, of which eight are taken.
     fn start() -> Option<Self> {
         let mut network = Network::new()?;
-        let etcd: Vec<_> = ["etcd-0", "etcd-1", "etcd-2"]
-            .map(|name| network.host(name))
-            .map(|host| (host.words(), host.address()))
-            .into();
-        let etcd = EtcdProcess::start_cluster_on(&etcd);
-        let urls = etcd.iter().map(EtcdProcess::endpoint).collect::<Vec<_>>().join(",");
+        let etcd = etcd(&mut network);
+        let urls = urls(&etcd);
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name).display().to_string();
         let mut controls = Vec::new();
@@ -212,7 +210,8 @@ impl Cluster {
             let (data, here) = (path(name), host.address().to_string());
             if name != CONTROLS[0] {
                 // The one CA of all.
-                copy_folder(&path(&format!("{}/ca", CONTROLS[0])), &path(&format!("{name}/ca")));
+                let ca = folder.path().join(CONTROLS[0]).join("ca");
+                copy_folder(&ca, &folder.path().join(name).join("ca"));
             }
             let mut args = vec!["up", "--roles", "controller", "--etcd", &urls, "--listen", &here];
             args.extend(["--data-dir", &data, "--log-format", "json"]);
@@ -222,12 +221,6 @@ impl Cluster {
         }
         let gateway_host = network.host("gateway");
         let hosts: Vec<_> = NODES.map(|name| network.host(name)).into();
-        let golden = golden::json("models/tiny-qwen2/golden.json").expect("it has goldens");
-        let tokens = |name: &str| {
-            let tokens = golden["prompts"][1][name].clone();
-            serde_json::from_value::<Vec<u32>>(tokens).expect("tokens")
-        };
-        let (prompt, golden) = (tokens("ids"), tokens("greedy_ids"));
         let mut gateway = start_gateway(&gateway_host, &urls, &folder, "gateway-1");
         let port = gateway.address("gateway on ").port();
         let address = SocketAddr::new(gateway_host.address(), port);
@@ -241,8 +234,7 @@ impl Cluster {
             etcd,
             _network: network,
             folder,
-            prompt,
-            golden,
+            question: Question::golden(),
         };
         cluster.nodes = (0..NODES.len()).map(|index| cluster.node(index)).collect();
         for service in ["x", "y"] {
@@ -259,10 +251,6 @@ impl Cluster {
         last.restart();
     }
 
-    fn urls(&self) -> String {
-        self.etcd.iter().map(EtcdProcess::endpoint).collect::<Vec<_>>().join(",")
-    }
-
     fn path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
@@ -270,14 +258,14 @@ impl Cluster {
     fn node(&self, index: usize) -> Troupe {
         let (name, host) = (NODES[index], &self.hosts[index]);
         let (data, ca) = (self.path(name), self.path(&format!("{}/ca", CONTROLS[0])));
-        let (urls, here) = (self.urls(), host.address().to_string());
+        let (urls, here) = (urls(&self.etcd), host.address().to_string());
         let mut args = vec!["node", "--etcd", &urls, "--name", name, "--data-dir", &data];
         args.extend(["--ca", &ca, "--listen", &here, "--devices", "2", "--log-format", "json"]);
         host.start(&args)
     }
 
     fn second_gateway(&self) -> Troupe {
-        start_gateway(&self.gateway_host, &self.urls(), &self.folder, "gateway-2")
+        start_gateway(&self.gateway_host, &urls(&self.etcd), &self.folder, "gateway-2")
     }
 
     /// Declares a service of two groups of two stages, whose rollout adds one before it takes one.
@@ -307,11 +295,10 @@ impl Cluster {
     }
 
     /// What a control host answers to a command.
-    fn says_by(&self, control: usize, line: &str) -> operate::Said {
+    fn says_by(&self, control: usize, line: &str) -> Said {
         let context = self.path(&format!("{}/operator", CONTROLS[control]));
-        let mut words: Vec<&str> = line.split_whitespace().collect();
-        words.extend(["--context", &context]);
-        operate::troupe(&words)
+        let words: Vec<&str> = line.split_whitespace().collect();
+        troupe_in(&context, &words)
     }
 
     fn done_by(&self, control: usize, line: &str) -> String {
@@ -403,9 +390,10 @@ impl Cluster {
         let answered = Arc::new(AtomicUsize::new(0));
         let clients =
             [("x", true), ("x", false), ("y", true), ("y", false)].map(|(model, stream)| {
-                let mut body = completion(&self.prompt, self.golden.len());
+                let mut body = self.question.body();
                 (body["model"], body["stream"]) = (json!(model), json!(stream));
-                let (golden, end, answered) = (self.golden.clone(), end.clone(), answered.clone());
+                let (golden, end, answered) =
+                    (self.question.golden.clone(), end.clone(), answered.clone());
                 std::thread::spawn(move || {
                     while !end.load(Ordering::Relaxed) {
                         assert_eq!(ask(address, &body), golden, "{model}");
@@ -444,18 +432,7 @@ fn ask(address: SocketAddr, body: &Value) -> Vec<u32> {
         let answer = http::post(address, "/v1/completions", body).expect("an answer");
         return tokens(&answer.ok()["choices"][0]);
     }
-    let mut all = Vec::new();
-    for event in http::stream(address, "/v1/completions", body).expect("an answer") {
-        match event {
-            http::Event::Data(data) if data["choices"].is_array() => {
-                all.extend(tokens(&data["choices"][0]));
-            }
-            http::Event::Data(data) => panic!("an error: {data}"),
-            http::Event::Done => return all,
-            http::Event::Broken(why) => panic!("it broke: {why}"),
-        }
-    }
-    panic!("it ended without a word");
+    streamed(http::stream(address, "/v1/completions", body).expect("an answer"), || {})
 }
 
 fn start_gateway(host: &Host, urls: &str, folder: &TempDir, name: &str) -> Troupe {
@@ -465,14 +442,6 @@ fn start_gateway(host: &Host, urls: &str, folder: &TempDir, name: &str) -> Troup
     let mut args = vec!["gateway", "--etcd", urls, "--data-dir", &data, "--ca", &ca];
     args.extend(["--listen", &here, "--port", "0", "--log-format", "json"]);
     host.start(&args)
-}
-
-fn copy_folder(from: &str, to: &str) {
-    fs::create_dir_all(to).expect("a folder can be made");
-    for file in fs::read_dir(from).expect("a folder").flatten() {
-        let target = std::path::Path::new(to).join(file.file_name());
-        fs::copy(file.path(), target).expect("a file can be copied");
-    }
 }
 
 /// How long etcd is away at least: as long as a person wants to see it, and in the tests only until

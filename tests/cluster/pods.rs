@@ -3,13 +3,13 @@
 
 use std::{fs, net::SocketAddr, path::Path};
 
-use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
     golden, http,
     network::{Host, Network},
     process::{Troupe, completion, tokens, until},
+    question::Question,
 };
 
 #[test]
@@ -97,12 +97,7 @@ impl Group {
         network.name_hosts(&[]);
         let folder = certified();
         let model = golden::model("tiny-qwen2").expect("both sets have it").display().to_string();
-        let golden = golden::json("models/tiny-qwen2/golden.json").expect("it has goldens");
-        let tokens = |name: &str| {
-            let tokens: Value = golden["prompts"][1][name].clone();
-            serde_json::from_value::<Vec<u32>>(tokens).expect("tokens")
-        };
-        let (prompt, golden) = (tokens("ids"), tokens("greedy_ids"));
+        let Question { prompt, golden } = Question::golden();
         Some(Self { network, hosts, folder, model, prompt, golden })
     }
 

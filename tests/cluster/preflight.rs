@@ -1,12 +1,7 @@
 //! `troupe preflight` against real clusters: one that is fit, a model that a host does not have,
 //! two hosts that do not reach each other.
 
-use std::{
-    fs,
-    os::unix::fs::symlink,
-    path::Path,
-    process::{Command, Output, Stdio},
-};
+use std::{fs, os::unix::fs::symlink, path::Path};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -15,6 +10,7 @@ use crate::{
     etcd_process::EtcdProcess,
     golden,
     network::Network,
+    operator::{Said, troupe_in},
     process::{Troupe, until},
 };
 
@@ -101,14 +97,6 @@ fn hosts_that_do_not_reach_each_other_are_named() {
     until("they reach each other", || preflight(&folder, &[]).code == Some(0));
 }
 
-/// What a command printed, and how it ended.
-#[derive(Debug)]
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
 fn control(under: &[&str], etcd: &str, folder: &Path, listen: &str) -> Troupe {
     let data = folder.join("control").display().to_string();
     let mut args = vec!["up", "--roles", "controller,gateway", "--etcd", etcd, "--listen", listen];
@@ -138,14 +126,5 @@ fn preflight(folder: &TempDir, words: &[&str]) -> Said {
 }
 
 fn troupe(folder: &TempDir, words: &[&str]) -> Said {
-    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_troupe"))
-        .args(words)
-        .arg("--context")
-        .arg(folder.path().join("control/operator"))
-        .env_clear()
-        .stdin(Stdio::null())
-        .output()
-        .expect("the binary can be started");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
-    Said { code: status.code(), out: text(stdout), err: text(stderr) }
+    troupe_in(&folder.path().join("control/operator").display().to_string(), words)
 }

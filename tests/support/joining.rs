@@ -4,11 +4,9 @@ use std::{
     fs,
     net::SocketAddr,
     path::Path,
-    process::{Command, Stdio},
     time::{Duration, SystemTime},
 };
 
-use serde_json::{Value, json};
 use tempfile::TempDir;
 use troupe_runtime::{
     transport::{
@@ -23,8 +21,9 @@ use troupe_runtime::{
 
 use crate::{
     etcd_process::EtcdProcess,
-    golden, http,
-    process::{Ended, Troupe, completion, tokens},
+    operator::{Said, troupe_in},
+    process::{Ended, Troupe},
+    question::{Question, two_stages},
 };
 
 /// A control host, its etcd, and who joins.
@@ -32,16 +31,7 @@ pub(crate) struct Cluster {
     pub(crate) control: Troupe,
     pub(crate) etcd: EtcdProcess,
     folder: TempDir,
-    prompt: Vec<u32>,
-    golden: Vec<u32>,
-}
-
-/// What a command printed, and how it ended.
-#[derive(Debug)]
-pub(crate) struct Said {
-    pub(crate) code: Option<i32>,
-    pub(crate) out: String,
-    pub(crate) err: String,
+    question: Question,
 }
 
 impl Cluster {
@@ -70,16 +60,12 @@ impl Cluster {
         args.extend(["--name", "control"]);
         args.extend(more);
         if serves {
-            fs::write(&file, service()).expect("it can be written");
+            fs::write(&file, two_stages().to_string()).expect("it can be written");
             args.extend(["-f", &file]);
         }
         let mut control = Troupe::start(&args);
         control.until_said("troupe join ");
-        let golden = golden::json("models/tiny-qwen2/golden.json").expect("it has goldens");
-        let tokens = |of: &Value| serde_json::from_value::<Vec<u32>>(of.clone()).expect("tokens");
-        let (prompt, golden) = (&golden["prompts"][1]["ids"], &golden["prompts"][1]["greedy_ids"]);
-        let (prompt, golden) = (tokens(prompt), tokens(golden));
-        Self { control, etcd, folder, prompt, golden }
+        Self { control, etcd, folder, question: Question::golden() }
     }
 
     pub(crate) fn path(&self, name: &str) -> String {
@@ -133,15 +119,7 @@ impl Cluster {
     }
 
     pub(crate) fn says_by(&self, context: &str, words: &[&str]) -> Said {
-        let output = Command::new(env!("CARGO_BIN_EXE_troupe"))
-            .args(words)
-            .args(["--context", &self.path(context)])
-            .env_clear()
-            .stdin(Stdio::null())
-            .output()
-            .expect("the binary can be started");
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
-        Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+        troupe_in(&self.path(context), words)
     }
 
     pub(crate) fn done(&self, words: &[&str]) -> String {
@@ -197,33 +175,12 @@ impl Cluster {
     }
 
     pub(crate) fn ask_at(&self, address: SocketAddr) -> bool {
-        let body = completion(&self.prompt, self.golden.len());
-        let answer = http::post(address, "/v1/completions", &body).expect("an answer");
-        if answer.status != 200 {
-            return false;
-        }
-        assert_eq!(tokens(&answer.ok()["choices"][0]), self.golden);
-        true
+        self.question.ask(address).is_ok()
     }
 }
 
 pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("threads")
-}
-
-fn service() -> String {
-    let model = golden::model("tiny-qwen2").expect("both sets have it");
-    json!({
-        "apiVersion": "serving.kserve.io/v1alpha1",
-        "kind": "LLMInferenceService",
-        "metadata": {"name": "two-stages"},
-        "spec": {
-            "model": {"uri": format!("file://{}", model.display()), "name": "m"},
-            "replicas": 1,
-            "parallelism": {"pipeline": 2},
-        },
-    })
-    .to_string()
 }
 
 /// Longer than any step takes on a busy machine.

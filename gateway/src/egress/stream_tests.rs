@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use troupe_runtime::id::{Digest, Epoch, GroupId};
-
 use super::*;
+use crate::placement::endpoint::tests::info;
 
 /// Every token is a letter; one of `@` and more is held back as if it began a character.
 #[derive(Default)]
@@ -47,22 +46,11 @@ fn rig(n: usize, adjust: impl FnOnce(&mut StreamOptions)) -> Rig {
 }
 
 fn endpoint(index: u32) -> EndpointId {
-    let group = GroupId { namespace: "d".into(), service: "s".into(), index };
-    EndpointId { group, revision: 1, epoch: Epoch::default(), dp: 0 }
+    info("m", index).endpoint
 }
 
 fn fingerprint() -> Fingerprint {
-    Fingerprint {
-        model: Digest::of(b"model"),
-        tokenizer: Digest::of(b"tokenizer"),
-        adapter: None,
-        dtype: "float32".into(),
-        quantization: "none".into(),
-        kv_dtype: "float32".into(),
-        tensor_parallel: 1,
-        kernel_path: "test".into(),
-        batch_invariant: true,
-    }
+    info("m", 0).fingerprint
 }
 
 fn tokens(text: &str) -> Vec<u32> {

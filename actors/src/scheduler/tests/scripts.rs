@@ -1,7 +1,6 @@
 //! The scheduler as readable scripts: `scripts/*.txt`, each a command, `----` and what comes of it.
 //!
-//! `UPDATE=1` writes what comes of the commands into the files; the difference is for a person to
-//! judge. After every command the bookkeeping is checked.
+//! After every command the bookkeeping is checked.
 //!
 //! | command | does |
 //! |---|---|
@@ -15,12 +14,12 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt::{Display, Write as _},
-    path::Path,
 };
 
 use troupe_runtime::wire::step::{RunningSequence, Span};
 
 use super::*;
+use crate::scripts::{Words, play_all};
 
 struct Script {
     scheduler: Scheduler,
@@ -28,51 +27,15 @@ struct Script {
     plans: VecDeque<StepPlan>,
 }
 
-/// The words of a command behind the first: names, and `key=value` pairs.
-struct Words<'a>(Vec<&'a str>);
-
 #[test]
-#[expect(clippy::disallowed_methods, reason = "whoever runs it says whether to write the files")]
 fn scripts_say_what_happens() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/scheduler/scripts");
-    let mut seen = 0;
-    for entry in std::fs::read_dir(folder).expect("the folder of scripts") {
-        let path = entry.expect("a script").path();
-        let text = std::fs::read_to_string(&path).expect("it can be read");
-        assert!(text.starts_with("# "), "{}: says first what it shows", path.display());
-        let now = play(&text);
-        if std::env::var_os("UPDATE").is_some() {
-            std::fs::write(&path, &now).expect("it can be written");
-        } else {
-            let differs = text.lines().zip(now.lines()).find(|(was, is)| was != is);
-            assert_eq!(text, now, "{}: {differs:?}; UPDATE=1 writes it", path.display());
-        }
-        seen += 1;
-    }
-    assert!(seen >= 12, "{seen} scripts");
-}
-
-/// The text again, with what comes of each command now.
-fn play(text: &str) -> String {
-    let mut script = Script::new(limits(8, 1), 4, 100);
-    let mut now = String::new();
-    let mut lines = text.lines().peekable();
-    while let Some(line) = lines.next() {
-        let _ = writeln!(now, "{line}");
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        if lines.next_if_eq(&"----").is_some() {
-            while lines.next_if(|line| !line.is_empty()).is_some() {}
-        }
-        while lines.next_if_eq(&"").is_some() {}
-        let _ = writeln!(now, "----\n{}", script.run(line));
-        if lines.peek().is_some() {
-            now.push('\n');
-        }
+    let start = || Script::new(limits(8, 1), 4, 100);
+    let seen = play_all("src/scheduler/scripts", start, |script, line| {
+        let text = script.run(line);
         script.scheduler.check_integrity().unwrap_or_else(|why| panic!("{line}: {why}"));
-    }
-    now
+        text
+    });
+    assert!(seen >= 12, "{seen} scripts");
 }
 
 impl Script {
@@ -88,7 +51,8 @@ impl Script {
         let words = Words(words);
         match command {
             "limits" => {
-                let (block_size, blocks) = (words.number("block", 4), words.number("blocks", 100));
+                let (block_size, blocks) =
+                    (words.number("block").unwrap_or(4), words.number("blocks").unwrap_or(100));
                 *self = Self::new(limits_of(&words), block_size, blocks);
                 format!("{blocks} blocks of {block_size}")
             }
@@ -117,7 +81,7 @@ impl Script {
 
     fn add(&mut self, words: &Words<'_>) -> String {
         let tokens = numbers(words.get("prompt").expect("prompt=").split(','));
-        let max_tokens = words.number("max", 1000);
+        let max_tokens = words.number("max").unwrap_or(1000);
         let id = self.scheduler.add(SequenceSpec {
             prompt_len: tokens.len() as u32,
             tokens,
@@ -240,23 +204,13 @@ impl Script {
     }
 }
 
-impl<'a> Words<'a> {
-    fn get(&self, key: &str) -> Option<&'a str> {
-        self.0.iter().filter_map(|word| word.split_once('=')).find(|(own, _)| *own == key)?.1.into()
-    }
-
-    fn number(&self, key: &str, default: u32) -> u32 {
-        self.get(key).map_or(default, |text| text.parse().expect("a number"))
-    }
-}
-
 fn limits_of(words: &Words<'_>) -> Limits {
-    let drafts = words.number("drafts", 0);
+    let drafts = words.number("drafts").unwrap_or(0);
     let speculation = NgramSettings { num_tokens: drafts, longest: 2, shortest: 1 };
-    let stages = words.number("stages", 1);
+    let stages = words.number("stages").unwrap_or(1);
     Limits {
-        max_sequences: words.number("sequences", 64),
-        long_prefill_threshold: words.number("chunk", 0),
+        max_sequences: words.number("sequences").unwrap_or(64),
+        long_prefill_threshold: words.number("chunk").unwrap_or(0),
         policy: match words.get("policy") {
             None | Some("fcfs") => Policy::Fcfs,
             Some("priority") => Policy::Priority,
@@ -264,9 +218,9 @@ fn limits_of(words: &Words<'_>) -> Limits {
             Some(other) => panic!("{other} is no policy"),
         },
         prefix_caching: words.get("caching") != Some("off"),
-        watermark: words.number("watermark", 0),
+        watermark: words.number("watermark").unwrap_or(0),
         speculation: (drafts > 0).then_some(speculation),
-        ..limits(words.number("tokens", 8), stages)
+        ..limits(words.number("tokens").unwrap_or(8), stages)
     }
 }
 
