@@ -3,6 +3,7 @@
 use troupe_runtime::{
     discovery::directory::{self, EndpointRecord},
     wire::{
+        cache::CacheParams,
         group::RankReport,
         status::{EndpointInfo, Fingerprint, Role},
     },
@@ -42,6 +43,16 @@ impl Endpoint {
             block_size: settings.limits.block_size,
             num_blocks: blocks.iter().copied().min().unwrap_or(0),
             fingerprint: Fingerprint { kernel_path: paths.join("+"), ..self.fingerprint.clone() },
+        }
+    }
+
+    /// For gateways that follow its cache.
+    pub fn cache(&self, settings: &EngineSettings, blocks: &[u32]) -> CacheParams {
+        CacheParams {
+            endpoint: settings.endpoint.clone(),
+            block_size: settings.limits.block_size,
+            blocks: blocks.iter().copied().max().unwrap_or(0),
+            hashing: settings.hashing().digest(),
         }
     }
 

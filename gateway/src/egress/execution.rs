@@ -230,6 +230,7 @@ impl Execution {
             prompt: self.prompt.tokens.to_vec(),
             block_hashes: Vec::new(),
             hash_block_size: 0,
+            hash_seed: 0,
             adapter: None,
             cache_salt: self.request.cache_salt.clone(),
             options: self.prompt.options.clone(),
