@@ -9,7 +9,8 @@
 //! # Layout
 //! - `server`: which path goes where, the accept loop, draining; `connection`: slow clients
 //! - `config`: settings; `state`: what handlers share
-//! - `auth`, `admission`, `body`, `fields`: who may ask, how many at once, how large
+//! - `auth`, `tenants`, `admission`, `body`, `fields`: who may ask, how many at once, how large
+//! - `flow`: who goes first when endpoints have no room
 //! - `error`: every failure as a response
 //! - [`openai`]: the API's types; `routes`: its endpoints; `openapi`: their description
 //! - `ingress`: request to `ingress::prepared::Prepared`; `model`: tokenizers and templates
@@ -29,6 +30,7 @@ mod connection;
 mod egress;
 mod error;
 mod fields;
+mod flow;
 mod gateway;
 mod holding;
 mod ingress;
@@ -40,8 +42,10 @@ mod placement;
 mod routes;
 mod server;
 mod state;
+mod tenants;
 
-pub use config::{GatewayConfig, Resume};
+pub use config::{FlowControl, GatewayConfig, Resume};
 pub use egress::parse::family::{Family, ParserChoice, ReasoningFamily, ToolFamily, UnknownParser};
 pub use gateway::{GatewayError, GatewayHandle, Surroundings, serve};
 pub use placement::{endpoints::Endpoints, follower::knows_a_cluster};
+pub use tenants::Tenant;

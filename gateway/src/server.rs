@@ -27,13 +27,14 @@ use tracing::Instrument;
 use troupe_runtime::{shutdown::Shutdown, telemetry};
 
 use crate::{
-    auth::{self, ApiKeys},
+    auth,
     connection::StallGuard,
     error,
     ingress::context::RequestContext,
     openapi,
     routes::{chat, completions, models, probes, tokenize},
     state::Gateway,
+    tenants::Tenants,
 };
 
 /// How long a client may take to send a request's head.
@@ -66,12 +67,13 @@ pub(crate) fn rows() -> Vec<(&'static str, MethodRouter<Arc<Gateway>>)> {
 
 /// All of them, behind what every request passes.
 pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
-    let keys = ApiKeys::new(&gateway.config.api_keys);
+    let config = &gateway.config;
+    let tenants = Arc::new(Tenants::new(&config.api_keys, &config.tenants));
     let rows = rows().into_iter().fold(Router::new(), |all, (path, row)| all.route(path, row));
     rows.merge(openapi::page())
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
-        .layer(middleware::from_fn_with_state(keys, auth::guard))
+        .layer(middleware::from_fn_with_state(tenants, auth::guard))
         .layer(middleware::from_fn_with_state(Arc::clone(&gateway), observe))
         .with_state(gateway)
 }

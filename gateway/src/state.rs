@@ -1,6 +1,9 @@
 //! What every handler shares.
 
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use troupe_runtime::model::source::HubCache;
 
@@ -13,6 +16,7 @@ use crate::{
         execution::{Places, execute},
     },
     error::ApiError,
+    flow::gate::{Entry, Flow, FlowSettings, Pass},
     holding::{Holding, Wait, core::Limits},
     ingress::{
         context::RequestContext,
@@ -31,6 +35,7 @@ pub(crate) struct Gateway {
     pub(crate) bodies: BodyLimits,
     pub(crate) directory: Arc<Directory>,
     pub(crate) holding: Arc<Holding>,
+    pub(crate) flow: Arc<Flow>,
     pub(crate) models: Arc<Models>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) seeds: Arc<Seeds>,
@@ -47,7 +52,9 @@ impl Gateway {
         let (directory, metrics) = (Arc::new(Directory::new()), Arc::new(Metrics::new()));
         let limits = Limits { requests: config.max_held_requests, bytes: config.max_held_bytes };
         let (table, counts) = (Arc::clone(&directory), Arc::clone(&metrics));
+        let flow = FlowSettings::of(&config.flow);
         Self {
+            flow: Arc::new(Flow::new(flow, Arc::clone(&directory), Arc::clone(&metrics))),
             admission: Admission::new(config.max_requests),
             bodies: BodyLimits::new(config.max_body_bytes, config.max_bodies_bytes),
             holding: Arc::new(Holding::new(table, counts, limits, config.hold_timeout)),
@@ -101,12 +108,34 @@ impl Gateway {
         tokio::time::timeout_at(context.deadline, work).await.map_err(|_| late())?
     }
 
+    /// Lets a request through to its endpoints when they have room and it is its turn.
+    ///
+    /// # Errors
+    /// 429 or 503, with the time after which to try again.
+    pub(crate) async fn pass(
+        &self,
+        context: &RequestContext,
+        request: &Prepared,
+        prompts: &[PreparedPrompt],
+    ) -> Result<Pass, ApiError> {
+        let tokens = prompts.iter().map(|prompt| prompt.tokens.len() as u64).sum();
+        let entry = Entry {
+            model: &request.served_name,
+            caller: &context.caller,
+            priority: request.priority,
+            tokens,
+            deadline: context.deadline,
+        };
+        self.flow.enter(entry).await
+    }
+
     /// One prompt's deltas; nothing happens before they are asked for.
     pub(crate) fn execute(
         &self,
         request: &Arc<Prepared>,
         prompt: PreparedPrompt,
         context: &RequestContext,
+        output: Option<Arc<AtomicU64>>,
     ) -> Deltas {
         let meter = Meter::new(
             self.metrics.of(&request.served_name),
@@ -114,7 +143,8 @@ impl Gateway {
             prompt.tokens.len() as u32,
             request.n,
             prompt.options.max_tokens,
-        );
+        )
+        .counting(output);
         let (directory, holding) = (Arc::clone(&self.directory), Arc::clone(&self.holding));
         let places = Places { directory, holding, resume: self.config.resume };
         Box::pin(execute(places, Arc::clone(request), prompt, meter))

@@ -7,10 +7,13 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{hints::Hints, seeds::Seeds};
-use crate::error::ApiError;
+use crate::{error::ApiError, tenants::Caller};
 
 /// Longest id of a client's that is taken over; longer ones are replaced, not cut.
 const MAX_ID_BYTES: usize = 128;
+
+/// Where clients name the `InferenceObjective` of a request.
+const OBJECTIVE: &str = "x-llm-d-inference-objective";
 
 /// Where and when a request came in.
 #[derive(Clone, Debug)]
@@ -25,6 +28,10 @@ pub(crate) struct RequestContext {
     pub(crate) hints: Hints,
     /// Where its seeds come from, if it has none of its own.
     pub(crate) seeds: Arc<Seeds>,
+    /// Who asks; found out after this is made.
+    pub(crate) caller: Caller,
+    /// The `InferenceObjective` that it is to be ranked by, if it names one.
+    pub(crate) objective: Option<String>,
     /// When it came.
     pub(crate) arrived: Instant,
     /// When its answer is worthless.
@@ -47,6 +54,8 @@ impl RequestContext {
             traceparent: text("traceparent").filter(|text| well_formed(text)).map(str::to_owned),
             hints: Hints::new(headers),
             seeds,
+            caller: Caller::default(),
+            objective: text(OBJECTIVE).filter(|name| !name.is_empty()).map(str::to_owned),
             arrived: now,
             deadline: now + timeout,
         }

@@ -24,7 +24,10 @@ pub(crate) struct Prepared {
     /// How tokens become text.
     pub(crate) text: TextOptions,
     pub(crate) stop: StopRules,
+    /// Higher goes first at the gateway; a leader is told the negative, as vLLM counts.
     pub(crate) priority: i32,
+    /// Whose share it is counted for.
+    pub(crate) tenant: Arc<str>,
     pub(crate) cache_salt: Option<String>,
     pub(crate) traceparent: Option<String>,
     pub(crate) hints: Hints,
@@ -72,12 +75,18 @@ impl Prepared {
             text: TextOptions { skip_special: asked.skip_special_tokens.unwrap_or(true) },
             stop,
             priority,
+            tenant: Arc::clone(&context.caller.tenant),
             cache_salt: asked.cache_salt.clone(),
             traceparent: context.traceparent.clone(),
             hints: Hints { priority, ..context.hints.clone() },
             deadline: context.deadline,
             telling: Telling { stream, include_usage, continuous_usage, interval },
         }
+    }
+
+    /// How urgent it is to a leader, as vLLM counts: lower goes first.
+    pub(crate) fn urgency(&self) -> i32 {
+        self.priority.saturating_neg()
     }
 
     /// What the stream of one prompt must know, which may go on elsewhere once it has begun or not.
@@ -94,4 +103,11 @@ impl Prepared {
             resumable,
         }
     }
+}
+
+/// What the body claims, as the gateway counts. More than the wire holds means "as urgent, or as
+/// little, as can be".
+fn asked_priority(asked: &Sampling) -> Option<i32> {
+    let claimed = asked.priority?.clamp(-i64::from(i32::MAX), i32::MAX.into());
+    Some(-(claimed as i32))
 }

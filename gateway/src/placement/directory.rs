@@ -87,6 +87,7 @@ impl Directory {
             name: name.to_owned(),
             model: Arc::clone(&endpoint.model),
             max_model_len: lengths.min().unwrap_or(endpoint.info.max_model_len),
+            priority: None,
         })
     }
 

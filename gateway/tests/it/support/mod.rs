@@ -131,6 +131,7 @@ fn info(index: u32) -> EndpointInfo {
         max_model_len: MAX_MODEL_LEN,
         block_size: 16,
         num_blocks: 64,
+        max_num_seqs: 8,
         fingerprint: Fingerprint {
             model: card.model_digest,
             tokenizer: card.tokenizer_digest,
