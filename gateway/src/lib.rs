@@ -10,6 +10,7 @@
 //! - `server`: which path goes where, the accept loop, draining; `connection`: slow clients
 //! - `config`: settings; `state`: what handlers share
 //! - `auth`, `tenants`, `admission`, `body`, `fields`: who may ask, how many at once, how large
+//! - `rules`: what is declared of paths, shares and priorities
 //! - `flow`: who goes first when endpoints have no room
 //! - `error`: every failure as a response
 //! - [`openai`]: the API's types; `routes`: its endpoints; `openapi`: their description
@@ -40,6 +41,7 @@ pub mod openai;
 mod openapi;
 mod placement;
 mod routes;
+mod rules;
 mod server;
 mod state;
 mod tenants;

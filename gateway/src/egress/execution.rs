@@ -107,6 +107,7 @@ impl Places {
                 goes_on,
                 request: prompt.request,
                 tokens: prompt.tokens.len() as u32,
+                scope: request.scope.as_ref(),
                 hints: &request.hints,
             })
         };

@@ -246,8 +246,7 @@ impl Core {
         }
         let mut displaced = Vec::new();
         while let Some(band) = self.bands.get(&ask.priority)
-            && (band.requests >= self.limits.requests
-                || band.bytes + ask.bytes > self.limits.bytes)
+            && (band.requests >= self.limits.requests || band.bytes + ask.bytes > self.limits.bytes)
         {
             let bytes_of = |queue: &VecDeque<(Ticket, Ask)>| -> usize {
                 queue.iter().map(|(_, ask)| ask.bytes.max(1)).sum()

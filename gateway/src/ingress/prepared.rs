@@ -10,6 +10,7 @@ use crate::{
     egress::{answer::Telling, stop::StopRules, stream::StreamOptions},
     model::{Served, ServedModel, TextOptions},
     openai::common::Sampling,
+    rules::Scope,
 };
 
 /// What all prompts of a request share.
@@ -31,6 +32,8 @@ pub(crate) struct Prepared {
     pub(crate) cache_salt: Option<String>,
     pub(crate) traceparent: Option<String>,
     pub(crate) hints: Hints,
+    /// The services that may answer it; all of them if no route says.
+    pub(crate) scope: Option<Scope>,
     pub(crate) deadline: Instant,
     pub(crate) telling: Telling,
 }
@@ -66,8 +69,8 @@ impl Prepared {
         let include_usage = usage.include_usage.unwrap_or(false);
         let continuous_usage = include_usage && usage.continuous_usage_stats.unwrap_or(false);
         let interval = u32::try_from(asked.stream_interval.unwrap_or(1)).unwrap_or(u32::MAX);
-        // More than the wire holds means "as urgent, or as little, as can be".
-        let priority = asked.priority.unwrap_or(0).clamp(i32::MIN.into(), i32::MAX.into()) as i32;
+        let claimed = served.priority.or_else(|| asked_priority(asked));
+        let priority = context.caller.priority(claimed);
         Self {
             served_name: served.name,
             model: served.model,
@@ -78,6 +81,7 @@ impl Prepared {
             tenant: Arc::clone(&context.caller.tenant),
             cache_salt: asked.cache_salt.clone(),
             traceparent: context.traceparent.clone(),
+            scope: context.scope.clone(),
             hints: Hints { priority, ..context.hints.clone() },
             deadline: context.deadline,
             telling: Telling { stream, include_usage, continuous_usage, interval },

@@ -171,6 +171,7 @@ pub(crate) mod tests {
             request: RequestId(uuid::Uuid::nil()),
             tokens: 100,
             hints: &NO_HINTS,
+            scope: None,
         }
     }
 

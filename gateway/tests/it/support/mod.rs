@@ -152,6 +152,13 @@ impl Stage {
         Leader::start(self.network.link(identity(PeerRole::Node)), info(index), script)
     }
 
+    /// The first leader of another service.
+    pub(crate) fn leader_of(&self, service: &str, script: Script) -> Leader {
+        let mut info = info(0);
+        info.endpoint.group.service = service.into();
+        Leader::start(self.network.link(identity(PeerRole::Node)), info, script)
+    }
+
     /// A further gateway over the same leaders; it is asked from now on.
     pub(crate) async fn restart(&mut self, config: GatewayConfig, around: Surroundings) {
         let (owner, listener) = shutdown();
