@@ -4,7 +4,10 @@ use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use troupe_runtime::model::source::HubCache;
 
-use crate::egress::parse::family::{ParserChoice, ReasoningFamily, ToolFamily};
+use crate::{
+    egress::parse::family::{ParserChoice, ReasoningFamily, ToolFamily},
+    placement::config::PickerConfig,
+};
 
 /// How a gateway serves.
 #[derive(Clone)]
@@ -36,6 +39,9 @@ pub struct GatewayConfig {
     pub max_held_requests: usize,
     /// What they may take in memory together. A text takes about what its body had.
     pub max_held_bytes: usize,
+    /// How requests are placed where a service does not say; as llm-d does by default if not
+    /// given.
+    pub picker: Option<PickerConfig>,
     /// Whether a stream whose endpoint is lost goes on at another one.
     pub resume: Resume,
     /// Where what is known of the cluster is kept for a start without the store; nowhere if not
@@ -85,6 +91,7 @@ impl GatewayConfig {
             hold_timeout: Duration::from_secs(60),
             max_held_requests: 1024,
             max_held_bytes: 256 << 20,
+            picker: None,
             resume: Resume::Any,
             data_dir: None,
             tokenizers: std::thread::available_parallelism().map_or(1, usize::from),

@@ -44,4 +44,8 @@ mod state;
 pub use config::{GatewayConfig, Resume};
 pub use egress::parse::family::{Family, ParserChoice, ReasoningFamily, ToolFamily, UnknownParser};
 pub use gateway::{GatewayError, GatewayHandle, Surroundings, serve};
-pub use placement::{endpoints::Endpoints, follower::knows_a_cluster};
+pub use placement::{
+    config::{PickerConfig, PickerError},
+    endpoints::Endpoints,
+    follower::knows_a_cluster,
+};

@@ -32,7 +32,7 @@ use crate::{
     error,
     ingress::context::RequestContext,
     openapi,
-    routes::{chat, completions, models, probes, tokenize},
+    routes::{chat, completions, models, placement, probes, tokenize},
     state::Gateway,
 };
 
@@ -69,6 +69,8 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
     let keys = ApiKeys::new(&gateway.config.api_keys);
     let rows = rows().into_iter().fold(Router::new(), |all, (path, row)| all.route(path, row));
     rows.merge(openapi::page())
+        // For people who look into one deployment, and no part of the API.
+        .route("/debug/placement/{request}", get(placement::explain))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(middleware::from_fn_with_state(keys, auth::guard))

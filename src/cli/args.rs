@@ -8,7 +8,9 @@ use std::{
 };
 
 use clap::Args;
-use troupe_gateway::{GatewayConfig, ParserChoice, ReasoningFamily, Resume, ToolFamily};
+use troupe_gateway::{
+    GatewayConfig, ParserChoice, PickerConfig, ReasoningFamily, Resume, ToolFamily,
+};
 use troupe_runtime::spec::EngineFlags;
 
 use super::Failure;
@@ -144,6 +146,10 @@ pub(crate) struct HttpArgs {
     /// refuses it at once.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     no_endpoint_timeout: u32,
+    /// A file with an EndpointPickerConfig, which says how requests are placed on endpoints where a
+    /// service does not say it [default: llm-d's default profile].
+    #[arg(long, value_name = "FILE", value_parser = picker)]
+    endpoint_picker_config: Option<PickerConfig>,
     /// Where a request goes on whose endpoint is lost after a part of the answer was told: any
     /// (wherever the same model is served), exact (only where the tokens are the same to the bit)
     /// or off (it ends with an error).
@@ -171,6 +177,7 @@ impl HttpArgs {
             api_key: vec![key],
             max_logprobs: 20,
             no_endpoint_timeout: 60,
+            endpoint_picker_config: None,
             resume: Resume::Any,
             tool_call_parser: ParserChoice::Auto,
             reasoning_parser: ParserChoice::Auto,
@@ -184,6 +191,10 @@ impl HttpArgs {
         config.api_keys.clone_from(&self.api_key);
         config.hub = stack::hub();
         config.hold_timeout = Duration::from_secs(self.no_endpoint_timeout.into());
+        config.picker.clone_from(&self.endpoint_picker_config);
+        for warning in config.picker.iter().flat_map(|picker| &picker.warnings) {
+            tracing::warn!(warning, "endpoint picker config");
+        }
         config.resume = self.resume;
         config.max_logprobs = u32::try_from(self.max_logprobs).ok();
         config.tool_call_parser = self.tool_call_parser;
@@ -192,6 +203,12 @@ impl HttpArgs {
         let _ = self.enable_auto_tool_choice;
         config
     }
+}
+
+/// What a file says of placement; all that is wrong with it, if it is.
+fn picker(path: &str) -> Result<PickerConfig, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    PickerConfig::read(&text).map_err(|error| error.to_string())
 }
 
 /// How a process takes part in a cluster.

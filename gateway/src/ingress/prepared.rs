@@ -1,6 +1,6 @@
 //! A request after every check: what is placed, executed and answered.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::time::Instant;
 use troupe_runtime::{id::RequestId, wire::generate::SamplingOptions};
@@ -15,6 +15,8 @@ use crate::{
 /// What all prompts of a request share.
 #[derive(Debug)]
 pub(crate) struct Prepared {
+    /// The request's id, as its client knows it.
+    pub(crate) name: String,
     /// The name by which endpoints are found.
     pub(crate) served_name: String,
     /// Whose tokens the prompts are.
@@ -28,6 +30,8 @@ pub(crate) struct Prepared {
     pub(crate) cache_salt: Option<String>,
     pub(crate) traceparent: Option<String>,
     pub(crate) hints: Hints,
+    /// With what the next request of its session comes to the same endpoint.
+    pub(crate) session_token: OnceLock<String>,
     pub(crate) deadline: Instant,
     pub(crate) telling: Telling,
 }
@@ -66,6 +70,8 @@ impl Prepared {
         // More than the wire holds means "as urgent, or as little, as can be".
         let priority = asked.priority.unwrap_or(0).clamp(i32::MIN.into(), i32::MAX.into()) as i32;
         Self {
+            // One that is too long was refused when the request was received.
+            name: context.id_for(asked.request_id.as_deref()).unwrap_or(&context.id).to_owned(),
             served_name: served.name,
             model: served.model,
             n,
@@ -74,6 +80,7 @@ impl Prepared {
             priority,
             cache_salt: asked.cache_salt.clone(),
             traceparent: context.traceparent.clone(),
+            session_token: OnceLock::new(),
             hints: Hints { priority, ..context.hints.clone() },
             deadline: context.deadline,
             telling: Telling { stream, include_usage, continuous_usage, interval },

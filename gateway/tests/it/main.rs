@@ -15,6 +15,7 @@ mod holding;
 mod hostile;
 mod logprobs;
 mod openapi;
+mod placement;
 mod probes;
 mod random;
 mod structured;

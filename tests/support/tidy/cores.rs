@@ -6,7 +6,7 @@
 use super::{source::has_word, tree::File};
 
 /// Cores by other names; `*` stands for one file.
-const CORES: [&str; 34] = [
+const CORES: [&str; 45] = [
     "actors/src/controller/adopt.rs",
     "actors/src/controller/autoscale.rs",
     "actors/src/controller/declared.rs",
@@ -41,6 +41,17 @@ const CORES: [&str; 34] = [
     "actors/src/scheduler/*.rs",
     "actors/src/worker/mirror.rs",
     "actors/src/worker/reasoning.rs",
+    "gateway/src/placement/config/*.rs",
+    "gateway/src/placement/dice.rs",
+    "gateway/src/placement/filter/*.rs",
+    "gateway/src/placement/handler/*.rs",
+    "gateway/src/placement/latency/*.rs",
+    "gateway/src/placement/picker/*.rs",
+    "gateway/src/placement/profile.rs",
+    "gateway/src/placement/scene.rs",
+    "gateway/src/placement/scorer/*.rs",
+    "gateway/src/placement/session.rs",
+    "gateway/src/placement/topology.rs",
 ];
 
 /// What a core may not name, and why.
