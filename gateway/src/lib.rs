@@ -49,5 +49,9 @@ mod tenants;
 pub use config::{FlowControl, GatewayConfig, Resume};
 pub use egress::parse::family::{Family, ParserChoice, ReasoningFamily, ToolFamily, UnknownParser};
 pub use gateway::{GatewayError, GatewayHandle, Surroundings, serve};
-pub use placement::{endpoints::Endpoints, follower::knows_a_cluster};
+pub use placement::{
+    config::{PickerConfig, PickerError},
+    endpoints::Endpoints,
+    follower::knows_a_cluster,
+};
 pub use tenants::Tenant;
