@@ -185,6 +185,11 @@ impl Directory {
         self.born.elapsed()
     }
 
+    /// What places requests where no service says how.
+    pub(crate) fn otherwise(&self) -> Arc<Placer> {
+        self.pools.otherwise()
+    }
+
     /// How services say that their requests are placed, by namespace and name.
     pub(crate) fn configure(&self, services: BTreeMap<(String, String), Arc<Placer>>) {
         self.pools.configure(services);

@@ -9,6 +9,7 @@
 //! - [`filter`]: who cannot take the request; [`scorer`]: who should, 0 to 1; [`picker`]: who will
 //! - [`config`]: the plug-ins by name, and files that say which are used; [`defaults`]: else
 //! - [`latency`]: how soon each would answer, learned; [`explain`]: what was decided, and why
+//! - [`breaker`]: who keeps failing is left alone for a while
 //! - [`session`], [`topology`], [`dice`]: what plug-ins share
 //! - `pools`: who serves what; [`underway`]: an attempt, counted and measured
 //! - [`directory`]: the live table of endpoints, kept by one [`keeper`] task per endpoint
@@ -17,6 +18,7 @@
 //! - [`endpoint`]: one ready endpoint: connection, load, what this gateway has in flight there
 //! - `fence`: ends what still waits at an incarnation that is over
 
+pub(crate) mod breaker;
 pub(crate) mod config;
 mod defaults;
 mod dice;
