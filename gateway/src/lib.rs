@@ -48,4 +48,5 @@ pub use placement::{
     config::{PickerConfig, PickerError},
     endpoints::Endpoints,
     follower::knows_a_cluster,
+    trial::Trial,
 };
