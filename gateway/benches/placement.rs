@@ -75,6 +75,7 @@ fn record() -> EndpointRecord {
         max_model_len: 131_072,
         block_size: 16,
         num_blocks: 1000,
+        max_num_seqs: 256,
         fingerprint: Fingerprint {
             model: card.model_digest,
             tokenizer: card.tokenizer_digest,

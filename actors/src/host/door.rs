@@ -76,6 +76,7 @@ impl Desks {
             Conversation::Generate
             | Conversation::Group
             | Conversation::Status
+            | Conversation::Cache
             | Conversation::Bulk(_) => None,
         }
     }

@@ -23,6 +23,7 @@ use troupe_runtime::{
 };
 
 use super::{
+    cache::Cache,
     describe::Endpoint,
     drain::Drain,
     engine::{Engine, EngineEvent},
@@ -85,6 +86,7 @@ pub struct LeaderState {
     pub(super) last_door: u64,
     pub(super) info: watch::Sender<Option<EndpointInfo>>,
     pub(super) load: watch::Sender<Load>,
+    pub(super) cache: Cache,
     /// Doors of members and of gateways that follow the status.
     pub(super) doors: JoinSet<()>,
     /// Doors of requests: what is said there last has to arrive.
@@ -108,8 +110,10 @@ impl Actor for Leader {
         myself.send_interval(TICK, || LeaderMsg::Tick);
         let model_name = args.endpoint.model_names.first().map_or("", String::as_str);
         let observer = Observer::new(model_name, &args.settings.endpoint.group);
+        let cache = Cache::new(args.settings.endpoint.epoch, args.origin);
         Ok(LeaderState {
             args,
+            cache,
             engine: None,
             observer,
             members: BTreeMap::new(),

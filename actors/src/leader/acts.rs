@@ -17,7 +17,7 @@ use troupe_runtime::{
 
 use super::{
     actor::{LeaderMsg, LeaderState},
-    doors,
+    cache, doors,
     drain::{Drain, Stand},
     engine::{Engine, EngineEffect, EngineEvent},
     request::RequestKey,
@@ -44,6 +44,7 @@ impl LeaderState {
                 let metrics = self.observer.metrics();
                 self.doors.spawn(doors::status(info, load, metrics, stream))
             }
+            Conversation::Cache => self.doors.spawn(cache::door(self.cache.clone(), stream)),
             // Tensors go to the ranks; the member's front door has taken them out. The others
             // belong at a host's door.
             Conversation::Bulk(_)
@@ -137,6 +138,7 @@ impl LeaderState {
         self.engine = Some(Engine::new(self.args.settings.clone(), blocks));
         self.observer.begin(&self.args.settings, blocks);
         let info = self.args.endpoint.info(&self.args.settings, blocks, reports);
+        self.cache.begin(self.args.endpoint.cache(&self.args.settings, blocks));
         let record = self.args.endpoint.record(info.clone());
         self.info.send_replace(Some(info));
         // The node's queue has room for the few messages that a member ever sends.
@@ -169,6 +171,7 @@ impl LeaderState {
                 EngineEffect::Send(key, down) => unread.extend(self.send(key, down)),
                 EngineEffect::Close(key) => drop(self.outboxes.remove(&key)),
                 EngineEffect::Observe(observation) => self.observer.observe(&observation),
+                EngineEffect::Cached(changes) => self.cache.note(changes),
                 EngineEffect::Broken(why) => {
                     tracing::error!(why, "the engine's books do not add up: the group ends");
                     self.fail(why);

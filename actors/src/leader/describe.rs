@@ -3,6 +3,7 @@
 use troupe_runtime::{
     discovery::directory::{self, EndpointRecord},
     wire::{
+        cache::CacheParams,
         group::RankReport,
         status::{EndpointInfo, Fingerprint, Role},
     },
@@ -19,6 +20,8 @@ pub struct Endpoint {
     pub model_uri: String,
     /// Names that requests use.
     pub model_names: Vec<String>,
+    /// What it may be asked to do.
+    pub role: Role,
     /// All but the kernel path, which the ranks report.
     pub fingerprint: Fingerprint,
 }
@@ -36,12 +39,23 @@ impl Endpoint {
         paths.dedup();
         EndpointInfo {
             endpoint: settings.endpoint.clone(),
-            role: Role::Unified,
+            role: self.role,
             model_names: self.model_names.clone(),
             max_model_len: settings.limits.max_model_len,
             block_size: settings.limits.block_size,
             num_blocks: blocks.iter().copied().min().unwrap_or(0),
+            max_num_seqs: settings.limits.max_num_seqs,
             fingerprint: Fingerprint { kernel_path: paths.join("+"), ..self.fingerprint.clone() },
+        }
+    }
+
+    /// For gateways that follow its cache.
+    pub fn cache(&self, settings: &EngineSettings, blocks: &[u32]) -> CacheParams {
+        CacheParams {
+            endpoint: settings.endpoint.clone(),
+            block_size: settings.limits.block_size,
+            blocks: blocks.iter().copied().max().unwrap_or(0),
+            hashing: settings.hashing().digest(),
         }
     }
 

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, time::Duration};
 use troupe_runtime::{
     error::{ErrorKind, PublicError},
     id::SequenceId,
-    prefix::{Chain, Scope},
+    prefix::Chain,
     wire::{
         generate::{Finish, FinishReason, Generate, GenerateDown, Usage},
         latency::Latencies,
@@ -25,7 +25,7 @@ use super::{
     settings::EngineSettings,
 };
 use crate::{
-    kv::blocks::BlockPools,
+    kv::{blocks::BlockPools, findable::Change, pool::BlockKey},
     scheduler::{Counters, Owner, Part, Scheduler, Sequence, SequenceSpec, arena::Arena},
 };
 
@@ -59,6 +59,8 @@ pub enum EngineEffect {
     Close(RequestKey),
     /// Count this.
     Observe(Observation),
+    /// Tell whoever places requests which blocks came and went.
+    Cached(Vec<Change>),
     /// The bookkeeping does not add up: the group cannot be trusted and must be formed anew.
     Broken(String),
 }
@@ -114,7 +116,12 @@ impl Engine {
     pub fn new(settings: EngineSettings, blocks: &[u32]) -> Self {
         let limits = settings.scheduling(blocks);
         let pools = BlockPools::new(settings.limits.block_size, blocks);
-        let scheduler = Scheduler::new(limits, pools.with_windows(&settings.windows));
+        let mut pools = pools.with_windows(&settings.windows);
+        // Without a prefix cache nobody finds what another has computed.
+        if settings.limits.prefix_caching {
+            pools = pools.telling();
+        }
+        let scheduler = Scheduler::new(limits, pools);
         let (requests, by_key) = (Arena::new(), BTreeMap::new());
         Self {
             settings,
@@ -152,6 +159,10 @@ impl Engine {
             self.planned(now, &plan, &mut effects);
             effects.push(EngineEffect::Plan(plan));
         }
+        let changes = self.scheduler.changes();
+        if !changes.is_empty() {
+            effects.push(EngineEffect::Cached(changes));
+        }
         effects
     }
 
@@ -184,6 +195,12 @@ impl Engine {
     /// What has been counted since the start.
     pub fn counters(&self) -> &Counters {
         self.scheduler.counters()
+    }
+
+    /// Names of all blocks whose contents can be found: what all [`EngineEffect::Cached`] so far
+    /// come to, if there is a prefix cache.
+    pub fn cached_blocks(&self) -> Vec<BlockKey> {
+        self.scheduler.computed()
     }
 
     /// Checks its own bookkeeping; for idle moments and for tests.
@@ -227,6 +244,11 @@ impl Engine {
         let owner = self.requests.insert(request);
         self.by_key.insert(key, owner);
         let chain = self.chain(&generate);
+        let hashes = if self.is_hashed(&generate, chain) {
+            generate.block_hashes
+        } else {
+            chain.hash(&generate.prompt, self.settings.limits.block_size as usize)
+        };
         let mut first_choice = None;
         for choice in &generate.choices {
             let mut tokens = generate.prompt.clone();
@@ -242,6 +264,7 @@ impl Engine {
                 traceparent: generate.traceparent.clone(),
                 priority: generate.priority,
                 chain,
+                hashes: hashes.clone(),
                 first_choice,
             });
             // Where the prompt's own logits are wanted, every choice computes them.
@@ -259,13 +282,14 @@ impl Engine {
     fn chain(&self, generate: &Generate) -> Chain {
         let own = (!self.settings.limits.prefix_caching)
             .then(|| format!("{}/{}", generate.request, generate.attempt));
-        let scope = Scope {
-            model: self.settings.model,
-            kv_dtype: &self.settings.kv_dtype,
-            adapter: generate.adapter.as_deref(),
-            salt: own.as_deref().or(generate.cache_salt.as_deref()),
-        };
-        Chain::new(&self.settings.prefix_key, &scope)
+        let salt = own.as_deref().or(generate.cache_salt.as_deref());
+        self.settings.hashing().chain(generate.adapter.as_deref(), salt)
+    }
+
+    /// Whether the gateway has named the prompt's blocks as this engine would.
+    fn is_hashed(&self, generate: &Generate, chain: Chain) -> bool {
+        generate.hash_block_size == self.settings.limits.block_size
+            && generate.hash_seed == chain.seed()
     }
 
     fn planned(&mut self, now: Duration, plan: &StepPlan, effects: &mut Vec<EngineEffect>) {

@@ -210,6 +210,7 @@ impl Cluster {
             prompt: prompt.to_vec(),
             block_hashes: vec![],
             hash_block_size: 0,
+            hash_seed: 0,
             adapter: None,
             cache_salt: None,
             options: SamplingOptions { max_tokens: max, ..SamplingOptions::default() },

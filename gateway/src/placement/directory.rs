@@ -22,7 +22,7 @@ use super::{
     scene::Scene,
     session,
 };
-use crate::{error::ApiError, model::Served};
+use crate::{error::ApiError, model::Served, rules::Scope};
 
 /// Ready endpoints, in the order of their ids. Immutable: a change makes a new one.
 pub(crate) type Table = Arc<BTreeMap<EndpointId, Arc<Endpoint>>>;
@@ -84,13 +84,22 @@ impl Directory {
     ///
     /// # Errors
     /// Why it means nothing that is served now.
-    pub(crate) fn resolve(&self, name: Option<&str>) -> Result<Served, Unserved> {
+    pub(crate) fn resolve(
+        &self,
+        name: Option<&str>,
+        scope: Option<&Scope>,
+    ) -> Result<Served, Unserved> {
         let table = self.table();
-        let first = || table.values().find_map(|endpoint| endpoint.info.model_names.first());
+        let within = |endpoint: &&Arc<Endpoint>| {
+            scope.is_none_or(|scope| scope.has(&endpoint.info.endpoint.group))
+        };
+        let mut all = table.values().filter(within);
+        let mut first = || all.find_map(|endpoint| endpoint.info.model_names.first());
         let name = name.filter(|name| !name.is_empty()).or_else(|| first().map(String::as_str));
         let Some(name) = name else { return Err(Unserved::Nothing) };
-        let serves =
-            |endpoint: &&Arc<Endpoint>| endpoint.info.model_names.iter().any(|n| n == name);
+        let serves = |endpoint: &&Arc<Endpoint>| {
+            within(endpoint) && endpoint.info.model_names.iter().any(|n| n == name)
+        };
         let Some(endpoint) = table.values().find(serves) else {
             let known = self.known.borrow();
             if known.contains(name) {
@@ -104,6 +113,7 @@ impl Directory {
             name: name.to_owned(),
             model: Arc::clone(&endpoint.model),
             max_model_len: lengths.min().unwrap_or(endpoint.info.max_model_len),
+            priority: None,
         })
     }
 
@@ -115,6 +125,7 @@ impl Directory {
             // During a rolling update one name may have two tokenizers.
             fingerprint.tokenizer == query.tokenizer
                 && query.goes_on.is_none_or(|goes_on| goes_on.at(fingerprint))
+                && query.scope.is_none_or(|scope| scope.has(&endpoint.info.endpoint.group))
                 && !query.exclude.contains(&endpoint.info.endpoint)
         };
         let endpoints: Vec<&Arc<Endpoint>> = pool.members.iter().filter(fits).collect();

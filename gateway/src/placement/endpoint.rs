@@ -254,6 +254,7 @@ pub(crate) mod tests {
             tokens: 100,
             hints: &NO_HINTS,
             now: Duration::ZERO,
+            scope: None,
         }
     }
 
@@ -280,6 +281,7 @@ pub(crate) mod tests {
             max_model_len: 1024,
             block_size: 16,
             num_blocks: 64,
+            max_num_seqs: 8,
             fingerprint: Fingerprint {
                 model: Digest::default(),
                 tokenizer: Digest::default(),

@@ -70,6 +70,7 @@ impl Trial {
             name: "trial",
             request: RequestId(uuid::Uuid::from_u128(request)),
             tokens,
+            scope: None,
             hints: &self.hints,
             now: self.directory.now(),
         })?;

@@ -49,6 +49,8 @@ pub enum Conversation {
     Preflight,
     /// [`crate::wire::guest`].
     Guest,
+    /// [`crate::wire::cache`]: which KV blocks an endpoint holds.
+    Cache,
 }
 
 /// Whether a peer of this role may open this conversation. Asked by the side that *accepts*, about
@@ -58,19 +60,20 @@ pub enum Conversation {
 /// |---|---|---|
 /// | control | everything but `Join` | it holds the cluster's key anyway |
 /// | node | what members of a group share; `Guest`, `Probe`, `Renew` | it asks nothing else of other hosts |
-/// | gateway | `Generate`, `Status`, `Probe`, `Renew` | tensors are not its own |
+/// | gateway | `Generate`, `Status`, `Cache`, `Probe`, `Renew` | tensors are not its own |
 /// | operator | `Operate`, `Preflight`, `Renew` | control hosts do for it what it may want |
 /// | newcomer | `Join` | it has shown no certificate |
 pub fn permits(role: PeerRole, conversation: &Conversation) -> bool {
     use Conversation::{
-        Bulk, Generate, Group, Guest, Join, Operate, Preflight, Probe, Renew, Status,
+        Bulk, Cache, Generate, Group, Guest, Join, Operate, Preflight, Probe, Renew, Status,
     };
     match role {
         PeerRole::Control => !matches!(conversation, Join),
         PeerRole::Node => {
-            matches!(conversation, Generate | Group | Guest | Status | Bulk(_) | Probe(_) | Renew)
+            let of_members = matches!(conversation, Generate | Group | Status | Cache | Bulk(_));
+            of_members || matches!(conversation, Guest | Probe(_) | Renew)
         }
-        PeerRole::Gateway => matches!(conversation, Generate | Status | Probe(_) | Renew),
+        PeerRole::Gateway => matches!(conversation, Generate | Status | Cache | Probe(_) | Renew),
         PeerRole::Operator => matches!(conversation, Operate | Preflight | Renew),
         PeerRole::Newcomer => matches!(conversation, Join),
     }
@@ -88,7 +91,8 @@ impl Conversation {
             | Self::Operate
             | Self::Host
             | Self::Preflight
-            | Self::Guest => Class::Control,
+            | Self::Guest
+            | Self::Cache => Class::Control,
             Self::Probe(class) => *class,
             Self::Bulk(open) => match open.channel {
                 // Tokens are few, and a step waits for them.
@@ -127,6 +131,7 @@ mod tests {
         Probe      control node gateway
         Preflight  control operator
         Guest      control node
+        Cache      control node gateway
     ";
 
     #[test]
@@ -153,6 +158,7 @@ mod tests {
             Conversation::Probe(Class::Kv),
             Conversation::Preflight,
             Conversation::Guest,
+            Conversation::Cache,
         ];
         let lines: Vec<&str> = TABLE.lines().filter(|line| !line.trim().is_empty()).collect();
         assert_eq!(lines.len(), all.len());

@@ -11,6 +11,7 @@ use troupe_runtime::{
     transport::{Class, Conversation, DecodeMessage, EncodeMessage},
     wire::{
         Message,
+        cache::{CacheBatch, CacheDown, CacheFollow, CacheParams, CacheSnapshot, CacheUp},
         generate::{
             Choice, Chunk, Finish, FinishReason, Finished, Generate, GenerateDown, GenerateUp,
             Grammar, Reasoning, SamplingOptions, TokenLogprobs, Usage,
@@ -134,6 +135,7 @@ pub(super) fn generate() -> Generate {
         prompt: vec![1, 2, 3],
         block_hashes: vec![u128::MAX - 1],
         hash_block_size: 16,
+        hash_seed: u128::MAX - 2,
         adapter: Some("adapter".into()),
         cache_salt: Some("salt".into()),
         options: options(),
@@ -231,6 +233,7 @@ fn info() -> EndpointInfo {
         max_model_len: 4096,
         block_size: 16,
         num_blocks: 64,
+        max_num_seqs: 8,
         fingerprint: Fingerprint {
             model: Digest([1; 32]),
             tokenizer: Digest([2; 32]),
@@ -436,6 +439,28 @@ pub(super) fn samples() -> Vec<Sample> {
         sample(MemberToNode::Failed("why".into())),
         sample(MemberToNode::Draining),
         sample(Conversation::Guest),
+        sample(Conversation::Cache),
+        sample(CacheUp::Follow(CacheFollow { epoch: epoch(), since: Some(8) })),
+        sample(CacheDown::Params(CacheParams {
+            endpoint: endpoint(),
+            block_size: 16,
+            blocks: 64,
+            hashing: Digest([3; 32]),
+        })),
+        sample(CacheDown::Batch(CacheBatch {
+            epoch: epoch(),
+            seq: 9,
+            cleared: true,
+            removed: vec![u128::MAX - 3],
+            stored: vec![u128::MAX - 4, 5],
+        })),
+        sample(CacheDown::Snapshot(CacheSnapshot {
+            epoch: epoch(),
+            seq: 9,
+            part: 1,
+            last: true,
+            held: vec![u128::MAX - 5],
+        })),
         sample(GuestUp::Arrive(arrival)),
         sample(GuestUp::Put(record())),
         sample(GuestUp::Delete("/troupe/local/nodes/1".into())),
