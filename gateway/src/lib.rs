@@ -56,5 +56,6 @@ pub use placement::{
     config::{PickerConfig, PickerError},
     endpoints::Endpoints,
     follower::knows_a_cluster,
+    trial::Trial,
 };
 pub use tenants::Tenant;

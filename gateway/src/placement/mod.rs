@@ -14,7 +14,7 @@
 //! - `pools`: who serves what; [`underway`]: an attempt, counted and measured
 //! - [`directory`]: the live table of endpoints, kept by one [`keeper`] task per endpoint
 //! - `follower`: which endpoints are kept, as the store says; [`view`]: what to make of its silence
-//! - `endpoints`: the table alone, to be measured
+//! - `endpoints`: the table alone, to be measured; [`trial`]: decisions alone
 //! - [`endpoint`]: one ready endpoint: connection, load, what this gateway has in flight there
 //! - `fence`: ends what still waits at an incarnation that is over
 
@@ -42,6 +42,7 @@ pub(crate) mod session;
 #[cfg(test)]
 mod tests;
 mod topology;
+pub(crate) mod trial;
 pub(crate) mod underway;
 pub(crate) mod view;
 
