@@ -59,6 +59,6 @@ impl Endpoint {
     /// For the directory.
     pub fn record(&self, info: EndpointInfo) -> Vec<u8> {
         let (address, model_uri) = (self.address.clone(), self.model_uri.clone());
-        directory::to_bytes(EndpointRecord { info, address, model_uri })
+        directory::to_bytes(EndpointRecord { info, address, model_uri, labels: Default::default() })
     }
 }
