@@ -44,4 +44,6 @@ mod state;
 pub use config::{GatewayConfig, Resume};
 pub use egress::parse::family::{Family, ParserChoice, ReasoningFamily, ToolFamily, UnknownParser};
 pub use gateway::{GatewayError, GatewayHandle, Surroundings, serve};
-pub use placement::{endpoints::Endpoints, follower::knows_a_cluster};
+pub use placement::{
+    endpoints::Endpoints, follower::knows_a_cluster, prefix::measure::PrefixIndex,
+};

@@ -5,13 +5,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use tokio::{sync::watch, time::Instant};
 use troupe_runtime::id::EndpointId;
 
-use super::{Candidate, Placed, Query, endpoint::Endpoint, profile::Profile};
+use super::{
+    Candidate, Placed, Query,
+    endpoint::Endpoint,
+    prefix::namings::{Naming, Prefixes},
+    profile::Profile,
+};
 use crate::{error::ApiError, model::Served};
 
 /// Ready endpoints, in the order of their ids. Immutable: a change makes a new one.
@@ -35,6 +40,11 @@ pub(crate) struct Directory {
     /// Every name that an endpoint of the registry has, ready or not.
     known: watch::Sender<BTreeSet<String>>,
     profile: Profile,
+    /// What endpoints have cached.
+    prefixes: Arc<Prefixes>,
+    /// For each name, in which ways its endpoints name blocks: asked for by every request, and new
+    /// only when the table is.
+    namings: RwLock<BTreeMap<String, BTreeSet<Naming>>>,
 }
 
 // === impl Directory ===
@@ -45,6 +55,8 @@ impl Directory {
             table: watch::Sender::new(Table::default()),
             known: watch::Sender::new(BTreeSet::new()),
             profile: Profile::decode(),
+            prefixes: Arc::new(Prefixes::default()),
+            namings: RwLock::default(),
         }
     }
 
@@ -105,9 +117,39 @@ impl Directory {
     }
 
     /// Tokens of the prompt's beginning that each one's cache holds.
-    #[expect(clippy::unused_self, reason = "the index of prefixes will be here")]
-    fn matched(&self, _: &Query<'_>, endpoints: &[&Arc<Endpoint>]) -> Vec<u32> {
-        vec![0; endpoints.len()]
+    fn matched(&self, query: &Query<'_>, endpoints: &[&Arc<Endpoint>]) -> Vec<u32> {
+        let mut matched = vec![0; endpoints.len()];
+        for named in query.hashes.all() {
+            let runs = self.prefixes.index.runs(&named.hashes);
+            for (matched, endpoint) in matched.iter_mut().zip(endpoints) {
+                if endpoint.cached.naming() == named.naming {
+                    *matched = endpoint.cached.run(&runs) * named.block_size;
+                }
+            }
+        }
+        matched
+    }
+
+    /// What endpoints have cached.
+    pub(crate) fn prefixes(&self) -> &Arc<Prefixes> {
+        &self.prefixes
+    }
+
+    /// The ways in which the endpoints of a model name their blocks.
+    pub(crate) fn namings(&self, model: &str) -> BTreeSet<Naming> {
+        let namings = self.namings.read().unwrap_or_else(PoisonError::into_inner);
+        namings.get(model).cloned().unwrap_or_default()
+    }
+
+    fn look_at_namings(&self) {
+        // Held from before the table is looked at, so that the last to write has seen the last.
+        let mut namings = self.namings.write().unwrap_or_else(PoisonError::into_inner);
+        namings.clear();
+        for endpoint in self.table().values() {
+            for name in &endpoint.info.model_names {
+                namings.entry(name.clone()).or_default().insert(endpoint.cached.naming());
+            }
+        }
     }
 
     /// An endpoint became ready.
@@ -117,6 +159,7 @@ impl Directory {
             let id = endpoint.info.endpoint.clone();
             Arc::make_mut(table).insert(id, endpoint);
         });
+        self.look_at_namings();
     }
 
     /// An endpoint is no longer ready. A successor of the same name stays.
@@ -128,6 +171,7 @@ impl Directory {
                 Arc::make_mut(table).remove(id);
             }
         });
+        self.look_at_namings();
     }
 }
 

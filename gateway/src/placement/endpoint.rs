@@ -15,11 +15,15 @@ use std::{
 
 use tokio::time::Instant;
 use troupe_runtime::{
+    prefix::Parameters,
     transport::{Connection, Conversation, LinkError, Stream},
     wire::status::{EndpointInfo, Load, StatusDown, StatusUp},
 };
 
-use super::Candidate;
+use super::{
+    Candidate,
+    prefix::{cached::Cached, namings::Prefixes},
+};
 use crate::model::ServedModel;
 
 /// A scraper waits for the slowest leader; one that takes longer is left out.
@@ -35,6 +39,8 @@ pub(crate) struct Endpoint {
     pub(crate) labels: BTreeMap<String, String>,
     /// Its leader.
     pub(crate) connection: Arc<dyn Connection>,
+    /// What it holds already.
+    pub(crate) cached: Cached,
     // A std mutex: held for a copy of 200 bytes, never across an await.
     load: Mutex<(Load, Instant)>,
     in_flight: AtomicU32,
@@ -54,17 +60,25 @@ impl Endpoint {
         model: Arc<ServedModel>,
         labels: BTreeMap<String, String>,
         connection: Arc<dyn Connection>,
+        prefixes: &Arc<Prefixes>,
     ) -> Self {
+        let cached = Cached::new(Arc::clone(prefixes), &Parameters::of(&info));
         Self {
             info,
             model,
             labels,
             connection,
+            cached,
             load: Mutex::new((Load::default(), Instant::now())),
             in_flight: AtomicU32::new(0),
             uncached: AtomicU64::new(0),
             metrics: Mutex::new(Arc::from("")),
         }
+    }
+
+    /// How it names its blocks.
+    pub(crate) fn parameters(&self) -> Parameters {
+        Parameters::of(&self.info)
     }
 
     /// How busy its leader last said it is.
@@ -154,11 +168,12 @@ pub(crate) mod tests {
 
     use crate::{
         ingress::hints::Hints,
-        placement::{Candidate, Query},
+        placement::{Candidate, Query, prefix::namings::Hashes},
     };
 
     static NOBODY: BTreeSet<EndpointId> = BTreeSet::new();
     static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();
+    static NO_HASHES: Hashes = Hashes::NONE;
     static NO_HINTS: Hints = Hints::NONE;
 
     /// A first try of a prompt of a hundred tokens.
@@ -170,6 +185,7 @@ pub(crate) mod tests {
             goes_on: None,
             request: RequestId(uuid::Uuid::nil()),
             tokens: 100,
+            hashes: &NO_HASHES,
             hints: &NO_HINTS,
         }
     }

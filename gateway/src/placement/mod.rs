@@ -10,6 +10,7 @@
 //! - `follower`: which endpoints are kept, as the store says; [`view`]: what to make of its silence
 //! - `endpoints`: the table alone, to be measured
 //! - [`endpoint`]: one ready endpoint: connection, load, what this gateway has in flight there
+//! - [`prefix`]: which of them hold how much of a prompt already
 //! - `fence`: ends what still waits at an incarnation that is over
 
 pub(crate) mod directory;
@@ -20,6 +21,7 @@ pub(crate) mod filter;
 pub(crate) mod follower;
 pub(crate) mod keeper;
 pub(crate) mod picker;
+pub(crate) mod prefix;
 pub(crate) mod profile;
 pub(crate) mod scorer;
 pub(crate) mod view;
@@ -35,7 +37,7 @@ use troupe_runtime::{
     wire::status::{EndpointInfo, Fingerprint, Load},
 };
 
-use self::endpoint::Endpoint;
+use self::{endpoint::Endpoint, prefix::namings::Hashes};
 use crate::ingress::hints::Hints;
 
 /// What is to be placed.
@@ -54,6 +56,8 @@ pub(crate) struct Query<'a> {
     pub(crate) request: RequestId,
     /// Tokens of the prompt.
     pub(crate) tokens: u32,
+    /// The names of the prompt's blocks.
+    pub(crate) hashes: &'a Hashes,
     /// What the client asked of placement.
     pub(crate) hints: &'a Hints,
 }
