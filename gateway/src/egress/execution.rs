@@ -114,6 +114,7 @@ impl Places {
                 request: prompt.request,
                 tokens: prompt.tokens.len() as u32,
                 hashes,
+                scope: request.scope.as_ref(),
                 hints: &request.hints,
             })
         };
@@ -258,8 +259,8 @@ impl Execution {
             request: self.prompt.request,
             attempt: self.core.attempt(),
             endpoint: info.endpoint.clone(),
-            tenant: String::new(),
-            priority: self.request.priority,
+            tenant: self.request.tenant.to_string(),
+            priority: self.request.urgency(),
             time_left_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
             prompt: self.prompt.tokens.to_vec(),
             block_hashes,

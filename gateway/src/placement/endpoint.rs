@@ -40,7 +40,7 @@ pub(crate) struct Endpoint {
     /// Its leader.
     pub(crate) connection: Arc<dyn Connection>,
     /// What it holds already.
-    pub(crate) cached: Cached,
+    pub(crate) cached: Arc<Cached>,
     // A std mutex: held for a copy of 200 bytes, never across an await.
     load: Mutex<(Load, Instant)>,
     in_flight: AtomicU32,
@@ -62,7 +62,7 @@ impl Endpoint {
         connection: Arc<dyn Connection>,
         prefixes: &Arc<Prefixes>,
     ) -> Self {
-        let cached = Cached::new(Arc::clone(prefixes), &Parameters::of(&info));
+        let cached = Arc::new(Cached::new(Arc::clone(prefixes), &Parameters::of(&info)));
         Self {
             info,
             model,
@@ -74,11 +74,6 @@ impl Endpoint {
             uncached: AtomicU64::new(0),
             metrics: Mutex::new(Arc::from("")),
         }
-    }
-
-    /// How it names its blocks.
-    pub(crate) fn parameters(&self) -> Parameters {
-        Parameters::of(&self.info)
     }
 
     /// How busy its leader last said it is.
@@ -187,6 +182,7 @@ pub(crate) mod tests {
             tokens: 100,
             hashes: &NO_HASHES,
             hints: &NO_HINTS,
+            scope: None,
         }
     }
 
@@ -213,6 +209,7 @@ pub(crate) mod tests {
             max_model_len: 1024,
             block_size: 16,
             num_blocks: 64,
+            max_num_seqs: 8,
             fingerprint: Fingerprint {
                 model: Digest::default(),
                 tokenizer: Digest::default(),

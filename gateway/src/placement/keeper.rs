@@ -103,8 +103,8 @@ impl Keeper {
         let entered = Entered { directory: &self.directory, endpoint };
         retry.reset();
         let mut follower = JoinSet::new();
-        let cache = prefix::follow::follow(Arc::clone(&entered.endpoint), Arc::clone(&connection));
-        follower.spawn(cache);
+        let (info, cached) = (entered.endpoint.info.clone(), Arc::clone(&entered.endpoint.cached));
+        follower.spawn(prefix::follow::follow(info, cached, Arc::clone(&connection)));
         Ok(follow(&entered.endpoint, &connection, receiver).await)
     }
 }
