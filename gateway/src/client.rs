@@ -6,12 +6,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use troupe_runtime::{
     transport::{Conversation, LinkError, Stream},
     wire::generate::{Finish, Generate, GenerateDown, GenerateUp},
 };
 
-use crate::placement::endpoint::{Endpoint, InFlight};
+use crate::placement::{endpoint::Endpoint, underway::Underway};
 
 /// How long handing one frame to a leader may take. Leaders read at once, so a full window for so
 /// long means that nobody is there.
@@ -20,7 +21,7 @@ const SEND_DEADLINE: Duration = Duration::from_secs(5);
 /// A request under way at one endpoint.
 pub(crate) struct Attempt {
     stream: Stream,
-    _in_flight: InFlight,
+    underway: Underway,
 }
 
 impl Attempt {
@@ -31,11 +32,11 @@ impl Attempt {
     pub(crate) async fn open(
         endpoint: &Arc<Endpoint>,
         generate: Generate,
+        underway: Underway,
     ) -> Result<Self, LinkError> {
-        let in_flight = endpoint.begin();
         let mut stream = endpoint.connection.open(Conversation::Generate, SEND_DEADLINE).await?;
         stream.sender.send(&GenerateUp::Start(Box::new(generate)), SEND_DEADLINE).await?;
-        Ok(Self { stream, _in_flight: in_flight })
+        Ok(Self { stream, underway })
     }
 
     /// What the leader says next. Waits without limit: the caller has the deadline. Safe to cancel.
@@ -44,6 +45,11 @@ impl Attempt {
     /// [`LinkError`]; also for an end in order, because a leader ends only after the gateway does.
     pub(crate) async fn next(&mut self) -> Result<GenerateDown, LinkError> {
         self.stream.receiver.next().await?.ok_or(LinkError::Ended)
+    }
+
+    /// So many tokens of it came.
+    pub(crate) fn tokens(&mut self, now: Instant, count: usize) {
+        self.underway.tokens(now, count);
     }
 
     /// Tells the leader that a choice is over.

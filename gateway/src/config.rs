@@ -6,6 +6,7 @@ use troupe_runtime::model::source::HubCache;
 
 use crate::{
     egress::parse::family::{ParserChoice, ReasoningFamily, ToolFamily},
+    placement::config::PickerConfig,
     tenants::Tenant,
 };
 
@@ -43,6 +44,9 @@ pub struct GatewayConfig {
     pub max_held_bytes: usize,
     /// Who goes first when endpoints have no room.
     pub flow: FlowControl,
+    /// How requests are placed where a service does not say; as llm-d does by default if not
+    /// given.
+    pub picker: Option<PickerConfig>,
     /// Whether a stream whose endpoint is lost goes on at another one.
     pub resume: Resume,
     /// Where what is known of the cluster is kept for a start without the store; nowhere if not
@@ -111,6 +115,7 @@ impl GatewayConfig {
             max_held_requests: 1024,
             max_held_bytes: 256 << 20,
             flow: FlowControl::default(),
+            picker: None,
             resume: Resume::Any,
             data_dir: None,
             tokenizers: std::thread::available_parallelism().map_or(1, usize::from),

@@ -75,6 +75,11 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "NotFoundError", message).at("model")
     }
 
+    /// Something that is not there, other than a model.
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "NotFoundError", message)
+    }
+
     /// Something that this version cannot do. It is the request that has to change, so it is the
     /// client's mistake and no 501: what watches for 5xx would call a person.
     pub(crate) fn not_implemented(message: impl Into<String>) -> Self {

@@ -16,7 +16,7 @@ use troupe_runtime::{
 use crate::{
     config::GatewayConfig,
     holding::{declared, desk},
-    placement::follower,
+    placement::{follower, services},
     rules, server,
     state::Gateway,
 };
@@ -92,6 +92,7 @@ pub async fn serve(
     let book = Arc::clone(&gateway.book);
     let endpoints =
         follower::Follower::new(directory, link, Arc::clone(&gateway.models), data_dir.clone());
+    let placed = services::run(catalog.changes(), Arc::clone(&gateway.directory));
     let services = declared::Follower::new(catalog, keys.clone(), data_dir);
     let mut tasks = JoinSet::new();
     tracing::info!(%address, "gateway listens");
@@ -101,6 +102,7 @@ pub async fn serve(
             () = server::run(listener, gateway, shutdown) => {}
             never = endpoints.run(registry.clone(), keys.clone()) => match never {},
             never = services.run(registry.clone()) => match never {},
+            never = placed => match never {},
             never = flow.run() => match never {},
             never = rules::follower::run(book, registry.clone(), keys.clone()) => match never {},
             never = desk::run(holding, lease, keys, id) => match never {},

@@ -50,6 +50,9 @@ pub use config::{FlowControl, GatewayConfig, Resume};
 pub use egress::parse::family::{Family, ParserChoice, ReasoningFamily, ToolFamily, UnknownParser};
 pub use gateway::{GatewayError, GatewayHandle, Surroundings, serve};
 pub use placement::{
-    endpoints::Endpoints, follower::knows_a_cluster, prefix::measure::PrefixIndex,
+    config::{PickerConfig, PickerError},
+    endpoints::Endpoints,
+    follower::knows_a_cluster,
+    prefix::measure::PrefixIndex,
 };
 pub use tenants::Tenant;

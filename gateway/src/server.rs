@@ -36,7 +36,7 @@ use crate::{
     error,
     ingress::context::RequestContext,
     openapi,
-    routes::{chat, completions, models, probes, tokenize},
+    routes::{chat, completions, models, placement, probes, tokenize},
     rules::front,
     state::Gateway,
     tenants::Tenants,
@@ -76,6 +76,8 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
     let tenants = Arc::new(Tenants::new(&config.api_keys, &config.tenants));
     let rows = rows().into_iter().fold(Router::new(), |all, (path, row)| all.route(path, row));
     rows.merge(openapi::page())
+        // For people who look into one deployment, and no part of the API.
+        .route("/debug/placement/{request}", get(placement::explain))
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(middleware::from_fn_with_state(tenants, auth::guard))

@@ -51,7 +51,12 @@ impl Gateway {
             tools: config.tool_call_parser,
             reasoning: config.reasoning_parser,
         };
-        let (directory, metrics) = (Arc::new(Directory::new()), Arc::new(Metrics::new()));
+        let (directory, metrics) = (
+            Arc::new(Directory::new(
+                config.picker.as_ref().map(|picker| Arc::clone(&picker.placer)),
+            )),
+            Arc::new(Metrics::new()),
+        );
         let limits = Limits { requests: config.max_held_requests, bytes: config.max_held_bytes };
         let (table, counts) = (Arc::clone(&directory), Arc::clone(&metrics));
         let flow = FlowSettings::of(&config.flow);

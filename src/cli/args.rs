@@ -9,7 +9,8 @@ use std::{
 
 use clap::Args;
 use troupe_gateway::{
-    FlowControl, GatewayConfig, ParserChoice, ReasoningFamily, Resume, Tenant, ToolFamily,
+    FlowControl, GatewayConfig, ParserChoice, PickerConfig, ReasoningFamily, Resume, Tenant,
+    ToolFamily,
 };
 use troupe_runtime::spec::EngineFlags;
 
@@ -152,6 +153,10 @@ pub(crate) struct HttpArgs {
     /// refuses it at once.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     no_endpoint_timeout: u32,
+    /// A file with an EndpointPickerConfig, which says how requests are placed on endpoints where a
+    /// service does not say it [default: llm-d's default profile].
+    #[arg(long, value_name = "FILE", value_parser = picker)]
+    endpoint_picker_config: Option<PickerConfig>,
     /// Where a request goes on whose endpoint is lost after a part of the answer was told: any
     /// (wherever the same model is served), exact (only where the tokens are the same to the bit)
     /// or off (it ends with an error).
@@ -181,6 +186,7 @@ impl HttpArgs {
             flow: FlowArgs::default(),
             max_logprobs: 20,
             no_endpoint_timeout: 60,
+            endpoint_picker_config: None,
             resume: Resume::Any,
             tool_call_parser: ParserChoice::Auto,
             reasoning_parser: ParserChoice::Auto,
@@ -196,6 +202,10 @@ impl HttpArgs {
         config.flow = self.flow.config();
         config.hub = stack::hub();
         config.hold_timeout = Duration::from_secs(self.no_endpoint_timeout.into());
+        config.picker.clone_from(&self.endpoint_picker_config);
+        for warning in config.picker.iter().flat_map(|picker| &picker.warnings) {
+            tracing::warn!(warning, "endpoint picker config");
+        }
         config.resume = self.resume;
         config.max_logprobs = u32::try_from(self.max_logprobs).ok();
         config.tool_call_parser = self.tool_call_parser;
@@ -267,6 +277,12 @@ fn above_zero(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| "must be a number".to_owned())?;
     let fits = number.is_finite() && number > 0.0;
     fits.then_some(number).ok_or_else(|| "must be above 0".to_owned())
+}
+
+/// What a file says of placement; all that is wrong with it, if it is.
+fn picker(path: &str) -> Result<PickerConfig, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    PickerConfig::read(&text).map_err(|error| error.to_string())
 }
 
 /// How a process takes part in a cluster.

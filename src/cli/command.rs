@@ -3,8 +3,8 @@
 use clap::Subcommand;
 
 use super::{
-    Failure, batch, bench, certify, chat, completion, gateway, health, join, member, node, operate,
-    run, serve, token, up,
+    Failure, batch, bench, certify, chat, completion, explain, gateway, health, join, member, node,
+    operate, run, serve, token, up,
 };
 
 #[derive(Debug, Subcommand)]
@@ -49,6 +49,8 @@ pub(super) enum Command {
     Logs(operate::LogsCommand),
     /// Show how busy hosts and services are.
     Top(operate::Top),
+    /// Show where a request was placed, and why.
+    Explain(explain::Explain),
     /// Plan nothing new on hosts.
     Cordon(operate::Cordon),
     /// Plan on hosts again.
@@ -112,6 +114,7 @@ impl Command {
             Self::Events(events) => events.run().await,
             Self::Logs(logs) => logs.run().await,
             Self::Top(top) => top.run().await,
+            Self::Explain(explain) => explain.run().await,
             Self::Cordon(cordon) => cordon.run().await,
             Self::Uncordon(uncordon) => uncordon.run().await,
             Self::Drain(drain) => drain.run().await,

@@ -11,6 +11,7 @@ mod chat;
 mod command;
 mod completion;
 mod control;
+mod explain;
 mod failure;
 mod gateway;
 mod health;

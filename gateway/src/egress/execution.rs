@@ -34,6 +34,7 @@ use crate::{
         GoesOn, Placed, Query,
         directory::Directory,
         prefix::namings::{Hashes, Named},
+        underway::Underway,
     },
 };
 
@@ -111,11 +112,13 @@ impl Places {
                 tokenizer: request.model.tokenizer_digest(),
                 exclude: tried,
                 goes_on,
+                name: &request.name,
                 request: prompt.request,
                 tokens: prompt.tokens.len() as u32,
                 hashes,
                 scope: request.scope.as_ref(),
                 hints: &request.hints,
+                now: self.directory.now(),
             })
         };
         let Some(origin) = origin else { return place(None) };
@@ -168,6 +171,9 @@ impl Execution {
         let now = Instant::now();
         for delta in &effects.deltas {
             self.meter.delta(now, delta);
+            if let Some(attempt) = &mut self.attempt {
+                attempt.tokens(now, delta.tokens.len());
+            }
         }
         self.ready.extend(effects.deltas);
         self.then = effects.then;
@@ -228,21 +234,33 @@ impl Execution {
         if self.core.origin().is_some() {
             tracing::info!(endpoint = %id, attempt = self.core.attempt(), "resume a stream");
         }
+        placed.decision.trace().in_scope(|| tracing::debug!(endpoint = %id, "placed"));
+        if let Some(token) = &placed.token {
+            // Another prompt of the request may have said one before: any of them will do.
+            let _ = self.request.session_token.set(token.clone());
+        }
         let event = Event::Placed(id.clone(), fingerprint.clone());
         self.chosen = Some(placed);
         event
     }
 
     async fn open(&mut self) -> Event {
-        let Some(Placed { endpoint, .. }) = self.chosen.take() else {
+        let Some(placed) = self.chosen.take() else {
             return Event::Broken("no endpoint was chosen".into());
         };
         // So that who asks the same at the same time is sent the same way.
-        let named = self.hashes.named(endpoint.cached.naming()).cloned();
-        if let Some(named) = &named {
-            endpoint.cached.sent(&named.hashes);
+        for endpoint in [Some(&placed.endpoint), placed.prefill.as_ref()].into_iter().flatten() {
+            if let Some(named) = self.hashes.named(endpoint.cached.naming()) {
+                endpoint.cached.sent(&named.hashes);
+            }
         }
-        match Attempt::open(&endpoint, self.generate(&endpoint.info, named)).await {
+        let endpoint = &placed.endpoint;
+        let named = self.hashes.named(endpoint.cached.naming()).cloned();
+        let generate = self.generate(&endpoint.info, named);
+        let max_tokens = self.prompt.options.max_tokens;
+        let directory = &self.places.directory;
+        let underway = Underway::begin(directory, &placed, self.request.n, max_tokens);
+        match Attempt::open(endpoint, generate, underway).await {
             Ok(attempt) => {
                 self.attempt = Some(attempt);
                 Event::Opened

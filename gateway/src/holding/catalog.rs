@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::watch;
 
 /// A service by name.
@@ -25,6 +26,9 @@ pub(crate) struct Declared {
     pub(crate) comes_up: bool,
     /// Whether it may be without one until somebody asks.
     pub(crate) on_demand: bool,
+    /// How its requests are placed, if it says so: an `EndpointPickerConfig`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) placement: Option<Value>,
     /// Why it will not come up by itself, as the controller says.
     pub(crate) failed: Option<String>,
 }
@@ -107,7 +111,7 @@ mod tests {
             let name = ServiceName { namespace: "n".into(), name: name.into() };
             let failed = failed.map(str::to_owned);
             let names = vec!["m".into(), "x".into()];
-            (name, Declared { names, comes_up, on_demand: comes_up, failed })
+            (name, Declared { names, comes_up, on_demand: comes_up, placement: None, failed })
         };
         let found = |catalog: &Catalog, model| catalog.find(model).map(|(name, _)| name.name);
         catalog.set([service("a", false, None)].into());

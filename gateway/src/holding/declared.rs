@@ -233,7 +233,8 @@ fn read(value: &[u8]) -> Result<Option<(ServiceName, Declared)>, String> {
     let sleeps = |scaling: &Scaling| scaling.min_replicas == 0 || scaling.idle_replicas == Some(0);
     let on_demand = scaling.is_some_and(sleeps);
     let comes_up = scaling.is_some() || spec.workload.replicas > 0;
-    Ok(Some((name, Declared { names, comes_up, on_demand, failed: None })))
+    let placement = spec.router.and_then(|router| router.scheduler?.config);
+    Ok(Some((name, Declared { names, comes_up, on_demand, placement, failed: None })))
 }
 
 /// Why a service is not formed any more, if the controller says that it is so.
@@ -280,6 +281,9 @@ mod tests {
         let scaled = json!({"scaling": {"minReplicas": 0, "maxReplicas": 2}});
         assert!(declared(scaled).on_demand);
         assert!(!declared(json!({"replicas": 0})).comes_up, "nobody is to serve it");
+        let picker = json!({"kind": "EndpointPickerConfig"});
+        let scheduler = json!({"scheduler": {"config": {"inline": picker}}});
+        assert_eq!(declared(json!({"router": scheduler})).placement, Some(picker));
         assert_eq!(read(&tombstone(3)), Ok(None));
         assert!(read(b"nonsense").is_err());
     }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 /// What headers say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub(crate) struct Hints {
     pub(crate) subset: Vec<String>,
     /// How urgent it is; the larger, the more.
     pub(crate) priority: i32,
+    /// All headers that begin with `x-`: labels may be preferred by any of them.
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// Longest value that is taken.
@@ -35,7 +37,7 @@ const MAX_BYTES: usize = 1024;
 
 impl Hints {
     /// No wish.
-    #[allow(dead_code, reason = "the scorers that read all of it are under way")]
+    #[cfg(test)]
     pub(crate) const NONE: Self = Self {
         session_id: None,
         session_token: None,
@@ -45,6 +47,7 @@ impl Hints {
         tpot: None,
         subset: Vec::new(),
         priority: 0,
+        headers: Vec::new(),
     };
 
     /// From a request's headers.
@@ -69,8 +72,24 @@ impl Hints {
             tpot: time("x-llm-d-slo-tpot-ms"),
             subset: subset.map(str::to_owned).collect(),
             priority: 0,
+            headers: custom(headers).map(|(name, value)| (name.clone(), value.clone())).collect(),
         }
     }
+
+    /// What a header says that begins with `x-`.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(known, _)| known.as_str() == name)?;
+        value.to_str().ok()
+    }
+}
+
+/// Those that say something of the request; a key that somebody sends so is nobody's to keep.
+fn custom(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+    let ours = |name: &HeaderName| {
+        let name = name.as_str();
+        name.starts_with("x-") && !name.contains("key") && !name.contains("auth")
+    };
+    headers.iter().filter(move |(name, value)| ours(name) && value.len() <= MAX_BYTES)
 }
 
 #[cfg(test)]
@@ -90,7 +109,7 @@ mod tests {
             headers.insert(name, value.parse().expect("a header"));
         }
         headers.insert("epp-profile", "x".repeat(MAX_BYTES + 1).parse().expect("a header"));
-        assert_eq!(Hints::new(&headers), Hints::NONE);
+        assert_eq!(Hints { headers: Vec::new(), ..Hints::new(&headers) }, Hints::NONE);
     }
 
     #[test]
@@ -103,8 +122,9 @@ mod tests {
             ("x-llm-d-slo-ttft-ms", "250"),
             ("x-llm-d-slo-tpot-ms", "20"),
             ("x-gateway-destination-endpoint-subset", "10.0.0.1:80, 10.0.0.2:80"),
+            ("x-api-key", "secret"),
         ] {
-            let name: axum::http::HeaderName = name.parse().expect("a name");
+            let name: HeaderName = name.parse().expect("a name");
             headers.insert(name, value.parse().expect("a header"));
         }
         let hints = Hints {
@@ -116,6 +136,9 @@ mod tests {
             subset: vec!["10.0.0.1:80".into(), "10.0.0.2:80".into()],
             ..Hints::NONE
         };
-        assert_eq!(Hints::new(&headers), hints);
+        let read = Hints::new(&headers);
+        assert_eq!(read.header("x-session-token"), Some("t"));
+        assert_eq!(read.header("x-api-key"), None);
+        assert_eq!(Hints { headers: Vec::new(), ..read }, hints);
     }
 }

@@ -1,6 +1,6 @@
 //! A request after every check: what is placed, executed and answered.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::time::Instant;
 use troupe_runtime::{id::RequestId, wire::generate::SamplingOptions};
@@ -16,6 +16,8 @@ use crate::{
 /// What all prompts of a request share.
 #[derive(Debug)]
 pub(crate) struct Prepared {
+    /// The request's id, as its client knows it.
+    pub(crate) name: String,
     /// The name by which endpoints are found.
     pub(crate) served_name: String,
     /// Whose tokens the prompts are.
@@ -34,6 +36,8 @@ pub(crate) struct Prepared {
     pub(crate) hints: Hints,
     /// The services that may answer it; all of them if no route says.
     pub(crate) scope: Option<Scope>,
+    /// With what the next request of its session comes to the same endpoint.
+    pub(crate) session_token: OnceLock<String>,
     pub(crate) deadline: Instant,
     pub(crate) telling: Telling,
 }
@@ -72,6 +76,8 @@ impl Prepared {
         let claimed = served.priority.or_else(|| asked_priority(asked));
         let priority = context.caller.priority(claimed);
         Self {
+            // One that is too long was refused when the request was received.
+            name: context.id_for(asked.request_id.as_deref()).unwrap_or(&context.id).to_owned(),
             served_name: served.name,
             model: served.model,
             n,
@@ -82,6 +88,7 @@ impl Prepared {
             cache_salt: asked.cache_salt.clone(),
             traceparent: context.traceparent.clone(),
             scope: context.scope.clone(),
+            session_token: OnceLock::new(),
             hints: Hints { priority, ..context.hints.clone() },
             deadline: context.deadline,
             telling: Telling { stream, include_usage, continuous_usage, interval },

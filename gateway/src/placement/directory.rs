@@ -5,17 +5,23 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::Duration,
 };
 
 use tokio::{sync::watch, time::Instant};
-use troupe_runtime::id::EndpointId;
+use troupe_runtime::{id::EndpointId, wire::status::Fingerprint};
 
 use super::{
-    Candidate, Placed, Query,
+    Placed, Query,
     endpoint::Endpoint,
+    explain::{recent::Recent, record::Decision},
+    handler::Placer,
+    latency::{Features, Measured, Predicted, Predictor},
+    pools::Pools,
     prefix::namings::{Naming, Prefixes},
-    profile::Profile,
+    scene::Scene,
+    session,
 };
 use crate::{error::ApiError, model::Served, rules::Scope};
 
@@ -39,24 +45,31 @@ pub(crate) struct Directory {
     table: watch::Sender<Table>,
     /// Every name that an endpoint of the registry has, ready or not.
     known: watch::Sender<BTreeSet<String>>,
-    profile: Profile,
     /// What endpoints have cached.
     prefixes: Arc<Prefixes>,
     /// For each name, in which ways its endpoints name blocks: asked for by every request, and new
     /// only when the table is.
     namings: RwLock<BTreeMap<String, BTreeSet<Naming>>>,
+    pools: Pools,
+    predictor: Mutex<Predictor>,
+    recent: Recent,
+    born: Instant,
 }
 
 // === impl Directory ===
 
 impl Directory {
-    pub(crate) fn new() -> Self {
+    /// One of nobody. Requests are placed so where a service does not say how.
+    pub(crate) fn new(otherwise: Option<Arc<Placer>>) -> Self {
         Self {
             table: watch::Sender::new(Table::default()),
             known: watch::Sender::new(BTreeSet::new()),
-            profile: Profile::decode(),
             prefixes: Arc::new(Prefixes::default()),
             namings: RwLock::default(),
+            pools: Pools::new(otherwise),
+            predictor: Mutex::default(),
+            recent: Recent::default(),
+            born: Instant::now(),
         }
     }
 
@@ -112,18 +125,37 @@ impl Directory {
         })
     }
 
-    /// The endpoint for a request, if any will do.
+    /// Where a request goes, if anybody can take it.
     pub(crate) fn place(&self, query: &Query<'_>) -> Option<Placed> {
-        let (table, now) = (self.table(), Instant::now());
-        let endpoints: Vec<&Arc<Endpoint>> = table.values().collect();
-        let matched = self.matched(query, &endpoints);
-        let candidates: Vec<Candidate<'_>> = endpoints
-            .iter()
-            .zip(&matched)
-            .map(|(endpoint, matched)| endpoint.candidate(now, *matched))
-            .collect();
-        let at = self.profile.place(query, &candidates)?;
-        Some(Placed { endpoint: Arc::clone(endpoints[at]), prefill: None })
+        let pool = self.pools.of(query.model)?;
+        let fits = |endpoint: &&Arc<Endpoint>| {
+            let fingerprint = &endpoint.info.fingerprint;
+            // During a rolling update one name may have two tokenizers.
+            fingerprint.tokenizer == query.tokenizer
+                && query.goes_on.is_none_or(|goes_on| goes_on.at(fingerprint))
+                && !query.exclude.contains(&endpoint.info.endpoint)
+                && query.scope.is_none_or(|scope| scope.has(&endpoint.info.endpoint.group))
+        };
+        let endpoints: Vec<&Arc<Endpoint>> = pool.members.iter().filter(fits).collect();
+        let (now, matched) = (Instant::now(), self.matched(query, &endpoints));
+        let candidate = |row: usize| endpoints[row].candidate(now, matched[row]);
+        let mut scene = Scene::of((0..endpoints.len()).map(candidate));
+        if pool.placer.predicts(&scene) {
+            scene.predict(self.expected(query, &scene));
+        }
+        let outcome = pool.placer.place(query, scene);
+        let (at, prefill) = (outcome.endpoint?, outcome.prefill);
+        let features = Features::of(query, &Scene::of([candidate(at)].into_iter()), 0);
+        let predicted = self.predictor().predict(&endpoints[at].info.fingerprint, &features);
+        let decision = Decision::new(query, &endpoints, outcome, features, predicted)?;
+        let decision = Arc::new(decision);
+        self.recent.keep(&decision);
+        Some(Placed {
+            endpoint: Arc::clone(endpoints[at]),
+            prefill: prefill.map(|at| Arc::clone(endpoints[at])),
+            token: pool.placer.tokens.then(|| session::token_of(&endpoints[at].info.endpoint)),
+            decision,
+        })
     }
 
     /// Tokens of the prompt's beginning that each one's cache holds.
@@ -162,12 +194,48 @@ impl Directory {
         }
     }
 
+    /// What is expected of each; nothing if it is not known of all.
+    fn expected(&self, query: &Query<'_>, scene: &Scene<'_>) -> Vec<Predicted> {
+        let predictor = self.predictor();
+        let of = |row: usize| {
+            let features = Features::of(query, scene, row);
+            predictor.predict(&scene.rows()[row].info.fingerprint, &features)
+        };
+        (0..scene.len()).map(of).collect::<Option<_>>().unwrap_or_default()
+    }
+
+    /// Learns from what was measured.
+    pub(crate) fn learn(&self, of: &Fingerprint, features: &Features, measured: Measured) {
+        self.predictor().learn(of, features, measured);
+    }
+
+    fn predictor(&self) -> MutexGuard<'_, Predictor> {
+        self.predictor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was decided lately.
+    pub(crate) fn recent(&self) -> &Recent {
+        &self.recent
+    }
+
+    /// The gateway's time, as plug-ins know it.
+    pub(crate) fn now(&self) -> Duration {
+        self.born.elapsed()
+    }
+
+    /// How services say that their requests are placed, by namespace and name.
+    pub(crate) fn configure(&self, services: BTreeMap<(String, String), Arc<Placer>>) {
+        self.pools.configure(services);
+        self.pools.follow(&self.table());
+    }
+
     /// An endpoint became ready.
     pub(crate) fn enter(&self, endpoint: Arc<Endpoint>) {
         tracing::info!(endpoint = %endpoint.info.endpoint, "endpoint ready");
         self.table.send_modify(|table| {
             let id = endpoint.info.endpoint.clone();
             Arc::make_mut(table).insert(id, endpoint);
+            self.pools.follow(table);
         });
         self.look_at_namings();
     }
@@ -179,6 +247,7 @@ impl Directory {
         self.table.send_modify(|table| {
             if table.get(id).is_some_and(|known| Arc::ptr_eq(known, endpoint)) {
                 Arc::make_mut(table).remove(id);
+                self.pools.follow(table);
             }
         });
         self.look_at_namings();

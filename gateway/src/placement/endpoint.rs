@@ -21,7 +21,7 @@ use troupe_runtime::{
 };
 
 use super::{
-    Candidate,
+    Busy, Candidate,
     prefix::{cached::Cached, namings::Prefixes},
 };
 use crate::model::ServedModel;
@@ -41,16 +41,44 @@ pub(crate) struct Endpoint {
     pub(crate) connection: Arc<dyn Connection>,
     /// What it holds already.
     pub(crate) cached: Arc<Cached>,
+    /// Its name, as people are told it.
+    pub(crate) name: Arc<str>,
     // A std mutex: held for a copy of 200 bytes, never across an await.
-    load: Mutex<(Load, Instant)>,
-    in_flight: AtomicU32,
-    uncached: AtomicU64,
+    load: Mutex<Load>,
+    cells: Cells,
     /// What its leader last said that it has counted.
     metrics: Mutex<Arc<str>>,
 }
 
+/// What every decision looks at: one line of the processor's cache, without a lock.
+#[repr(align(64))]
+struct Cells {
+    /// Running and waiting sequences, 32 bits each, so that they are of one moment.
+    sequences: AtomicU64,
+    /// KV blocks in use and in all.
+    blocks: AtomicU64,
+    /// When that was told, in microseconds since `born`.
+    told: AtomicU64,
+    born: Instant,
+    in_flight: AtomicU32,
+    uncached: AtomicU64,
+}
+
 /// Counts one request at an endpoint for as long as it lives.
-pub(crate) struct InFlight(Arc<Endpoint>);
+pub(crate) struct InFlight {
+    endpoint: Arc<Endpoint>,
+    /// What of it is still counted.
+    owed: Owed,
+}
+
+/// Tokens that a request leaves to compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Owed {
+    /// Of its prompt, until its first token is there.
+    pub(crate) prompt: u32,
+    /// That its output is expected to have, until it ends.
+    pub(crate) output: u32,
+}
 
 // === impl Endpoint ===
 
@@ -63,27 +91,29 @@ impl Endpoint {
         prefixes: &Arc<Prefixes>,
     ) -> Self {
         let cached = Arc::new(Cached::new(Arc::clone(prefixes), &Parameters::of(&info)));
+        let name = info.endpoint.to_string().into();
         Self {
             info,
             model,
             labels,
             connection,
             cached,
-            load: Mutex::new((Load::default(), Instant::now())),
-            in_flight: AtomicU32::new(0),
-            uncached: AtomicU64::new(0),
+            name,
+            load: Mutex::default(),
+            cells: Cells::new(),
             metrics: Mutex::new(Arc::from("")),
         }
     }
 
     /// How busy its leader last said it is.
     pub(crate) fn load(&self) -> Load {
-        self.load.lock().unwrap_or_else(PoisonError::into_inner).0
+        *self.load.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps what the leader says.
     pub(crate) fn set_load(&self, load: Load) {
-        *self.load.lock().unwrap_or_else(PoisonError::into_inner) = (load, Instant::now());
+        self.cells.tell(&load);
+        *self.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
     }
 
     /// What its leader has counted, as Prometheus' text. If it does not say in time, what it said
@@ -117,29 +147,80 @@ impl Endpoint {
     }
 
     /// Counts one more request, until the guard is dropped.
-    pub(crate) fn begin(self: &Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(Arc::clone(self))
+    pub(crate) fn begin(self: &Arc<Self>, owed: Owed) -> InFlight {
+        self.cells.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.cells.uncached.fetch_add(owed.all(), Ordering::Relaxed);
+        InFlight { endpoint: Arc::clone(self), owed }
     }
 
     /// As placement looks at it now, where so much of the prompt's beginning is in its cache.
     pub(crate) fn candidate(&self, now: Instant, matched: u32) -> Candidate<'_> {
-        let (load, told) = *self.load.lock().unwrap_or_else(PoisonError::into_inner);
+        let cells = &self.cells;
+        let (running, waiting) = halves(cells.sequences.load(Ordering::Relaxed));
+        let (blocks_used, blocks_total) = halves(cells.blocks.load(Ordering::Relaxed));
+        let told = Duration::from_micros(cells.told.load(Ordering::Relaxed));
         Candidate {
             info: &self.info,
-            load,
-            in_flight: self.in_flight.load(Ordering::Relaxed),
-            uncached_in_flight: self.uncached.load(Ordering::Relaxed),
+            load: Busy { running, waiting, blocks_used, blocks_total },
+            in_flight: cells.in_flight.load(Ordering::Relaxed),
+            uncached_in_flight: cells.uncached.load(Ordering::Relaxed),
             matched,
             labels: &self.labels,
-            load_age: now.saturating_duration_since(told),
+            load_age: now.saturating_duration_since(cells.born).saturating_sub(told),
         }
+    }
+}
+
+// === impl Cells ===
+
+impl Cells {
+    fn new() -> Self {
+        Self {
+            sequences: AtomicU64::new(0),
+            blocks: AtomicU64::new(0),
+            told: AtomicU64::new(0),
+            born: Instant::now(),
+            in_flight: AtomicU32::new(0),
+            uncached: AtomicU64::new(0),
+        }
+    }
+
+    fn tell(&self, load: &Load) {
+        let both = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
+        let told = u64::try_from(self.born.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.sequences.store(both(load.running, load.waiting), Ordering::Relaxed);
+        self.blocks.store(both(load.blocks_used, load.blocks_total), Ordering::Relaxed);
+        self.told.store(told, Ordering::Relaxed);
+    }
+}
+
+fn halves(both: u64) -> (u32, u32) {
+    ((both >> 32) as u32, both as u32)
+}
+
+// === impl Owed ===
+
+impl Owed {
+    fn all(self) -> u64 {
+        u64::from(self.prompt) + u64::from(self.output)
+    }
+}
+
+// === impl InFlight ===
+
+impl InFlight {
+    /// Its first token is there: its prompt is computed.
+    pub(crate) fn computed(&mut self) {
+        let prompt = u64::from(std::mem::take(&mut self.owed.prompt));
+        self.endpoint.cells.uncached.fetch_sub(prompt, Ordering::Relaxed);
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let cells = &self.endpoint.cells;
+        cells.in_flight.fetch_sub(1, Ordering::Relaxed);
+        cells.uncached.fetch_sub(self.owed.all(), Ordering::Relaxed);
     }
 }
 
@@ -158,12 +239,12 @@ pub(crate) mod tests {
 
     use troupe_runtime::{
         id::{Digest, EndpointId, Epoch, GroupId, RequestId},
-        wire::status::{EndpointInfo, Fingerprint, Load, Role},
+        wire::status::{EndpointInfo, Fingerprint, Role},
     };
 
     use crate::{
         ingress::hints::Hints,
-        placement::{Candidate, Query, prefix::namings::Hashes},
+        placement::{Busy, Candidate, Query, prefix::namings::Hashes},
     };
 
     static NOBODY: BTreeSet<EndpointId> = BTreeSet::new();
@@ -178,11 +259,13 @@ pub(crate) mod tests {
             tokenizer: Digest::default(),
             exclude: &NOBODY,
             goes_on: None,
+            name: "r",
             request: RequestId(uuid::Uuid::nil()),
             tokens: 100,
             hashes: &NO_HASHES,
             hints: &NO_HINTS,
             scope: None,
+            now: Duration::ZERO,
         }
     }
 
@@ -190,7 +273,7 @@ pub(crate) mod tests {
     pub(crate) fn candidate(info: &EndpointInfo) -> Candidate<'_> {
         Candidate {
             info,
-            load: Load::default(),
+            load: Busy::default(),
             in_flight: 0,
             uncached_in_flight: 0,
             matched: 0,

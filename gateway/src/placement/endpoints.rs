@@ -32,7 +32,7 @@ impl Endpoints {
         link: Arc<dyn Link>,
         hub: HubCache,
     ) -> Self {
-        let directory = Arc::new(Directory::new());
+        let directory = Arc::new(Directory::new(None));
         let models = Arc::new(Models::new(1, hub, ModelSettings::default()));
         let follower = Follower::new(Arc::clone(&directory), link, models, None);
         let mut tasks = JoinSet::new();

@@ -2,10 +2,15 @@
 //!
 //! Placement is a plain function of a [`Query`] and the [`Candidate`]s: no network, no clock. Names
 //! and roles follow the Gateway API Inference Extension. Plug-ins are one small file each and are
-//! named in one table, [`profile::Profile::decode`].
+//! named in one table, [`config::table`].
 //!
-//! - [`profile`]: which plug-ins, with what weight; runs them
+//! - [`handler`]: which profiles a request goes through; [`profile`]: plug-ins with weights
+//! - [`scene`]: the candidates of one decision, as columns
 //! - [`filter`]: who cannot take the request; [`scorer`]: who should, 0 to 1; [`picker`]: who will
+//! - [`config`]: the plug-ins by name, and files that say which are used; [`defaults`]: else
+//! - [`latency`]: how soon each would answer, learned; [`explain`]: what was decided, and why
+//! - [`session`], [`topology`], [`dice`]: what plug-ins share
+//! - `pools`: who serves what; [`underway`]: an attempt, counted and measured
 //! - [`directory`]: the live table of endpoints, kept by one [`keeper`] task per endpoint
 //! - `follower`: which endpoints are kept, as the store says; [`view`]: what to make of its silence
 //! - `endpoints`: the table alone, to be measured
@@ -13,17 +18,31 @@
 //! - [`prefix`]: which of them hold how much of a prompt already
 //! - `fence`: ends what still waits at an incarnation that is over
 
+pub(crate) mod config;
+mod defaults;
+mod dice;
 pub(crate) mod directory;
 pub(crate) mod endpoint;
 pub(crate) mod endpoints;
+pub(crate) mod explain;
 mod fence;
 pub(crate) mod filter;
 pub(crate) mod follower;
+pub(crate) mod handler;
 pub(crate) mod keeper;
+pub(crate) mod latency;
 pub(crate) mod picker;
+mod pools;
 pub(crate) mod prefix;
 pub(crate) mod profile;
+pub(crate) mod scene;
 pub(crate) mod scorer;
+pub(crate) mod services;
+pub(crate) mod session;
+#[cfg(test)]
+mod tests;
+mod topology;
+pub(crate) mod underway;
 pub(crate) mod view;
 
 use std::{
@@ -34,14 +53,13 @@ use std::{
 
 use troupe_runtime::{
     id::{Digest, EndpointId, RequestId},
-    wire::status::{EndpointInfo, Fingerprint, Load},
+    wire::status::{EndpointInfo, Fingerprint},
 };
 
-use self::{endpoint::Endpoint, prefix::namings::Hashes};
+use self::{endpoint::Endpoint, explain::record::Decision, prefix::namings::Hashes};
 use crate::{ingress::hints::Hints, rules::Scope};
 
 /// What is to be placed.
-#[allow(dead_code, reason = "the scorers that read all of it are under way")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Query<'a> {
     /// The name that the request uses.
@@ -52,6 +70,8 @@ pub(crate) struct Query<'a> {
     pub(crate) exclude: &'a BTreeSet<EndpointId>,
     /// Whose output it goes on with, if a part of it was delivered.
     pub(crate) goes_on: Option<GoesOn<'a>>,
+    /// The request's id, as its client knows it.
+    pub(crate) name: &'a str,
     /// Names its execution; with it equals are told apart, the same way each time.
     pub(crate) request: RequestId,
     /// Tokens of the prompt.
@@ -62,6 +82,8 @@ pub(crate) struct Query<'a> {
     pub(crate) scope: Option<&'a Scope>,
     /// What the client asked of placement.
     pub(crate) hints: &'a Hints,
+    /// Since the gateway started.
+    pub(crate) now: Duration,
 }
 
 /// What an endpoint needs to have to go on with an output that another began.
@@ -84,13 +106,12 @@ impl GoesOn<'_> {
 }
 
 /// Where it could go: one endpoint as it is at this moment.
-#[allow(dead_code, reason = "the scorers that read all of it are under way")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate<'a> {
     /// What it is.
     pub(crate) info: &'a EndpointInfo,
     /// How busy its leader last said it is.
-    pub(crate) load: Load,
+    pub(crate) load: Busy,
     /// Requests of this gateway that are there now; newer than `load`.
     pub(crate) in_flight: u32,
     /// Tokens of those requests that are not computed yet.
@@ -103,12 +124,28 @@ pub(crate) struct Candidate<'a> {
     pub(crate) load_age: Duration,
 }
 
+/// Of what a leader says of its load, what placement looks at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Busy {
+    /// Sequences in steps.
+    pub(crate) running: u32,
+    /// Sequences that wait for room.
+    pub(crate) waiting: u32,
+    /// KV blocks in use.
+    pub(crate) blocks_used: u32,
+    /// KV blocks in all.
+    pub(crate) blocks_total: u32,
+}
+
 /// Where a request goes.
 #[derive(Clone, Debug)]
 pub(crate) struct Placed {
     /// Who answers it.
     pub(crate) endpoint: Arc<Endpoint>,
     /// Who computes its prompt, if that is worth the transfer.
-    #[expect(dead_code, reason = "nobody fetches KV from a prefill group yet")]
     pub(crate) prefill: Option<Arc<Endpoint>>,
+    /// With what its session comes back, if it is placed by that.
+    pub(crate) token: Option<String>,
+    /// Why.
+    pub(crate) decision: Arc<Decision>,
 }

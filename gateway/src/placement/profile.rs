@@ -1,128 +1,129 @@
 //! A list of plug-ins with their weights, and how they are run.
 
+use std::sync::Arc;
+
 use super::{
-    Candidate, Query,
-    filter::{ExcludeFilter, Filter, ModelFilter, RoleFilter, ScopeFilter},
-    picker::{BestPicker, Picker},
-    scorer::{RunningLoadScorer, Scorer},
+    Query,
+    dice::Dice,
+    filter::{Filter, Mask},
+    picker::Picker,
+    scene::Scene,
+    scorer::Scorer,
 };
 
 /// Filters, then weighted scorers, then one picker.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Profile {
-    filters: Vec<Box<dyn Filter>>,
-    scorers: Vec<(Box<dyn Scorer>, f32)>,
-    picker: Box<dyn Picker>,
+    pub(crate) name: Arc<str>,
+    pub(crate) filters: Vec<(Arc<str>, Arc<dyn Filter>)>,
+    pub(crate) scorers: Vec<(Arc<str>, Arc<dyn Scorer>, f32)>,
+    pub(crate) picker: (Arc<str>, Arc<dyn Picker>),
 }
+
+/// How a profile decided; rows are places among all candidates.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Verdict {
+    /// The candidate to use, if any will do.
+    pub(crate) picked: Option<usize>,
+    /// How many each filter dropped, in their order.
+    pub(crate) dropped: Vec<u32>,
+    /// Some of whom they dropped, and which filter, counted from 0.
+    pub(crate) examples: Vec<(usize, usize)>,
+    /// The best, in order, with what each scorer said; the picked one is among them.
+    pub(crate) best: Vec<Scored>,
+}
+
+/// One that could be picked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Scored {
+    pub(crate) row: usize,
+    pub(crate) total: f32,
+    pub(crate) scores: Vec<f32>,
+}
+
+/// Of the best, and of the dropped, that a verdict tells of.
+const TOLD: usize = 8;
+/// Of the picker's dice.
+const SALT: u64 = 0x91c;
+
+// === impl Profile ===
 
 impl Profile {
-    /// The one for whole requests and for decoding.
-    pub(crate) fn decode() -> Self {
-        Self {
-            filters: vec![
-                Box::new(ModelFilter),
-                Box::new(ScopeFilter),
-                Box::new(RoleFilter),
-                Box::new(ExcludeFilter),
-            ],
-            scorers: vec![(Box::new(RunningLoadScorer), 1.0)],
-            picker: Box::new(BestPicker),
+    /// Which of the candidates to use. Drops the others of the scene that cannot be used.
+    pub(crate) fn place(&self, query: &Query<'_>, scene: &mut Scene<'_>) -> Verdict {
+        let mut verdict = self.filter(query, scene);
+        if scene.len() == 0 {
+            return verdict;
         }
-    }
-
-    /// The index of the candidate to use, if any will do.
-    pub(crate) fn place(&self, query: &Query<'_>, candidates: &[Candidate<'_>]) -> Option<usize> {
-        let fit = |candidate: &Candidate<'_>| {
-            self.filters.iter().all(|filter| filter.keep(query, candidate))
-        };
-        let kept: Vec<usize> = (0..candidates.len()).filter(|at| fit(&candidates[*at])).collect();
-        let left: Vec<Candidate<'_>> = kept.iter().map(|at| candidates[*at]).collect();
-        let mut totals = vec![0.0_f32; left.len()];
-        for (scorer, weight) in &self.scorers {
-            let scores = scorer.score(query, &left);
-            debug_assert_eq!(scores.len(), left.len(), "{} scores each", scorer.name());
+        let rows = scene.len();
+        let mut totals = vec![0.0; rows];
+        let mut all = vec![0.0; rows * self.scorers.len()];
+        for ((_, scorer, weight), scores) in self.scorers.iter().zip(all.chunks_exact_mut(rows)) {
+            scorer.score(query, scene, scores);
             for (total, score) in totals.iter_mut().zip(scores) {
-                *total += weight * score.clamp(0.0, 1.0);
+                // Of a number and none, `max` takes the number.
+                *score = if *score > 1.0 { 1.0 } else { score.max(0.0) };
+                *total += *weight * *score;
             }
         }
-        let picked = self.picker.pick(&totals)?;
-        tracing::debug!(
-            endpoint = %left[picked].info.endpoint,
-            score = totals[picked],
-            of = left.len(),
-            picker = self.picker.name(),
-            "place"
-        );
-        Some(kept[picked])
+        let mut dice = Dice::new(query.request, SALT);
+        let Some(picked) = self.picker.1.pick(&totals, &mut dice) else { return verdict };
+        for (_, filter) in &self.filters {
+            filter.chosen(query, scene, picked);
+        }
+        for (_, scorer, _) in &self.scorers {
+            scorer.chosen(query, scene, picked);
+        }
+        let told = |row: usize| Scored {
+            row: scene.rows()[row].at,
+            total: totals[row],
+            scores: all.chunks_exact(rows).map(|scores| scores[row]).collect(),
+        };
+        verdict.picked = Some(scene.rows()[picked].at);
+        verdict.best = best(&totals, picked).into_iter().map(told).collect();
+        verdict
+    }
+
+    fn filter(&self, query: &Query<'_>, scene: &mut Scene<'_>) -> Verdict {
+        let mut verdict = Verdict::default();
+        if self.filters.is_empty() {
+            return verdict;
+        }
+        let mut mask = Mask::all(scene.len());
+        for (_, filter) in &self.filters {
+            let before = mask.left();
+            if before > 0 {
+                filter.filter(query, scene, &mut mask);
+            }
+            verdict.dropped.push((before - mask.left()) as u32);
+            mask.next();
+        }
+        if mask.left() < scene.len() {
+            let gone = (0..scene.len()).filter(|row| !mask.has(*row)).take(TOLD);
+            let by = |row: usize| usize::from(mask.dropped_by(row).saturating_sub(1));
+            verdict.examples = gone.map(|row| (scene.rows()[row].at, by(row))).collect();
+            scene.retain(|row| mask.has(row));
+        }
+        verdict
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use troupe_runtime::{
-        id::{Digest, EndpointId},
-        wire::status::Load,
-    };
-
-    use super::*;
-    use crate::placement::{
-        GoesOn,
-        endpoint::tests::{candidate, info, query},
-    };
-
-    fn asks(exclude: &BTreeSet<EndpointId>) -> Query<'_> {
-        Query { exclude, ..query("a") }
-    }
-
-    #[test]
-    fn an_output_goes_on_where_the_same_model_is_served() {
-        let mut infos = [info("a", 0), info("a", 1), info("a", 2)];
-        let origin = infos[2].fingerprint.clone();
-        infos[0].fingerprint.model = Digest::of(b"another");
-        infos[1].fingerprint.tensor_parallel = 2;
-        let candidates = infos.each_ref().map(candidate);
-        let exclude = BTreeSet::new();
-        let place = |goes_on| {
-            let query = Query { goes_on: Some(goes_on), ..asks(&exclude) };
-            Profile::decode().place(&query, &candidates)
-        };
-        assert_eq!(place(GoesOn::Exactly(&origin)), Some(2));
-        assert_eq!(place(GoesOn::WithModel(origin.model)), Some(1));
-    }
-
-    #[test]
-    fn the_least_busy_that_fits_is_taken() {
-        let infos = [info("a", 0), info("b", 1), info("a", 2), info("a", 3)];
-        let busy = [5, 0, 2, 2];
-        let candidates: Vec<Candidate<'_>> = infos
-            .iter()
-            .zip(busy)
-            .map(|(info, in_flight)| Candidate { in_flight, ..candidate(info) })
-            .collect();
-        let profile = Profile::decode();
-        let mut exclude = BTreeSet::new();
-        let mut order = Vec::new();
-        loop {
-            let query = asks(&exclude);
-            let Some(at) = profile.place(&query, &candidates) else { break };
-            order.push(at);
-            exclude.insert(infos[at].endpoint.clone());
+/// The rows with the highest totals, in order, and the picked one, if it is not among them, last.
+fn best(totals: &[f32], picked: usize) -> Vec<usize> {
+    let mut best: Vec<usize> = Vec::with_capacity(TOLD + 1);
+    let mut least = f32::NEG_INFINITY;
+    for (row, total) in totals.iter().enumerate() {
+        if best.len() == TOLD && *total <= least {
+            continue;
         }
-        assert_eq!(order, [2, 3, 0], "b serves another model; ties go to the first");
+        let at = best.partition_point(|other| totals[*other] >= *total);
+        best.insert(at, row);
+        best.truncate(TOLD);
+        least = best.last().map_or(f32::NEG_INFINITY, |row| totals[*row]);
     }
-
-    #[test]
-    fn what_the_leader_says_counts_too() {
-        let infos = [info("a", 0), info("a", 1)];
-        let load = |running, waiting| Load { running, waiting, ..Load::default() };
-        let candidates = [
-            Candidate { load: load(3, 4), ..candidate(&infos[0]) },
-            Candidate { load: load(3, 0), in_flight: 1, ..candidate(&infos[1]) },
-        ];
-        let exclude = BTreeSet::new();
-        let query = asks(&exclude);
-        assert_eq!(Profile::decode().place(&query, &candidates), Some(1));
+    if !best.contains(&picked) {
+        best.truncate(TOLD - 1);
+        best.push(picked);
     }
+    best
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use axum::{extract::Request, response::Response};
+use axum::{extract::Request, http::HeaderValue, response::Response};
 use serde::de::DeserializeOwned;
 
 use crate::{
@@ -37,6 +37,9 @@ pub(crate) struct Received<T> {
     pub(crate) head: Head,
 }
 
+/// With what the next request of a session comes to the same endpoint.
+const SESSION_TOKEN: &str = "x-session-token";
+
 /// Lets a request in and reads it; `prefix` is what its answer's id begins with.
 pub(crate) async fn receive<T: DeserializeOwned>(
     gateway: &Gateway,
@@ -69,7 +72,7 @@ pub(crate) async fn answer<S: Shape>(
     let (shared, prompts) = (Arc::new(work.0), work.1);
     let pass = gateway.pass(context, &shared, &prompts).await?;
     let output = || pass.output();
-    Answer {
+    let answered = Answer {
         shape,
         telling: shared.telling,
         n: shared.n,
@@ -81,7 +84,14 @@ pub(crate) async fn answer<S: Shape>(
         permit: permit.with(pass),
     }
     .respond()
-    .await
+    .await;
+    answered.map(|mut response| {
+        let token = shared.session_token.get().map(|token| HeaderValue::from_str(token));
+        if let Some(Ok(token)) = token {
+            response.headers_mut().insert(SESSION_TOKEN, token);
+        }
+        response
+    })
 }
 
 /// How a request wants tokens told of which it asked for `top` alternatives.

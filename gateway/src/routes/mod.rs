@@ -5,5 +5,6 @@ pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod generation;
 pub(crate) mod models;
+pub(crate) mod placement;
 pub(crate) mod probes;
 pub(crate) mod tokenize;

@@ -16,6 +16,7 @@ mod holding;
 mod hostile;
 mod logprobs;
 mod openapi;
+mod placement;
 mod probes;
 mod random;
 mod routes;

@@ -36,7 +36,7 @@ pub enum DocumentError {
 }
 
 /// All documents of a file, without those that are empty.
-pub(super) fn read(text: &str) -> Result<Vec<Value>, DocumentError> {
+pub fn read(text: &str) -> Result<Vec<Value>, DocumentError> {
     if text.len() > MAX_FILE {
         return Err(DocumentError::TooLarge(text.len()));
     }

@@ -6,7 +6,7 @@
 use super::{source::has_word, tree::File};
 
 /// Cores by other names; `*` stands for one file.
-const CORES: [&str; 36] = [
+const CORES: [&str; 50] = [
     "actors/src/controller/adopt.rs",
     "actors/src/controller/autoscale.rs",
     "actors/src/controller/declared.rs",
@@ -34,8 +34,6 @@ const CORES: [&str; 36] = [
     "actors/src/host/admission.rs",
     "actors/src/host/fit.rs",
     "actors/src/host/rounds.rs",
-    "actors/src/host/fit.rs",
-    "actors/src/host/rounds.rs",
     "actors/src/kv/*.rs",
     "actors/src/leader/engine.rs",
     "actors/src/leader/ledger.rs",
@@ -43,6 +41,22 @@ const CORES: [&str; 36] = [
     "actors/src/scheduler/*.rs",
     "actors/src/worker/mirror.rs",
     "actors/src/worker/reasoning.rs",
+    "gateway/src/flow/drain.rs",
+    "gateway/src/flow/saturation.rs",
+    "gateway/src/placement/config/*.rs",
+    "gateway/src/placement/dice.rs",
+    "gateway/src/placement/filter/*.rs",
+    "gateway/src/placement/handler/*.rs",
+    "gateway/src/placement/latency/*.rs",
+    "gateway/src/placement/picker/*.rs",
+    "gateway/src/placement/profile.rs",
+    "gateway/src/placement/scene.rs",
+    "gateway/src/placement/scorer/*.rs",
+    "gateway/src/placement/session.rs",
+    "gateway/src/placement/topology.rs",
+    "gateway/src/rules/objects.rs",
+    "gateway/src/rules/ranks.rs",
+    "gateway/src/rules/routes.rs",
 ];
 
 /// What a core may not name, and why.

@@ -1,15 +1,73 @@
-//! Keeps endpoints that can produce output: prefill-only ones cannot.
+//! Keeps endpoints that do what is needed: answer, or compute prompts for those that answer.
+//!
+//! Who only computes prompts answers when nobody else is there: better slow than not at all.
 
-use troupe_runtime::wire::status::Role;
-
-use super::{Candidate, Filter, Query};
+use super::{Filter, Mask, Query, Scene};
 
 /// See the file.
-#[derive(Debug)]
-pub(crate) struct RoleFilter;
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum RoleFilter {
+    /// Answers requests.
+    Decode,
+    /// Computes prompts for others.
+    Prefill,
+}
 
 impl Filter for RoleFilter {
-    fn keep(&self, _: &Query<'_>, candidate: &Candidate<'_>) -> bool {
-        candidate.info.role != Role::Prefill
+    fn filter(&self, _: &Query<'_>, scene: &Scene<'_>, mask: &mut Mask) {
+        let rows = scene.rows();
+        match self {
+            Self::Decode => mask.prefer(|row| rows[row].decodes()),
+            Self::Prefill => mask.retain(|row| rows[row].prefills()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use troupe_runtime::wire::status::Role;
+
+    use super::*;
+    use crate::placement::{
+        Candidate,
+        endpoint::tests::{candidate, info, query},
+        filter::tests::left,
+        scene::ROLE_LABEL,
+    };
+
+    #[test]
+    fn roles_and_llm_ds_labels_say_who_does_what() {
+        let mut infos = [info("a", 0), info("a", 1), info("a", 2)];
+        infos[1].role = Role::Prefill;
+        infos[2].role = Role::Decode;
+        let of = |filter: RoleFilter| left(&filter, &query("a"), infos.iter().map(candidate));
+        assert_eq!(of(RoleFilter::Decode), [0, 2]);
+        assert_eq!(of(RoleFilter::Prefill), [0, 1]);
+        // (its label, whether it decodes, whether it prefills)
+        for (role, decodes, prefills) in [
+            ("prefill", false, true),
+            ("decode", true, false),
+            ("encode", false, false),
+            ("encode-prefill", false, true),
+            ("prefill-decode", true, true),
+            ("both", true, true),
+            ("encode-prefill-decode", true, true),
+        ] {
+            let labels = BTreeMap::from([(ROLE_LABEL.to_owned(), role.to_owned())]);
+            let labelled = || Candidate { labels: &labels, ..candidate(&infos[0]) };
+            let scene = Scene::of([labelled()].into_iter());
+            assert_eq!(scene.rows()[0].decodes(), decodes, "{role}");
+            assert_eq!(scene.rows()[0].prefills(), prefills, "{role}");
+        }
+    }
+
+    #[test]
+    fn a_prefill_endpoint_answers_if_nobody_else_is_there() {
+        let mut alone = [info("a", 0)];
+        alone[0].role = Role::Prefill;
+        let kept = left(&RoleFilter::Decode, &query("a"), alone.iter().map(candidate));
+        assert_eq!(kept, [0]);
     }
 }

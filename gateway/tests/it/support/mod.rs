@@ -6,7 +6,7 @@ pub(crate) mod leader;
 use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
-use troupe_gateway::{GatewayConfig, GatewayHandle, Surroundings, serve};
+use troupe_gateway::{GatewayConfig, GatewayHandle, PickerConfig, Surroundings, serve};
 use troupe_runtime::{
     discovery::{
         Op, Registry, Txn,
@@ -82,6 +82,7 @@ pub(crate) async fn stage_of(
     let registry = Arc::new(EmbeddedRegistry::new());
     let keys = Keys::new("test");
     let mut config = GatewayConfig::new(([127, 0, 0, 1], 0).into());
+    config.picker = Some(first_of_equals());
     adjust(&mut config);
     let (owner, listener) = shutdown();
     let around = surroundings(&network, &registry, &registry).await;
@@ -100,6 +101,19 @@ pub(crate) async fn stage_of(
     let count = stage.leaders.len();
     stage.until(|metrics| metrics.matches("vllm:num_requests_running{").count() == count).await;
     stage
+}
+
+/// The least busy leader is asked, of equals the first: a script is one leader's.
+fn first_of_equals() -> PickerConfig {
+    let text = "
+apiVersion: llm-d.ai/v1
+kind: EndpointPickerConfig
+plugins: [{type: active-request-scorer}, {type: context-length-aware}]
+schedulingProfiles:
+- name: first
+  plugins: [{pluginRef: active-request-scorer, weight: 9}, {pluginRef: context-length-aware}]
+";
+    PickerConfig::read(text).expect("it is right")
 }
 
 /// For a gateway that reaches the store through `store`, and tells what it waits for through
@@ -188,11 +202,14 @@ impl Stage {
         let mut info = leader.info.clone();
         info.endpoint.epoch.number = number;
         let key = self.keys.endpoint(&info.endpoint.group, info.endpoint.epoch);
+        // The narrower its range, the better the scorer finds it.
+        let range = format!("0-{}", 10_000 * (info.endpoint.group.index + 1));
+        let labels = [("llm-d.ai/context-length-range".to_owned(), range)];
         let record = EndpointRecord {
             info,
             address: leader.address.to_string(),
             model_uri: golden::model("tiny-chat").expect("it is there").to_string_lossy().into(),
-            labels: std::collections::BTreeMap::new(),
+            labels: labels.into(),
         };
         let then = vec![Op::Put(key, to_bytes(record))];
         let done = self.registry.commit(Txn { compare: vec![], then }).await;

@@ -1,0 +1,324 @@
+//! The candidates of one decision, as columns: what one plug-in looks at lies side by side, so that
+//! a thousand endpoints are looked at in microseconds, and a plug-in is called once and not once
+//! for each.
+//!
+//! Two corrections are made here, once for all plug-ins. Requests that this gateway has sent and
+//! the leader has not told of yet count as waiting there. And what was told long ago is believed
+//! less: it is drawn towards the mean of all, so that an endpoint that went silent is neither
+//! sought nor shunned for what it said last.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use troupe_runtime::wire::status::{EndpointInfo, Role};
+
+use super::{Candidate, latency::Predicted};
+
+/// A number that every candidate has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// Requests of this gateway that are there.
+    ActiveRequests,
+    /// Tokens of those requests that are not computed yet.
+    InFlightTokens,
+    /// Share of its KV blocks that is in use, 0 to 1.
+    KvUsed,
+    /// Tokens of the prompt's beginning that its cache holds.
+    Matched,
+    /// Sequences in steps.
+    Running,
+    /// Sequences that wait for room.
+    Waiting,
+}
+
+/// What a candidate is, beside its numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row<'a> {
+    pub(crate) info: &'a EndpointInfo,
+    pub(crate) labels: &'a BTreeMap<String, String>,
+    /// Its place among all candidates of the decision, also where others were dropped.
+    pub(crate) at: usize,
+}
+
+/// All of them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Scene<'a> {
+    rows: Vec<Row<'a>>,
+    columns: [Vec<f32>; SIGNALS],
+    /// How far what the leader said is believed, 0 to 1.
+    belief: Vec<f32>,
+    /// What is expected of each; empty if nobody asked for it or nothing is known.
+    predicted: Vec<Predicted>,
+    /// Who answers, where a helper for it is looked for.
+    peer: Option<Peer<'a>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Peer<'a> {
+    row: Row<'a>,
+    numbers: [f32; SIGNALS],
+    predicted: Option<Predicted>,
+}
+
+/// The signals of the enumeration.
+const SIGNALS: usize = 6;
+/// The label that says what an endpoint may be asked to do, where its role does not.
+pub(crate) const ROLE_LABEL: &str = "llm-d.ai/role";
+/// Leaders tell their load at least once a second; twice that is no silence.
+const FRESH: Duration = Duration::from_secs(2);
+/// After which half of the belief is gone.
+const HALF_LIFE: Duration = Duration::from_secs(2);
+
+// === impl Scene ===
+
+impl<'a> Scene<'a> {
+    /// Of these candidates.
+    pub(crate) fn of(candidates: impl Iterator<Item = Candidate<'a>>) -> Self {
+        let mut scene = Self::default();
+        let (room, _) = candidates.size_hint();
+        scene.rows.reserve(room);
+        scene.belief.reserve(room);
+        scene.columns.iter_mut().for_each(|column| column.reserve(room));
+        for (at, candidate) in candidates.enumerate() {
+            scene.push(at, &candidate);
+        }
+        scene.settle();
+        scene
+    }
+
+    fn push(&mut self, at: usize, candidate: &Candidate<'a>) {
+        let load = &candidate.load;
+        let unseen = candidate.in_flight.saturating_sub(load.running.saturating_add(load.waiting));
+        self.rows.push(Row { info: candidate.info, labels: candidate.labels, at });
+        let kv = load.blocks_used as f32 / load.blocks_total.max(1) as f32;
+        let numbers = [
+            candidate.in_flight as f32,
+            candidate.uncached_in_flight as f32,
+            kv.min(1.0),
+            candidate.matched as f32,
+            load.running as f32,
+            load.waiting.saturating_add(unseen) as f32,
+        ];
+        for (column, number) in self.columns.iter_mut().zip(numbers) {
+            column.push(number);
+        }
+        self.belief.push(belief(candidate.load_age));
+    }
+
+    /// Draws what is not believed towards the mean of what is.
+    fn settle(&mut self) {
+        if self.belief.iter().all(|belief| *belief >= 1.0) {
+            return;
+        }
+        let sure: f32 = self.belief.iter().sum();
+        if sure <= 0.0 {
+            return;
+        }
+        for signal in [Signal::KvUsed, Signal::Running, Signal::Waiting] {
+            let column = &mut self.columns[signal as usize];
+            let told = column.iter().zip(&self.belief);
+            let mean = told.map(|(number, belief)| number * belief).sum::<f32>() / sure;
+            for (number, belief) in column.iter_mut().zip(&self.belief) {
+                *number = mean + belief * (*number - mean);
+            }
+        }
+    }
+
+    /// How many are left.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Who they are.
+    pub(crate) fn rows(&self) -> &[Row<'a>] {
+        &self.rows
+    }
+
+    /// One number of each.
+    pub(crate) fn column(&self, signal: Signal) -> &[f32] {
+        &self.columns[signal as usize]
+    }
+
+    /// What is expected of each; `None` if nothing is.
+    pub(crate) fn predicted(&self) -> Option<&[Predicted]> {
+        (self.predicted.len() == self.rows.len() && !self.rows.is_empty())
+            .then_some(&*self.predicted)
+    }
+
+    /// Says what is expected of each.
+    pub(crate) fn predict(&mut self, predicted: Vec<Predicted>) {
+        self.predicted = predicted;
+    }
+
+    /// Who answers, where a helper for it is looked for.
+    pub(crate) fn peer(&self) -> Option<&Row<'a>> {
+        self.peer.as_ref().map(|peer| &peer.row)
+    }
+
+    /// One number of whoever answers.
+    pub(crate) fn of_peer(&self, signal: Signal) -> Option<f32> {
+        self.peer.as_ref().map(|peer| peer.numbers[signal as usize])
+    }
+
+    /// What is expected of whoever answers, without help.
+    pub(crate) fn predicted_peer(&self) -> Option<Predicted> {
+        self.peer.as_ref()?.predicted
+    }
+
+    /// The same, to find a helper for the candidate at a place.
+    pub(crate) fn help(&self, at: usize) -> Self {
+        let place = self.rows.iter().position(|row| row.at == at);
+        let peer = place.map(|row| Peer {
+            row: self.rows[row],
+            numbers: self.columns.each_ref().map(|column| column[row]),
+            predicted: self.predicted.get(row).copied(),
+        });
+        let mut scene = Self { peer, ..self.clone() };
+        scene.retain(|row| self.rows[row].at != at);
+        scene
+    }
+
+    /// Keeps only the candidate at a place among all.
+    pub(crate) fn retain_place(&mut self, at: usize) {
+        let row = self.rows.iter().position(|row| row.at == at);
+        self.retain(|other| Some(other) == row);
+    }
+
+    /// Keeps those rows of which `keep` says yes; the others move up.
+    pub(crate) fn retain(&mut self, keep: impl Fn(usize) -> bool) {
+        let kept: Vec<usize> = (0..self.len()).filter(|row| keep(*row)).collect();
+        if kept.len() == self.len() {
+            return;
+        }
+        gather(&mut self.rows, &kept);
+        gather(&mut self.belief, &kept);
+        self.columns.iter_mut().for_each(|column| gather(column, &kept));
+        if !self.predicted.is_empty() {
+            gather(&mut self.predicted, &kept);
+        }
+    }
+}
+
+/// `kept` grows, so nothing is overwritten before it is read.
+fn gather<T: Copy>(column: &mut Vec<T>, kept: &[usize]) {
+    for (to, from) in kept.iter().enumerate() {
+        column[to] = column[*from];
+    }
+    column.truncate(kept.len());
+}
+
+fn belief(age: Duration) -> f32 {
+    if age <= FRESH {
+        return 1.0;
+    }
+    let over = age - FRESH;
+    0.5_f32.powf(over.as_secs_f32() / HALF_LIFE.as_secs_f32())
+}
+
+// === impl Row ===
+
+impl Row<'_> {
+    /// A label of it.
+    pub(crate) fn label(&self, key: &str) -> Option<&str> {
+        self.labels.get(key).map(String::as_str)
+    }
+
+    /// Whether it answers requests as a rule: by its label, else by its role.
+    pub(crate) fn decodes(&self) -> bool {
+        match self.label(ROLE_LABEL) {
+            Some(role) => {
+                matches!(role, "decode" | "prefill-decode" | "both" | "encode-prefill-decode")
+            }
+            None => self.info.role != Role::Prefill,
+        }
+    }
+
+    /// Whether it computes prompts for others.
+    pub(crate) fn prefills(&self) -> bool {
+        match self.label(ROLE_LABEL) {
+            Some(role) => matches!(
+                role,
+                "prefill" | "encode-prefill" | "prefill-decode" | "both" | "encode-prefill-decode"
+            ),
+            None => self.info.role != Role::Decode,
+        }
+    }
+}
+
+// === impl Signal ===
+
+impl Signal {
+    /// By the names that llm-d's metrics and vLLM's have.
+    pub(crate) const NAMES: [(&'static str, Self); 10] = [
+        ("active-requests", Self::ActiveRequests),
+        ("inflight-tokens", Self::InFlightTokens),
+        ("kv-cache-utilization", Self::KvUsed),
+        ("kv_cache_usage_perc", Self::KvUsed),
+        ("running-requests", Self::Running),
+        ("num_requests_running", Self::Running),
+        ("waiting-queue", Self::Waiting),
+        ("num_requests_waiting", Self::Waiting),
+        ("vllm:num_requests_running", Self::Running),
+        ("vllm:num_requests_waiting", Self::Waiting),
+    ];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::{
+        Busy,
+        endpoint::tests::{candidate, info},
+    };
+
+    fn load(running: u32, waiting: u32) -> Busy {
+        Busy { running, waiting, blocks_used: 1, blocks_total: 4 }
+    }
+
+    #[test]
+    fn what_the_leader_has_not_told_of_yet_waits_there() {
+        let info = info("a", 0);
+        let scene = |in_flight| {
+            let one = Candidate { load: load(3, 1), in_flight, ..candidate(&info) };
+            Scene::of([one].into_iter()).column(Signal::Waiting)[0]
+        };
+        assert_eq!(scene(0), 1.0);
+        assert_eq!(scene(4), 1.0, "the leader knows of them");
+        assert_eq!(scene(6), 3.0, "two are on their way");
+    }
+
+    #[test]
+    fn old_words_are_drawn_towards_the_mean_and_fresh_ones_are_not() {
+        let infos = [info("a", 0), info("a", 1)];
+        let scene = |age| {
+            let told = [(load(8, 4), age), (load(0, 0), Duration::ZERO)];
+            let candidates = infos.iter().zip(told).map(|(info, (load, load_age))| Candidate {
+                load,
+                load_age,
+                ..candidate(info)
+            });
+            Scene::of(candidates)
+        };
+        assert_eq!(scene(FRESH).column(Signal::Running), [8.0, 0.0]);
+        let stale = scene(FRESH + HALF_LIFE);
+        let running = stale.column(Signal::Running)[0];
+        assert!(running < 8.0 && running > 0.0, "{running}");
+        let gone = scene(Duration::from_secs(3600)).column(Signal::Running)[0];
+        assert!(gone < 0.01, "nothing is left of it: {gone}");
+    }
+
+    #[test]
+    fn whoever_is_kept_keeps_his_numbers() {
+        let infos: Vec<_> = (0..5).map(|index| info("a", index)).collect();
+        let candidates = infos.iter().enumerate().map(|(at, info)| Candidate {
+            load: load(at as u32, 0),
+            matched: at as u32 * 10,
+            ..candidate(info)
+        });
+        let mut scene = Scene::of(candidates);
+        scene.retain(|row| row % 2 == 1);
+        assert_eq!(scene.len(), 2);
+        assert_eq!(scene.column(Signal::Running), [1.0, 3.0]);
+        assert_eq!(scene.column(Signal::Matched), [10.0, 30.0]);
+        assert_eq!(scene.rows()[1].at, 3);
+    }
+}

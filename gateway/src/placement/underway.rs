@@ -1,0 +1,93 @@
+//! One attempt at the endpoint that was picked for it: counted there for as long as it lives, and
+//! measured, so that what is expected of the next one is better.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::{
+    Placed,
+    directory::Directory,
+    endpoint::{Endpoint, InFlight, Owed},
+    explain::record::{Actual, Decision},
+    latency::Measured,
+};
+
+/// See the file.
+pub(crate) struct Underway {
+    directory: Arc<Directory>,
+    endpoint: Arc<Endpoint>,
+    decision: Arc<Decision>,
+    in_flight: InFlight,
+    choices: u32,
+    began: Instant,
+    first: Option<Instant>,
+    last: Instant,
+    actual: Actual,
+}
+
+/// Output tokens that are counted on, for each token of the prompt, where more are allowed.
+const OUTPUT_RATIO: f32 = 1.5;
+
+// === impl Underway ===
+
+impl Underway {
+    /// It begins, with so many choices of so many tokens each at the most.
+    pub(crate) fn begin(
+        directory: &Arc<Directory>,
+        placed: &Placed,
+        choices: u32,
+        max_tokens: u32,
+    ) -> Self {
+        let features = &placed.decision.features;
+        let most = choices.saturating_mul(max_tokens);
+        let owed = Owed {
+            prompt: features.uncached as u32,
+            output: most.min((features.tokens * OUTPUT_RATIO) as u32),
+        };
+        let began = Instant::now();
+        Self {
+            directory: Arc::clone(directory),
+            endpoint: Arc::clone(&placed.endpoint),
+            decision: Arc::clone(&placed.decision),
+            in_flight: placed.endpoint.begin(owed),
+            choices: choices.max(1),
+            began,
+            first: None,
+            last: began,
+            actual: Actual::default(),
+        }
+    }
+
+    /// So many tokens came.
+    pub(crate) fn tokens(&mut self, now: Instant, count: usize) {
+        self.last = now;
+        self.actual.output_tokens += count as u64;
+        if self.first.is_none() && count > 0 {
+            self.first = Some(now);
+            self.in_flight.computed();
+            let time = now.saturating_duration_since(self.began).as_secs_f64();
+            self.actual.first_token_seconds = Some(time);
+            self.learn(Measured::FirstToken(time));
+            self.decision.came_of_it(self.actual);
+        }
+    }
+
+    fn learn(&self, measured: Measured) {
+        let fingerprint = &self.endpoint.info.fingerprint;
+        self.directory.learn(fingerprint, &self.decision.features, measured);
+    }
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        let Some(first) = self.first else { return };
+        let more = (self.actual.output_tokens / u64::from(self.choices)).saturating_sub(1);
+        if more > 0 {
+            let time = self.last.saturating_duration_since(first).as_secs_f64() / more as f64;
+            self.actual.per_token_seconds = Some(time);
+            self.learn(Measured::PerToken(time));
+        }
+        self.decision.came_of_it(self.actual);
+    }
+}
