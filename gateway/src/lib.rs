@@ -56,6 +56,7 @@ pub use placement::{
     config::{PickerConfig, PickerError},
     endpoints::Endpoints,
     follower::knows_a_cluster,
+    prefix::measure::PrefixIndex,
     trial::Trial,
 };
 pub use tenants::Tenant;

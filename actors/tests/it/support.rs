@@ -198,6 +198,12 @@ impl Cluster {
         timeout(WAIT, found).await.expect("an endpoint within the wait")
     }
 
+    /// A connection with an endpoint's leader.
+    pub(crate) async fn connect(&self, endpoint: &EndpointRecord) -> Arc<dyn Connection> {
+        let peer = endpoint.address.parse().unwrap();
+        self.link.connect(&peer, Class::Control, WAIT).await.unwrap()
+    }
+
     /// Opens a request.
     pub(crate) async fn ask(&self, endpoint: &EndpointRecord, prompt: &[u32], max: u32) -> Asked {
         let generate = Generate {
@@ -221,8 +227,7 @@ impl Cluster {
             model: endpoint.info.fingerprint.model,
             tokenizer: endpoint.info.fingerprint.tokenizer,
         };
-        let peer = endpoint.address.parse().unwrap();
-        let connection = self.link.connect(&peer, Class::Control, WAIT).await.unwrap();
+        let connection = self.connect(endpoint).await;
         let mut stream = connection.open(Conversation::Generate, WAIT).await.unwrap();
         stream.sender.send(&GenerateUp::Start(Box::new(generate)), WAIT).await.unwrap();
         Asked { stream, _connection: connection }

@@ -16,6 +16,7 @@
 //! - `follower`: which endpoints are kept, as the store says; [`view`]: what to make of its silence
 //! - `endpoints`: the table alone, to be measured; [`trial`]: decisions alone
 //! - [`endpoint`]: one ready endpoint: connection, load, what this gateway has in flight there
+//! - [`prefix`]: which of them hold how much of a prompt already
 //! - `fence`: ends what still waits at an incarnation that is over
 
 pub(crate) mod breaker;
@@ -34,6 +35,7 @@ pub(crate) mod keeper;
 pub(crate) mod latency;
 pub(crate) mod picker;
 mod pools;
+pub(crate) mod prefix;
 pub(crate) mod profile;
 pub(crate) mod scene;
 pub(crate) mod scorer;
@@ -57,7 +59,7 @@ use troupe_runtime::{
     wire::status::{EndpointInfo, Fingerprint},
 };
 
-use self::{endpoint::Endpoint, explain::record::Decision};
+use self::{endpoint::Endpoint, explain::record::Decision, prefix::namings::Hashes};
 use crate::{ingress::hints::Hints, rules::Scope};
 
 /// What is to be placed.
@@ -77,6 +79,8 @@ pub(crate) struct Query<'a> {
     pub(crate) request: RequestId,
     /// Tokens of the prompt.
     pub(crate) tokens: u32,
+    /// The names of the prompt's blocks.
+    pub(crate) hashes: &'a Hashes,
     /// The services that may answer it; all of them if no route says.
     pub(crate) scope: Option<&'a Scope>,
     /// What the client asked of placement.
@@ -142,7 +146,6 @@ pub(crate) struct Placed {
     /// Who answers it.
     pub(crate) endpoint: Arc<Endpoint>,
     /// Who computes its prompt, if that is worth the transfer.
-    #[expect(dead_code, reason = "nobody fetches KV from a prefill group yet")]
     pub(crate) prefill: Option<Arc<Endpoint>>,
     /// With what its session comes back, if it is placed by that.
     pub(crate) token: Option<String>,

@@ -11,7 +11,9 @@ use troupe_runtime::{
     transport::{Class, Conversation, DecodeMessage, EncodeMessage},
     wire::{
         Message,
-        cache::{CacheBatch, CacheDown, CacheFollow, CacheParams, CacheSnapshot, CacheUp},
+        cache::{
+            CacheBatch, CacheDown, CacheFollow, CacheParams, CacheSnapshot, CacheStill, CacheUp,
+        },
         generate::{
             Choice, Chunk, Finish, FinishReason, Finished, Generate, GenerateDown, GenerateUp,
             Grammar, Reasoning, SamplingOptions, TokenLogprobs, Usage,
@@ -461,6 +463,7 @@ pub(super) fn samples() -> Vec<Sample> {
             last: true,
             held: vec![u128::MAX - 5],
         })),
+        sample(CacheDown::Still(CacheStill { epoch: epoch(), seq: 9 })),
         sample(GuestUp::Arrive(arrival)),
         sample(GuestUp::Put(record())),
         sample(GuestUp::Delete("/troupe/local/nodes/1".into())),
