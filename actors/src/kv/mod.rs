@@ -3,6 +3,7 @@
 //! - [`blocks`]: the pools of all KV groups as sequences use them: take, grow, release
 //! - [`hit`]: what of a sequence is there already
 //! - [`pool`]: the blocks of one group: who holds each, what it contains, which is reused next
+//! - [`transfer`]: which rank sends what to which rank of another group
 //! - [`lru`]: the order of reuse; `index`: blocks by what they contain
 
 pub mod blocks;
@@ -10,3 +11,4 @@ pub mod hit;
 mod index;
 pub mod lru;
 pub mod pool;
+pub mod transfer;

@@ -1,13 +1,15 @@
 //! The leader of a group: member 0's engine.
 //!
 //! - [`engine`]: the core: requests in, plans and chunks out (pure)
+//! - [`transfers`]: KV blocks to and from other groups; `fetch`: the side that wants them;
+//!   `prefill`: the side that computes them (pure)
 //! - [`request`]: one request's choices and when each ends (pure)
 //! - `refuse`: what is turned away at once (pure)
 //! - [`settings`]: flags resolved against the model (pure)
 //! - `speculate`: the flag that asks for drafts (pure)
 //! - [`describe`]: what the world is told once the group serves (pure)
 //! - [`observe`]: counts for `/metrics`
-//! - [`actor`]: carries events in; `acts`: and effects out
+//! - [`actor`]: carries events in; `acts`, `errands`: and effects out
 //! - [`doors`]: one task per conversation, between a stream and the actor
 
 pub mod actor;
@@ -16,10 +18,14 @@ pub mod describe;
 pub mod doors;
 mod drain;
 pub mod engine;
+mod errands;
+mod fetch;
 pub mod observe;
+mod prefill;
 mod refuse;
 pub mod request;
 pub mod settings;
 mod speculate;
 #[cfg(test)]
 mod tests;
+pub mod transfers;

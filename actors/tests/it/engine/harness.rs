@@ -100,6 +100,8 @@ impl Group {
                 blocks: shape.blocks,
                 block_size: shape.block_size,
                 window: shape.window,
+                layers: shape.stages,
+                heads: 1,
             };
             let coordinate = Coordinate { dp: 0, stage, tp: 0 };
             let mut executor = FakeExecutor::new(coordinate, model, Box::new(Alone));
@@ -212,7 +214,7 @@ impl Group {
                     }
                 }
                 EngineEffect::Close(key) => self.books.closed(key),
-                EngineEffect::Observe(_) => {}
+                EngineEffect::Observe(_) | EngineEffect::Transfer(_) => {}
                 EngineEffect::Broken(why) => panic!("{why}"),
             }
         }
@@ -294,7 +296,7 @@ pub(super) fn digest() -> Digest {
     Digest::of(b"a model without tensors")
 }
 
-fn settings(shape: Shape) -> EngineSettings {
+pub(super) fn settings(shape: Shape) -> EngineSettings {
     EngineSettings {
         endpoint: endpoint(),
         model: digest(),
