@@ -44,7 +44,8 @@ impl Scheduler {
         let first = hit.positions / size;
         let most = self.pools.usage().total / RESERVED_SHARE;
         let needs = sequence.len().div_ceil(size);
-        let fits = self.reserved_blocks() + needs <= most
+        let held = self.reserved_blocks();
+        let fits = (held == 0 || held + needs <= most)
             && self.pools.can_admit(&hit, sequence.len(), self.limits.watermark);
         if !fits || (end - first.min(end)) * size < least.max(1) {
             return None;
@@ -151,6 +152,6 @@ impl Scheduler {
     }
 }
 
-/// At most one in so many blocks is reserved for what comes from elsewhere: the others are for
-/// sequences that run, of which one can always get on.
+/// At most one in so many blocks is reserved for what comes from elsewhere, unless it is all for
+/// one sequence: the others are for sequences that run.
 const RESERVED_SHARE: u32 = 2;

@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
+mod apart;
 mod cluster;
 mod drain;
 mod engine;
+#[path = "../../../tests/support/golden.rs"]
+mod golden;
 mod guests;
 mod operate;
 mod overtaken;

@@ -332,8 +332,7 @@ impl Side {
                 let batch = rank.mirror.apply(&next).expect("the plan fits the mirror");
                 let input = hidden.clone().map_or(StageInput::Tokens, StageInput::Hidden);
                 rank.desk.begin(&next, &batch);
-                let output =
-                    rank.executor.forward_tapped(&batch, input, &mut rank.desk).unwrap();
+                let output = rank.executor.forward_tapped(&batch, input, &mut rank.desk).unwrap();
                 rank.desk.end();
                 match output {
                     StageOutput::Hidden(hidden) => given = Some(hidden),

@@ -6,13 +6,9 @@ use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 use troupe_actors::{
-    leader::{
-        engine::EngineEvent,
-        request::RequestKey,
-        transfers::TransferEvent,
-    },
+    leader::{engine::EngineEvent, request::RequestKey, transfers::TransferEvent},
     scheduler::Policy,
-    worker::transfer::{inspect, Sealed},
+    worker::transfer::{Sealed, inspect},
 };
 use troupe_runtime::{
     id::{Coordinate, EndpointId, RequestId, TransferId},
@@ -183,13 +179,12 @@ impl World {
         self.epoch += 1;
         let shape = self.prefill.shape;
         self.prefill = Side::new(shape, self.prefill_tensor, self.epoch);
-        let lost: Vec<_> = self.words[0]
-            .drain(..)
-            .chain(self.words[1].drain(..))
-            .filter_map(|word| match word {
-                Word::Ask(prefill) => Some(prefill.transfer),
+        let words = self.words.iter_mut().flat_map(|words| words.drain(..));
+        let lost: Vec<_> = words
+            .map(|word| match word {
+                Word::Ask(prefill) => prefill.transfer,
                 Word::Answer(transfer, _) | Word::Leave(transfer) | Word::Lost(transfer) => {
-                    Some(transfer)
+                    transfer
                 }
             })
             .collect();
@@ -265,7 +260,11 @@ impl World {
 
     /// Bytes that a network or a driver changed, a header that belongs elsewhere, and frames whose
     /// sender has another idea of the world and seals that.
-    fn spoil(&mut self, mut frame: troupe_runtime::wire::transfer::KvFrame, bytes: Bytes) -> Sealed {
+    fn spoil(
+        &mut self,
+        mut frame: troupe_runtime::wire::transfer::KvFrame,
+        bytes: Bytes,
+    ) -> Sealed {
         match self.dice.roll(6) {
             0 => {
                 let mut changed = bytes.to_vec();
@@ -308,7 +307,11 @@ impl World {
                 self.cancel();
             }
             if self.asked < requests && self.dice.roll(rarely) == 0 {
-                if self.dice.roll(4) == 0 { self.arrive_there() } else { self.arrive() }
+                if self.dice.roll(4) == 0 {
+                    self.arrive_there()
+                } else {
+                    self.arrive()
+                }
                 continue;
             }
             if !self.happens() {
@@ -329,7 +332,11 @@ impl World {
                 self.prefill.event(now, EngineEvent::Tick);
             }
         }
-        panic!("no end after {MOST_EVENTS} events: {:?} {:?}", self.decode.engine.load(), self.prefill.engine.load());
+        panic!(
+            "no end after {MOST_EVENTS} events: {:?} {:?}",
+            self.decode.engine.load(),
+            self.prefill.engine.load()
+        );
     }
 
     fn is_over(&self) -> bool {
