@@ -80,6 +80,7 @@ fn generate(number: u32, prompt_len: u32) -> Box<Generate> {
         prompt: (0..prompt_len).map(|at| (at * 31 + number * 7919) % (1 << 17)).collect(),
         block_hashes: vec![],
         hash_block_size: 0,
+        hash_seed: 0,
         adapter: None,
         cache_salt: None,
         options: SamplingOptions { max_tokens: 4096, ..SamplingOptions::default() },

@@ -183,6 +183,7 @@ impl Field {
             info: leader.info(),
             address: leader.address.to_string(),
             model_uri: self.model.clone(),
+            labels: BTreeMap::new(),
         };
         Op::Put(self.key(index, incarnation), to_bytes(record))
     }

@@ -78,6 +78,7 @@ impl Desks {
             | Conversation::Status
             | Conversation::Prefill
             | Conversation::Kv(_)
+            | Conversation::Cache
             | Conversation::Bulk(_) => None,
         }
     }

@@ -13,8 +13,9 @@ use troupe_runtime::{
 };
 
 use super::{
+    findable::Findable,
     hit::Hit,
-    pool::{BlockKey, Pool, Usage},
+    pool::{BlockKey, Part, Pool, Usage},
 };
 
 /// A sequence's blocks: one table per KV group, covering the same positions.
@@ -28,7 +29,9 @@ pub const GONE: BlockId = BlockId(u32::MAX);
 #[derive(Clone, Debug)]
 pub struct BlockPools {
     block_size: u32,
-    groups: Vec<Pool>,
+    pub(super) groups: Vec<Pool>,
+    /// What others may be told, if anybody is.
+    pub(super) findable: Option<Findable>,
     /// How far back each group's layers see, their own position included, if not to the start.
     windows: Vec<Option<u32>>,
     /// Blocks that are given back once a step is done: (group, block, whether to keep it).
@@ -52,13 +55,20 @@ impl BlockPools {
     pub fn new(block_size: u32, totals: &[u32]) -> Self {
         assert!(block_size > 0, "a block holds at least one position");
         let groups = totals.iter().map(|&total| Pool::new(total)).collect();
-        Self { block_size, groups, windows: vec![None; totals.len()], fenced: BTreeMap::new() }
+        let (windows, fenced) = (vec![None; totals.len()], BTreeMap::new());
+        Self { block_size, groups, findable: None, windows, fenced }
     }
 
     /// The same where layers of group `g` see `windows[g]` positions only, their own included.
     pub fn with_windows(self, windows: &[Option<u32>]) -> Self {
         assert_eq!(windows.len(), self.groups.len(), "one for each group, or none");
         Self { windows: windows.to_vec(), ..self }
+    }
+
+    /// The same, which keep note of what can be found: see [`BlockPools::changes`].
+    pub fn telling(self) -> Self {
+        let groups = self.groups.into_iter().map(Pool::remembering).collect();
+        Self { groups, findable: Some(Findable::default()), ..self }
     }
 
     /// Empty tables for a new sequence.
@@ -193,13 +203,37 @@ impl BlockPools {
                 self.groups[group as usize].release(block, keep);
             }
         }
+        if let Some(findable) = &mut self.findable {
+            findable.step_done(step);
+        }
     }
 
-    /// Names the contents of one column of a sequence's tables, which `step` completes.
-    pub fn name(&mut self, tables: &BlockTables, index: u32, key: BlockKey, step: StepId) {
+    /// Names the contents of one column of a sequence's tables, which `step` completes. `parent`
+    /// names the column before.
+    pub fn name(
+        &mut self,
+        tables: &BlockTables,
+        index: u32,
+        (key, parent): (BlockKey, Option<BlockKey>),
+        step: StepId,
+    ) {
+        let mut is_new = false;
+        for (group, table) in tables.iter().enumerate() {
+            if let Some(&block) = table.get(index as usize).filter(|block| **block != GONE) {
+                let named = self.groups[group].name(block, Part::Full, key, step);
+                is_new |= named && self.decides(group);
+            }
+        }
+        if let Some(findable) = self.findable.as_mut().filter(|_| is_new) {
+            findable.named(key, parent, step);
+        }
+    }
+
+    /// Names what one column holds of a prompt that ends there, which `step` completes.
+    pub fn name_end(&mut self, tables: &BlockTables, index: u32, key: BlockKey, step: StepId) {
         for (pool, table) in self.groups.iter_mut().zip(tables) {
             if let Some(&block) = table.get(index as usize).filter(|block| **block != GONE) {
-                pool.name(block, key, step);
+                pool.name(block, Part::End, key, step);
             }
         }
     }

@@ -21,6 +21,18 @@ pub struct Pool {
     by_key: Index,
     /// How many of the reusable have keys.
     cached: u32,
+    /// Keys of full blocks that lead nowhere any more, if anybody wants to know.
+    gone: Option<Vec<BlockKey>>,
+}
+
+/// Which contents of a block a key names. Each has one place: the first of the block's keys is that
+/// of the full block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Full,
+    /// A prompt's end, which does not fill it.
+    End,
 }
 
 /// What is known of a block.
@@ -54,7 +66,18 @@ impl Pool {
             reusable: Lru::full(total),
             by_key: Index::default(),
             cached: 0,
+            gone: None,
         }
+    }
+
+    /// The same, which remembers from now on which keys are gone.
+    pub(super) fn remembering(self) -> Self {
+        Self { gone: Some(Vec::new()), ..self }
+    }
+
+    /// The keys of full blocks that lead nowhere since this was last asked.
+    pub(super) fn gone(&mut self) -> impl Iterator<Item = BlockKey> + '_ {
+        self.gone.iter_mut().flat_map(|gone| gone.drain(..))
     }
 
     /// How its blocks are used.
@@ -73,6 +96,11 @@ impl Pool {
     pub fn find(&self, key: BlockKey) -> Option<(BlockId, StepId)> {
         let block = self.by_key.find(key)?;
         Some((block, self.blocks[block.0 as usize].written))
+    }
+
+    /// The keys of all full blocks.
+    pub(super) fn full_keys(&self) -> impl Iterator<Item = BlockKey> + '_ {
+        self.blocks.iter().filter_map(|block| block.keys[Part::Full as usize])
     }
 
     /// Whether somebody holds the block.
@@ -96,10 +124,8 @@ impl Pool {
         let entry = &mut self.blocks[block.0 as usize];
         debug_assert_eq!(entry.refs, 0, "block {block} is held and was to be reused");
         self.cached -= u32::from(entry.keys != [None; 2]);
-        for key in std::mem::take(&mut entry.keys).into_iter().flatten() {
-            self.by_key.remove(key);
-        }
         entry.refs = 1;
+        self.forget(block);
         Some(block)
     }
 
@@ -123,28 +149,32 @@ impl Pool {
         }
     }
 
-    /// Names the contents of a held block, which `step` completes. If another block has the same
-    /// contents, that one is returned and nothing is changed.
-    pub fn name(&mut self, block: BlockId, key: BlockKey, step: StepId) -> Option<BlockId> {
-        if let Some(known) = self.by_key.find(key) {
-            return (known != block).then_some(known);
+    /// Names the contents of a held block, which `step` completes, and says whether this key led
+    /// nowhere before. If another block has the same contents, nothing is changed.
+    pub fn name(&mut self, block: BlockId, part: Part, key: BlockKey, step: StepId) -> bool {
+        if self.by_key.find(key).is_some() {
+            return false;
         }
         let entry = &mut self.blocks[block.0 as usize];
-        let Some(slot) = entry.keys.iter_mut().find(|slot| slot.is_none()) else {
-            // A full block and one prompt's end: another end in it is not worth remembering.
-            return None;
-        };
+        let slot = &mut entry.keys[part as usize];
+        if slot.is_some() {
+            // One prompt's end in a block: another is not worth remembering.
+            return false;
+        }
         *slot = Some(key);
         entry.written = entry.written.max(step);
         self.by_key.insert(key, block);
-        None
+        true
     }
 
     /// Forgets a held block's contents: they turned out to be worthless.
     pub fn forget(&mut self, block: BlockId) {
-        let keys = std::mem::take(&mut self.blocks[block.0 as usize].keys);
-        for key in keys.into_iter().flatten() {
+        let [full, end] = std::mem::take(&mut self.blocks[block.0 as usize].keys);
+        for key in [full, end].into_iter().flatten() {
             self.by_key.remove(key);
+        }
+        if let Some(gone) = &mut self.gone {
+            gone.extend(full);
         }
     }
 
@@ -200,8 +230,8 @@ mod tests {
     fn contents_are_found_until_their_block_is_used_for_something_else() {
         let mut pool = Pool::new(2);
         let (a, b) = (pool.take().unwrap(), pool.take().unwrap());
-        assert_eq!(pool.name(a, 7, StepId(1)), None);
-        assert_eq!(pool.name(b, 7, StepId(1)), Some(a), "equal contents are merged");
+        assert!(pool.name(a, Part::Full, 7, StepId(1)));
+        assert!(!pool.name(b, Part::Full, 7, StepId(1)), "equal contents are merged");
         pool.release(a, true);
         pool.release(b, true);
         assert_eq!(pool.usage(), Usage { held: 0, cached: 1, free: 1, total: 2 });
@@ -217,7 +247,7 @@ mod tests {
     fn a_found_block_is_shared_and_what_is_not_to_be_kept_is_forgotten() {
         let mut pool = Pool::new(2);
         let a = pool.take().unwrap();
-        pool.name(a, 7, StepId(1));
+        pool.name(a, Part::Full, 7, StepId(1));
         pool.release(a, true);
         pool.share(a);
         pool.share(a);
@@ -233,8 +263,8 @@ mod tests {
     fn the_end_of_a_prompt_has_a_key_beside_the_full_block() {
         let mut pool = Pool::new(1);
         let a = pool.take().unwrap();
-        pool.name(a, 7, StepId(1));
-        pool.name(a, 8, StepId(3));
+        pool.name(a, Part::Full, 7, StepId(1));
+        pool.name(a, Part::End, 8, StepId(3));
         assert_eq!(pool.find(7), Some((a, StepId(3))));
         pool.release(a, true);
         pool.clear_cache();

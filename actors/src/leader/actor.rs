@@ -25,6 +25,7 @@ use troupe_runtime::{
 };
 
 use super::{
+    cache::Cache,
     describe::Endpoint,
     drain::Drain,
     engine::{Engine, EngineEvent},
@@ -108,6 +109,7 @@ pub struct LeaderState {
     pub(super) last_door: u64,
     pub(super) info: watch::Sender<Option<EndpointInfo>>,
     pub(super) load: watch::Sender<Load>,
+    pub(super) cache: Cache,
     /// Doors of members and of gateways that follow the status.
     pub(super) doors: JoinSet<()>,
     /// Doors of requests: what is said there last has to arrive.
@@ -132,9 +134,11 @@ impl Actor for Leader {
         let model_name = args.endpoint.model_names.first().map_or("", String::as_str);
         let observer = Observer::new(model_name, &args.settings.endpoint.group);
         let connections = Connections::new(args.link.clone(), Class::Control);
+        let cache = Cache::new(args.settings.endpoint.epoch, args.origin);
         Ok(LeaderState {
             args,
             myself,
+            cache,
             engine: None,
             observer,
             members: BTreeMap::new(),

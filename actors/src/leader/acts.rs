@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{
     actor::{LeaderMsg, LeaderState},
-    doors,
+    cache, doors,
     drain::{Drain, Stand},
     engine::{Engine, EngineEffect, EngineEvent},
     request::RequestKey,
@@ -51,6 +51,7 @@ impl LeaderState {
                 self.last_door += 1;
                 self.doors.spawn(doors::prefill(myself.clone(), self.last_door, stream))
             }
+            Conversation::Cache => self.doors.spawn(cache::door(self.cache.clone(), stream)),
             // Tensors go to the ranks; the member's front door has taken them out. The others
             // belong at a host's door.
             Conversation::Bulk(_)
@@ -158,6 +159,7 @@ impl LeaderState {
         self.engine = Some(engine);
         self.observer.begin(&self.args.settings, blocks);
         let info = self.args.endpoint.info(&self.args.settings, blocks, reports);
+        self.cache.begin(self.args.endpoint.cache(&self.args.settings, blocks));
         let record = self.args.endpoint.record(info.clone());
         self.info.send_replace(Some(info));
         // The node's queue has room for the few messages that a member ever sends.
@@ -191,6 +193,7 @@ impl LeaderState {
                 EngineEffect::Close(key) => drop(self.outboxes.remove(&key)),
                 EngineEffect::Transfer(effect) => self.transfer(effect),
                 EngineEffect::Observe(observation) => self.observer.observe(&observation),
+                EngineEffect::Cached(changes) => self.cache.note(changes),
                 EngineEffect::Broken(why) => {
                     tracing::error!(why, "the engine's books do not add up: the group ends");
                     self.fail(why);

@@ -3,6 +3,7 @@
 use troupe_runtime::{
     discovery::directory::{self, EndpointRecord},
     wire::{
+        cache::CacheParams,
         group::RankReport,
         status::{EndpointInfo, Fingerprint, Role},
     },
@@ -45,9 +46,19 @@ impl Endpoint {
         }
     }
 
+    /// For gateways that follow its cache.
+    pub fn cache(&self, settings: &EngineSettings, blocks: &[u32]) -> CacheParams {
+        CacheParams {
+            endpoint: settings.endpoint.clone(),
+            block_size: settings.limits.block_size,
+            blocks: blocks.iter().copied().max().unwrap_or(0),
+            hashing: settings.hashing().digest(),
+        }
+    }
+
     /// For the directory.
     pub fn record(&self, info: EndpointInfo) -> Vec<u8> {
         let (address, model_uri) = (self.address.clone(), self.model_uri.clone());
-        directory::to_bytes(EndpointRecord { info, address, model_uri })
+        directory::to_bytes(EndpointRecord { info, address, model_uri, labels: Default::default() })
     }
 }

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, time::Duration};
 use troupe_runtime::{
     error::{ErrorKind, PublicError},
     id::SequenceId,
-    prefix::{Chain, Scope},
+    prefix::Chain,
     wire::{
         generate::{Finish, FinishReason, Generate, GenerateDown, Usage},
         latency::Latencies,
@@ -26,7 +26,7 @@ use super::{
     transfers::{TransferEffect, TransferEvent, TransferSetup, Transfers},
 };
 use crate::{
-    kv::blocks::BlockPools,
+    kv::{blocks::BlockPools, findable::Change, pool::BlockKey},
     scheduler::{Counters, Owner, Part, Scheduler, Sequence, SequenceSpec, arena::Arena},
 };
 
@@ -64,6 +64,8 @@ pub enum EngineEffect {
     Transfer(TransferEffect),
     /// Count this.
     Observe(Observation),
+    /// Tell whoever places requests which blocks came and went.
+    Cached(Vec<Change>),
     /// The bookkeeping does not add up: the group cannot be trusted and must be formed anew.
     Broken(String),
 }
@@ -133,7 +135,12 @@ impl Engine {
     pub fn new(settings: EngineSettings, blocks: &[u32]) -> Self {
         let limits = settings.scheduling(blocks);
         let pools = BlockPools::new(settings.limits.block_size, blocks);
-        let scheduler = Scheduler::new(limits, pools.with_windows(&settings.windows));
+        let mut pools = pools.with_windows(&settings.windows);
+        // Without a prefix cache nobody finds what another has computed.
+        if settings.limits.prefix_caching {
+            pools = pools.telling();
+        }
+        let scheduler = Scheduler::new(limits, pools);
         let (requests, by_key) = (Arena::new(), BTreeMap::new());
         Self {
             settings,
@@ -183,6 +190,10 @@ impl Engine {
             self.planned(now, &plan, &mut effects);
             effects.push(EngineEffect::Plan(plan));
         }
+        let changes = self.scheduler.changes();
+        if !changes.is_empty() {
+            effects.push(EngineEffect::Cached(changes));
+        }
         effects
     }
 
@@ -215,6 +226,12 @@ impl Engine {
     /// What has been counted since the start.
     pub fn counters(&self) -> &Counters {
         self.scheduler.counters()
+    }
+
+    /// Names of all blocks whose contents can be found: what all [`EngineEffect::Cached`] so far
+    /// come to, if there is a prefix cache.
+    pub fn cached_blocks(&self) -> Vec<BlockKey> {
+        self.scheduler.computed()
     }
 
     /// Checks its own bookkeeping; for idle moments and for tests.
@@ -262,6 +279,11 @@ impl Engine {
         self.by_key.insert(key, owner);
         let own = || format!("{}/{}", generate.request, generate.attempt);
         let chain = self.chain(own, generate.adapter.as_deref(), generate.cache_salt.as_deref());
+        let hashes = if self.is_hashed(&generate, chain) {
+            generate.block_hashes.clone()
+        } else {
+            chain.hash(&generate.prompt, self.settings.limits.block_size as usize)
+        };
         let mut first_choice = None;
         for choice in &generate.choices {
             let mut tokens = generate.prompt.clone();
@@ -278,6 +300,7 @@ impl Engine {
                 priority: generate.priority,
                 chain,
                 keeps_blocks: false,
+                hashes: hashes.clone(),
                 first_choice,
             });
             // Where the prompt's own logits are wanted, every choice computes them.
@@ -319,13 +342,13 @@ impl Engine {
         salt: Option<&str>,
     ) -> Chain {
         let own = (!self.settings.limits.prefix_caching).then(own);
-        let scope = Scope {
-            model: self.settings.model,
-            kv_dtype: &self.settings.kv_dtype,
-            adapter,
-            salt: own.as_deref().or(salt),
-        };
-        Chain::new(&self.settings.prefix_key, &scope)
+        self.settings.hashing().chain(adapter, own.as_deref().or(salt))
+    }
+
+    /// Whether the gateway has named the prompt's blocks as this engine would.
+    fn is_hashed(&self, generate: &Generate, chain: Chain) -> bool {
+        generate.hash_block_size == self.settings.limits.block_size
+            && generate.hash_seed == chain.seed()
     }
 
     fn planned(&mut self, now: Duration, plan: &StepPlan, effects: &mut Vec<EngineEffect>) {

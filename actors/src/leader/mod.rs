@@ -9,21 +9,26 @@
 //! - `speculate`: the flag that asks for drafts (pure)
 //! - [`describe`]: what the world is told once the group serves (pure)
 //! - [`observe`]: counts for `/metrics`
+//! - [`ledger`]: what is told of the KV blocks, and how to catch up (pure); `rooted`: which of them
+//!   can be found (pure); `cache`: tells it to gateways
 //! - [`actor`]: carries events in; `acts`, `errands`: and effects out
 //! - [`doors`]: one task per conversation, between a stream and the actor
 
 pub mod actor;
 mod acts;
+mod cache;
 pub mod describe;
 pub mod doors;
 mod drain;
 pub mod engine;
 mod errands;
 mod fetch;
+pub mod ledger;
 pub mod observe;
 mod prefill;
 mod refuse;
 pub mod request;
+mod rooted;
 pub mod settings;
 mod speculate;
 #[cfg(test)]

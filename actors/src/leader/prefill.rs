@@ -70,6 +70,7 @@ impl Engine {
             traceparent: prefill.traceparent,
             priority: prefill.priority,
             chain,
+            hashes: Vec::new(),
             keeps_blocks: true,
             first_choice: None,
         });

@@ -51,5 +51,39 @@ pub(super) fn check(
         );
         return Err(PublicError::bad_request(message, "prompt"));
     }
-    Ok(())
+    hashes(settings, generate)
+}
+
+/// Refuses hashes that cannot be those of this prompt. What is not hashed as this engine would is
+/// not looked at: it is hashed here.
+fn hashes(settings: &EngineSettings, generate: &Generate) -> Result<(), PublicError> {
+    let (size, given) = (generate.hash_block_size as usize, generate.block_hashes.as_slice());
+    let refuse = |message: String| Err(PublicError::bad_request(message, "block_hashes"));
+    if size == 0 && given.is_empty() {
+        return Ok(());
+    }
+    let full = generate.prompt.len().checked_div(size).unwrap_or(0);
+    if given.len() != full {
+        return refuse(format!(
+            "{} hashes of blocks of {size} tokens came with the prompt; its {} tokens fill {full}",
+            given.len(),
+            generate.prompt.len()
+        ));
+    }
+    let salt = generate.cache_salt.as_deref();
+    let chain = settings.hashing().chain(generate.adapter.as_deref(), salt);
+    if size != settings.limits.block_size as usize || generate.hash_seed != chain.seed() {
+        return Ok(());
+    }
+    // Two of them say enough of all: each is made from the one before.
+    let mut blocks = given.iter().zip(generate.prompt.chunks_exact(size));
+    let first = blocks.next().is_none_or(|(hash, block)| chain.peek(block) == *hash);
+    let last = blocks.next_back().is_none_or(|(hash, block)| {
+        let before = given.len().checked_sub(2).and_then(|at| given.get(at));
+        before.is_some_and(|before| chain.after(*before).peek(block) == *hash)
+    });
+    if first && last {
+        return Ok(());
+    }
+    refuse("the hashes that came with the prompt are those of another prompt".into())
 }

@@ -5,6 +5,7 @@
 
 use troupe_runtime::{
     id::{Digest, EndpointId},
+    prefix::Parameters,
     spec::EngineFlags,
 };
 
@@ -35,6 +36,12 @@ pub struct EngineSettings {
 }
 
 impl EngineSettings {
+    /// How the engine names the contents of its blocks.
+    pub fn hashing(&self) -> Parameters {
+        let (key, kv_dtype) = (self.prefix_key, self.kv_dtype.clone());
+        Parameters { key, model: self.model, kv_dtype, block_size: self.limits.block_size }
+    }
+
     /// The scheduler's bounds and rules, with these many blocks per KV group.
     pub fn scheduling(&self, blocks: &[u32]) -> Limits {
         let limits = &self.limits;

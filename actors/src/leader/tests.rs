@@ -17,7 +17,7 @@ use super::{
     request::RequestKey,
     settings::{EngineLimits, EngineSettings},
 };
-use crate::scheduler::Policy;
+use crate::{kv::findable::Change, scheduler::Policy};
 
 const NOW: Duration = Duration::from_secs(10);
 const EOS: u32 = 2;
@@ -67,6 +67,7 @@ fn generate(number: u128, options: SamplingOptions) -> Generate {
         prompt: vec![5, 6, 7],
         block_hashes: vec![],
         hash_block_size: 0,
+        hash_seed: 0,
         adapter: None,
         cache_salt: None,
         options: SamplingOptions { eos_token_ids: vec![EOS], ..options },
@@ -95,7 +96,10 @@ fn run(engine: &mut Engine, generate: Generate, tokens: &[u32]) -> Vec<Chunk> {
                 EngineEffect::Plan(plan) => plans.push_back(plan),
                 EngineEffect::Send(_, GenerateDown::Chunk(chunk)) => chunks.push(chunk),
                 EngineEffect::Send(_, other) => panic!("{other:?}"),
-                EngineEffect::Close(_) | EngineEffect::Observe(_) | EngineEffect::Transfer(_) => {}
+                EngineEffect::Close(_)
+                | EngineEffect::Observe(_)
+                | EngineEffect::Cached(_)
+                | EngineEffect::Transfer(_) => {}
                 EngineEffect::Broken(why) => panic!("{why}"),
             }
         }
@@ -314,4 +318,84 @@ fn an_engine_that_drains_refuses_with_words_that_send_elsewhere_and_ends_what_it
     assert_eq!(engine.open_requests(), 1);
     engine.handle(NOW, EngineEvent::Result(result(&plan.expect("a plan"), 7)));
     assert_eq!(engine.open_requests(), 0);
+}
+
+/// A prompt of two full blocks and a half, as a gateway hands it over that has hashed it.
+fn hashed(number: u128) -> Generate {
+    let prompt: Vec<u32> = (5..15).collect();
+    let chain = settings().hashing().chain(None, None);
+    let (block_hashes, hash_seed) = (chain.hash(&prompt, 4), chain.seed());
+    let generate = generate(number, most(1));
+    Generate { prompt, block_hashes, hash_block_size: 4, hash_seed, ..generate }
+}
+
+#[test]
+fn what_is_computed_is_told_once_its_step_is_done() {
+    let mut engine = engine(16);
+    let hashes = hashed(1).block_hashes;
+    let effects = engine.handle(NOW, EngineEvent::Submit(Box::new(hashed(1))));
+    let plan = plans(&effects).remove(0);
+    let told = |effects: &[EngineEffect]| -> Vec<Change> {
+        let changes = |effect: &EngineEffect| match effect {
+            EngineEffect::Cached(changes) => changes.clone(),
+            _ => vec![],
+        };
+        effects.iter().flat_map(changes).collect()
+    };
+    assert_eq!(told(&effects), [], "it is planned and not yet there");
+    let effects = engine.handle(NOW, EngineEvent::Result(result(&plan, 9)));
+    let stored = [
+        Change::Stored { key: hashes[0], parent: None },
+        Change::Stored { key: hashes[1], parent: Some(hashes[0]) },
+    ];
+    assert_eq!(told(&effects), stored);
+}
+
+#[test]
+fn hashes_of_a_gateway_that_hashes_otherwise_are_made_anew() {
+    for change in [
+        |generate: &mut Generate| generate.hash_seed += 1,
+        |generate: &mut Generate| generate.cache_salt = Some("another".into()),
+        |generate: &mut Generate| {
+            generate.hash_block_size = 2;
+            generate.block_hashes = vec![1, 2, 3, 4, 5];
+        },
+    ] {
+        let mut engine = engine(16);
+        let mut generate = hashed(1);
+        change(&mut generate);
+        let salt = generate.cache_salt.clone();
+        assert_eq!(run(&mut engine, generate, &[9]).len(), 1);
+        let mut own = settings().hashing().chain(None, salt.as_deref()).hash(&hashed(1).prompt, 4);
+        let mut cached = engine.cached_blocks();
+        own.sort_unstable();
+        cached.sort_unstable();
+        assert_eq!(cached, own);
+    }
+}
+
+#[test]
+fn hashes_that_cannot_be_the_prompts_are_refused() {
+    let refusal = |change: fn(&mut Generate)| {
+        let mut generate = hashed(1);
+        change(&mut generate);
+        let effects = engine(16).handle(NOW, EngineEvent::Submit(Box::new(generate)));
+        let [EngineEffect::Send(_, GenerateDown::Refused(error)), ..] = effects.as_slice() else {
+            panic!("{effects:?}")
+        };
+        assert_eq!(
+            (error.kind, error.param.as_deref()),
+            (ErrorKind::BadRequest, Some("block_hashes"))
+        );
+        error.message.clone()
+    };
+    let message = refusal(|generate| generate.block_hashes.truncate(1));
+    assert_eq!(
+        message,
+        "1 hashes of blocks of 4 tokens came with the prompt; its 10 tokens fill 2"
+    );
+    refusal(|generate| generate.hash_block_size = 0);
+    let message = refusal(|generate| generate.block_hashes[0] += 1);
+    assert!(message.contains("another prompt"), "{message}");
+    refusal(|generate| generate.block_hashes[1] += 1);
 }

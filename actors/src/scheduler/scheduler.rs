@@ -13,7 +13,11 @@ use super::{
     sequence::{Sequence, SequenceSpec},
     waiting::{Place, Policy, Waiting},
 };
-use crate::kv::{blocks::BlockPools, pool::Usage};
+use crate::kv::{
+    blocks::BlockPools,
+    findable::Change,
+    pool::{BlockKey, Usage},
+};
 
 /// Bounds and rules of planning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -261,6 +265,16 @@ impl Scheduler {
         self.in_flight.len()
     }
 
+    /// Which blocks' contents can be found now and could not before, and the other way round.
+    pub fn changes(&mut self) -> Vec<Change> {
+        self.pools.changes()
+    }
+
+    /// Names of all blocks whose contents can be found now.
+    pub fn computed(&self) -> Vec<BlockKey> {
+        self.pools.computed()
+    }
+
     /// Forgets the KV that no sequence holds.
     pub fn clear_cache(&mut self) {
         self.pools.clear_cache();
@@ -314,13 +328,14 @@ pub(super) fn name_blocks(pools: &mut BlockPools, sequence: &mut Sequence, step:
         let index = sequence.keys.named;
         sequence.keys.named += 1;
         if let Some(key) = sequence.key(index) {
-            pools.name(&sequence.tables, index, key, step);
+            let parent = index.checked_sub(1).and_then(|before| sequence.key(before));
+            pools.name(&sequence.tables, index, (key, parent), step);
         }
     }
     if sequence.keys.end_named.is_none() && sequence.computed >= sequence.spec.prompt_len {
         sequence.keys.end_named = Some(step);
         if let Some(key) = sequence.end_key() {
-            pools.name(&sequence.tables, sequence.spec.prompt_len / size, key, step);
+            pools.name_end(&sequence.tables, sequence.spec.prompt_len / size, key, step);
         }
     }
 }

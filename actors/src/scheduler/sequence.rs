@@ -46,6 +46,8 @@ pub struct SequenceSpec {
     pub chain: Chain,
     /// Its blocks are read by others than steps: none gives way to an equal one, or leaves early.
     pub keeps_blocks: bool,
+    /// Those of the prompt's first full blocks, as far as somebody has made them.
+    pub hashes: Vec<BlockKey>,
     /// The sequence that computes the same prompt for it: the first choice of its request.
     pub first_choice: Option<SequenceId>,
 }
@@ -98,15 +100,10 @@ pub(super) struct Keys {
 }
 
 impl Sequence {
-    pub(super) fn new(spec: SequenceSpec, tables: BlockTables, block_size: u32) -> Self {
-        let mut keys = Keys {
-            chain: spec.chain,
-            full: Vec::new(),
-            end: None,
-            named: 0,
-            end_named: None,
-            merged: 0,
-        };
+    pub(super) fn new(mut spec: SequenceSpec, tables: BlockTables, block_size: u32) -> Self {
+        let full = std::mem::take(&mut spec.hashes);
+        let chain = full.last().map_or(spec.chain, |last| spec.chain.after(*last));
+        let mut keys = Keys { chain, full, end: None, named: 0, end_named: None, merged: 0 };
         let prompt = spec.tokens.get(..spec.prompt_len as usize).unwrap_or(&spec.tokens);
         keys.extend(prompt, block_size);
         let rest = prompt.get(keys.full.len() * block_size as usize..).unwrap_or_default();

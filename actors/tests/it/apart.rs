@@ -174,7 +174,7 @@ async fn who_is_not_there_or_refuses_costs_no_answer() {
     assert_eq!(asked.tokens().await, expected(&prompt(1), 10));
     assert_eq!(apart.transfers("nothing").await, 1.0);
     // Nobody at all.
-    let nobody = KvSource { address: "local://nobody".into(), ..source(&apart.prefill).unwrap() };
+    let nobody = KvSource { address: "local://987654".into(), ..source(&apart.prefill).unwrap() };
     let asked = apart.cluster.ask_with(&apart.decode, &prompt(2), 10, Some(nobody)).await;
     assert_eq!(asked.tokens().await, expected(&prompt(2), 10));
     assert_eq!(apart.transfers("nothing").await, 2.0);

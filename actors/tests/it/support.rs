@@ -256,6 +256,7 @@ impl Cluster {
             prompt: prompt.to_vec(),
             block_hashes: vec![],
             hash_block_size: 0,
+            hash_seed: 0,
             adapter: None,
             cache_salt: None,
             // Greedy, for models whose tokens are known.

@@ -30,7 +30,7 @@ use crate::{
     ingress::prepared::{Prepared, PreparedPrompt},
     metrics::Meter,
     model::Detokenizer,
-    placement::{GoesOn, Query, directory::Directory, endpoint::Endpoint},
+    placement::{GoesOn, Placed, Query, directory::Directory},
 };
 
 /// Where attempts can be made.
@@ -50,7 +50,7 @@ struct Execution {
     request: Arc<Prepared>,
     prompt: PreparedPrompt,
     core: StreamCore<Decoder>,
-    chosen: Option<Arc<Endpoint>>,
+    chosen: Option<Placed>,
     attempt: Option<Attempt>,
     ready: VecDeque<Delta>,
     then: Then,
@@ -95,12 +95,20 @@ impl Places {
     fn choose(
         &self,
         request: &Prepared,
+        prompt: &PreparedPrompt,
         tried: &BTreeSet<EndpointId>,
         origin: Option<&Fingerprint>,
-    ) -> Option<Arc<Endpoint>> {
+    ) -> Option<Placed> {
         let place = |goes_on| {
-            let (model, tokenizer) = (&request.served_name, request.model.tokenizer_digest());
-            self.directory.place(&Query { model, tokenizer, exclude: tried, goes_on })
+            self.directory.place(&Query {
+                model: &request.served_name,
+                tokenizer: request.model.tokenizer_digest(),
+                exclude: tried,
+                goes_on,
+                request: prompt.request,
+                tokens: prompt.tokens.len() as u32,
+                hints: &request.hints,
+            })
         };
         let Some(origin) = origin else { return place(None) };
         let exact = place(Some(GoesOn::Exactly(origin)));
@@ -172,8 +180,9 @@ impl Execution {
     fn place(&mut self) -> Event {
         self.attempt = None;
         let (tried, origin) = (self.core.tried(), self.core.origin());
-        if let Some(endpoint) = self.places.choose(&self.request, tried, origin) {
-            return self.placed(endpoint);
+        let placed = self.places.choose(&self.request, &self.prompt, tried, origin);
+        if let Some(placed) = placed {
+            return self.placed(placed);
         }
         let message = format!("No endpoint of the model `{}` is ready.", self.request.served_name);
         Event::Nowhere(PublicError::new(ErrorKind::Unavailable, message))
@@ -188,25 +197,26 @@ impl Execution {
             bytes: size_of_val::<[u32]>(&self.prompt.tokens),
             deadline: self.core.deadline(),
         };
-        let ready = || places.choose(&request, &tried, origin.as_ref());
+        let ready = || places.choose(&request, &self.prompt, &tried, origin.as_ref());
         match places.holding.until(wait, ready).await {
-            Ok(endpoint) => self.placed(endpoint),
+            Ok(placed) => self.placed(placed),
             Err(unheld) => Event::Unheld(unheld.told(&request.served_name).unwrap_or(why)),
         }
     }
 
-    fn placed(&mut self, endpoint: Arc<Endpoint>) -> Event {
-        let (id, fingerprint) = (&endpoint.info.endpoint, &endpoint.info.fingerprint);
+    fn placed(&mut self, placed: Placed) -> Event {
+        let info = &placed.endpoint.info;
+        let (id, fingerprint) = (&info.endpoint, &info.fingerprint);
         if self.core.origin().is_some() {
             tracing::info!(endpoint = %id, attempt = self.core.attempt(), "resume a stream");
         }
-        let placed = Event::Placed(id.clone(), fingerprint.clone());
-        self.chosen = Some(endpoint);
-        placed
+        let event = Event::Placed(id.clone(), fingerprint.clone());
+        self.chosen = Some(placed);
+        event
     }
 
     async fn open(&mut self) -> Event {
-        let Some(endpoint) = self.chosen.take() else {
+        let Some(Placed { endpoint, .. }) = self.chosen.take() else {
             return Event::Broken("no endpoint was chosen".into());
         };
         match Attempt::open(&endpoint, self.generate(&endpoint.info)).await {
@@ -230,6 +240,7 @@ impl Execution {
             prompt: self.prompt.tokens.to_vec(),
             block_hashes: Vec::new(),
             hash_block_size: 0,
+            hash_seed: 0,
             adapter: None,
             cache_salt: self.request.cache_salt.clone(),
             options: self.prompt.options.clone(),

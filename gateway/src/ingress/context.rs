@@ -6,7 +6,7 @@ use axum::http::HeaderMap;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::seeds::Seeds;
+use super::{hints::Hints, seeds::Seeds};
 use crate::error::ApiError;
 
 /// Longest id of a client's that is taken over; longer ones are replaced, not cut.
@@ -21,6 +21,8 @@ pub(crate) struct RequestContext {
     named: bool,
     /// W3C trace context, if the client sent one that is well-formed.
     pub(crate) traceparent: Option<String>,
+    /// What it asks of placement.
+    pub(crate) hints: Hints,
     /// Where its seeds come from, if it has none of its own.
     pub(crate) seeds: Arc<Seeds>,
     /// When it came.
@@ -43,6 +45,7 @@ impl RequestContext {
             named: given.is_some(),
             id: given.map_or_else(|| Uuid::now_v7().simple().to_string(), str::to_owned),
             traceparent: text("traceparent").filter(|text| well_formed(text)).map(str::to_owned),
+            hints: Hints::new(headers),
             seeds,
             arrived: now,
             deadline: now + timeout,

@@ -10,12 +10,13 @@
 //! - [`messages`]: a conversation, made fit for a chat template
 //! - [`tools`]: which tools may or must be called; [`reply`]: how answers are to be read
 //! - [`thinking`]: whether they begin with reasoning, and a grammar behind it
-//! - [`context`]: what the HTTP request says beside its body
+//! - [`context`]: what the HTTP request says beside its body; [`hints`]: to placement
 
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod context;
 pub(crate) mod grammar;
+pub(crate) mod hints;
 pub(crate) mod limits;
 pub(crate) mod messages;
 pub(crate) mod options;

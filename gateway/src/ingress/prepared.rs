@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use troupe_runtime::{id::RequestId, wire::generate::SamplingOptions};
 
-use super::context::RequestContext;
+use super::{context::RequestContext, hints::Hints};
 use crate::{
     egress::{answer::Telling, stop::StopRules, stream::StreamOptions},
     model::{Served, ServedModel, TextOptions},
@@ -27,6 +27,7 @@ pub(crate) struct Prepared {
     pub(crate) priority: i32,
     pub(crate) cache_salt: Option<String>,
     pub(crate) traceparent: Option<String>,
+    pub(crate) hints: Hints,
     pub(crate) deadline: Instant,
     pub(crate) telling: Telling,
 }
@@ -62,16 +63,18 @@ impl Prepared {
         let include_usage = usage.include_usage.unwrap_or(false);
         let continuous_usage = include_usage && usage.continuous_usage_stats.unwrap_or(false);
         let interval = u32::try_from(asked.stream_interval.unwrap_or(1)).unwrap_or(u32::MAX);
+        // More than the wire holds means "as urgent, or as little, as can be".
+        let priority = asked.priority.unwrap_or(0).clamp(i32::MIN.into(), i32::MAX.into()) as i32;
         Self {
             served_name: served.name,
             model: served.model,
             n,
             text: TextOptions { skip_special: asked.skip_special_tokens.unwrap_or(true) },
             stop,
-            // More than the wire holds means "as urgent, or as little, as can be".
-            priority: asked.priority.unwrap_or(0).clamp(i32::MIN.into(), i32::MAX.into()) as i32,
+            priority,
             cache_salt: asked.cache_salt.clone(),
             traceparent: context.traceparent.clone(),
+            hints: Hints { priority, ..context.hints.clone() },
             deadline: context.deadline,
             telling: Telling { stream, include_usage, continuous_usage, interval },
         }

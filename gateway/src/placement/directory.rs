@@ -8,10 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use troupe_runtime::id::EndpointId;
 
-use super::{Candidate, Query, endpoint::Endpoint, profile::Profile};
+use super::{Candidate, Placed, Query, endpoint::Endpoint, profile::Profile};
 use crate::{error::ApiError, model::Served};
 
 /// Ready endpoints, in the order of their ids. Immutable: a change makes a new one.
@@ -91,13 +91,23 @@ impl Directory {
     }
 
     /// The endpoint for a request, if any will do.
-    pub(crate) fn place(&self, query: &Query<'_>) -> Option<Arc<Endpoint>> {
-        let table = self.table();
+    pub(crate) fn place(&self, query: &Query<'_>) -> Option<Placed> {
+        let (table, now) = (self.table(), Instant::now());
         let endpoints: Vec<&Arc<Endpoint>> = table.values().collect();
-        let candidates: Vec<Candidate<'_>> =
-            endpoints.iter().map(|endpoint| endpoint.candidate()).collect();
+        let matched = self.matched(query, &endpoints);
+        let candidates: Vec<Candidate<'_>> = endpoints
+            .iter()
+            .zip(&matched)
+            .map(|(endpoint, matched)| endpoint.candidate(now, *matched))
+            .collect();
         let at = self.profile.place(query, &candidates)?;
-        Some(Arc::clone(endpoints[at]))
+        Some(Placed { endpoint: Arc::clone(endpoints[at]), prefill: None })
+    }
+
+    /// Tokens of the prompt's beginning that each one's cache holds.
+    #[expect(clippy::unused_self, reason = "the index of prefixes will be here")]
+    fn matched(&self, _: &Query<'_>, endpoints: &[&Arc<Endpoint>]) -> Vec<u32> {
+        vec![0; endpoints.len()]
     }
 
     /// An endpoint became ready.

@@ -4,14 +4,16 @@
 //! cells that placement reads when it looks and that nobody has to publish.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use tokio::time::Instant;
 use troupe_runtime::{
     transport::{Connection, Conversation, LinkError, Stream},
     wire::status::{EndpointInfo, Load, StatusDown, StatusUp},
@@ -29,11 +31,14 @@ pub(crate) struct Endpoint {
     pub(crate) info: EndpointInfo,
     /// Its model's text side.
     pub(crate) model: Arc<ServedModel>,
+    /// What it may be selected by.
+    pub(crate) labels: BTreeMap<String, String>,
     /// Its leader.
     pub(crate) connection: Arc<dyn Connection>,
-    // A std mutex: held for a copy of 32 bytes, never across an await.
-    load: Mutex<Load>,
+    // A std mutex: held for a copy of 200 bytes, never across an await.
+    load: Mutex<(Load, Instant)>,
     in_flight: AtomicU32,
+    uncached: AtomicU64,
     /// What its leader last said that it has counted.
     metrics: Mutex<Arc<str>>,
 }
@@ -47,20 +52,29 @@ impl Endpoint {
     pub(crate) fn new(
         info: EndpointInfo,
         model: Arc<ServedModel>,
+        labels: BTreeMap<String, String>,
         connection: Arc<dyn Connection>,
     ) -> Self {
-        let (load, metrics) = (Mutex::default(), Mutex::new(Arc::from("")));
-        Self { info, model, connection, load, in_flight: AtomicU32::new(0), metrics }
+        Self {
+            info,
+            model,
+            labels,
+            connection,
+            load: Mutex::new((Load::default(), Instant::now())),
+            in_flight: AtomicU32::new(0),
+            uncached: AtomicU64::new(0),
+            metrics: Mutex::new(Arc::from("")),
+        }
     }
 
     /// How busy its leader last said it is.
     pub(crate) fn load(&self) -> Load {
-        *self.load.lock().unwrap_or_else(PoisonError::into_inner)
+        self.load.lock().unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// Keeps what the leader says.
     pub(crate) fn set_load(&self, load: Load) {
-        *self.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
+        *self.load.lock().unwrap_or_else(PoisonError::into_inner) = (load, Instant::now());
     }
 
     /// What its leader has counted, as Prometheus' text. If it does not say in time, what it said
@@ -99,10 +113,18 @@ impl Endpoint {
         InFlight(Arc::clone(self))
     }
 
-    /// As placement looks at it now.
-    pub(crate) fn candidate(&self) -> Candidate<'_> {
-        let in_flight = self.in_flight.load(Ordering::Relaxed);
-        Candidate { info: &self.info, load: self.load(), in_flight }
+    /// As placement looks at it now, where so much of the prompt's beginning is in its cache.
+    pub(crate) fn candidate(&self, now: Instant, matched: u32) -> Candidate<'_> {
+        let (load, told) = *self.load.lock().unwrap_or_else(PoisonError::into_inner);
+        Candidate {
+            info: &self.info,
+            load,
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            uncached_in_flight: self.uncached.load(Ordering::Relaxed),
+            matched,
+            labels: &self.labels,
+            load_age: now.saturating_duration_since(told),
+        }
     }
 }
 
@@ -120,10 +142,50 @@ impl fmt::Debug for Endpoint {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use troupe_runtime::{
-        id::{Digest, EndpointId, Epoch, GroupId},
-        wire::status::{EndpointInfo, Fingerprint, Role},
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        time::Duration,
     };
+
+    use troupe_runtime::{
+        id::{Digest, EndpointId, Epoch, GroupId, RequestId},
+        wire::status::{EndpointInfo, Fingerprint, Load, Role},
+    };
+
+    use crate::{
+        ingress::hints::Hints,
+        placement::{Candidate, Query},
+    };
+
+    static NOBODY: BTreeSet<EndpointId> = BTreeSet::new();
+    static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();
+    static NO_HINTS: Hints = Hints::NONE;
+
+    /// A first try of a prompt of a hundred tokens.
+    pub(crate) fn query(model: &str) -> Query<'_> {
+        Query {
+            model,
+            tokenizer: Digest::default(),
+            exclude: &NOBODY,
+            goes_on: None,
+            request: RequestId(uuid::Uuid::nil()),
+            tokens: 100,
+            hints: &NO_HINTS,
+        }
+    }
+
+    /// It has nothing to do, and its leader said so just now.
+    pub(crate) fn candidate(info: &EndpointInfo) -> Candidate<'_> {
+        Candidate {
+            info,
+            load: Load::default(),
+            in_flight: 0,
+            uncached_in_flight: 0,
+            matched: 0,
+            labels: &NO_LABELS,
+            load_age: Duration::ZERO,
+        }
+    }
 
     /// An endpoint of group `index` that serves `model`.
     pub(crate) fn info(model: &str, index: u32) -> EndpointInfo {

@@ -48,7 +48,7 @@ impl Endpoints {
     /// Looks at every one that is ready, as placement does for a request.
     pub fn look(&self, mut each: impl FnMut(&EndpointId, Load)) {
         for (id, endpoint) in self.directory.table().iter() {
-            each(id, endpoint.candidate().load);
+            each(id, endpoint.load());
         }
     }
 }

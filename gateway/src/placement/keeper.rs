@@ -88,7 +88,12 @@ impl Keeper {
         if told.endpoint != info.endpoint {
             return Err(NotReady::Another(told.endpoint));
         }
-        let endpoint = Arc::new(Endpoint::new(told, model, Arc::clone(&connection)));
+        let endpoint = Arc::new(Endpoint::new(
+            told,
+            model,
+            self.record.labels.clone(),
+            Arc::clone(&connection),
+        ));
         // So that there is something to be told when the leader does not answer a scrape in time:
         // the first one would lack its families.
         endpoint.metrics().await;

@@ -24,14 +24,22 @@ pub(crate) mod profile;
 pub(crate) mod scorer;
 pub(crate) mod view;
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use troupe_runtime::{
-    id::{Digest, EndpointId},
+    id::{Digest, EndpointId, RequestId},
     wire::status::{EndpointInfo, Fingerprint, Load},
 };
 
+use self::endpoint::Endpoint;
+use crate::ingress::hints::Hints;
+
 /// What is to be placed.
+#[allow(dead_code, reason = "the scorers that read all of it are under way")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Query<'a> {
     /// The name that the request uses.
@@ -42,6 +50,12 @@ pub(crate) struct Query<'a> {
     pub(crate) exclude: &'a BTreeSet<EndpointId>,
     /// Whose output it goes on with, if a part of it was delivered.
     pub(crate) goes_on: Option<GoesOn<'a>>,
+    /// Names its execution; with it equals are told apart, the same way each time.
+    pub(crate) request: RequestId,
+    /// Tokens of the prompt.
+    pub(crate) tokens: u32,
+    /// What the client asked of placement.
+    pub(crate) hints: &'a Hints,
 }
 
 /// What an endpoint needs to have to go on with an output that another began.
@@ -64,6 +78,7 @@ impl GoesOn<'_> {
 }
 
 /// Where it could go: one endpoint as it is at this moment.
+#[allow(dead_code, reason = "the scorers that read all of it are under way")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate<'a> {
     /// What it is.
@@ -72,4 +87,22 @@ pub(crate) struct Candidate<'a> {
     pub(crate) load: Load,
     /// Requests of this gateway that are there now; newer than `load`.
     pub(crate) in_flight: u32,
+    /// Tokens of those requests that are not computed yet.
+    pub(crate) uncached_in_flight: u64,
+    /// Tokens of the prompt's beginning that its cache holds; none if that is not known.
+    pub(crate) matched: u32,
+    /// What it may be selected by.
+    pub(crate) labels: &'a BTreeMap<String, String>,
+    /// Since `load` was told.
+    pub(crate) load_age: Duration,
+}
+
+/// Where a request goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Placed {
+    /// Who answers it.
+    pub(crate) endpoint: Arc<Endpoint>,
+    /// Who computes its prompt, if that is worth the transfer.
+    #[expect(dead_code, reason = "nobody fetches KV from a prefill group yet")]
+    pub(crate) prefill: Option<Arc<Endpoint>>,
 }

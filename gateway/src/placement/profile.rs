@@ -62,10 +62,13 @@ mod tests {
     };
 
     use super::*;
-    use crate::placement::{GoesOn, endpoint::tests::info};
+    use crate::placement::{
+        GoesOn,
+        endpoint::tests::{candidate, info, query},
+    };
 
     fn asks(exclude: &BTreeSet<EndpointId>) -> Query<'_> {
-        Query { model: "a", tokenizer: Digest::default(), exclude, goes_on: None }
+        Query { exclude, ..query("a") }
     }
 
     #[test]
@@ -74,8 +77,7 @@ mod tests {
         let origin = infos[2].fingerprint.clone();
         infos[0].fingerprint.model = Digest::of(b"another");
         infos[1].fingerprint.tensor_parallel = 2;
-        let candidates =
-            infos.each_ref().map(|info| Candidate { info, load: Load::default(), in_flight: 0 });
+        let candidates = infos.each_ref().map(candidate);
         let exclude = BTreeSet::new();
         let place = |goes_on| {
             let query = Query { goes_on: Some(goes_on), ..asks(&exclude) };
@@ -92,7 +94,7 @@ mod tests {
         let candidates: Vec<Candidate<'_>> = infos
             .iter()
             .zip(busy)
-            .map(|(info, in_flight)| Candidate { info, load: Load::default(), in_flight })
+            .map(|(info, in_flight)| Candidate { in_flight, ..candidate(info) })
             .collect();
         let profile = Profile::decode();
         let mut exclude = BTreeSet::new();
@@ -111,8 +113,8 @@ mod tests {
         let infos = [info("a", 0), info("a", 1)];
         let load = |running, waiting| Load { running, waiting, ..Load::default() };
         let candidates = [
-            Candidate { info: &infos[0], load: load(3, 4), in_flight: 0 },
-            Candidate { info: &infos[1], load: load(3, 0), in_flight: 1 },
+            Candidate { load: load(3, 4), ..candidate(&infos[0]) },
+            Candidate { load: load(3, 0), in_flight: 1, ..candidate(&infos[1]) },
         ];
         let exclude = BTreeSet::new();
         let query = asks(&exclude);

@@ -50,6 +50,8 @@ pub enum Conversation {
     Preflight,
     /// [`crate::wire::guest`].
     Guest,
+    /// [`crate::wire::cache`]: which KV blocks an endpoint holds.
+    Cache,
 }
 
 /// Whether a peer of this role may open this conversation. Asked by the side that *accepts*, about
@@ -59,22 +61,22 @@ pub enum Conversation {
 /// |---|---|---|
 /// | control | everything but `Join` | it holds the cluster's key anyway |
 /// | node | what members of groups share; `Guest`, `Probe`, `Renew` | it asks nothing else of other hosts |
-/// | gateway | `Generate`, `Status`, `Probe`, `Renew` | tensors are not its own |
+/// | gateway | `Generate`, `Status`, `Cache`, `Probe`, `Renew` | tensors are not its own |
 /// | operator | `Operate`, `Preflight`, `Renew` | control hosts do for it what it may want |
 /// | newcomer | `Join` | it has shown no certificate |
 pub fn permits(role: PeerRole, conversation: &Conversation) -> bool {
     use Conversation::{
-        Bulk, Generate, Group, Guest, Join, Kv, Operate, Prefill, Preflight, Probe, Renew, Status,
+        Bulk, Cache, Generate, Group, Guest, Join, Kv, Operate, Prefill, Preflight, Probe, Renew,
+        Status,
     };
     match role {
         PeerRole::Control => !matches!(conversation, Join),
         PeerRole::Node => {
-            matches!(
-                conversation,
-                Generate | Group | Guest | Status | Bulk(_) | Prefill | Kv(_) | Probe(_) | Renew
-            )
+            let of_members = matches!(conversation, Generate | Group | Status | Cache | Bulk(_));
+            let of_groups = matches!(conversation, Prefill | Kv(_));
+            of_members || of_groups || matches!(conversation, Guest | Probe(_) | Renew)
         }
-        PeerRole::Gateway => matches!(conversation, Generate | Status | Probe(_) | Renew),
+        PeerRole::Gateway => matches!(conversation, Generate | Status | Cache | Probe(_) | Renew),
         PeerRole::Operator => matches!(conversation, Operate | Preflight | Renew),
         PeerRole::Newcomer => matches!(conversation, Join),
     }
@@ -92,8 +94,9 @@ impl Conversation {
             | Self::Operate
             | Self::Host
             | Self::Preflight
+            | Self::Guest
             | Self::Prefill
-            | Self::Guest => Class::Control,
+            | Self::Cache => Class::Control,
             Self::Probe(class) => *class,
             // Tokens are few, and a step waits for them.
             Self::Bulk(_) => Class::Activations,
@@ -133,6 +136,7 @@ mod tests {
         Probe      control node gateway
         Preflight  control operator
         Guest      control node
+        Cache      control node gateway
     ";
 
     #[test]
@@ -163,6 +167,7 @@ mod tests {
             Conversation::Probe(Class::Kv),
             Conversation::Preflight,
             Conversation::Guest,
+            Conversation::Cache,
         ];
         let lines: Vec<&str> = TABLE.lines().filter(|line| !line.trim().is_empty()).collect();
         assert_eq!(lines.len(), all.len());

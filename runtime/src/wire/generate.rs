@@ -52,6 +52,9 @@ pub struct Generate {
     pub block_hashes: Vec<u128>,
     /// Tokens per hashed block; 0 when there are no hashes.
     pub hash_block_size: u32,
+    /// Where the hashes begin ([`crate::prefix::Chain::seed`]): a leader whose own begin elsewhere
+    /// hashes the prompt itself. 0 when there are no hashes.
+    pub hash_seed: u128,
     /// LoRA adapter, by name.
     pub adapter: Option<String>,
     /// Separates this request's cached blocks from those of others.

@@ -2,6 +2,7 @@
 //!
 //! | file | conversation | opened by |
 //! |---|---|---|
+//! | [`cache`] | which KV blocks an endpoint holds: [`cache::CacheUp`] / [`cache::CacheDown`] | gateway, at the leader |
 //! | [`generate`] | one request: [`generate::GenerateUp`] / [`generate::GenerateDown`] | gateway, at the leader |
 //! | [`guest`] | a host that shares its leader's store: [`guest::GuestUp`] / [`guest::GuestDown`] | worker pod, at the leader's |
 //! | [`group`] | one member's life: [`group::MemberUp`] / [`group::MemberDown`] | worker, at the leader |
@@ -21,6 +22,7 @@
 //! cannot say (lengths that are absurd, numbers that are not finite). The layout of a version is
 //! frozen: its name is the ALPN ([`ALPN`]), and a test with golden bytes fails when it moves.
 
+pub mod cache;
 mod codec;
 pub mod generate;
 pub mod group;

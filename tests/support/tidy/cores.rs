@@ -6,7 +6,7 @@
 use super::{source::has_word, tree::File};
 
 /// Cores by other names; `*` stands for one file.
-const CORES: [&str; 39] = [
+const CORES: [&str; 41] = [
     "actors/src/controller/adopt.rs",
     "actors/src/controller/autoscale.rs",
     "actors/src/controller/declared.rs",
@@ -41,6 +41,8 @@ const CORES: [&str; 39] = [
     "actors/src/leader/fetch.rs",
     "actors/src/leader/prefill.rs",
     "actors/src/leader/transfers.rs",
+    "actors/src/leader/ledger.rs",
+    "actors/src/leader/rooted.rs",
     "actors/src/scheduler/*.rs",
     "actors/src/worker/mirror.rs",
     "actors/src/worker/reasoning.rs",

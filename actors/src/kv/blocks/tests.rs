@@ -14,7 +14,7 @@ fn with_ten_positions(total: u32) -> (BlockPools, BlockTables) {
     let mut pools = BlockPools::new(4, &[total]);
     let mut tables = pools.admit(&Hit::default(), 10).tables;
     for (index, key) in [(0, 100), (1, 101), (2, 777)] {
-        pools.name(&tables, index, key, StepId(1));
+        pools.name(&tables, index, (key, None), StepId(1));
     }
     pools.release(&mut tables, None, true);
     (pools, tables)
@@ -101,8 +101,8 @@ fn equal_blocks_become_one() {
     let mut pools = BlockPools::new(4, &[4]);
     let first = pools.admit(&Hit::default(), 4).tables;
     let mut second = pools.admit(&Hit::default(), 4).tables;
-    pools.name(&first, 0, 5, StepId(1));
-    pools.name(&second, 0, 5, StepId(1));
+    pools.name(&first, 0, (5, None), StepId(1));
+    pools.name(&second, 0, (5, None), StepId(1));
     let swaps = pools.merge(&mut second, 0, 5, Some(StepId(2)));
     assert_eq!(swaps, [BlockSwap { group: 0, index: 0, block: first[0][0] }]);
     assert_eq!(second, first);
@@ -120,7 +120,7 @@ fn with_a_window(total: u32) -> BlockPools {
 fn named(pools: &mut BlockPools, positions: u32, keys: &[BlockKey]) -> BlockTables {
     let tables = pools.admit(&Hit::default(), positions).tables;
     for (index, key) in (0..).zip(keys) {
-        pools.name(&tables, index, *key, StepId(1));
+        pools.name(&tables, index, (*key, None), StepId(1));
     }
     tables
 }

@@ -31,7 +31,7 @@ pub(super) fn endpoints(contents: &Contents) -> Vec<Value> {
     let records = contents.records::<EndpointRecord>(&contents.keys.endpoints()).into_iter();
     records
         .map(|found| {
-            let EndpointRecord { info, address, model_uri } = found.record;
+            let EndpointRecord { info, address, model_uri, .. } = found.record;
             let GroupId { namespace, service, index } = &info.endpoint.group;
             let metadata = json!({
                 "name": format!("{service}-{index}-{}", info.endpoint.epoch),

@@ -7,9 +7,14 @@
 //! every token is the one that follows when the sequence is computed alone, positions have no gap,
 //! and the engine's own bookkeeping adds up.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use troupe_actors::{
+    kv::{findable::Change, pool::BlockKey},
     leader::{
         engine::{Engine, EngineEffect, EngineEvent},
         request::RequestKey,
@@ -28,6 +33,7 @@ use troupe_gpu::{
 };
 use troupe_runtime::{
     id::{Coordinate, Digest, EndpointId, Epoch, GroupId},
+    prefix::Parameters,
     transport::bulk::{BulkSender, bulk_pair},
     wire::{
         generate::{Finish, FinishReason, Generate},
@@ -75,6 +81,8 @@ pub(super) struct Group {
     /// The sequences of these seeds fail at their next token.
     to_fail: Vec<u64>,
     turns: Turns,
+    /// Blocks that the engine has said can be found.
+    cached: BTreeSet<BlockKey>,
 }
 
 struct Stage {
@@ -124,6 +132,7 @@ impl Group {
             told: if shape.stages > 1 { vec![sender] } else { Vec::new() },
             to_fail: Vec::new(),
             turns: Turns::new(shape.sequences, depth),
+            cached: BTreeSet::new(),
         }
     }
 
@@ -215,11 +224,26 @@ impl Group {
                 }
                 EngineEffect::Close(key) => self.books.closed(key),
                 EngineEffect::Observe(_) | EngineEffect::Transfer(_) => {}
+                EngineEffect::Cached(changes) => self.cached(changes),
                 EngineEffect::Broken(why) => panic!("{why}"),
             }
         }
+        if self.shape.prefix_caching {
+            let cached = self.engine.cached_blocks().into_iter().collect();
+            assert_eq!(self.cached, cached, "what was told is what is there");
+        }
         self.engine.check_integrity().unwrap();
         assert!(self.engine.steps_in_flight() <= steps_in_flight(self.shape.stages) as usize);
+    }
+
+    fn cached(&mut self, changes: Vec<Change>) {
+        assert!(self.shape.prefix_caching, "nobody is told what nobody finds");
+        for change in changes {
+            match change {
+                Change::Stored { key, .. } => self.cached.insert(key),
+                Change::Removed(key) => self.cached.remove(&key),
+            };
+        }
     }
 
     fn planned(&mut self, plan: StepPlan) {
@@ -294,6 +318,11 @@ pub(super) fn endpoint() -> EndpointId {
 
 pub(super) fn digest() -> Digest {
     Digest::of(b"a model without tensors")
+}
+
+/// How its blocks are named.
+pub(super) fn hashing(block_size: u32) -> Parameters {
+    Parameters { key: [0; 32], model: digest(), kv_dtype: "none".into(), block_size }
 }
 
 pub(super) fn settings(shape: Shape) -> EngineSettings {

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{
     books::{follows, key},
-    harness::{Group, Shape, digest, endpoint},
+    harness::{Group, Shape, digest, endpoint, hashing},
 };
 
 /// One request, and what befalls it.
@@ -75,6 +75,12 @@ impl Arrival {
             all.push(follows(&all, vocab_size, window));
         }
         choices[0].output = all.split_off(prompt.len());
+        // Half of the gateways hash.
+        let chain = hashing(shape.block_size).chain(None, None);
+        let (block_hashes, hash_block_size, hash_seed) = match number % 2 {
+            0 => (Vec::new(), 0, 0),
+            _ => (chain.hash(&prompt, shape.block_size as usize), shape.block_size, chain.seed()),
+        };
         Generate {
             request: RequestId(Uuid::from_u128(number.into())),
             attempt: 0,
@@ -83,8 +89,9 @@ impl Arrival {
             priority: self.priority,
             time_left_ms: 60_000,
             prompt,
-            block_hashes: vec![],
-            hash_block_size: 0,
+            block_hashes,
+            hash_block_size,
+            hash_seed,
             adapter: None,
             cache_salt: None,
             options: SamplingOptions {

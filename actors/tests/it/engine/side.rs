@@ -204,6 +204,7 @@ impl Side {
                 EngineEffect::Close(key) => self.books.closed(key),
                 EngineEffect::Transfer(effect) => self.act(effect),
                 EngineEffect::Observe(observation) => self.observe(&observation),
+                EngineEffect::Cached(_) => {}
                 EngineEffect::Broken(why) => panic!("{why}"),
             }
         }

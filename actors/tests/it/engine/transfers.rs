@@ -132,6 +132,7 @@ impl World {
             prompt,
             block_hashes: vec![],
             hash_block_size: 0,
+            hash_seed: 0,
             adapter: None,
             cache_salt: None,
             options: SamplingOptions {

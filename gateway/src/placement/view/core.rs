@@ -157,7 +157,12 @@ mod tests {
     fn record(index: u32, epoch: u64) -> EndpointRecord {
         let mut info = info("m", index);
         info.endpoint.epoch.number = epoch;
-        EndpointRecord { info, address: format!("{index}@{epoch}"), model_uri: "m".into() }
+        EndpointRecord {
+            info,
+            address: format!("{index}@{epoch}"),
+            model_uri: "m".into(),
+            labels: BTreeMap::new(),
+        }
     }
 
     fn key(index: u32, epoch: u64) -> String {

@@ -184,6 +184,7 @@ impl Stage {
             info,
             address: leader.address.to_string(),
             model_uri: golden::model("tiny-chat").expect("it is there").to_string_lossy().into(),
+            labels: std::collections::BTreeMap::new(),
         };
         let then = vec![Op::Put(key, to_bytes(record))];
         let done = self.registry.commit(Txn { compare: vec![], then }).await;

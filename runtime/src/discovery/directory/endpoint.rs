@@ -1,5 +1,7 @@
 //! Endpoints, which placement picks from, and gateways, which pick.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{id::NodeId, wire::status::EndpointInfo};
@@ -14,6 +16,9 @@ pub struct EndpointRecord {
     pub address: String,
     /// The model's URI, from which a gateway loads tokenizer and template.
     pub model_uri: String,
+    /// What filters and scorers may select by: labels of its service and of its leader's host.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A gateway.
