@@ -16,7 +16,7 @@ use troupe_runtime::{
     error::{ErrorKind, PublicError, chain},
     id::EndpointId,
     wire::{
-        generate::Generate,
+        generate::{Generate, KvSource},
         status::{EndpointInfo, Fingerprint},
     },
 };
@@ -30,7 +30,7 @@ use crate::{
     ingress::prepared::{Prepared, PreparedPrompt},
     metrics::Meter,
     model::Detokenizer,
-    placement::{GoesOn, Placed, Query, directory::Directory},
+    placement::{GoesOn, Placed, Query, directory::Directory, endpoint::Endpoint},
 };
 
 /// Where attempts can be made.
@@ -216,10 +216,10 @@ impl Execution {
     }
 
     async fn open(&mut self) -> Event {
-        let Some(Placed { endpoint, .. }) = self.chosen.take() else {
+        let Some(Placed { endpoint, prefill }) = self.chosen.take() else {
             return Event::Broken("no endpoint was chosen".into());
         };
-        match Attempt::open(&endpoint, self.generate(&endpoint.info)).await {
+        match Attempt::open(&endpoint, self.generate(&endpoint.info, prefill.as_deref())).await {
             Ok(attempt) => {
                 self.attempt = Some(attempt);
                 Event::Opened
@@ -228,7 +228,7 @@ impl Execution {
         }
     }
 
-    fn generate(&self, info: &EndpointInfo) -> Generate {
+    fn generate(&self, info: &EndpointInfo, prefill: Option<&Endpoint>) -> Generate {
         let left = self.core.deadline().saturating_duration_since(Instant::now());
         Generate {
             request: self.prompt.request,
@@ -246,7 +246,10 @@ impl Execution {
             options: self.prompt.options.clone(),
             seed: self.prompt.seed,
             choices: self.core.choices_so_far(),
-            kv_source: None,
+            kv_source: prefill.map(|prefill| KvSource {
+                endpoint: prefill.info.endpoint.clone(),
+                address: prefill.address.clone(),
+            }),
             traceparent: self.request.traceparent.clone(),
             model: info.fingerprint.model,
             tokenizer: info.fingerprint.tokenizer,

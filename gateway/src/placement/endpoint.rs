@@ -33,6 +33,8 @@ pub(crate) struct Endpoint {
     pub(crate) model: Arc<ServedModel>,
     /// What it may be selected by.
     pub(crate) labels: BTreeMap<String, String>,
+    /// Where its leader is reached.
+    pub(crate) address: String,
     /// Its leader.
     pub(crate) connection: Arc<dyn Connection>,
     // A std mutex: held for a copy of 200 bytes, never across an await.
@@ -53,12 +55,14 @@ impl Endpoint {
         info: EndpointInfo,
         model: Arc<ServedModel>,
         labels: BTreeMap<String, String>,
+        address: String,
         connection: Arc<dyn Connection>,
     ) -> Self {
         Self {
             info,
             model,
             labels,
+            address,
             connection,
             load: Mutex::new((Load::default(), Instant::now())),
             in_flight: AtomicU32::new(0),

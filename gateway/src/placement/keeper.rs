@@ -92,6 +92,7 @@ impl Keeper {
             told,
             model,
             self.record.labels.clone(),
+            self.record.address.clone(),
             Arc::clone(&connection),
         ));
         // So that there is something to be told when the leader does not answer a scrape in time:
