@@ -34,9 +34,12 @@ use crate::worker::{
 #[derive(Clone, Debug)]
 pub struct Inboxes {
     epoch: Epoch,
-    open: Arc<Mutex<BTreeMap<(TransferId, Coordinate), mpsc::Sender<Incoming>>>>,
+    open: Arc<Mutex<Open>>,
     changed: watch::Sender<()>,
 }
+
+/// Those that are open.
+type Open = BTreeMap<(TransferId, Coordinate), mpsc::Sender<Incoming>>;
 
 /// A member's transfers.
 #[derive(Debug)]
@@ -103,7 +106,7 @@ impl Inboxes {
         }
     }
 
-    fn locked(&self) -> MutexGuard<'_, BTreeMap<(TransferId, Coordinate), mpsc::Sender<Incoming>>> {
+    fn locked(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -39,6 +39,9 @@ pub struct Desk {
     bytes: Vec<u8>,
 }
 
+/// Reads blocks of one KV group.
+type Read<'a> = dyn FnMut(usize, &KvSpan<'_>, &mut Vec<u8>) -> Result<(), DeviceError> + 'a;
+
 #[derive(Debug)]
 struct Sending {
     export: Export,
@@ -147,11 +150,7 @@ impl Desk {
         reports
     }
 
-    fn send_layer(
-        &mut self,
-        layer: Option<(usize, usize)>,
-        read: &mut dyn FnMut(usize, &KvSpan<'_>, &mut Vec<u8>) -> Result<(), DeviceError>,
-    ) {
+    fn send_layer(&mut self, layer: Option<(usize, usize)>, read: &mut Read<'_>) {
         let (rank, bytes) = (self.rank, &mut self.bytes);
         for (transfer, sending) in self.exports.iter_mut().filter(|(_, sending)| !sending.over) {
             if let Err(why) = sending.send(layer, bytes, read) {
@@ -182,7 +181,7 @@ impl Sending {
         &mut self,
         layer: Option<(usize, usize)>,
         bytes: &mut Vec<u8>,
-        read: &mut dyn FnMut(usize, &KvSpan<'_>, &mut Vec<u8>) -> Result<(), DeviceError>,
+        read: &mut Read<'_>,
     ) -> Result<(), String> {
         let Self { export, lines, .. } = self;
         // A line that is gone has room for the send that finds it out.
