@@ -372,6 +372,7 @@ fn info(model: Digest, tokenizer: Digest) -> EndpointInfo {
         max_model_len: 1024,
         block_size: 16,
         num_blocks: 64,
+        max_num_seqs: 8,
         fingerprint: Fingerprint {
             model,
             tokenizer,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::error::ApiError;
+use crate::{error::ApiError, flow::gate::Pass};
 
 /// The bound.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub(crate) struct Admission {
 #[derive(Debug)]
 pub(crate) struct Permit {
     _slot: OwnedSemaphorePermit,
+    /// The right to an endpoint's room, once it has that too.
+    pass: Option<Pass>,
 }
 
 impl Admission {
@@ -35,12 +37,22 @@ impl Admission {
     /// 503 otherwise.
     pub(crate) fn admit(&self) -> Result<Permit, ApiError> {
         let slot = Arc::clone(&self.free).try_acquire_owned().map_err(|_| ApiError::busy())?;
-        Ok(Permit { _slot: slot })
+        Ok(Permit { _slot: slot, pass: None })
     }
 
     /// Requests admitted and not yet over.
     pub(crate) fn in_flight(&self) -> usize {
         self.limit - self.free.available_permits()
+    }
+}
+
+// === impl Permit ===
+
+impl Permit {
+    /// The same, with a pass that lives as long.
+    pub(crate) fn with(mut self, pass: Pass) -> Self {
+        self.pass = Some(pass);
+        self
     }
 }
 

@@ -1,7 +1,9 @@
-//! Who may ask: API keys, compared in constant time.
+//! Who may ask: API keys, compared in constant time, and whose they are ([`Tenants`]).
 //!
 //! With no key configured everything is open. With keys, everything is guarded but what probes and
 //! scrapers need (vLLM leaves more open than that, such as its tokenizer and its pause switch).
+
+use std::sync::Arc;
 
 use axum::{
     extract::{Request, State},
@@ -9,9 +11,12 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use troupe_runtime::id::Digest;
 
-use crate::error;
+use crate::{
+    error,
+    ingress::context::RequestContext,
+    tenants::{Caller, Tenants},
+};
 
 /// Reachable without a key: what probes and scrapers ask, and what describes the API, because a
 /// browser that opens a page has no key to show.
@@ -20,35 +25,31 @@ const OPEN_PATHS: [&str; 6] =
 /// The files of the description's page.
 const OPEN_FOLDER: &str = "/docs/";
 
-/// The keys, kept as digests: comparing digests in constant time tells nothing of a key's length.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct ApiKeys(Vec<Digest>);
-
-impl ApiKeys {
-    /// From the keys as configured; empty ones are no keys.
-    pub(crate) fn new(keys: &[String]) -> Self {
-        let keys = keys.iter().filter(|key| !key.is_empty());
-        Self(keys.map(|key| Digest::of(key.as_bytes())).collect())
-    }
-
-    /// Whether the request may pass.
-    pub(crate) fn allow(&self, method: &Method, path: &str, headers: &HeaderMap) -> bool {
-        if self.0.is_empty() || method == Method::OPTIONS || is_open(path) {
-            return true;
+/// Lets through who may ask, and notes who that is.
+pub(crate) async fn guard(
+    State(tenants): State<Arc<Tenants>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let caller = match caller(&tenants, request.headers()) {
+        Some(caller) => caller,
+        None if is_open(request.uri().path()) || request.method() == Method::OPTIONS => {
+            Caller::default()
         }
-        let Some(key) = bearer(headers) else { return false };
-        let given = Digest::of(key);
-        // Every key is looked at, so that the time does not tell which one was near.
-        self.0.iter().fold(false, |found, known| found | equal(&given, known))
+        None => return error::unauthorized(),
+    };
+    if let Some(context) = request.extensions_mut().get_mut::<RequestContext>() {
+        context.caller = caller;
     }
+    next.run(request).await
 }
 
-/// Refuses what [`ApiKeys::allow`] does not let pass.
-pub(crate) async fn guard(State(keys): State<ApiKeys>, request: Request, next: Next) -> Response {
-    if keys.allow(request.method(), request.uri().path(), request.headers()) {
-        return next.run(request).await;
+/// Who asks; nobody if a key is needed and this is none.
+fn caller(tenants: &Tenants, headers: &HeaderMap) -> Option<Caller> {
+    if tenants.is_open() {
+        return Some(Caller::anonymous(headers));
     }
-    error::unauthorized()
+    tenants.of_key(bearer(headers)?).cloned()
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
@@ -61,11 +62,6 @@ fn is_open(path: &str) -> bool {
     OPEN_PATHS.contains(&path) || path.starts_with(OPEN_FOLDER)
 }
 
-fn equal(left: &Digest, right: &Digest) -> bool {
-    let difference = left.0.iter().zip(&right.0).fold(0, |all, (a, b)| all | (a ^ b));
-    std::hint::black_box(difference) == 0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,7 +72,7 @@ mod tests {
         if let Some(value) = authorization {
             headers.insert(AUTHORIZATION, value.parse().expect("a header"));
         }
-        ApiKeys::new(&keys).allow(&Method::POST, path, &headers)
+        is_open(path) || caller(&Tenants::new(&keys, &[]), &headers).is_some()
     }
 
     #[test]

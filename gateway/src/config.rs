@@ -4,15 +4,20 @@ use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use troupe_runtime::model::source::HubCache;
 
-use crate::egress::parse::family::{ParserChoice, ReasoningFamily, ToolFamily};
+use crate::{
+    egress::parse::family::{ParserChoice, ReasoningFamily, ToolFamily},
+    tenants::Tenant,
+};
 
 /// How a gateway serves.
 #[derive(Clone)]
 pub struct GatewayConfig {
     /// Where it listens; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Who may ask; with none, everybody.
+    /// Who may ask; with none, and no tenant, everybody.
     pub api_keys: Vec<String>,
+    /// Who may ask and has a share of its own.
+    pub tenants: Vec<Tenant>,
     /// Largest request body. A prompt of a million tokens has about 4 MiB as text, 8 as ids.
     pub max_body_bytes: usize,
     /// Largest sum of the bodies that are being read. A body is read into tokens and dropped, so
@@ -36,6 +41,8 @@ pub struct GatewayConfig {
     pub max_held_requests: usize,
     /// What they may take in memory together. A text takes about what its body had.
     pub max_held_bytes: usize,
+    /// Who goes first when endpoints have no room.
+    pub flow: FlowControl,
     /// Whether a stream whose endpoint is lost goes on at another one.
     pub resume: Resume,
     /// Where what is known of the cluster is kept for a start without the store; nowhere if not
@@ -53,6 +60,23 @@ pub struct GatewayConfig {
     pub tool_call_parser: ParserChoice<ToolFamily>,
     /// How they mark reasoning.
     pub reasoning_parser: ParserChoice<ReasoningFamily>,
+}
+
+/// Who goes first when endpoints have no room: llm-d's flow control.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FlowControl {
+    /// Whether requests wait here for endpoints with room; without it leaders' queues decide.
+    pub enabled: bool,
+    /// Requests that may wait in one band of priority.
+    pub max_requests: usize,
+    /// What they may take in memory.
+    pub max_bytes: usize,
+    /// The longest wait; a request's own time if not given.
+    pub ttl: Option<Duration>,
+    /// Requests in an endpoint's queue from which on it is saturated.
+    pub queue_depth_threshold: f64,
+    /// Share of KV blocks in use from which on it is; not looked at if not given.
+    pub kv_cache_util_threshold: Option<f64>,
 }
 
 /// Where a stream goes on whose endpoint is lost after the client was told a part of the output.
@@ -75,6 +99,7 @@ impl GatewayConfig {
         Self {
             listen,
             api_keys: Vec::new(),
+            tenants: Vec::new(),
             max_body_bytes: 32 << 20,
             max_bodies_bytes: 1 << 30,
             max_requests: 4096,
@@ -85,6 +110,7 @@ impl GatewayConfig {
             hold_timeout: Duration::from_secs(60),
             max_held_requests: 1024,
             max_held_bytes: 256 << 20,
+            flow: FlowControl::default(),
             resume: Resume::Any,
             data_dir: None,
             tokenizers: std::thread::available_parallelism().map_or(1, usize::from),
@@ -93,6 +119,19 @@ impl GatewayConfig {
             max_logprobs: Some(20),
             tool_call_parser: ParserChoice::Auto,
             reasoning_parser: ParserChoice::Auto,
+        }
+    }
+}
+
+impl Default for FlowControl {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            max_requests: 5000,
+            max_bytes: 1 << 30,
+            ttl: None,
+            queue_depth_threshold: 5.0,
+            kv_cache_util_threshold: None,
         }
     }
 }
@@ -116,6 +155,7 @@ impl fmt::Debug for GatewayConfig {
         f.debug_struct("GatewayConfig")
             .field("listen", &self.listen)
             .field("api_keys", &self.api_keys.len())
+            .field("tenants", &self.tenants)
             .field("max_body_bytes", &self.max_body_bytes)
             .field("max_requests", &self.max_requests)
             .field("request_timeout", &self.request_timeout)

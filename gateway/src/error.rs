@@ -18,8 +18,12 @@ use crate::openai::common::{ErrorBody, ErrorDetail};
 pub(crate) const BUSY: &str = "The engine is currently busy and cannot accept new requests. \
      Please try again later or on a different instance.";
 
-/// When to try again after a 503. Requests take seconds, so room comes back within one.
-const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+/// When to try again after a 503, unless somebody knows better. Requests take seconds, so room
+/// comes back within one.
+const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// Why a request was not let in, in one word: llm-d's header.
+const DROPPED_REASON: &str = "x-llm-d-request-dropped-reason";
 
 /// A failure, as the client will see it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,11 +33,14 @@ pub(crate) struct ApiError {
     kind: &'static str,
     message: String,
     param: Option<String>,
+    retry_after: Option<u32>,
+    dropped: Option<&'static str>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
-        Self { status, kind, message: message.into(), param: None }
+        let (param, retry_after, dropped) = (None, None, None);
+        Self { status, kind, message: message.into(), param, retry_after, dropped }
     }
 
     /// A request that says something wrong.
@@ -79,6 +86,11 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "Service Unavailable", BUSY)
     }
 
+    /// More than is its share, for now.
+    pub(crate) fn too_many(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "RateLimitError", message)
+    }
+
     /// Nobody to answer; trying again may help.
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailableError", message)
@@ -100,6 +112,18 @@ impl ApiError {
         self
     }
 
+    /// Says in how many seconds to try again.
+    pub(crate) fn after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+
+    /// Says why it was not let in, in a word for programs.
+    pub(crate) fn dropped(mut self, why: &'static str) -> Self {
+        self.dropped = Some(why);
+        self
+    }
+
     /// The body, for a response or for an event of a stream.
     pub(crate) fn body(&self) -> ErrorBody {
         ErrorBody {
@@ -116,8 +140,13 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body())).into_response();
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+        let unavailable = self.status == StatusCode::SERVICE_UNAVAILABLE;
+        let retry_after = self.retry_after.or(unavailable.then_some(RETRY_AFTER_SECONDS));
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        if let Some(why) = self.dropped {
+            response.headers_mut().insert(DROPPED_REASON, HeaderValue::from_static(why));
         }
         response
     }

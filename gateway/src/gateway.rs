@@ -17,7 +17,7 @@ use crate::{
     config::GatewayConfig,
     holding::{declared, desk},
     placement::follower,
-    server,
+    rules, server,
     state::Gateway,
 };
 
@@ -88,7 +88,8 @@ pub async fn serve(
     let data_dir = config.data_dir.clone();
     let gateway = Arc::new(Gateway::new(config));
     let (directory, holding) = (Arc::clone(&gateway.directory), Arc::clone(&gateway.holding));
-    let catalog = Arc::clone(&holding.catalog);
+    let (catalog, flow) = (Arc::clone(&holding.catalog), Arc::clone(&gateway.flow));
+    let book = Arc::clone(&gateway.book);
     let endpoints =
         follower::Follower::new(directory, link, Arc::clone(&gateway.models), data_dir.clone());
     let services = declared::Follower::new(catalog, keys.clone(), data_dir);
@@ -99,7 +100,9 @@ pub async fn serve(
         tokio::select! {
             () = server::run(listener, gateway, shutdown) => {}
             never = endpoints.run(registry.clone(), keys.clone()) => match never {},
-            never = services.run(registry) => match never {},
+            never = services.run(registry.clone()) => match never {},
+            never = flow.run() => match never {},
+            never = rules::follower::run(book, registry.clone(), keys.clone()) => match never {},
             never = desk::run(holding, lease, keys, id) => match never {},
         }
     });

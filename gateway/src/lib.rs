@@ -9,7 +9,9 @@
 //! # Layout
 //! - `server`: which path goes where, the accept loop, draining; `connection`: slow clients
 //! - `config`: settings; `state`: what handlers share
-//! - `auth`, `admission`, `body`, `fields`: who may ask, how many at once, how large
+//! - `auth`, `tenants`, `admission`, `body`, `fields`: who may ask, how many at once, how large
+//! - `rules`: what is declared of paths, shares and priorities
+//! - `flow`: who goes first when endpoints have no room
 //! - `error`: every failure as a response
 //! - [`openai`]: the API's types; `routes`: its endpoints; `openapi`: their description
 //! - `ingress`: request to `ingress::prepared::Prepared`; `model`: tokenizers and templates
@@ -29,6 +31,7 @@ mod connection;
 mod egress;
 mod error;
 mod fields;
+mod flow;
 mod gateway;
 mod holding;
 mod ingress;
@@ -38,10 +41,13 @@ pub mod openai;
 mod openapi;
 mod placement;
 mod routes;
+mod rules;
 mod server;
 mod state;
+mod tenants;
 
-pub use config::{GatewayConfig, Resume};
+pub use config::{FlowControl, GatewayConfig, Resume};
 pub use egress::parse::family::{Family, ParserChoice, ReasoningFamily, ToolFamily, UnknownParser};
 pub use gateway::{GatewayError, GatewayHandle, Surroundings, serve};
 pub use placement::{endpoints::Endpoints, follower::knows_a_cluster};
+pub use tenants::Tenant;

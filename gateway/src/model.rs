@@ -70,6 +70,8 @@ pub(crate) struct Served {
     pub(crate) model: Arc<ServedModel>,
     /// Most tokens of prompt and output together.
     pub(crate) max_model_len: u32,
+    /// What is declared of how urgent its requests are; higher goes first.
+    pub(crate) priority: Option<i32>,
 }
 
 /// How tokens become text.

@@ -12,7 +12,11 @@ use axum::{
     response::Response,
     routing::{MethodRouter, get, post},
 };
-use hyper::server::conn::http1;
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -27,13 +31,15 @@ use tracing::Instrument;
 use troupe_runtime::{shutdown::Shutdown, telemetry};
 
 use crate::{
-    auth::{self, ApiKeys},
+    auth,
     connection::StallGuard,
     error,
     ingress::context::RequestContext,
     openapi,
     routes::{chat, completions, models, probes, tokenize},
+    rules::front,
     state::Gateway,
+    tenants::Tenants,
 };
 
 /// How long a client may take to send a request's head.
@@ -66,12 +72,13 @@ pub(crate) fn rows() -> Vec<(&'static str, MethodRouter<Arc<Gateway>>)> {
 
 /// All of them, behind what every request passes.
 pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
-    let keys = ApiKeys::new(&gateway.config.api_keys);
+    let config = &gateway.config;
+    let tenants = Arc::new(Tenants::new(&config.api_keys, &config.tenants));
     let rows = rows().into_iter().fold(Router::new(), |all, (path, row)| all.route(path, row));
     rows.merge(openapi::page())
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
-        .layer(middleware::from_fn_with_state(keys, auth::guard))
+        .layer(middleware::from_fn_with_state(tenants, auth::guard))
         .layer(middleware::from_fn_with_state(Arc::clone(&gateway), observe))
         .with_state(gateway)
 }
@@ -85,7 +92,8 @@ async fn observe(
 ) -> Response {
     let timeout = gateway.config.request_timeout;
     let mut context =
-        RequestContext::new(request.headers(), Arc::clone(&gateway.seeds), Instant::now(), timeout);
+        RequestContext::new(request.headers(), Arc::clone(&gateway.seeds), Instant::now(), timeout)
+            .by(request.extensions().get());
     // Paths that are no routes are counted as one, or anybody could fill the metrics.
     let handler = path.as_ref().map_or("none", MatchedPath::as_str).to_owned();
     let method = request.method().to_string();
@@ -121,7 +129,8 @@ pub(crate) async fn run(listener: TcpListener, gateway: Arc<Gateway>, mut shutdo
             Ok((stream, peer, slot)) => {
                 let stall = gateway.config.stall_timeout;
                 let stream = StallGuard::new(stream, stall);
-                let serve = connection(stream, router.clone(), shutdown.clone());
+                let front = (router.clone(), Arc::clone(&gateway));
+                let serve = connection(stream, front, shutdown.clone());
                 connections.spawn(async move {
                     let _slot = slot;
                     if let Err(error) = serve.await {
@@ -158,14 +167,25 @@ async fn accept(
 
 async fn connection(
     stream: StallGuard<TcpStream>,
-    router: Router,
+    (router, gateway): (Router, Arc<Gateway>),
     mut shutdown: Shutdown,
 ) -> hyper::Result<()> {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        let applied = front::apply(&gateway.book.rules(), &mut request);
+        let router = router.clone();
+        async move {
+            match applied {
+                Ok(()) => router.call(request).await,
+                Err(response) => Ok(response),
+            }
+        }
+    });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
         .max_buf_size(BUFFER_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(served);
     tokio::select! {
         ended = &mut served => return ended,

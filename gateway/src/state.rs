@@ -1,6 +1,9 @@
 //! What every handler shares.
 
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use troupe_runtime::model::source::HubCache;
 
@@ -13,6 +16,7 @@ use crate::{
         execution::{Places, execute},
     },
     error::ApiError,
+    flow::gate::{Entry, Flow, FlowSettings, Pass},
     holding::{Holding, Wait, core::Limits},
     ingress::{
         context::RequestContext,
@@ -22,6 +26,7 @@ use crate::{
     metrics::{Meter, Metrics},
     model::{ModelSettings, Models, Served},
     placement::directory::Directory,
+    rules::follower::RuleBook,
 };
 
 /// One gateway.
@@ -31,6 +36,8 @@ pub(crate) struct Gateway {
     pub(crate) bodies: BodyLimits,
     pub(crate) directory: Arc<Directory>,
     pub(crate) holding: Arc<Holding>,
+    pub(crate) flow: Arc<Flow>,
+    pub(crate) book: Arc<RuleBook>,
     pub(crate) models: Arc<Models>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) seeds: Arc<Seeds>,
@@ -47,7 +54,10 @@ impl Gateway {
         let (directory, metrics) = (Arc::new(Directory::new()), Arc::new(Metrics::new()));
         let limits = Limits { requests: config.max_held_requests, bytes: config.max_held_bytes };
         let (table, counts) = (Arc::clone(&directory), Arc::clone(&metrics));
+        let flow = FlowSettings::of(&config.flow);
         Self {
+            book: Arc::new(RuleBook::new()),
+            flow: Arc::new(Flow::new(flow, Arc::clone(&directory), Arc::clone(&metrics))),
             admission: Admission::new(config.max_requests),
             bodies: BodyLimits::new(config.max_body_bytes, config.max_bodies_bytes),
             holding: Arc::new(Holding::new(table, counts, limits, config.hold_timeout)),
@@ -63,10 +73,21 @@ impl Gateway {
     pub(crate) fn admit(&self) -> Result<Permit, ApiError> {
         self.admission.admit().inspect_err(|_| {
             // Which model it is for is not known yet: it is counted for the first that is served.
-            if let Ok(served) = self.directory.resolve(None) {
+            if let Ok(served) = self.directory.resolve(None, None) {
                 self.metrics.of(&served.name).rejected();
             }
         })
+    }
+
+    /// What a request's `model` means, if it is served now.
+    pub(crate) fn here(
+        &self,
+        context: &RequestContext,
+        model: Option<&str>,
+    ) -> Result<Served, ApiError> {
+        let rules = self.book.rules();
+        let target = model.and_then(|name| rules.ranks.target(name, context.draw()));
+        Ok(self.directory.resolve(target.or(model), context.scope.as_ref())?)
     }
 
     /// What a request's `model` means. One that is declared and has no endpoint now is waited for;
@@ -77,18 +98,27 @@ impl Gateway {
         model: Option<&str>,
         bytes: usize,
     ) -> Result<Served, ApiError> {
-        let unserved = match self.directory.resolve(model) {
-            Ok(served) => return Ok(served),
-            Err(unserved) => unserved,
-        };
-        let model = model.filter(|name| !name.is_empty());
-        let wait = Wait { model, bytes, deadline: context.deadline };
-        let held = self.holding.until(wait, || self.directory.resolve(model).ok()).await;
-        held.map_err(|unheld| {
-            let told = unheld.told(model.unwrap_or("(any)"));
-            let declared = self.holding.catalog.names();
-            told.map_or_else(|| unserved.among(declared).into(), ApiError::from)
-        })
+        let (rules, scope) = (self.book.rules(), context.scope.as_ref());
+        let asked = model.filter(|name| !name.is_empty());
+        let target = asked.and_then(|name| rules.ranks.target(name, context.draw()));
+        let model = target.or(asked);
+        let resolve = || self.directory.resolve(model, scope);
+        let served = match resolve() {
+            Ok(served) => Ok(served),
+            Err(unserved) => {
+                let wait = Wait { model, bytes, deadline: context.deadline };
+                let held = self.holding.until(wait, || resolve().ok()).await;
+                held.map_err(|unheld| {
+                    let told = unheld.told(model.unwrap_or("(any)"));
+                    let aliases = rules.ranks.names().map(str::to_owned);
+                    let declared = self.holding.catalog.names().into_iter().chain(aliases);
+                    told.map_or_else(|| unserved.among(declared.collect()).into(), ApiError::from)
+                })
+            }
+        }?;
+        let named = asked.unwrap_or(&served.name);
+        let priority = rules.ranks.priority(context.objective.as_deref(), named);
+        Ok(Served { priority, ..served })
     }
 
     /// Something that must not take longer than the request has.
@@ -101,12 +131,34 @@ impl Gateway {
         tokio::time::timeout_at(context.deadline, work).await.map_err(|_| late())?
     }
 
+    /// Lets a request through to its endpoints when they have room and it is its turn.
+    ///
+    /// # Errors
+    /// 429 or 503, with the time after which to try again.
+    pub(crate) async fn pass(
+        &self,
+        context: &RequestContext,
+        request: &Prepared,
+        prompts: &[PreparedPrompt],
+    ) -> Result<Pass, ApiError> {
+        let tokens = prompts.iter().map(|prompt| prompt.tokens.len() as u64).sum();
+        let entry = Entry {
+            model: &request.served_name,
+            caller: &context.caller,
+            priority: request.priority,
+            tokens,
+            deadline: context.deadline,
+        };
+        self.flow.enter(entry).await
+    }
+
     /// One prompt's deltas; nothing happens before they are asked for.
     pub(crate) fn execute(
         &self,
         request: &Arc<Prepared>,
         prompt: PreparedPrompt,
         context: &RequestContext,
+        output: Option<Arc<AtomicU64>>,
     ) -> Deltas {
         let meter = Meter::new(
             self.metrics.of(&request.served_name),
@@ -114,7 +166,8 @@ impl Gateway {
             prompt.tokens.len() as u32,
             request.n,
             prompt.options.max_tokens,
-        );
+        )
+        .counting(output);
         let (directory, holding) = (Arc::clone(&self.directory), Arc::clone(&self.holding));
         let places = Places { directory, holding, resume: self.config.resume };
         Box::pin(execute(places, Arc::clone(request), prompt, meter))

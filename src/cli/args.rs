@@ -3,12 +3,14 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use clap::Args;
-use troupe_gateway::{GatewayConfig, ParserChoice, ReasoningFamily, Resume, ToolFamily};
+use troupe_gateway::{
+    FlowControl, GatewayConfig, ParserChoice, ReasoningFamily, Resume, Tenant, ToolFamily,
+};
 use troupe_runtime::spec::EngineFlags;
 
 use super::Failure;
@@ -136,6 +138,12 @@ pub(crate) struct HttpArgs {
     /// A key that clients must show as `Authorization: Bearer KEY`; may be given several times.
     #[arg(long, value_name = "KEY")]
     pub(crate) api_key: Vec<String>,
+    /// A YAML file of tenants: who may ask with which keys, whose share of the tokens is how large,
+    /// and the highest priority that each may claim (docs/flow-control.md).
+    #[arg(long, value_name = "FILE")]
+    tenants: Option<PathBuf>,
+    #[command(flatten)]
+    flow: FlowArgs,
     /// Most alternatives that a request may ask for per token; -1 allows the whole vocabulary.
     #[arg(long, value_name = "COUNT", default_value_t = 20, allow_negative_numbers = true,
         value_parser = clap::value_parser!(i64).range(-1..=i64::from(u32::MAX)))]
@@ -169,6 +177,8 @@ impl HttpArgs {
             host: Ipv4Addr::LOCALHOST.into(),
             port: 0,
             api_key: vec![key],
+            tenants: None,
+            flow: FlowArgs::default(),
             max_logprobs: 20,
             no_endpoint_timeout: 60,
             resume: Resume::Any,
@@ -179,9 +189,11 @@ impl HttpArgs {
     }
 
     /// A gateway that serves like this, and finds models as this process does.
-    pub(crate) fn config(&self) -> GatewayConfig {
+    pub(crate) fn config(&self) -> Result<GatewayConfig, Failure> {
         let mut config = GatewayConfig::new((self.host, self.port).into());
         config.api_keys.clone_from(&self.api_key);
+        config.tenants = self.tenants.as_deref().map(read_tenants).transpose()?.unwrap_or_default();
+        config.flow = self.flow.config();
         config.hub = stack::hub();
         config.hold_timeout = Duration::from_secs(self.no_endpoint_timeout.into());
         config.resume = self.resume;
@@ -190,8 +202,71 @@ impl HttpArgs {
         config.reasoning_parser = self.reasoning_parser;
         // Calls are read whenever a family is known, so there is nothing to enable.
         let _ = self.enable_auto_tool_choice;
-        config
+        Ok(config)
     }
+}
+
+fn read_tenants(file: &Path) -> Result<Vec<Tenant>, Failure> {
+    let wrong = |why: String| Failure::usage(format!("--tenants {}: {why}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+    let read = serde_norway::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    Tenant::read(read).map_err(wrong)
+}
+
+/// Who goes first when endpoints have no room.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct FlowArgs {
+    /// Whether requests wait at the gateway while all endpoints of their model are saturated, in
+    /// order of priority and in fair shares between tenants: on, or off (leaders' queues decide)
+    /// [default: on].
+    #[arg(long, value_name = "ON|OFF", value_parser = on_or_off)]
+    flow_control: Option<bool>,
+    /// Requests in an endpoint's queue from which on it is saturated [default: 5].
+    #[arg(long, value_name = "COUNT", value_parser = above_zero)]
+    flow_queue_depth_threshold: Option<f64>,
+    /// Share of KV blocks in use from which on an endpoint is saturated, as 0.8 [default: what
+    /// waits tells enough].
+    #[arg(long, value_name = "SHARE", value_parser = above_zero)]
+    flow_kv_cache_util_threshold: Option<f64>,
+    /// Requests that may wait in one band of priority [default: 5000].
+    #[arg(long, value_name = "COUNT")]
+    flow_max_requests: Option<usize>,
+    /// Bytes that they may take [default: 1073741824].
+    #[arg(long, value_name = "BYTES")]
+    flow_max_bytes: Option<usize>,
+    /// Seconds that a request may wait [default: as long as its answer may take].
+    #[arg(long, value_name = "SECONDS")]
+    flow_request_ttl: Option<u32>,
+}
+
+impl FlowArgs {
+    fn config(&self) -> FlowControl {
+        let default = FlowControl::default();
+        FlowControl {
+            enabled: self.flow_control.unwrap_or(default.enabled),
+            max_requests: self.flow_max_requests.unwrap_or(default.max_requests),
+            max_bytes: self.flow_max_bytes.unwrap_or(default.max_bytes),
+            ttl: self.flow_request_ttl.map(|ttl| Duration::from_secs(ttl.into())),
+            queue_depth_threshold: self
+                .flow_queue_depth_threshold
+                .unwrap_or(default.queue_depth_threshold),
+            kv_cache_util_threshold: self.flow_kv_cache_util_threshold,
+        }
+    }
+}
+
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" | "true" => Ok(true),
+        "off" | "false" => Ok(false),
+        _ => Err("must be on or off".to_owned()),
+    }
+}
+
+fn above_zero(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "must be a number".to_owned())?;
+    let fits = number.is_finite() && number > 0.0;
+    fits.then_some(number).ok_or_else(|| "must be above 0".to_owned())
 }
 
 /// How a process takes part in a cluster.

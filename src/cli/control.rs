@@ -109,7 +109,7 @@ impl ControlHost<'_> {
         let mut gateway = match self.has(Role::Gateway) {
             true => {
                 let at = GatewayPlace { id: me.node, host: self.listen.ip() };
-                let mut config = self.http.config();
+                let mut config = self.http.config()?;
                 config.data_dir = Some(self.dir.path().to_owned());
                 let gateway =
                     roles::gateway(&membership, config, at, place.link(), listener).await?;

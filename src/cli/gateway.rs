@@ -84,7 +84,7 @@ impl GatewayCommand {
         let kept = Kept { identity, dir: identity_dir, link: Some(place.quic()) };
         let upkeep = Upkeep::start(&membership, place.quic(), me, &source, vec![kept]);
         let at = GatewayPlace { id: me, host: listen.ip() };
-        let mut config = self.http.config();
+        let mut config = self.http.config()?;
         config.data_dir = Some(dir.path().to_owned());
         let (owner, listener) = shutdown();
         let mut gateway = roles::gateway(&membership, config, at, place.link(), listener).await?;

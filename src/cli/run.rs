@@ -101,7 +101,7 @@ pub(super) async fn alone<C: Send + 'static>(
 ) -> Result<Summary, Failure> {
     let began = Instant::now();
     let key = Uuid::new_v4().simple().to_string();
-    let mut config = HttpArgs::loopback(key.clone()).config();
+    let mut config = HttpArgs::loopback(key.clone()).config()?;
     // Nobody waits: what is behind it in the queue may take its time.
     config.request_timeout = file.patience();
     config.max_requests = config.max_requests.max(file.max_concurrency as usize);

@@ -116,7 +116,7 @@ pub(crate) async fn serve(
     let began = Instant::now();
     let name = launch.flags.served_model_name.first().unwrap_or(&launch.model_name).clone();
     let mut running = tokio::select! {
-        running = Local::start(launch, http.config(), logging) => running?,
+        running = Local::start(launch, http.config()?, logging) => running?,
         () = asked_to_end() => return Ok(()),
     };
     let key = http.api_key.first().cloned();

@@ -75,7 +75,14 @@ impl Up {
         for document in services {
             let (spec, _) = troupe_runtime::spec::ServiceSpec::from_document(document)
                 .map_err(|error| Failure::usage(error.to_string()))?;
-            launches.push(Desired::new(&spec, None).map_err(Failure::usage)?.launch);
+            let sides = Desired::sides(&spec, None).map_err(Failure::usage)?;
+            let [side] = <[Desired; 1]>::try_from(sides).map_err(|_| {
+                Failure::usage(
+                    "spec.prefill: prefill and decode are apart in a cluster only; give --etcd \
+                     URLS to form one",
+                )
+            })?;
+            launches.push(side.launch);
         }
         let launch = match (launches.pop(), launches.is_empty()) {
             (Some(launch), true) => launch,

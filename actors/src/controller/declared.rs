@@ -41,7 +41,9 @@ struct Service {
     /// Configurations that were looked for when it was last made whole.
     uses: BTreeSet<ServiceName>,
     /// What the planner was told last.
-    told: Option<Result<Desired, Problem>>,
+    told: Option<Result<Vec<Desired>, Problem>>,
+    /// The planner knows of a side of it that prefills.
+    prefills: bool,
 }
 
 /// The kinds that matter here.
@@ -90,8 +92,10 @@ impl Declarations {
                     let generation = Declared::of(value).map_or(0, |declared| declared.generation);
                     Problem { generation, reason: INVALID, message }
                 });
-                let told = self.services.remove(name).and_then(|service| service.told);
-                let service = Service { declared, uses: BTreeSet::new(), told };
+                let before = self.services.remove(name);
+                let prefills = before.as_ref().is_some_and(|before| before.prefills);
+                let told = before.and_then(|before| before.told);
+                let service = Service { declared, uses: BTreeSet::new(), told, prefills };
                 self.services.insert(name.clone(), service);
             }
         }
@@ -104,9 +108,13 @@ impl Declarations {
             Kind::LlmInferenceServiceConfig => drop(self.configs.remove(name)),
             Kind::LeaderWorkerSet => drop(self.sets.remove(name)),
             _ => {
-                let told = self.services.remove(name).and_then(|service| service.told);
-                let undeclared = || ControllerEvent::Undeclared(name.clone());
-                return told.map(|_| undeclared()).into_iter().collect();
+                let service = self.services.remove(name);
+                let Some(service) = service.filter(|service| service.told.is_some()) else {
+                    return Vec::new();
+                };
+                let other = service.prefills.then(|| name.prefill());
+                let names = [name.clone()].into_iter().chain(other);
+                return names.map(ControllerEvent::Undeclared).collect();
             }
         }
         self.follow(kind, name)
@@ -116,7 +124,7 @@ impl Declarations {
     pub(super) fn complete(&mut self) -> Vec<ControllerEvent> {
         self.complete = true;
         let all: Vec<_> = self.services.keys().cloned().collect();
-        all.iter().filter_map(|name| self.tell(name)).collect()
+        all.iter().flat_map(|name| self.tell(name)).collect()
     }
 
     /// The services that an object matters to, as they are now.
@@ -131,13 +139,13 @@ impl Declarations {
             }
             _ => vec![name.clone()],
         };
-        services.iter().filter_map(|service| self.tell(service)).collect()
+        services.iter().flat_map(|service| self.tell(service)).collect()
     }
 
     /// What the planner is to know of a service, if it does not know it already.
-    fn tell(&mut self, name: &ServiceName) -> Option<ControllerEvent> {
+    fn tell(&mut self, name: &ServiceName) -> Vec<ControllerEvent> {
         let uses = RefCell::new(BTreeSet::new());
-        let service = self.services.get_mut(name)?;
+        let Some(service) = self.services.get_mut(name) else { return Vec::new() };
         let find = |namespace: &str, config: &str| {
             let config = ServiceName::new(namespace, config);
             let found = self.configs.get(&config).cloned();
@@ -150,13 +158,19 @@ impl Declarations {
         };
         service.uses = uses.into_inner();
         if service.told.as_ref() == Some(&now) {
-            return None;
+            return Vec::new();
         }
         service.told = Some(now.clone());
-        Some(match now {
-            Ok(desired) => ControllerEvent::Declared(desired),
-            Err(problem) => ControllerEvent::Senseless(name.clone(), problem),
-        })
+        match now {
+            Ok(sides) => {
+                let had = std::mem::replace(&mut service.prefills, sides.len() > 1);
+                let gone = (had && !service.prefills).then(|| name.prefill());
+                let sides = sides.into_iter().map(ControllerEvent::Declared);
+                sides.chain(gone.map(ControllerEvent::Undeclared)).collect()
+            }
+            // What its other side runs stays as it is meanwhile.
+            Err(problem) => vec![ControllerEvent::Senseless(name.clone(), problem)],
+        }
     }
 }
 
@@ -258,6 +272,27 @@ mod tests {
         assert!(declarations.put(CONFIG, &others, &base(4)).0.is_empty());
         let gone = told(&declarations.gone(CONFIG, &name));
         assert_eq!(gone, [format!("default/a {missing}"), format!("default/b {missing}")]);
+    }
+
+    #[test]
+    fn a_side_that_prefills_comes_and_goes_with_its_service() {
+        let mut declarations = Declarations::default();
+        declarations.complete();
+        let name = ServiceName::new("default", "s");
+        let mut put = |spec| {
+            let value = object(Kind::LlmInferenceService, "s", spec);
+            told(&declarations.put(Kind::LlmInferenceService, &name, &value).0)
+        };
+        let model = json!({"uri": "file:///m"});
+        let apart = json!({"model": model, "prefill": {"parallelism": {"tensor": 2}}});
+        let together = json!({"model": model});
+        assert_eq!(put(apart.clone()), ["default/s tp 1", "default/s.prefill tp 2"]);
+        assert_eq!(put(together), ["default/s tp 1", "default/s.prefill gone"]);
+        assert_eq!(put(apart), ["default/s tp 1", "default/s.prefill tp 2"]);
+        // What it runs stays while nobody can say what it is to be.
+        assert_eq!(put(json!({"model": {}})), ["default/s InvalidSpec"]);
+        let gone = told(&declarations.gone(Kind::LlmInferenceService, &name));
+        assert_eq!(gone, ["default/s gone", "default/s.prefill gone"]);
     }
 
     #[test]

@@ -9,8 +9,9 @@ use troupe_runtime::{
     spec::{
         AppliedConfig, EngineFlags, GroupPolicy, LeaderWorkerSet, ServiceConfig, ServiceSpec,
         SpecError, resolve,
-        service::{self, Scaling},
+        service::{self, Scaling, WorkloadSpec},
     },
+    wire::status::Role,
 };
 
 use super::{service::Problem, wishes::Wishes};
@@ -25,6 +26,8 @@ pub(super) const INVALID: &str = "InvalidSpec";
 const CAUSE: &str = "kubernetes.io/change-cause";
 /// Another value forms all groups anew; ours, and as `kubectl rollout restart` writes it.
 const RESTARTED_AT: [&str; 2] = ["troupe.dev/restartedAt", "kubectl.kubernetes.io/restartedAt"];
+/// After the name of a service, the side of it that prefills.
+const PREFILL: &str = ".prefill";
 /// How ranks are divided into members: `host` (the default), `stage` or `rank`.
 pub const MEMBER_PER: &str = "troupe.dev/member-per";
 
@@ -37,7 +40,10 @@ pub struct ServiceName {
     pub name: String,
 }
 
-/// A declared service, resolved.
+/// One workload of a declared service, resolved: all of it, or one of its two sides.
+///
+/// A service with `spec.prefill` has two, which come and go with it and are planned each on its
+/// own: the one that decodes bears the service's name, the other is its [`ServiceName::prefill`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Desired {
     /// Which.
@@ -72,6 +78,20 @@ impl ServiceName {
         Self { namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
+    /// The side of it that prefills, if that is apart. No service can be declared under this name,
+    /// because that has a dot.
+    #[must_use]
+    pub fn prefill(&self) -> Self {
+        Self { namespace: self.namespace.clone(), name: format!("{}{PREFILL}", self.name) }
+    }
+
+    /// The service as it was declared, of which this may be a side.
+    #[must_use]
+    pub fn declared(&self) -> Self {
+        let name = self.name.strip_suffix(PREFILL).unwrap_or(&self.name);
+        Self { namespace: self.namespace.clone(), name: name.to_owned() }
+    }
+
     /// The service that a group belongs to.
     pub fn of(group: &GroupId) -> Self {
         Self { namespace: group.namespace.clone(), name: group.service.clone() }
@@ -93,7 +113,8 @@ impl fmt::Display for ServiceName {
 
 impl Desired {
     /// What a service asks for together with the configurations that it starts from and the
-    /// `LeaderWorkerSet` of its name; `find` finds a configuration by namespace and name.
+    /// `LeaderWorkerSet` of its name: one workload, or two if prefill is apart. `find` finds a
+    /// configuration by namespace and name.
     ///
     /// # Errors
     /// What is not there or cannot be, with KServe's word for it.
@@ -101,7 +122,7 @@ impl Desired {
         service: &ServiceSpec,
         set: Option<&LeaderWorkerSet>,
         find: impl Fn(&str, &str) -> Option<ServiceConfig>,
-    ) -> Result<Self, Problem> {
+    ) -> Result<Vec<Self>, Problem> {
         let generation = service.metadata.generation;
         let problem = |reason, message| Problem { generation, reason, message };
         let resolved = resolve(service, find).map_err(|error| {
@@ -111,22 +132,41 @@ impl Desired {
             };
             problem(reason, error.to_string())
         })?;
-        let desired = Self::new(&resolved.spec, set);
-        let desired = desired.map_err(|message| problem(INVALID, message))?;
+        let sides = Self::sides(&resolved.spec, set);
+        let sides = sides.map_err(|message| problem(INVALID, message))?;
         // What is gone back to is what the service said, not what was made of it.
-        Ok(Self { document: document(&service.document), applied: resolved.applied, ..desired })
+        let document = document(&service.document);
+        let whole =
+            |side| Self { document: document.clone(), applied: resolved.applied.clone(), ..side };
+        Ok(sides.into_iter().map(whole).collect())
     }
 
     /// What a specification asks for that is whole, with the `LeaderWorkerSet` of its name.
     ///
     /// # Errors
     /// The field that cannot be, and what could.
-    pub fn new(spec: &ServiceSpec, set: Option<&LeaderWorkerSet>) -> Result<Self, String> {
-        let (metadata, workload) = (&spec.metadata, &spec.workload);
+    pub fn sides(spec: &ServiceSpec, set: Option<&LeaderWorkerSet>) -> Result<Vec<Self>, String> {
+        let Some(prefill) = &spec.prefill else {
+            return Ok(vec![Self::side(spec, ("spec", &spec.workload), Role::Unified, set)?]);
+        };
+        let decodes = Self::side(spec, ("spec", &spec.workload), Role::Decode, set)?;
+        // The set of its name is about the side that bears it.
+        let prefills = Self::side(spec, ("spec.prefill", prefill), Role::Prefill, None)?;
+        let name = decodes.name.prefill();
+        Ok(vec![decodes, Self { name, ..prefills }])
+    }
+
+    fn side(
+        spec: &ServiceSpec,
+        (path, workload): (&str, &WorkloadSpec),
+        role: Role,
+        set: Option<&LeaderWorkerSet>,
+    ) -> Result<Self, String> {
+        let metadata = &spec.metadata;
         let parallelism = workload.parallelism;
         if parallelism.data > 1 {
             let data = parallelism.data;
-            return Err(format!("spec.parallelism.data: must be 1 for now, got {data}"));
+            return Err(format!("{path}.parallelism.data: must be 1 for now, got {data}"));
         }
         let policy = workload.group_policy(set);
         // A worker's pod says that there are several hosts; a set says how many.
@@ -146,9 +186,10 @@ impl Desired {
             tensor_parallel: parallelism.tensor,
             pipeline_parallel: parallelism.pipeline,
             member_per: member_per(&metadata.annotations)?,
+            role,
             flags: template.map(|pod| pod.flags.clone()).unwrap_or_default(),
         };
-        check_members(&launch, &wishes)?;
+        check_members(path, &launch, &wishes)?;
         Ok(Self {
             name: ServiceName::new(&metadata.namespace, &metadata.name),
             generation: metadata.generation,
@@ -192,7 +233,7 @@ fn wishes(
 }
 
 /// Members of equal size, none with a part of a stage unless that may be.
-fn check_members(launch: &Launch, wishes: &Wishes) -> Result<(), String> {
+fn check_members(path: &str, launch: &Launch, wishes: &Wishes) -> Result<(), String> {
     let (tensor, stages) = (launch.tensor_parallel, launch.pipeline_parallel);
     let Some(members) = wishes.members.filter(|_| launch.member_per == MemberPer::Host) else {
         return Ok(());
@@ -203,7 +244,7 @@ fn check_members(launch: &Launch, wishes: &Wishes) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "spec.parallelism: {stages} stages of {tensor} ranks cannot be divided over {members} \
+        "{path}.parallelism: {stages} stages of {tensor} ranks cannot be divided over {members} \
          members evenly; the number of stages must be a multiple of the number of members"
     ))
 }
@@ -253,6 +294,7 @@ pub fn launch(model_uri: String, model_name: String, flags: EngineFlags) -> Laun
         tensor_parallel: 1,
         pipeline_parallel: 1,
         member_per: MemberPer::Host,
+        role: Role::Unified,
         flags,
     }
 }
@@ -261,7 +303,7 @@ pub fn launch(model_uri: String, model_name: String, flags: EngineFlags) -> Laun
 mod tests {
     use super::*;
 
-    fn desired(document: &Value) -> Result<Desired, Problem> {
+    fn desired(document: &Value) -> Result<Vec<Desired>, Problem> {
         let (spec, _) = ServiceSpec::from_document(document.clone()).expect("a service");
         Desired::whole(&spec, None, |_, _| None)
     }
@@ -278,7 +320,8 @@ mod tests {
         let mut launch = launch("file:///models/m".into(), "m".into(), flags);
         launch.tensor_parallel = 2;
         launch.member_per = MemberPer::Stage;
-        let desired = desired(&declare("s", 3, &launch)).expect("a good service");
+        let sides = desired(&declare("s", 3, &launch)).expect("a good service");
+        let [desired] = sides.try_into().expect("one workload");
         assert_eq!((desired.name.to_string().as_str(), desired.replicas), ("default/s", 3));
         assert_eq!(desired.launch, launch);
     }
@@ -291,5 +334,36 @@ mod tests {
         let Problem { reason, message, .. } = desired(&document).expect_err("no such member");
         assert!(message.contains(MEMBER_PER) && message.contains("galaxy"), "{message}");
         assert_eq!(reason, INVALID);
+    }
+
+    #[test]
+    fn a_service_that_prefills_apart_has_two_sides() {
+        let launch = launch("file:///m".into(), "m".into(), EngineFlags::default());
+        let mut document = declare("s", 2, &launch);
+        document["spec"]["prefill"] = json!({
+            "replicas": 3,
+            "parallelism": {"tensor": 4},
+            "template": {"containers": [{"name": "main", "args": ["--max-num-seqs=9"]}]},
+        });
+        let sides = desired(&document).expect("a good service");
+        let told: Vec<_> = sides
+            .iter()
+            .map(|side| {
+                let Launch { role, tensor_parallel, flags, .. } = &side.launch;
+                let name = side.name.to_string();
+                (name, side.replicas, *role, *tensor_parallel, flags.max_num_seqs)
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("default/s".into(), 2, Role::Decode, 1, None),
+                ("default/s.prefill".into(), 3, Role::Prefill, 4, Some(9)),
+            ]
+        );
+        assert_eq!(sides[1].name.declared(), sides[0].name);
+        document["spec"]["prefill"]["parallelism"] = json!({"data": 2});
+        let Problem { message, .. } = desired(&document).expect_err("not yet");
+        assert!(message.starts_with("spec.prefill.parallelism.data"), "{message}");
     }
 }

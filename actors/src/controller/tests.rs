@@ -54,6 +54,7 @@ fn service(pipeline_parallel: u32) -> Desired {
             tensor_parallel: 1,
             pipeline_parallel,
             member_per: MemberPer::Host,
+            role: Default::default(),
             flags: EngineFlags::default(),
         },
         wishes: Wishes::default(),

@@ -20,6 +20,8 @@ pub struct Endpoint {
     pub model_uri: String,
     /// Names that requests use.
     pub model_names: Vec<String>,
+    /// What it may be asked to do.
+    pub role: Role,
     /// All but the kernel path, which the ranks report.
     pub fingerprint: Fingerprint,
 }
@@ -37,11 +39,12 @@ impl Endpoint {
         paths.dedup();
         EndpointInfo {
             endpoint: settings.endpoint.clone(),
-            role: Role::Unified,
+            role: self.role,
             model_names: self.model_names.clone(),
             max_model_len: settings.limits.max_model_len,
             block_size: settings.limits.block_size,
             num_blocks: blocks.iter().copied().min().unwrap_or(0),
+            max_num_seqs: settings.limits.max_num_seqs,
             fingerprint: Fingerprint { kernel_path: paths.join("+"), ..self.fingerprint.clone() },
         }
     }

@@ -58,6 +58,7 @@ fn record(number: u64, nodes: &[NodeId]) -> GroupRecord {
             tensor_parallel: 1,
             pipeline_parallel: nodes.len() as u32,
             member_per: MemberPer::Host,
+            role: Default::default(),
             flags: EngineFlags::default(),
         },
         members,

@@ -25,6 +25,7 @@ impl OperateDesk {
             .iter()
             .filter(|(kind, _)| *kind == Kind::LlmInferenceService)
             .map(|(_, document)| name(document))
+            .flat_map(|name| [name.prefill(), name])
             .collect();
         let entries: Vec<Entry> = objects
             .iter()

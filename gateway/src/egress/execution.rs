@@ -107,6 +107,7 @@ impl Places {
                 goes_on,
                 request: prompt.request,
                 tokens: prompt.tokens.len() as u32,
+                scope: request.scope.as_ref(),
                 hints: &request.hints,
             })
         };
@@ -234,8 +235,8 @@ impl Execution {
             request: self.prompt.request,
             attempt: self.core.attempt(),
             endpoint: info.endpoint.clone(),
-            tenant: String::new(),
-            priority: self.request.priority,
+            tenant: self.request.tenant.to_string(),
+            priority: self.request.urgency(),
             time_left_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
             prompt: self.prompt.tokens.to_vec(),
             block_hashes: Vec::new(),

@@ -4,13 +4,21 @@ use std::{sync::Arc, time::Duration};
 
 use axum::http::HeaderMap;
 use tokio::time::Instant;
+use troupe_runtime::id::Digest;
 use uuid::Uuid;
 
 use super::{hints::Hints, seeds::Seeds};
-use crate::error::ApiError;
+use crate::{
+    error::ApiError,
+    rules::{Scope, front::Way},
+    tenants::Caller,
+};
 
 /// Longest id of a client's that is taken over; longer ones are replaced, not cut.
 const MAX_ID_BYTES: usize = 128;
+
+/// Where clients name the `InferenceObjective` of a request.
+const OBJECTIVE: &str = "x-llm-d-inference-objective";
 
 /// Where and when a request came in.
 #[derive(Clone, Debug)]
@@ -25,6 +33,12 @@ pub(crate) struct RequestContext {
     pub(crate) hints: Hints,
     /// Where its seeds come from, if it has none of its own.
     pub(crate) seeds: Arc<Seeds>,
+    /// Who asks; found out after this is made.
+    pub(crate) caller: Caller,
+    /// The `InferenceObjective` that it is to be ranked by, if it names one.
+    pub(crate) objective: Option<String>,
+    /// The services that may answer it; all of them if no route says.
+    pub(crate) scope: Option<Scope>,
     /// When it came.
     pub(crate) arrived: Instant,
     /// When its answer is worthless.
@@ -47,9 +61,27 @@ impl RequestContext {
             traceparent: text("traceparent").filter(|text| well_formed(text)).map(str::to_owned),
             hints: Hints::new(headers),
             seeds,
+            caller: Caller::default(),
+            objective: text(OBJECTIVE).filter(|name| !name.is_empty()).map(str::to_owned),
+            scope: None,
             arrived: now,
             deadline: now + timeout,
         }
+    }
+
+    /// The same, if its route said this.
+    pub(crate) fn by(mut self, way: Option<&Way>) -> Self {
+        let Some(Way { scope, timeout }) = way else { return self };
+        self.scope = Some(scope.clone());
+        if let Some(timeout) = timeout {
+            self.deadline = self.deadline.min(self.arrived + *timeout);
+        }
+        self
+    }
+
+    /// Decides between shares, the same way each time.
+    pub(crate) fn draw(&self) -> u64 {
+        draw(&self.id)
     }
 
     /// What the answer is called: as the header says, else as the body says, else as we say.
@@ -65,6 +97,12 @@ impl RequestContext {
         }
         Ok(asked.filter(|_| !self.named).unwrap_or(&self.id))
     }
+}
+
+/// A number that follows from an id and nothing else.
+pub(crate) fn draw(id: &str) -> u64 {
+    let Digest(bytes) = Digest::of(id.as_bytes());
+    bytes.first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
 }
 
 /// `version-trace-parent-flags`, in lower-case hexadecimal of 2, 32, 16 and 2 digits.

@@ -10,6 +10,7 @@ use crate::{
     egress::{answer::Telling, stop::StopRules, stream::StreamOptions},
     model::{Served, ServedModel, TextOptions},
     openai::common::Sampling,
+    rules::Scope,
 };
 
 /// What all prompts of a request share.
@@ -24,10 +25,15 @@ pub(crate) struct Prepared {
     /// How tokens become text.
     pub(crate) text: TextOptions,
     pub(crate) stop: StopRules,
+    /// Higher goes first at the gateway; a leader is told the negative, as vLLM counts.
     pub(crate) priority: i32,
+    /// Whose share it is counted for.
+    pub(crate) tenant: Arc<str>,
     pub(crate) cache_salt: Option<String>,
     pub(crate) traceparent: Option<String>,
     pub(crate) hints: Hints,
+    /// The services that may answer it; all of them if no route says.
+    pub(crate) scope: Option<Scope>,
     pub(crate) deadline: Instant,
     pub(crate) telling: Telling,
 }
@@ -63,8 +69,8 @@ impl Prepared {
         let include_usage = usage.include_usage.unwrap_or(false);
         let continuous_usage = include_usage && usage.continuous_usage_stats.unwrap_or(false);
         let interval = u32::try_from(asked.stream_interval.unwrap_or(1)).unwrap_or(u32::MAX);
-        // More than the wire holds means "as urgent, or as little, as can be".
-        let priority = asked.priority.unwrap_or(0).clamp(i32::MIN.into(), i32::MAX.into()) as i32;
+        let claimed = served.priority.or_else(|| asked_priority(asked));
+        let priority = context.caller.priority(claimed);
         Self {
             served_name: served.name,
             model: served.model,
@@ -72,12 +78,19 @@ impl Prepared {
             text: TextOptions { skip_special: asked.skip_special_tokens.unwrap_or(true) },
             stop,
             priority,
+            tenant: Arc::clone(&context.caller.tenant),
             cache_salt: asked.cache_salt.clone(),
             traceparent: context.traceparent.clone(),
+            scope: context.scope.clone(),
             hints: Hints { priority, ..context.hints.clone() },
             deadline: context.deadline,
             telling: Telling { stream, include_usage, continuous_usage, interval },
         }
+    }
+
+    /// How urgent it is to a leader, as vLLM counts: lower goes first.
+    pub(crate) fn urgency(&self) -> i32 {
+        self.priority.saturating_neg()
     }
 
     /// What the stream of one prompt must know, which may go on elsewhere once it has begun or not.
@@ -94,4 +107,11 @@ impl Prepared {
             resumable,
         }
     }
+}
+
+/// What the body claims, as the gateway counts. More than the wire holds means "as urgent, or as
+/// little, as can be".
+fn asked_priority(asked: &Sampling) -> Option<i32> {
+    let claimed = asked.priority?.clamp(-i64::from(i32::MAX), i32::MAX.into());
+    Some(-(claimed as i32))
 }

@@ -1,6 +1,9 @@
 //! Measures one prompt's execution, as the client sees it.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use tokio::time::Instant;
 use troupe_runtime::{telemetry::metrics::FINISHED_REASONS, wire::generate::FinishReason};
@@ -18,6 +21,8 @@ pub(crate) struct Meter {
     tokens_at: Option<(Instant, Instant)>,
     output_tokens: u64,
     open_choices: u32,
+    /// Where output tokens are counted besides.
+    output: Option<Arc<AtomicU64>>,
 }
 
 impl Meter {
@@ -32,8 +37,14 @@ impl Meter {
     ) -> Self {
         series.params_n.observe(choices.into());
         series.params_max_tokens.observe(max_tokens.into());
-        let (tokens_at, output_tokens, open_choices) = (None, 0, choices);
-        Self { series, arrived, prompt_tokens, tokens_at, output_tokens, open_choices }
+        let (tokens_at, output_tokens, open_choices, output) = (None, 0, choices, None);
+        Self { series, arrived, prompt_tokens, tokens_at, output_tokens, open_choices, output }
+    }
+
+    /// Counts output tokens here too.
+    pub(crate) fn counting(mut self, output: Option<Arc<AtomicU64>>) -> Self {
+        self.output = output;
+        self
     }
 
     /// A part of an output came.
@@ -64,6 +75,9 @@ impl Meter {
     fn tokens(&mut self, now: Instant, count: u64) {
         self.output_tokens += count;
         self.series.generation_tokens.inc_by(count);
+        if let Some(output) = &self.output {
+            output.fetch_add(count, Ordering::Relaxed);
+        }
         let first = match self.tokens_at {
             None => {
                 let waited = now.duration_since(self.arrived);

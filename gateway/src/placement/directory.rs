@@ -12,7 +12,7 @@ use tokio::{sync::watch, time::Instant};
 use troupe_runtime::id::EndpointId;
 
 use super::{Candidate, Placed, Query, endpoint::Endpoint, profile::Profile};
-use crate::{error::ApiError, model::Served};
+use crate::{error::ApiError, model::Served, rules::Scope};
 
 /// Ready endpoints, in the order of their ids. Immutable: a change makes a new one.
 pub(crate) type Table = Arc<BTreeMap<EndpointId, Arc<Endpoint>>>;
@@ -67,13 +67,22 @@ impl Directory {
     ///
     /// # Errors
     /// Why it means nothing that is served now.
-    pub(crate) fn resolve(&self, name: Option<&str>) -> Result<Served, Unserved> {
+    pub(crate) fn resolve(
+        &self,
+        name: Option<&str>,
+        scope: Option<&Scope>,
+    ) -> Result<Served, Unserved> {
         let table = self.table();
-        let first = || table.values().find_map(|endpoint| endpoint.info.model_names.first());
+        let within = |endpoint: &&Arc<Endpoint>| {
+            scope.is_none_or(|scope| scope.has(&endpoint.info.endpoint.group))
+        };
+        let mut all = table.values().filter(within);
+        let mut first = || all.find_map(|endpoint| endpoint.info.model_names.first());
         let name = name.filter(|name| !name.is_empty()).or_else(|| first().map(String::as_str));
         let Some(name) = name else { return Err(Unserved::Nothing) };
-        let serves =
-            |endpoint: &&Arc<Endpoint>| endpoint.info.model_names.iter().any(|n| n == name);
+        let serves = |endpoint: &&Arc<Endpoint>| {
+            within(endpoint) && endpoint.info.model_names.iter().any(|n| n == name)
+        };
         let Some(endpoint) = table.values().find(serves) else {
             let known = self.known.borrow();
             if known.contains(name) {
@@ -87,6 +96,7 @@ impl Directory {
             name: name.to_owned(),
             model: Arc::clone(&endpoint.model),
             max_model_len: lengths.min().unwrap_or(endpoint.info.max_model_len),
+            priority: None,
         })
     }
 

@@ -175,6 +175,7 @@ pub(crate) mod tests {
             request: RequestId(uuid::Uuid::nil()),
             tokens: 100,
             hints: &NO_HINTS,
+            scope: None,
         }
     }
 
@@ -201,6 +202,7 @@ pub(crate) mod tests {
             max_model_len: 1024,
             block_size: 16,
             num_blocks: 64,
+            max_num_seqs: 8,
             fingerprint: Fingerprint {
                 model: Digest::default(),
                 tokenizer: Digest::default(),

@@ -36,7 +36,7 @@ use troupe_runtime::{
 };
 
 use self::endpoint::Endpoint;
-use crate::ingress::hints::Hints;
+use crate::{ingress::hints::Hints, rules::Scope};
 
 /// What is to be placed.
 #[allow(dead_code, reason = "the scorers that read all of it are under way")]
@@ -54,6 +54,8 @@ pub(crate) struct Query<'a> {
     pub(crate) request: RequestId,
     /// Tokens of the prompt.
     pub(crate) tokens: u32,
+    /// The services that may answer it; all of them if no route says.
+    pub(crate) scope: Option<&'a Scope>,
     /// What the client asked of placement.
     pub(crate) hints: &'a Hints,
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Candidate, Query,
-    filter::{ExcludeFilter, Filter, ModelFilter, RoleFilter},
+    filter::{ExcludeFilter, Filter, ModelFilter, RoleFilter, ScopeFilter},
     picker::{BestPicker, Picker},
     scorer::{RunningLoadScorer, Scorer},
 };
@@ -19,7 +19,12 @@ impl Profile {
     /// The one for whole requests and for decoding.
     pub(crate) fn decode() -> Self {
         Self {
-            filters: vec![Box::new(ModelFilter), Box::new(RoleFilter), Box::new(ExcludeFilter)],
+            filters: vec![
+                Box::new(ModelFilter),
+                Box::new(ScopeFilter),
+                Box::new(RoleFilter),
+                Box::new(ExcludeFilter),
+            ],
             scorers: vec![(Box::new(RunningLoadScorer), 1.0)],
             picker: Box::new(BestPicker),
         }

@@ -67,13 +67,18 @@ pub(crate) async fn answer<S: Shape>(
     permit: Permit,
 ) -> Result<Response, ApiError> {
     let (shared, prompts) = (Arc::new(work.0), work.1);
+    let pass = gateway.pass(context, &shared, &prompts).await?;
+    let output = || pass.output();
     Answer {
         shape,
         telling: shared.telling,
         n: shared.n,
         prompt_tokens: prompts.iter().map(|prompt| prompt.tokens.len() as u32).collect(),
-        deltas: prompts.into_iter().map(|p| gateway.execute(&shared, p, context)).collect(),
-        permit,
+        deltas: prompts
+            .into_iter()
+            .map(|prompt| gateway.execute(&shared, prompt, context, output()))
+            .collect(),
+        permit: permit.with(pass),
     }
     .respond()
     .await

@@ -3,17 +3,19 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, State},
 };
 
 use crate::{
     error::ApiError,
+    ingress::context::RequestContext,
     openai::{
         common::ErrorBody,
         models::{ModelCard, ModelList},
     },
     placement::directory::Table,
+    rules::Scope,
     state::Gateway,
 };
 
@@ -25,8 +27,11 @@ use crate::{
     tag = "models",
     responses((status = 200, description = "All models", body = ModelList))
 )]
-pub(crate) async fn list(State(gateway): State<Arc<Gateway>>) -> Json<ModelList> {
-    let data = cards(&gateway.directory.table()).into_values().collect();
+pub(crate) async fn list(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(context): Extension<RequestContext>,
+) -> Json<ModelList> {
+    let data = cards(&gateway.directory.table(), context.scope.as_ref()).into_values().collect();
     Json(ModelList { object: "list", data })
 }
 
@@ -44,9 +49,10 @@ pub(crate) async fn list(State(gateway): State<Arc<Gateway>>) -> Json<ModelList>
 )]
 pub(crate) async fn one(
     State(gateway): State<Arc<Gateway>>,
+    Extension(context): Extension<RequestContext>,
     Path(id): Path<String>,
 ) -> Result<Json<ModelCard>, ApiError> {
-    let mut cards = cards(&gateway.directory.table());
+    let mut cards = cards(&gateway.directory.table(), context.scope.as_ref());
     match cards.remove(&id) {
         Some(card) => Ok(Json(card)),
         None => {
@@ -56,9 +62,10 @@ pub(crate) async fn one(
     }
 }
 
-fn cards(table: &Table) -> BTreeMap<String, ModelCard> {
+fn cards(table: &Table, scope: Option<&Scope>) -> BTreeMap<String, ModelCard> {
     let mut cards = BTreeMap::new();
-    for endpoint in table.values() {
+    let within = |group| scope.is_none_or(|scope: &Scope| scope.has(group));
+    for endpoint in table.values().filter(|one| within(&one.info.endpoint.group)) {
         for name in &endpoint.info.model_names {
             cards.entry(name.clone()).or_insert_with(|| ModelCard {
                 id: name.clone(),

@@ -35,7 +35,7 @@ pub(crate) async fn tokenize(
     let _permit = gateway.admit()?;
     let body = JsonBody::read(request, &gateway.bodies).await?;
     let (asked, mut chat) = body.parse_both::<TokenizeRequest, ChatRequest>()?;
-    let served = gateway.directory.resolve(asked.model.as_deref())?;
+    let served = gateway.here(&context, asked.model.as_deref())?;
     let tokens = match asked.prompt {
         Some(prompt) => {
             let special = asked.add_special_tokens.unwrap_or(true);
@@ -68,12 +68,13 @@ pub(crate) async fn tokenize(
 )]
 pub(crate) async fn detokenize(
     State(gateway): State<Arc<Gateway>>,
+    Extension(context): Extension<RequestContext>,
     request: Request,
 ) -> Result<Json<DetokenizeResponse>, ApiError> {
     let _permit = gateway.admit()?;
     let body = JsonBody::read(request, &gateway.bodies).await?;
     let asked: DetokenizeRequest = body.parse()?;
-    let served = gateway.directory.resolve(asked.model.as_deref())?;
+    let served = gateway.here(&context, asked.model.as_deref())?;
     let Some(tokens) = asked.tokens else {
         return Err(ApiError::validation("body.tokens", "field required"));
     };

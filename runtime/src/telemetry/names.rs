@@ -168,6 +168,17 @@ metrics! {
     GATEWAY_HOLD_TIME = histogram(
         "troupe:gateway_hold_seconds", "How long requests waited for an endpoint",
         &REQUEST_SECONDS);
+    FLOW_QUEUE_SIZE = gauge(
+        "inference_extension_flow_control_queue_size", "Requests that wait until endpoints have \
+         room, with the label `model_name` instead");
+    FLOW_POOL_SATURATION = gauge(
+        "inference_extension_flow_control_pool_saturation", "How full a model's endpoints are \
+         while requests wait for them; at 1 they take no more");
+    FLOW_QUEUE_DURATION = histogram(
+        "inference_extension_flow_control_request_queue_duration_seconds", "How long requests \
+         waited until endpoints had room, by priority and by how that ended: Dispatched, \
+         RejectedSaturated, RejectedCapacity, EvictedCapacity, EvictedTTL",
+        &REQUEST_SECONDS);
 }
 
 /// Names of spans. Few and fixed: dashboards are built on them.

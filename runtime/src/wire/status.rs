@@ -55,6 +55,9 @@ pub struct EndpointInfo {
     pub block_size: u32,
     /// KV blocks in all.
     pub num_blocks: u32,
+    /// The most sequences that run at a time; 0 if it does not say.
+    #[serde(default)]
+    pub max_num_seqs: u32,
     /// What decides whether another endpoint would produce the same tokens.
     pub fingerprint: Fingerprint,
 }
@@ -71,6 +74,7 @@ pub struct EndpointInfo {
     Debug,
     PartialEq,
     Eq,
+    Default,
     PartialOrd,
     Ord,
     Hash,
@@ -78,6 +82,7 @@ pub struct EndpointInfo {
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Prefill and decode.
+    #[default]
     Unified,
     /// Prefill only.
     Prefill,

@@ -56,7 +56,7 @@ impl Part {
         guests.spawn(door::keep(link.clone(), desks));
 
         let (owner, listener) = shutdown();
-        let mut config = http.config();
+        let mut config = http.config()?;
         config.seed = self.launch.flags.seed;
         let here = GatewayPlace { id: self.pod.node(), host: address.ip() };
         let mut gateway = roles::gateway(&membership, config, here, link, listener).await?;

@@ -11,6 +11,7 @@ use super::{
     super::{change::Stored, contents::Contents, resource::Resource},
     own, status,
 };
+use crate::controller::desired::ServiceName;
 
 /// All objects of a kind that people declare.
 pub(super) fn objects(contents: &Contents, kind: Kind) -> Vec<Value> {
@@ -23,10 +24,15 @@ pub(super) fn objects(contents: &Contents, kind: Kind) -> Vec<Value> {
 fn with_status(contents: &Contents, kind: Kind, stored: Stored) -> Option<Value> {
     let mut document = shown(stored.document?, stored.generation);
     let text = |field: &str| document["metadata"][field].as_str().unwrap_or_default().to_owned();
-    let key = contents.keys.service_status(&text("namespace"), &text("name"));
-    let status: Option<ServiceStatus> = contents.record(&key);
+    let name = ServiceName::new(&text("namespace"), &text("name"));
+    let status_of = |name: &ServiceName| -> Option<ServiceStatus> {
+        contents.record(&contents.keys.service_status(&name.namespace, &name.name))
+    };
+    let status = status_of(&name);
     document["status"] = match (kind, status) {
-        (Kind::LlmInferenceService, Some(status)) => status::of_service(&status),
+        (Kind::LlmInferenceService, Some(status)) => {
+            status::of_service(&status, status_of(&name.prefill()).as_ref())
+        }
         (Kind::LeaderWorkerSet, Some(status)) => status::of_set(&status),
         _ => return Some(document),
     };

@@ -3,12 +3,14 @@
 mod exclude;
 mod model;
 mod role;
+mod scope;
 
 use std::fmt::Debug;
 
 pub(crate) use exclude::ExcludeFilter;
 pub(crate) use model::ModelFilter;
 pub(crate) use role::RoleFilter;
+pub(crate) use scope::ScopeFilter;
 
 use super::{Candidate, Query};
 

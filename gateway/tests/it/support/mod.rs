@@ -131,6 +131,7 @@ fn info(index: u32) -> EndpointInfo {
         max_model_len: MAX_MODEL_LEN,
         block_size: 16,
         num_blocks: 64,
+        max_num_seqs: 8,
         fingerprint: Fingerprint {
             model: card.model_digest,
             tokenizer: card.tokenizer_digest,
@@ -149,6 +150,13 @@ impl Stage {
     /// A leader that is not in the registry yet.
     pub(crate) fn leader(&self, index: u32, script: Script) -> Leader {
         Leader::start(self.network.link(identity(PeerRole::Node)), info(index), script)
+    }
+
+    /// The first leader of another service.
+    pub(crate) fn leader_of(&self, service: &str, script: Script) -> Leader {
+        let mut info = info(0);
+        info.endpoint.group.service = service.into();
+        Leader::start(self.network.link(identity(PeerRole::Node)), info, script)
     }
 
     /// A further gateway over the same leaders; it is asked from now on.

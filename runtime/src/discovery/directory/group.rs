@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{Coordinate, Epoch, GroupId, NodeId},
     spec::EngineFlags,
+    wire::status::Role,
 };
 
 /// What the controller wants of one group: one incarnation of it.
@@ -123,6 +124,9 @@ pub struct Launch {
     /// How ranks are divided into members.
     #[serde(default)]
     pub member_per: MemberPer,
+    /// What its endpoint may be asked to do.
+    #[serde(default)]
+    pub role: Role,
     /// The engine's settings.
     pub flags: EngineFlags,
 }

@@ -320,6 +320,7 @@ fn info() -> EndpointInfo {
         max_model_len: 4096,
         block_size: 16,
         num_blocks: 64,
+        max_num_seqs: 8,
         fingerprint: Fingerprint {
             model: Digest([1; 32]),
             tokenizer: Digest([2; 32]),

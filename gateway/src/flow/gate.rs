@@ -1,0 +1,382 @@
+//! What a request goes through before it is placed: one queue per model, shared by all connections.
+//!
+//! A request that is let in holds a [`Pass`] for as long as its answer lasts; a pass that is
+//! dropped lets the next one in. While anybody waits, load is looked at every few milliseconds.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+use troupe_runtime::telemetry::{
+    metrics::Labels,
+    names::{self, LABEL_MODEL},
+};
+
+use super::{
+    core::{Ask, Core, Effect, Event, Limits, Refusal, Ticket, Why},
+    saturation::{Pool, Room, Thresholds},
+};
+use crate::{
+    config::FlowControl, error::ApiError, metrics::Metrics, placement::directory::Directory,
+    tenants::Caller,
+};
+
+/// How requests are let in.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct FlowSettings {
+    /// Whether requests wait at all.
+    pub(crate) enabled: bool,
+    pub(crate) limits: Limits,
+    pub(crate) thresholds: Thresholds,
+}
+
+/// All models' queues.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    settings: FlowSettings,
+    directory: Arc<Directory>,
+    metrics: Arc<Metrics>,
+    // A std mutex: held for a decision of microseconds, never across an await.
+    queues: Mutex<BTreeMap<String, Queue>>,
+    /// Somebody began to wait.
+    waits: Notify,
+    origin: Instant,
+}
+
+#[derive(Debug)]
+struct Queue {
+    core: Core,
+    /// Those that wait, to be told.
+    waiting: BTreeMap<Ticket, oneshot::Sender<Result<(), Refusal>>>,
+    pool: Pool,
+    /// When `pool` was made.
+    looked_at: Option<Instant>,
+}
+
+/// What a request is to a queue, as its gateway knows it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry<'a> {
+    pub(crate) model: &'a str,
+    pub(crate) caller: &'a Caller,
+    /// Higher goes first; below zero may be shed.
+    pub(crate) priority: i32,
+    /// Tokens of its prompts.
+    pub(crate) tokens: u64,
+    /// When its answer is worthless.
+    pub(crate) deadline: Instant,
+}
+
+/// The right to be executed. Dropping it says that the request is over.
+#[derive(Debug)]
+pub(crate) struct Pass(Option<Held>);
+
+#[derive(Debug)]
+struct Held {
+    flow: Arc<Flow>,
+    model: String,
+    ticket: Ticket,
+    output: Arc<AtomicU64>,
+}
+
+/// Load is at most so old when somebody is let in, beside what leaders take to tell it.
+const LOOK: Duration = Duration::from_millis(5);
+
+// === impl FlowSettings ===
+
+impl FlowSettings {
+    pub(crate) fn of(config: &FlowControl) -> Self {
+        let FlowControl { enabled, max_requests, max_bytes, ttl, .. } = *config;
+        Self {
+            enabled,
+            limits: Limits { requests: max_requests, bytes: max_bytes, ttl },
+            thresholds: Thresholds {
+                queue_depth: config.queue_depth_threshold,
+                kv_cache_util: config.kv_cache_util_threshold,
+            },
+        }
+    }
+}
+
+// === impl Flow ===
+
+impl Flow {
+    pub(crate) fn new(
+        settings: FlowSettings,
+        directory: Arc<Directory>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let (queues, waits, origin) = (Mutex::default(), Notify::new(), Instant::now());
+        Self { settings, directory, metrics, queues, waits, origin }
+    }
+
+    /// Waits until the request may be executed.
+    ///
+    /// # Errors
+    /// 429 if it is shed or too many wait, 503 if it has waited as long as it may.
+    pub(crate) async fn enter(self: &Arc<Self>, entry: Entry<'_>) -> Result<Pass, ApiError> {
+        if !self.settings.enabled {
+            return Ok(Pass(None));
+        }
+        let began = Instant::now();
+        let ask = Ask {
+            priority: entry.priority,
+            tenant: Arc::clone(&entry.caller.tenant),
+            weight: entry.caller.weight,
+            tokens: entry.tokens,
+            // What the prompts' tokens take; the rest of a request is small.
+            bytes: usize::try_from(entry.tokens).unwrap_or(usize::MAX).saturating_mul(4),
+            deadline: entry.deadline.saturating_duration_since(self.origin),
+        };
+        let (ticket, told) = self.ask(entry.model, ask);
+        // From here on whoever goes away leaves in order.
+        let pass = Pass(Some(Held {
+            flow: Arc::clone(self),
+            model: entry.model.to_owned(),
+            ticket,
+            output: Arc::default(),
+        }));
+        let told = match told {
+            Ok(waits) => {
+                self.waits.notify_one();
+                // The sender is dropped without a word only with the gateway.
+                let late = Refusal { why: Why::Late, retry_after: 1 };
+                waits.await.unwrap_or(Err(late))
+            }
+            Err(told) => told,
+        };
+        self.note(entry.model, entry.priority, began, &told);
+        told.map(|()| pass).map_err(refused)
+    }
+
+    /// Looks at load while anybody waits. Never returns; ends with its task.
+    pub(crate) async fn run(self: Arc<Self>) -> Infallible {
+        loop {
+            let waits = self.look();
+            if waits {
+                tokio::time::sleep(LOOK).await;
+            } else {
+                self.waits.notified().await;
+            }
+        }
+    }
+
+    /// Asks to be let in: what was said at once, or where it will be said.
+    #[expect(clippy::type_complexity, reason = "one place, and each part is plain")]
+    fn ask(
+        &self,
+        model: &str,
+        ask: Ask,
+    ) -> (Ticket, Result<oneshot::Receiver<Result<(), Refusal>>, Result<(), Refusal>>) {
+        let mut queues = self.queues();
+        let queue = self.queue(&mut queues, model);
+        let effects = queue.handle(&self.settings.thresholds, self.now(), Event::Ask(ask));
+        let own = queue.core.latest();
+        let mut told = None;
+        for effect in effects {
+            match effect {
+                Effect::Wait(ticket) => {
+                    let (tell, waits) = oneshot::channel();
+                    queue.waiting.insert(ticket, tell);
+                    told = Some(Ok(waits));
+                }
+                Effect::Admit(ticket) if ticket == own && told.is_none() => {
+                    told = Some(Err(Ok(())))
+                }
+                Effect::Refuse(ticket, refusal) if ticket == own => told = Some(Err(Err(refusal))),
+                Effect::Admit(ticket) => queue.tell(ticket, Ok(())),
+                Effect::Refuse(ticket, refusal) => queue.tell(ticket, Err(refusal)),
+            }
+        }
+        // Every ask is answered with one of the three.
+        (own, told.unwrap_or(Err(Ok(()))))
+    }
+
+    /// Takes an event to a model's queue, if there is one.
+    fn handle(&self, model: &str, events: impl IntoIterator<Item = Event>) {
+        let mut queues = self.queues();
+        let Some(queue) = queues.get_mut(model) else { return };
+        self.refresh(model, queue);
+        for event in events {
+            queue.act(&self.settings.thresholds, self.now(), event);
+        }
+        if queue.core.is_idle() {
+            queues.remove(model);
+        }
+    }
+
+    /// Lets in whom there is room for, turns away whose time is over, and says whether anybody
+    /// waits.
+    fn look(&self) -> bool {
+        let mut queues = self.queues();
+        let mut waits = false;
+        for (model, queue) in &mut *queues {
+            if queue.core.waiting() == 0 {
+                continue;
+            }
+            self.refresh(model, queue);
+            queue.act(&self.settings.thresholds, self.now(), Event::Look);
+            self.gauge(model, queue);
+            waits |= queue.core.waiting() > 0;
+        }
+        waits
+    }
+
+    fn queue<'a>(&self, queues: &'a mut BTreeMap<String, Queue>, model: &str) -> &'a mut Queue {
+        if !queues.contains_key(model) {
+            queues.insert(model.to_owned(), Queue::new(self.settings.limits));
+        }
+        let queue =
+            queues.entry(model.to_owned()).or_insert_with(|| Queue::new(self.settings.limits));
+        self.refresh(model, queue);
+        queue
+    }
+
+    fn refresh(&self, model: &str, queue: &mut Queue) {
+        let now = Instant::now();
+        if queue.looked_at.is_some_and(|at| now.saturating_duration_since(at) < LOOK) {
+            return;
+        }
+        queue.looked_at = Some(now);
+        let table = self.directory.table();
+        let serving = table.values().filter(|e| e.info.model_names.iter().any(|n| n == model));
+        let rooms = serving.map(|endpoint| Room {
+            load: endpoint.load(),
+            max_sequences: endpoint.info.max_num_seqs,
+        });
+        queue.pool = Pool::new(&self.settings.thresholds, rooms);
+    }
+
+    fn note(&self, model: &str, priority: i32, began: Instant, told: &Result<(), Refusal>) {
+        let outcome = match told {
+            Ok(()) => "Dispatched",
+            Err(refusal) => refusal.why.outcome(),
+        };
+        let labels: Labels = vec![
+            (LABEL_MODEL, model.to_owned()),
+            ("priority", band(priority)),
+            ("outcome", outcome.to_owned()),
+        ];
+        let waited = began.elapsed().as_secs_f64();
+        self.metrics.all().histogram(names::FLOW_QUEUE_DURATION, &labels).observe(waited);
+    }
+
+    fn gauge(&self, model: &str, queue: &Queue) {
+        let thresholds = &self.settings.thresholds;
+        let model = (LABEL_MODEL, model.to_owned());
+        let all = self.metrics.all();
+        let saturation = queue.pool.saturation(thresholds, queue.core.admitted());
+        all.gauge(names::FLOW_POOL_SATURATION, &vec![model.clone()]).set(saturation);
+        let size = queue.core.waiting() as f64;
+        all.gauge(names::FLOW_QUEUE_SIZE, &vec![model]).set(size);
+    }
+
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    fn queues(&self) -> MutexGuard<'_, BTreeMap<String, Queue>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A client may claim any priority: few of them are told apart.
+fn band(priority: i32) -> String {
+    priority.clamp(-10, 10).to_string()
+}
+
+fn refused(refusal: Refusal) -> ApiError {
+    let Refusal { why, retry_after } = refusal;
+    match why {
+        Why::Late => ApiError::unavailable(
+            "The request has waited as long as it may for an endpoint with room. Please try again \
+             later.",
+        ),
+        Why::Shed => ApiError::too_many(
+            "All endpoints of the model are saturated, and requests of this priority are shed \
+             then. Please try again later.",
+        ),
+        Why::Full | Why::Displaced => ApiError::too_many(
+            "All endpoints of the model are saturated, and too many requests wait already. Please \
+             try again later.",
+        ),
+    }
+    .after(retry_after)
+    .dropped(why.outcome())
+}
+
+// === impl Queue ===
+
+impl Queue {
+    fn new(limits: Limits) -> Self {
+        let (waiting, pool) = (BTreeMap::new(), Pool::default());
+        Self { core: Core::new(limits), waiting, pool, looked_at: None }
+    }
+
+    fn handle(&mut self, thresholds: &Thresholds, now: Duration, event: Event) -> Vec<Effect> {
+        let pool = self.pool;
+        self.core.handle(now, event, &|admitted| pool.has_room(thresholds, admitted))
+    }
+
+    /// Takes an event that nobody waits for the answer of.
+    fn act(&mut self, thresholds: &Thresholds, now: Duration, event: Event) {
+        if let Event::Leave(ticket) = &event {
+            self.waiting.remove(ticket);
+        }
+        for effect in self.handle(thresholds, now, event) {
+            match effect {
+                Effect::Admit(ticket) => self.tell(ticket, Ok(())),
+                Effect::Refuse(ticket, refusal) => self.tell(ticket, Err(refusal)),
+                Effect::Wait(_) => {}
+            }
+        }
+    }
+
+    /// If its client is gone, its pass is dropped, and says so itself.
+    fn tell(&mut self, ticket: Ticket, told: Result<(), Refusal>) {
+        if let Some(waits) = self.waiting.remove(&ticket) {
+            let _ = waits.send(told);
+        }
+    }
+}
+
+// === impl Pass ===
+
+impl Pass {
+    /// Where to count the tokens that are brought.
+    pub(crate) fn output(&self) -> Option<Arc<AtomicU64>> {
+        self.0.as_ref().map(|held| Arc::clone(&held.output))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let output = self.output.load(Ordering::Relaxed);
+        // It waits or was let in, or neither any more: what does not fit says nothing.
+        let events = [Event::Leave(self.ticket), Event::Done(self.ticket, output)];
+        self.flow.handle(&self.model, events);
+    }
+}
+
+// === impl Why ===
+
+impl Why {
+    /// llm-d's word for it.
+    fn outcome(self) -> &'static str {
+        match self {
+            Self::Shed => "RejectedSaturated",
+            Self::Full => "RejectedCapacity",
+            Self::Displaced => "EvictedCapacity",
+            Self::Late => "EvictedTTL",
+        }
+    }
+}
