@@ -16,7 +16,7 @@ use troupe_runtime::{
     error::{ErrorKind, PublicError, chain},
     id::EndpointId,
     wire::{
-        generate::Generate,
+        generate::{Generate, KvSource},
         status::{EndpointInfo, Fingerprint},
     },
 };
@@ -33,6 +33,7 @@ use crate::{
     placement::{
         GoesOn, Placed, Query,
         directory::Directory,
+        endpoint::Endpoint,
         prefix::namings::{Hashes, Named},
         underway::Underway,
     },
@@ -256,7 +257,7 @@ impl Execution {
         }
         let endpoint = &placed.endpoint;
         let named = self.hashes.named(endpoint.cached.naming()).cloned();
-        let generate = self.generate(&endpoint.info, named);
+        let generate = self.generate(&endpoint.info, named, placed.prefill.as_deref());
         let max_tokens = self.prompt.options.max_tokens;
         let directory = &self.places.directory;
         let underway = Underway::begin(directory, &placed, self.request.n, max_tokens);
@@ -269,7 +270,12 @@ impl Execution {
         }
     }
 
-    fn generate(&self, info: &EndpointInfo, named: Option<Named>) -> Generate {
+    fn generate(
+        &self,
+        info: &EndpointInfo,
+        named: Option<Named>,
+        prefill: Option<&Endpoint>,
+    ) -> Generate {
         let (block_hashes, hash_block_size, hash_seed) =
             named.map_or((Vec::new(), 0, 0), |n| (n.hashes.to_vec(), n.block_size, n.seed));
         let left = self.core.deadline().saturating_duration_since(Instant::now());
@@ -289,7 +295,10 @@ impl Execution {
             options: self.prompt.options.clone(),
             seed: self.prompt.seed,
             choices: self.core.choices_so_far(),
-            kv_source: None,
+            kv_source: prefill.map(|prefill| KvSource {
+                endpoint: prefill.info.endpoint.clone(),
+                address: prefill.address.clone(),
+            }),
             traceparent: self.request.traceparent.clone(),
             model: info.fingerprint.model,
             tokenizer: info.fingerprint.tokenizer,

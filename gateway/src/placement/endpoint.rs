@@ -37,6 +37,8 @@ pub(crate) struct Endpoint {
     pub(crate) model: Arc<ServedModel>,
     /// What it may be selected by.
     pub(crate) labels: BTreeMap<String, String>,
+    /// Where its leader is reached.
+    pub(crate) address: String,
     /// Its leader.
     pub(crate) connection: Arc<dyn Connection>,
     /// What it holds already.
@@ -87,6 +89,7 @@ impl Endpoint {
         info: EndpointInfo,
         model: Arc<ServedModel>,
         labels: BTreeMap<String, String>,
+        address: String,
         connection: Arc<dyn Connection>,
         prefixes: &Arc<Prefixes>,
     ) -> Self {
@@ -96,6 +99,7 @@ impl Endpoint {
             info,
             model,
             labels,
+            address,
             connection,
             cached,
             name,

@@ -93,6 +93,7 @@ impl Keeper {
             told,
             model,
             self.record.labels.clone(),
+            self.record.address.clone(),
             Arc::clone(&connection),
             self.directory.prefixes(),
         ));

@@ -6,7 +6,7 @@
 use super::{source::has_word, tree::File};
 
 /// Cores by other names; `*` stands for one file.
-const CORES: [&str; 50] = [
+const CORES: [&str; 55] = [
     "actors/src/controller/adopt.rs",
     "actors/src/controller/autoscale.rs",
     "actors/src/controller/declared.rs",
@@ -36,11 +36,16 @@ const CORES: [&str; 50] = [
     "actors/src/host/rounds.rs",
     "actors/src/kv/*.rs",
     "actors/src/leader/engine.rs",
+    "actors/src/leader/fetch.rs",
     "actors/src/leader/ledger.rs",
+    "actors/src/leader/prefill.rs",
     "actors/src/leader/rooted.rs",
+    "actors/src/leader/transfers.rs",
     "actors/src/scheduler/*.rs",
     "actors/src/worker/mirror.rs",
     "actors/src/worker/reasoning.rs",
+    "actors/src/worker/transfer/export.rs",
+    "actors/src/worker/transfer/import.rs",
     "gateway/src/flow/drain.rs",
     "gateway/src/flow/saturation.rs",
     "gateway/src/placement/config/*.rs",
