@@ -6,6 +6,7 @@ use troupe_runtime::model::source::HubCache;
 
 use crate::{
     egress::parse::family::{ParserChoice, ReasoningFamily, ToolFamily},
+    foreign::config::ForeignEndpoint,
     placement::config::PickerConfig,
     tenants::Tenant,
 };
@@ -44,6 +45,8 @@ pub struct GatewayConfig {
     pub max_held_bytes: usize,
     /// Who goes first when endpoints have no room.
     pub flow: FlowControl,
+    /// Endpoints that are not this cluster's.
+    pub foreign: Vec<ForeignEndpoint>,
     /// How requests are placed where a service does not say; as llm-d does by default if not
     /// given.
     pub picker: Option<PickerConfig>,
@@ -115,6 +118,7 @@ impl GatewayConfig {
             max_held_requests: 1024,
             max_held_bytes: 256 << 20,
             flow: FlowControl::default(),
+            foreign: Vec::new(),
             picker: None,
             resume: Resume::Any,
             data_dir: None,

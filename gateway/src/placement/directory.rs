@@ -133,6 +133,7 @@ impl Directory {
             // During a rolling update one name may have two tokenizers.
             fingerprint.tokenizer == query.tokenizer
                 && query.goes_on.is_none_or(|goes_on| goes_on.at(fingerprint))
+                && query.scope.is_none_or(|scope| scope.has(&endpoint.info.endpoint.group))
                 && !query.exclude.contains(&endpoint.info.endpoint)
                 && query.scope.is_none_or(|scope| scope.has(&endpoint.info.endpoint.group))
         };
@@ -221,6 +222,11 @@ impl Directory {
     /// The gateway's time, as plug-ins know it.
     pub(crate) fn now(&self) -> Duration {
         self.born.elapsed()
+    }
+
+    /// What places requests where no service says how.
+    pub(crate) fn otherwise(&self) -> Arc<Placer> {
+        self.pools.otherwise()
     }
 
     /// How services say that their requests are placed, by namespace and name.
