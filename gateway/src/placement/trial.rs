@@ -9,7 +9,8 @@ use troupe_runtime::{
 };
 
 use super::{
-    Query, config::PickerConfig, directory::Directory, endpoint::Endpoint, underway::Underway,
+    Query, config::PickerConfig, directory::Directory, endpoint::Endpoint, prefix::namings::Hashes,
+    underway::Underway,
 };
 use crate::{
     ingress::hints::Hints,
