@@ -10,8 +10,13 @@ use troupe_runtime::id::{Digest, RequestId};
 
 use super::{choose::BYTES_PER_TOKEN, proxy::Handed};
 use crate::{
-    admission::Permit, body::JsonBody, error::ApiError, flow::gate::Entry,
-    ingress::context::RequestContext, placement::Query, state::Gateway,
+    admission::Permit,
+    body::JsonBody,
+    error::ApiError,
+    flow::gate::Entry,
+    ingress::context::RequestContext,
+    placement::{Query, prefix::namings::Hashes},
+    state::Gateway,
 };
 
 /// What is read of a request that is handed on.
@@ -82,6 +87,7 @@ impl Gateway {
             name: &context.id,
             request,
             tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
+            hashes: &Hashes::NONE,
             scope: context.scope.as_ref(),
             hints: &context.hints,
             now: self.directory.now(),

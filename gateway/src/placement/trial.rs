@@ -9,7 +9,8 @@ use troupe_runtime::{
 };
 
 use super::{
-    Query, config::PickerConfig, directory::Directory, endpoint::Endpoint, underway::Underway,
+    Query, config::PickerConfig, directory::Directory, endpoint::Endpoint, prefix::namings::Hashes,
+    underway::Underway,
 };
 use crate::{
     ingress::hints::Hints,
@@ -45,7 +46,8 @@ impl Trial {
             let mut info = record.info.clone();
             info.endpoint.group.index = index;
             let (model, labels) = (Arc::clone(&model), record.labels.clone());
-            let endpoint = Endpoint::new(info, model, labels, Arc::clone(&connection));
+            let connection = Arc::clone(&connection);
+            let endpoint = Endpoint::new(info, model, labels, connection, directory.prefixes());
             // Numbers that are not alike, and the same in every run.
             let some = |most: u32, by: u32| index.wrapping_mul(by) % most;
             endpoint.set_load(Load {
@@ -70,6 +72,7 @@ impl Trial {
             name: "trial",
             request: RequestId(uuid::Uuid::from_u128(request)),
             tokens,
+            hashes: &Hashes::NONE,
             scope: None,
             hints: &self.hints,
             now: self.directory.now(),
