@@ -98,7 +98,6 @@ pub(crate) struct Placed {
     /// Who answers it.
     pub(crate) endpoint: Arc<Endpoint>,
     /// Who computes its prompt, if that is worth the transfer.
-    #[expect(dead_code, reason = "nobody fetches KV from a prefill group yet")]
     pub(crate) prefill: Option<Arc<Endpoint>>,
     /// With what its session comes back, if it is placed by that.
     pub(crate) token: Option<String>,
