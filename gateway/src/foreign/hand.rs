@@ -91,7 +91,6 @@ impl Gateway {
             hashes: &hashes,
             scope: context.scope.as_ref(),
             hints: &context.hints,
-            hashes: &Hashes::NONE,
             now: self.directory.now(),
         };
         let placer = self.directory.otherwise();
