@@ -15,7 +15,7 @@ use crate::{
     error::ApiError,
     flow::gate::Entry,
     ingress::context::RequestContext,
-    placement::{Query, prefix::namings::Hashes},
+    placement::Query,
     state::Gateway,
 };
 
@@ -91,7 +91,6 @@ impl Gateway {
             hashes: &hashes,
             scope: context.scope.as_ref(),
             hints: &context.hints,
-            hashes: &Hashes::NONE,
             now: self.directory.now(),
         };
         let placer = self.directory.otherwise();
