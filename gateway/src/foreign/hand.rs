@@ -15,7 +15,7 @@ use crate::{
     error::ApiError,
     flow::gate::Entry,
     ingress::context::RequestContext,
-    placement::{Query, prefix::namings::Hashes},
+    placement::Query,
     state::Gateway,
 };
 
