@@ -187,7 +187,6 @@ fn sent(criterion: &mut Criterion) {
     group.finish();
 }
 
-#[expect(clippy::print_stderr, reason = "no benchmark, and its result is a size")]
 fn memory(_: &mut Criterion) {
     let shared = chain(0, 1_250);
     let index = PrefixIndex::new(1_000);

@@ -105,7 +105,7 @@ impl Keeper {
         retry.reset();
         let mut follower = JoinSet::new();
         let (info, cached) = (entered.endpoint.info.clone(), Arc::clone(&entered.endpoint.cached));
-        follower.spawn(prefix::follow::follow(info, cached, Arc::clone(&connection)));
+        follower.spawn(prefix::follow::task::follow(info, cached, Arc::clone(&connection)));
         Ok(follow(&entered.endpoint, &connection, receiver).await)
     }
 }

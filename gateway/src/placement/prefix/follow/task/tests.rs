@@ -7,7 +7,7 @@ use troupe_runtime::{
     wire::cache::{CacheBatch, CacheParams, CacheSnapshot, CacheStill},
 };
 
-use super::{super::namings::Prefixes, *};
+use super::{super::super::namings::Prefixes, *};
 use crate::placement::endpoint::tests::info;
 
 const WAIT: Duration = Duration::from_secs(10);
