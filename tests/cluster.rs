@@ -23,6 +23,8 @@ mod etcd;
 mod etcd_process;
 #[path = "cluster/forms.rs"]
 mod forms;
+#[path = "cluster/gateways.rs"]
+mod gateways;
 #[allow(dead_code)]
 #[path = "support/golden.rs"]
 mod golden;
