@@ -50,6 +50,8 @@ mod operator;
 mod outages;
 #[path = "cluster/pods.rs"]
 mod pods;
+#[path = "cluster/prefix.rs"]
+mod prefix;
 #[path = "cluster/preflight.rs"]
 mod preflight;
 #[path = "cluster/pressure.rs"]

@@ -91,6 +91,16 @@ impl Arriving<'_> {
 // === impl JsonBody ===
 
 impl JsonBody {
+    /// A part of it, if it can be read.
+    pub(crate) fn peek<T: DeserializeOwned>(&self) -> Option<T> {
+        serde_json::from_slice(&self.bytes).ok()
+    }
+
+    /// As it came.
+    pub(crate) fn bytes(&self) -> Bytes {
+        self.bytes.clone()
+    }
+
     /// Its bytes.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()

@@ -6,6 +6,7 @@ use troupe_runtime::model::source::HubCache;
 
 use crate::{
     egress::parse::family::{ParserChoice, ReasoningFamily, ToolFamily},
+    foreign::config::ForeignEndpoint,
     placement::config::PickerConfig,
     tenants::Tenant,
 };
@@ -42,11 +43,13 @@ pub struct GatewayConfig {
     pub max_held_requests: usize,
     /// What they may take in memory together. A text takes about what its body had.
     pub max_held_bytes: usize,
+    /// Who goes first when endpoints have no room.
+    pub flow: FlowControl,
+    /// Endpoints that are not this cluster's.
+    pub foreign: Vec<ForeignEndpoint>,
     /// How requests are placed where a service does not say; as llm-d does by default if not
     /// given.
     pub picker: Option<PickerConfig>,
-    /// Who goes first when endpoints have no room.
-    pub flow: FlowControl,
     /// Whether a stream whose endpoint is lost goes on at another one.
     pub resume: Resume,
     /// Where what is known of the cluster is kept for a start without the store; nowhere if not
@@ -114,8 +117,9 @@ impl GatewayConfig {
             hold_timeout: Duration::from_secs(60),
             max_held_requests: 1024,
             max_held_bytes: 256 << 20,
-            picker: None,
             flow: FlowControl::default(),
+            foreign: Vec::new(),
+            picker: None,
             resume: Resume::Any,
             data_dir: None,
             tokenizers: std::thread::available_parallelism().map_or(1, usize::from),

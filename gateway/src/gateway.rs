@@ -15,6 +15,7 @@ use troupe_runtime::{
 
 use crate::{
     config::GatewayConfig,
+    foreign::keeper,
     holding::{declared, desk},
     placement::{follower, services},
     rules, server,
@@ -89,7 +90,7 @@ pub async fn serve(
     let gateway = Arc::new(Gateway::new(config));
     let (directory, holding) = (Arc::clone(&gateway.directory), Arc::clone(&gateway.holding));
     let (catalog, flow) = (Arc::clone(&holding.catalog), Arc::clone(&gateway.flow));
-    let book = Arc::clone(&gateway.book);
+    let (book, foreign) = (Arc::clone(&gateway.book), Arc::clone(&gateway.foreign));
     let endpoints =
         follower::Follower::new(directory, link, Arc::clone(&gateway.models), data_dir.clone());
     let placed = services::run(catalog.changes(), Arc::clone(&gateway.directory));
@@ -103,6 +104,7 @@ pub async fn serve(
             never = endpoints.run(registry.clone(), keys.clone()) => match never {},
             never = services.run(registry.clone()) => match never {},
             never = placed => match never {},
+            never = keeper::run(foreign) => match never {},
             never = flow.run() => match never {},
             never = rules::follower::run(book, registry.clone(), keys.clone()) => match never {},
             never = desk::run(holding, lease, keys, id) => match never {},

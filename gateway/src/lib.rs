@@ -11,6 +11,7 @@
 //! - `config`: settings; `state`: what handlers share
 //! - `auth`, `tenants`, `admission`, `body`, `fields`: who may ask, how many at once, how large
 //! - `rules`: what is declared of paths, shares and priorities
+//! - `foreign`: endpoints that are not ours
 //! - `flow`: who goes first when endpoints have no room
 //! - `error`: every failure as a response
 //! - [`openai`]: the API's types; `routes`: its endpoints; `openapi`: their description
@@ -32,6 +33,7 @@ mod egress;
 mod error;
 mod fields;
 mod flow;
+mod foreign;
 mod gateway;
 mod holding;
 mod ingress;
@@ -48,11 +50,13 @@ mod tenants;
 
 pub use config::{FlowControl, GatewayConfig, Resume};
 pub use egress::parse::family::{Family, ParserChoice, ReasoningFamily, ToolFamily, UnknownParser};
+pub use foreign::config::ForeignEndpoint;
 pub use gateway::{GatewayError, GatewayHandle, Surroundings, serve};
 pub use placement::{
     config::{PickerConfig, PickerError},
     endpoints::Endpoints,
     follower::knows_a_cluster,
+    prefix::measure::PrefixIndex,
     trial::Trial,
 };
 pub use tenants::Tenant;

@@ -17,6 +17,7 @@ use crate::{
     },
     error::ApiError,
     flow::gate::{Entry, Flow, FlowSettings, Pass},
+    foreign::upstream::Upstreams,
     holding::{Holding, Wait, core::Limits},
     ingress::{
         context::RequestContext,
@@ -38,6 +39,7 @@ pub(crate) struct Gateway {
     pub(crate) holding: Arc<Holding>,
     pub(crate) flow: Arc<Flow>,
     pub(crate) book: Arc<RuleBook>,
+    pub(crate) foreign: Arc<Upstreams>,
     pub(crate) models: Arc<Models>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) seeds: Arc<Seeds>,
@@ -60,9 +62,15 @@ impl Gateway {
         let limits = Limits { requests: config.max_held_requests, bytes: config.max_held_bytes };
         let (table, counts) = (Arc::clone(&directory), Arc::clone(&metrics));
         let flow = FlowSettings::of(&config.flow);
+        let foreign = Arc::new(Upstreams::new(&config.foreign));
         Self {
             book: Arc::new(RuleBook::new()),
-            flow: Arc::new(Flow::new(flow, Arc::clone(&directory), Arc::clone(&metrics))),
+            flow: Arc::new(Flow::new(
+                flow,
+                (Arc::clone(&directory), Arc::clone(&foreign)),
+                Arc::clone(&metrics),
+            )),
+            foreign,
             admission: Admission::new(config.max_requests),
             bodies: BodyLimits::new(config.max_body_bytes, config.max_bodies_bytes),
             holding: Arc::new(Holding::new(table, counts, limits, config.hold_timeout)),

@@ -15,10 +15,11 @@ use troupe_runtime::{
         generate::{SamplingOptions, TokenLogprobs},
         kv::WireDtype,
         step::BlockCopy,
+        transfer::KvShare,
     },
 };
 
-use crate::error::DeviceError;
+use crate::{backend::KvSpan, error::DeviceError, shape::KvAt};
 
 /// One rank of one model, loaded onto one device.
 pub trait Executor: Send {
@@ -42,8 +43,25 @@ pub trait Executor: Send {
     ///
     /// # Errors
     /// [`DeviceError`]: the rank is unusable afterwards and its member must fail.
-    fn forward(&mut self, batch: &StepBatch, input: StageInput)
-    -> Result<StageOutput, DeviceError>;
+    fn forward(
+        &mut self,
+        batch: &StepBatch,
+        input: StageInput,
+    ) -> Result<StageOutput, DeviceError> {
+        self.forward_tapped(batch, input, &mut NoTap)
+    }
+
+    /// The same, where `tap` is called after each layer: KV can leave for another group while later
+    /// layers compute.
+    ///
+    /// # Errors
+    /// As [`Executor::forward`].
+    fn forward_tapped(
+        &mut self,
+        batch: &StepBatch,
+        input: StageInput,
+        tap: &mut dyn KvTap,
+    ) -> Result<StageOutput, DeviceError>;
 
     /// Chooses one token for each request, in order. Only at tensor rank 0 of the last stage, where
     /// the logits of the whole vocabulary are; other ranks of the last stage drop their handle.
@@ -56,6 +74,52 @@ pub trait Executor: Send {
         logits: Logits,
         requests: &[SampleRequest<'_>],
     ) -> Result<Vec<Sampled>, DeviceError>;
+
+    /// Puts blocks of one layer into `bytes`, cleared first, in the canonical layout
+    /// ([`crate::backend::Backend::export_kv`]).
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if there is no such group, layer, head or block.
+    fn export_kv(
+        &mut self,
+        group: usize,
+        span: &KvSpan<'_>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), DeviceError>;
+
+    /// Stores what another rank exported; the bytes are not trusted.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`], as for an export, or if the size is wrong: nothing is changed.
+    fn import_kv(
+        &mut self,
+        group: usize,
+        span: &KvSpan<'_>,
+        bytes: &[u8],
+    ) -> Result<(), DeviceError>;
+}
+
+/// Watches a step layer by layer.
+pub trait KvTap {
+    /// The KV of this layer is written for all positions of the step; earlier layers are too.
+    fn layer(&mut self, at: KvAt, kv: &mut dyn KvReader);
+}
+
+/// The KV of one layer's group, while a step is under way.
+pub trait KvReader {
+    /// As [`Executor::export_kv`].
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if there is no such layer, head or block.
+    fn export(&mut self, span: &KvSpan<'_>, bytes: &mut Vec<u8>) -> Result<(), DeviceError>;
+}
+
+/// Watches nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct NoTap;
+
+impl KvTap for NoTap {
+    fn layer(&mut self, _at: KvAt, _kv: &mut dyn KvReader) {}
 }
 
 /// What one step asks of a rank, flattened over sequences: `tokens` total rows.
@@ -215,6 +279,8 @@ pub struct MemoryReport {
     pub blocks: Vec<u32>,
     /// Backend and kernel path, such as `cpu/avx512`.
     pub kernel_path: String,
+    /// What of the model's KV it holds, one for each KV group that has layers here.
+    pub kv: Vec<KvShare>,
 }
 
 /// Called while weights load, with the share done from 0 to 1.

@@ -5,7 +5,11 @@
 
 use std::{ops::Range, path::PathBuf};
 
-use troupe_runtime::{id::Coordinate, model::config::ModelConfig};
+use troupe_runtime::{
+    id::Coordinate,
+    model::config::ModelConfig,
+    wire::transfer::{KvForm, KvShare, Run},
+};
 
 use crate::{
     backend::Backend,
@@ -139,6 +143,7 @@ impl<B: Backend> RankExecutor<B> {
             blocks: vec![blocks; block_bytes.len()],
             block_bytes,
             kernel_path: backend.kernel_path().to_owned(),
+            kv: plan.kv_shares(&request, &kv_specs)?,
         };
         let (rows, hidden) = (request.limits.max_num_batched_tokens, request.config.hidden_size);
         let widths =
@@ -219,6 +224,34 @@ impl Plan {
             mask: mask(spec.span),
         });
         Ok(specs.collect())
+    }
+
+    /// The same as other groups know it, who may be divided in another way.
+    fn kv_shares(
+        &self,
+        request: &LoadRequest,
+        specs: &[KvSpec],
+    ) -> Result<Vec<KvShare>, DeviceError> {
+        let config = &request.config;
+        let heads = self.shard.heads(config.num_heads, config.num_kv_heads)?.kv;
+        let groups = config.kv_groups();
+        let shares = (0..).zip(groups.iter().zip(specs)).filter_map(|(group, (layers, spec))| {
+            let first = self.places.iter().find(|place| place.at.group == group)?.layer;
+            let before = layers.layers.iter().take_while(|layer| **layer < first).count();
+            // Layers, heads and their sizes are far below what a u32 holds.
+            Some(KvShare {
+                group: group as u32,
+                layers: Run::new(before as u32, (before + spec.layers) as u32),
+                heads: Run::new(heads.start as u32, heads.end as u32),
+                form: match spec.kind {
+                    KvKind::Heads { head_dim, .. } => KvForm::Heads(head_dim as u32),
+                    KvKind::Latent { width } => KvForm::Latent(width as u32),
+                },
+                dtype: spec.dtype.wire(),
+                block_size: spec.block_size as u32,
+            })
+        });
+        Ok(shares.collect())
     }
 
     fn load<B: Backend>(

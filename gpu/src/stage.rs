@@ -8,10 +8,10 @@
 use troupe_runtime::id::Coordinate;
 
 use crate::{
-    backend::{Activations, Backend, StepRows},
+    backend::{Activations, Backend, KvSpan, StepRows},
     error::DeviceError,
     executor::{
-        Executor, HiddenStates, Logits, MemoryReport, SampleRequest, Sampled, StageInput,
+        Executor, HiddenStates, KvTap, Logits, MemoryReport, SampleRequest, Sampled, StageInput,
         StageOutput, StepBatch,
     },
     layers::{
@@ -76,15 +76,16 @@ impl<B: Backend> Executor for RankExecutor<B> {
         Ok(())
     }
 
-    fn forward(
+    fn forward_tapped(
         &mut self,
         batch: &StepBatch,
         input: StageInput,
+        tap: &mut dyn KvTap,
     ) -> Result<StageOutput, DeviceError> {
         if self.failed {
             return Err(DeviceError::Failed("an earlier step failed".to_owned()));
         }
-        let output = self.run(batch, input);
+        let output = self.run(batch, input, tap);
         if output.is_err() {
             self.failed = true;
             self.context.group.abandon();
@@ -118,10 +119,35 @@ impl<B: Backend> Executor for RankExecutor<B> {
         self.spare = logits.values;
         Ok(sampled)
     }
+
+    fn export_kv(
+        &mut self,
+        group: usize,
+        span: &KvSpan<'_>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), DeviceError> {
+        let pool = self.kv.get(group).ok_or_else(|| no_group(group))?;
+        self.context.backend.export_kv(pool, span, bytes)
+    }
+
+    fn import_kv(
+        &mut self,
+        group: usize,
+        span: &KvSpan<'_>,
+        bytes: &[u8],
+    ) -> Result<(), DeviceError> {
+        let pool = self.kv.get_mut(group).ok_or_else(|| no_group(group))?;
+        self.context.backend.import_kv(pool, span, bytes)
+    }
 }
 
 impl<B: Backend> RankExecutor<B> {
-    fn run(&mut self, batch: &StepBatch, input: StageInput) -> Result<StageOutput, DeviceError> {
+    fn run(
+        &mut self,
+        batch: &StepBatch,
+        input: StageInput,
+        tap: &mut dyn KvTap,
+    ) -> Result<StageOutput, DeviceError> {
         let Self { parts, context, meta, kv, .. } = self;
         if kv.len() != self.kv_specs.len() {
             return Err(DeviceError::Contract("a step before KV was allocated".to_owned()));
@@ -143,7 +169,7 @@ impl<B: Backend> RankExecutor<B> {
                 return Err(DeviceError::Contract(why));
             }
         }
-        let mut pass = Pass { meta, kv, rotary: &parts.rotary };
+        let mut pass = Pass { meta, kv, rotary: &parts.rotary, tap };
         parts.decoder.forward(context, &mut pass)?;
         match &mut parts.head {
             Some(head) => {
@@ -157,6 +183,10 @@ impl<B: Backend> RankExecutor<B> {
             None => Ok(StageOutput::Hidden(give_out(context)?)),
         }
     }
+}
+
+fn no_group(group: usize) -> DeviceError {
+    DeviceError::Contract(format!("there is no KV group {group}"))
 }
 
 /// Hidden states of the previous stage become the residual stream.

@@ -44,6 +44,10 @@ number_id!(
     RequestId, Uuid
 );
 number_id!(
+    /// One transfer of KV blocks between groups: drawn so that nobody else can guess it.
+    TransferId, u128
+);
+number_id!(
     /// A host's identity: minted once, kept in its data directory.
     NodeId, Uuid
 );

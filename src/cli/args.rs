@@ -9,8 +9,8 @@ use std::{
 
 use clap::Args;
 use troupe_gateway::{
-    FlowControl, GatewayConfig, ParserChoice, PickerConfig, ReasoningFamily, Resume, Tenant,
-    ToolFamily,
+    FlowControl, ForeignEndpoint, GatewayConfig, ParserChoice, PickerConfig, ReasoningFamily,
+    Resume, Tenant, ToolFamily,
 };
 use troupe_runtime::spec::EngineFlags;
 
@@ -143,6 +143,10 @@ pub(crate) struct HttpArgs {
     /// and the highest priority that each may claim (docs/flow-control.md).
     #[arg(long, value_name = "FILE")]
     tenants: Option<PathBuf>,
+    /// A YAML file of OpenAI servers that are not this cluster's and answer behind this gateway
+    /// (docs/foreign-endpoints.md).
+    #[arg(long, value_name = "FILE")]
+    foreign_endpoints: Option<PathBuf>,
     #[command(flatten)]
     flow: FlowArgs,
     /// Most alternatives that a request may ask for per token; -1 allows the whole vocabulary.
@@ -183,6 +187,7 @@ impl HttpArgs {
             port: 0,
             api_key: vec![key],
             tenants: None,
+            foreign_endpoints: None,
             flow: FlowArgs::default(),
             max_logprobs: 20,
             no_endpoint_timeout: 60,
@@ -198,7 +203,15 @@ impl HttpArgs {
     pub(crate) fn config(&self) -> Result<GatewayConfig, Failure> {
         let mut config = GatewayConfig::new((self.host, self.port).into());
         config.api_keys.clone_from(&self.api_key);
-        config.tenants = self.tenants.as_deref().map(read_tenants).transpose()?.unwrap_or_default();
+        let read = |flag, file: &Option<PathBuf>| {
+            file.as_deref().map(|file| read_yaml(flag, file)).transpose()
+        };
+        if let Some((file, wrong)) = read("--tenants", &self.tenants)? {
+            config.tenants = Tenant::read(file).map_err(wrong)?;
+        }
+        if let Some((file, wrong)) = read("--foreign-endpoints", &self.foreign_endpoints)? {
+            config.foreign = ForeignEndpoint::read(file).map_err(wrong)?;
+        }
         config.flow = self.flow.config();
         config.hub = stack::hub();
         config.hold_timeout = Duration::from_secs(self.no_endpoint_timeout.into());
@@ -216,17 +229,16 @@ impl HttpArgs {
     }
 }
 
-/// What a file says of placement; all that is wrong with it, if it is.
-fn picker(path: &str) -> Result<PickerConfig, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    PickerConfig::read(&text).map_err(|error| error.to_string())
-}
-
-fn read_tenants(file: &Path) -> Result<Vec<Tenant>, Failure> {
-    let wrong = |why: String| Failure::usage(format!("--tenants {}: {why}", file.display()));
+/// What a file of a flag holds, and how to say what is wrong with it.
+fn read_yaml(
+    flag: &str,
+    file: &Path,
+) -> Result<(serde_json::Value, impl Fn(String) -> Failure + use<>), Failure> {
+    let name = format!("{flag} {}", file.display());
+    let wrong = move |why: String| Failure::usage(format!("{name}: {why}"));
     let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
     let read = serde_norway::from_str(&text).map_err(|error| wrong(error.to_string()))?;
-    Tenant::read(read).map_err(wrong)
+    Ok((read, wrong))
 }
 
 /// Who goes first when endpoints have no room.
@@ -283,6 +295,12 @@ fn above_zero(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| "must be a number".to_owned())?;
     let fits = number.is_finite() && number > 0.0;
     fits.then_some(number).ok_or_else(|| "must be above 0".to_owned())
+}
+
+/// What a file says of placement; all that is wrong with it, if it is.
+fn picker(path: &str) -> Result<PickerConfig, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    PickerConfig::read(&text).map_err(|error| error.to_string())
 }
 
 /// How a process takes part in a cluster.

@@ -76,6 +76,8 @@ impl Desks {
             Conversation::Generate
             | Conversation::Group
             | Conversation::Status
+            | Conversation::Prefill
+            | Conversation::Kv(_)
             | Conversation::Cache
             | Conversation::Bulk(_) => None,
         }

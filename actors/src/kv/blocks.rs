@@ -320,7 +320,7 @@ impl BlockPools {
     }
 
     /// How many of a table's first blocks no position from `next` on sees.
-    pub(super) fn left(&self, group: usize, next: u32) -> u32 {
+    pub(crate) fn left(&self, group: usize, next: u32) -> u32 {
         self.windows[group].map_or(0, |window| (next + 1).saturating_sub(window) / self.block_size)
     }
 

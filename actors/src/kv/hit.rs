@@ -52,6 +52,15 @@ impl BlockPools {
         Hit { positions, shared, source: blocks.into_iter().map(|(block, _)| block).collect() }
     }
 
+    /// The same of whole blocks only, at most `most` of them.
+    pub fn find_whole(&self, keys: PrefixKeys<'_>, most: u32, now: StepId) -> Hit {
+        let full = &keys.full[..keys.full.len().min(most as usize)];
+        let hit = self.find(PrefixKeys { full, end: None }, most * self.block_size(), now);
+        // What is known of a further block is no whole one.
+        let shared = hit.shared.first().map_or(0, Vec::len) as u32;
+        Hit { positions: shared * self.block_size(), shared: hit.shared, source: Vec::new() }
+    }
+
     /// How many full blocks the longest beginning has, and which those are.
     fn find_full(&self, keys: &[BlockKey]) -> (u32, BlockTables) {
         let mut tables = self.tables();

@@ -4,6 +4,7 @@
 //! - [`findable`]: what is there to be found, for those who are told of it
 //! - [`hit`]: what of a sequence is there already
 //! - [`pool`]: the blocks of one group: who holds each, what it contains, which is reused next
+//! - [`transfer`]: which rank sends what to which rank of another group
 //! - [`lru`]: the order of reuse; `index`: blocks by what they contain
 
 pub mod blocks;
@@ -12,3 +13,4 @@ pub mod hit;
 mod index;
 pub mod lru;
 pub mod pool;
+pub mod transfer;

@@ -3,22 +3,24 @@
 //! It accepts members and gateways through [`super::doors`], and holds no decision of its own:
 //! every message becomes an event of one of two cores, every effect one call.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::Instant,
 };
 use troupe_runtime::{
     actor::RemoteRef,
-    transport::{Conversation, Stream},
+    id::TransferId,
+    transport::{Class, Conversation, Link, Stream},
     wire::{
         generate::{Finish, Generate, GenerateDown},
-        group::{Hello, MemberDown, MemberUp},
+        group::{Formation, Hello, MemberDown, MemberUp},
         member::MemberToNode,
         status::{EndpointInfo, Load},
+        transfer::{Prefill, PrefillDown},
     },
 };
 
@@ -30,8 +32,12 @@ use super::{
     observe::Observer,
     request::RequestKey,
     settings::EngineSettings,
+    transfers::TransferEvent,
 };
-use crate::group::lifecycle::{Group, GroupEvent};
+use crate::{
+    group::lifecycle::{Group, GroupEvent},
+    member::connections::Connections,
+};
 
 /// The actor.
 pub struct Leader;
@@ -53,6 +59,12 @@ pub enum LeaderMsg {
     Finish(RequestKey, Finish),
     /// The door through which it was asked is closed.
     Abort(RequestKey, u64),
+    /// Another group's leader asks for KV, through this door; what it is told goes here.
+    Asked(Box<Prefill>, u64, RemoteRef<PrefillDown>),
+    /// The door through which it asked is closed.
+    AskerGone(TransferId, u64),
+    /// Another group's leader answers, or does not.
+    Transfer(TransferEvent),
     /// Time has passed.
     Tick,
     /// Take nothing new, finish what was begun within this time, and end.
@@ -71,6 +83,8 @@ pub struct LeaderArgs {
     pub endpoint: Endpoint,
     /// To the node.
     pub node: mpsc::Sender<MemberToNode>,
+    /// Its end of the network, to leaders of other groups.
+    pub link: Arc<dyn Link>,
     /// What `now` counts from.
     pub origin: Instant,
 }
@@ -78,10 +92,19 @@ pub struct LeaderArgs {
 /// A leader's state.
 pub struct LeaderState {
     pub(super) args: LeaderArgs,
+    pub(super) myself: ActorRef<LeaderMsg>,
     pub(super) engine: Option<Engine>,
     pub(super) observer: Observer,
     pub(super) members: BTreeMap<u32, RemoteRef<MemberDown>>,
     pub(super) outboxes: BTreeMap<RequestKey, (u64, RemoteRef<GenerateDown>)>,
+    /// Who is where, once the group is formed.
+    pub(super) formation: Option<Formation>,
+    /// To leaders of other groups.
+    pub(super) connections: Connections,
+    /// Leaders of other groups that asked for KV.
+    pub(super) askers: BTreeMap<TransferId, (u64, RemoteRef<PrefillDown>)>,
+    /// Those that this one has asked.
+    pub(super) asking: BTreeMap<TransferId, AbortHandle>,
     /// Numbers doors, so that a request that was asked twice is aborted by its own door only.
     pub(super) last_door: u64,
     pub(super) info: watch::Sender<Option<EndpointInfo>>,
@@ -110,14 +133,20 @@ impl Actor for Leader {
         myself.send_interval(TICK, || LeaderMsg::Tick);
         let model_name = args.endpoint.model_names.first().map_or("", String::as_str);
         let observer = Observer::new(model_name, &args.settings.endpoint.group);
+        let connections = Connections::new(args.link.clone(), Class::Control);
         let cache = Cache::new(args.settings.endpoint.epoch, args.origin);
         Ok(LeaderState {
             args,
+            myself,
             cache,
             engine: None,
             observer,
             members: BTreeMap::new(),
             outboxes: BTreeMap::new(),
+            formation: None,
+            connections,
+            askers: BTreeMap::new(),
+            asking: BTreeMap::new(),
             last_door: 0,
             info: watch::channel(None).0,
             load: watch::channel(Load::default()).0,
@@ -142,6 +171,9 @@ impl Actor for Leader {
             LeaderMsg::Submit(generate, door, outbox) => state.submit(generate, door, outbox),
             LeaderMsg::Finish(key, finish) => state.engine(EngineEvent::Finish(key, finish)),
             LeaderMsg::Abort(key, door) => state.abort(key, door),
+            LeaderMsg::Asked(prefill, door, outbox) => state.asked(prefill, door, outbox),
+            LeaderMsg::AskerGone(transfer, door) => state.asker_gone(transfer, door),
+            LeaderMsg::Transfer(event) => state.engine(EngineEvent::Transfer(event)),
             LeaderMsg::Tick => {
                 state.engine(EngineEvent::Tick);
                 state.group(GroupEvent::Tick);

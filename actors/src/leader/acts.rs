@@ -15,12 +15,15 @@ use troupe_runtime::{
     },
 };
 
+use uuid::Uuid;
+
 use super::{
     actor::{LeaderMsg, LeaderState},
     cache, doors,
     drain::{Drain, Stand},
     engine::{Engine, EngineEffect, EngineEvent},
     request::RequestKey,
+    transfers::{TransferEvent, TransferSetup},
 };
 use crate::group::lifecycle::{GroupEffect, GroupEvent};
 
@@ -44,10 +47,15 @@ impl LeaderState {
                 let metrics = self.observer.metrics();
                 self.doors.spawn(doors::status(info, load, metrics, stream))
             }
+            Conversation::Prefill => {
+                self.last_door += 1;
+                self.doors.spawn(doors::prefill(myself.clone(), self.last_door, stream))
+            }
             Conversation::Cache => self.doors.spawn(cache::door(self.cache.clone(), stream)),
             // Tensors go to the ranks; the member's front door has taken them out. The others
             // belong at a host's door.
             Conversation::Bulk(_)
+            | Conversation::Kv(_)
             | Conversation::Guest
             | Conversation::Join
             | Conversation::Renew
@@ -73,6 +81,9 @@ impl LeaderState {
             }
             MemberUp::Failed(cause) => self.group(GroupEvent::Lost(member, cause)),
             MemberUp::Drain(seconds) => self.drain(Duration::from_secs(seconds.into())),
+            MemberUp::Transfer(report) => {
+                self.engine(EngineEvent::Transfer(TransferEvent::Report(report)));
+            }
             MemberUp::Result(result) => {
                 self.group(GroupEvent::Done(result.step));
                 self.engine(EngineEvent::Result(result))
@@ -112,7 +123,10 @@ impl LeaderState {
         let now = self.now();
         for effect in self.args.group.handle(now, event) {
             match effect {
-                GroupEffect::Form(formation) => self.broadcast(&MemberDown::Form(formation)),
+                GroupEffect::Form(formation) => {
+                    self.formation = Some(formation.clone());
+                    self.broadcast(&MemberDown::Form(formation));
+                }
                 GroupEffect::Start(blocks, reports) => {
                     self.broadcast(&MemberDown::Start(blocks.clone()));
                     self.serve(&blocks, &reports);
@@ -135,7 +149,14 @@ impl LeaderState {
                 "rank loaded"
             );
         }
-        self.engine = Some(Engine::new(self.args.settings.clone(), blocks));
+        let mut engine = Engine::new(self.args.settings.clone(), blocks);
+        if let Some(formation) = &self.formation {
+            let mut secret = [0; 32];
+            secret[..16].copy_from_slice(Uuid::new_v4().as_bytes());
+            secret[16..].copy_from_slice(Uuid::new_v4().as_bytes());
+            engine = engine.with_transfers(TransferSetup::new(secret, formation, reports));
+        }
+        self.engine = Some(engine);
         self.observer.begin(&self.args.settings, blocks);
         let info = self.args.endpoint.info(&self.args.settings, blocks, reports);
         self.cache.begin(self.args.endpoint.cache(&self.args.settings, blocks));
@@ -170,6 +191,7 @@ impl LeaderState {
                 }
                 EngineEffect::Send(key, down) => unread.extend(self.send(key, down)),
                 EngineEffect::Close(key) => drop(self.outboxes.remove(&key)),
+                EngineEffect::Transfer(effect) => self.transfer(effect),
                 EngineEffect::Observe(observation) => self.observer.observe(&observation),
                 EngineEffect::Cached(changes) => self.cache.note(changes),
                 EngineEffect::Broken(why) => {

@@ -16,7 +16,9 @@ use tokio::{
 use troupe_runtime::{
     id::Epoch,
     transport::{FrameReceiver, FrameSender, LinkError, Stream},
-    wire::cache::{CacheDown, CacheFollow, CacheParams, CacheSnapshot, CacheUp, MAX_HASHES},
+    wire::cache::{
+        CacheDown, CacheFollow, CacheParams, CacheSnapshot, CacheStill, CacheUp, MAX_HASHES,
+    },
 };
 
 use super::ledger::{Ledger, Reading};
@@ -121,6 +123,10 @@ async fn tell(
                         let Some(CacheUp::Follow(follow)) = said? else { return sender.finish() };
                         since = follow.since;
                     }
+                    () = sleep(HEARTBEAT) => {
+                        let still = CacheStill { epoch: own, seq: since.unwrap_or(0) };
+                        sender.send(&CacheDown::Still(still), SEND_DEADLINE).await?;
+                    }
                     () = sender.stopped() => return Ok(()),
                 }
             }
@@ -149,5 +155,7 @@ async fn send_snapshot(
 const FIRST_FRAME: Duration = Duration::from_secs(5);
 /// A peer that does not take a frame for so long is gone.
 const SEND_DEADLINE: Duration = Duration::from_secs(30);
+/// Who hears nothing for so long is told that there is nothing.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 /// A follower gets all that is held at most so often.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(50);

@@ -17,10 +17,12 @@ use troupe_runtime::{
         generate::{Generate, GenerateUp},
         group::MemberUp,
         status::{EndpointInfo, Load, StatusDown, StatusUp},
+        transfer::PrefillUp,
     },
 };
 
 use super::{actor::LeaderMsg, request::RequestKey};
+use crate::worker::transfer::MOST_TRANSFERS;
 
 /// Carries one member's conversation until it ends.
 pub(super) async fn group(leader: ActorRef<LeaderMsg>, mut stream: Stream) {
@@ -74,6 +76,25 @@ pub(super) async fn generate(leader: ActorRef<LeaderMsg>, door: u64, mut stream:
         tracing::debug!(request = %key.request, %error, "the gateway is gone: abort");
     }
     let _ = leader.cast(LeaderMsg::Abort(key, door));
+}
+
+/// Carries what another group's leader asks for until it has it or wants it no more.
+pub(super) async fn prefill(leader: ActorRef<LeaderMsg>, door: u64, mut stream: Stream) {
+    let prefill = match stream.receiver.expect::<PrefillUp>(FIRST_FRAME).await {
+        Ok(PrefillUp::Start(prefill)) => prefill,
+        Err(error) => return tracing::debug!(%error, "a leader opened and asked nothing"),
+    };
+    let transfer = prefill.transfer;
+    let (down, outbox) = remote_ref(PREFILL_OUTBOX);
+    if leader.cast(LeaderMsg::Asked(prefill, door, down)).is_err() {
+        return;
+    }
+    // A second start on one stream: no honest leader does that.
+    let deliver = |_: PrefillUp| ControlFlow::Break(());
+    if let Err(error) = converse(stream, outbox, TheirEnd::Ends, deliver).await {
+        tracing::debug!(%transfer, %error, "the leader that asked for KV wants no more");
+    }
+    let _ = leader.cast(LeaderMsg::AskerGone(transfer, door));
 }
 
 fn flow(goes_on: bool) -> ControlFlow<()> {
@@ -138,12 +159,15 @@ fn outbox_bound(generate: &Generate) -> usize {
 /// A peer that opens a conversation says at once what it wants.
 const FIRST_FRAME: Duration = Duration::from_secs(5);
 /// A peer that does not take a small frame for so long is gone.
-const SEND_DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const SEND_DEADLINE: Duration = Duration::from_secs(30);
 /// At most so often is load told.
 const LOAD_INTERVAL: Duration = Duration::from_millis(50);
 /// The most between two words on the load.
 const LOAD_AT_LEAST: Duration = Duration::from_secs(1);
-/// Form, Start, Stop and a plan for each of at most 1021 stages.
-const MEMBER_OUTBOX: usize = 1024;
+/// Form, Start, Stop, a plan for each of at most 1021 stages, and for every transfer to and from
+/// here its beginning and its end.
+const MEMBER_OUTBOX: usize = 1024 + 4 * MOST_TRANSFERS;
+/// That it is sent, or why not.
+const PREFILL_OUTBOX: usize = 4;
 /// No request has more chunks waiting than this, whatever it asked for.
 const MAX_OUTBOX: usize = 1 << 16;

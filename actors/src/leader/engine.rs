@@ -23,6 +23,7 @@ use super::{
     refuse,
     request::{Ended, Request, RequestKey, Times},
     settings::EngineSettings,
+    transfers::{TransferEffect, TransferEvent, TransferSetup, Transfers},
 };
 use crate::{
     kv::{blocks::BlockPools, findable::Change, pool::BlockKey},
@@ -40,6 +41,8 @@ pub enum EngineEvent {
     Abort(RequestKey),
     /// A step is done.
     Result(StepResult),
+    /// KV blocks to or from another group.
+    Transfer(TransferEvent),
     /// Time has passed.
     Tick,
     /// Nothing new is taken from now on.
@@ -57,6 +60,8 @@ pub enum EngineEffect {
     Send(RequestKey, GenerateDown),
     /// Nothing more follows for this request.
     Close(RequestKey),
+    /// KV blocks to or from another group. Orders to the ranks keep their place among the plans.
+    Transfer(TransferEffect),
     /// Count this.
     Observe(Observation),
     /// Tell whoever places requests which blocks came and went.
@@ -91,13 +96,27 @@ pub enum Observation {
     },
     /// A request was refused.
     Refused(ErrorKind),
+    /// Another group was asked for KV, and that is over.
+    Fetched {
+        /// Tokens whose KV came.
+        tokens: u32,
+        /// Tokens whose KV was asked for.
+        of: u32,
+        /// Bytes that came, to all ranks together.
+        bytes: u64,
+        /// How long it took.
+        time: Duration,
+    },
+    /// So many frames of KV were not taken.
+    FramesDropped(u32),
 }
 
 /// One group's engine.
 #[derive(Clone, Debug)]
 pub struct Engine {
-    settings: EngineSettings,
-    scheduler: Scheduler,
+    pub(super) settings: EngineSettings,
+    pub(super) scheduler: Scheduler,
+    pub(super) transfers: Transfers,
     /// Every sequence says which of these is its owner.
     requests: Arena<Owner, Request>,
     by_key: BTreeMap<RequestKey, Owner>,
@@ -108,7 +127,7 @@ pub struct Engine {
     /// Whether the books were checked since there was last work.
     checked: bool,
     /// Nothing new is taken.
-    draining: bool,
+    pub(super) draining: bool,
 }
 
 impl Engine {
@@ -126,6 +145,7 @@ impl Engine {
         Self {
             settings,
             scheduler,
+            transfers: Transfers::default(),
             requests,
             by_key,
             steps: 0,
@@ -137,6 +157,13 @@ impl Engine {
         }
     }
 
+    /// The same that takes part in transfers of KV with other groups.
+    #[must_use]
+    pub fn with_transfers(mut self, setup: TransferSetup) -> Self {
+        self.transfers.setup = Some(setup);
+        self
+    }
+
     /// Takes one event and says what to do about it.
     pub fn handle(&mut self, now: Duration, event: EngineEvent) -> Vec<EngineEffect> {
         let mut effects = Vec::new();
@@ -145,13 +172,17 @@ impl Engine {
             EngineEvent::Finish(key, finish) => self.finish(now, key, &finish, &mut effects),
             EngineEvent::Abort(key) => self.abort(key, &mut effects),
             EngineEvent::Result(result) => self.apply(now, result, &mut effects),
+            EngineEvent::Transfer(event) => self.transfer(now, event, &mut effects),
             EngineEvent::Tick => {
+                self.expire_fetches(now, &mut effects);
+                self.expire_prefills(now, &mut effects);
                 self.expire(now, &mut effects);
                 self.check_when_idle(&mut effects);
             }
             EngineEvent::Drain => self.draining = true,
             EngineEvent::Fail(error) => {
                 self.fail_all(&error, &mut effects);
+                self.fail_prefills(&error.message, &mut effects);
                 return effects;
             }
         }
@@ -187,9 +218,9 @@ impl Engine {
         self.scheduler.steps_in_flight()
     }
 
-    /// Requests that it has taken and not ended.
+    /// Requests that it has taken and not ended, those of other groups included.
     pub fn open_requests(&self) -> usize {
-        self.requests.len()
+        self.requests.len() + self.transfers.prefills.len()
     }
 
     /// What has been counted since the start.
@@ -209,7 +240,8 @@ impl Engine {
     /// What does not add up.
     pub fn check_integrity(&self) -> Result<(), String> {
         self.scheduler.check_integrity()?;
-        let choices = self.requests.iter().map(|(_, request)| request.choices.len()).sum();
+        let choices: usize = self.requests.iter().map(|(_, request)| request.choices.len()).sum();
+        let choices = choices + self.transfers.sequences();
         let (sequences, requests) = (self.scheduler.live(), self.requests.len());
         if (sequences, requests) == (choices, self.by_key.len()) {
             return Ok(());
@@ -220,7 +252,9 @@ impl Engine {
 
     /// Nobody waits for an idle engine, so it looks at its books: once after every time of work.
     fn check_when_idle(&mut self, effects: &mut Vec<EngineEffect>) {
-        let idle = self.by_key.is_empty() && self.scheduler.steps_in_flight() == 0;
+        let idle = self.by_key.is_empty()
+            && self.transfers.is_idle()
+            && self.scheduler.steps_in_flight() == 0;
         if idle && !std::mem::replace(&mut self.checked, idle) {
             let held = self.scheduler.usage().held;
             let leaked = (held > 0).then(|| format!("{held} KV blocks are held by nobody"));
@@ -243,9 +277,10 @@ impl Engine {
         let options = request.options();
         let owner = self.requests.insert(request);
         self.by_key.insert(key, owner);
-        let chain = self.chain(&generate);
+        let own = || format!("{}/{}", generate.request, generate.attempt);
+        let chain = self.chain(own, generate.adapter.as_deref(), generate.cache_salt.as_deref());
         let hashes = if self.is_hashed(&generate, chain) {
-            generate.block_hashes
+            generate.block_hashes.clone()
         } else {
             chain.hash(&generate.prompt, self.settings.limits.block_size as usize)
         };
@@ -264,6 +299,7 @@ impl Engine {
                 traceparent: generate.traceparent.clone(),
                 priority: generate.priority,
                 chain,
+                keeps_blocks: false,
                 hashes: hashes.clone(),
                 first_choice,
             });
@@ -275,15 +311,38 @@ impl Engine {
                 request.open(id, choice.index, choice.output.len() as u32);
             }
         }
+        // Its other choices wait for the first one's prompt anyway.
+        if let (Some(first), Some(source)) = (first_choice, &generate.kv_source) {
+            self.fetch(now, first, (&generate, source), effects);
+        }
+    }
+
+    fn transfer(&mut self, now: Duration, event: TransferEvent, effects: &mut Vec<EngineEffect>) {
+        match event {
+            TransferEvent::Report(report) => {
+                self.imported(now, &report, effects);
+                self.exported(&report, effects);
+                self.transfers.closed(&report, effects);
+            }
+            TransferEvent::Answered(transfer, down) => {
+                self.answered(now, transfer, &down, effects);
+            }
+            TransferEvent::Lost(transfer, _) => self.end_fetch(now, transfer, effects),
+            TransferEvent::Asked(prefill) => self.asked(now, *prefill, effects),
+            TransferEvent::Gone(transfer) => self.end_prefill(transfer, effects),
+        }
     }
 
     /// Where the hashes of a request's blocks begin. Without a prefix cache its choices still share
     /// the prompt, but no other request shares with them.
-    fn chain(&self, generate: &Generate) -> Chain {
-        let own = (!self.settings.limits.prefix_caching)
-            .then(|| format!("{}/{}", generate.request, generate.attempt));
-        let salt = own.as_deref().or(generate.cache_salt.as_deref());
-        self.settings.hashing().chain(generate.adapter.as_deref(), salt)
+    pub(super) fn chain(
+        &self,
+        own: impl FnOnce() -> String,
+        adapter: Option<&str>,
+        salt: Option<&str>,
+    ) -> Chain {
+        let own = (!self.settings.limits.prefix_caching).then(own);
+        self.settings.hashing().chain(adapter, own.as_deref().or(salt))
     }
 
     /// Whether the gateway has named the prompt's blocks as this engine would.
@@ -319,7 +378,7 @@ impl Engine {
     }
 
     /// Most positions of one sequence: the model's context, or what the blocks can hold.
-    fn longest(&self) -> u32 {
+    pub(super) fn longest(&self) -> u32 {
         let blocks = self.scheduler.usage().total;
         self.settings
             .limits
@@ -418,6 +477,7 @@ impl Engine {
         effects: &mut Vec<EngineEffect>,
     ) {
         let preemptions = self.scheduler.sequence(id).map_or(0, Sequence::preemptions);
+        self.drop_fetch(id, effects);
         self.scheduler.release(id);
         let Ended { reason, usage, times } = end;
         if let Some(times) = times {
@@ -454,6 +514,7 @@ impl Engine {
         for choice in request.choices {
             let preemptions =
                 self.scheduler.sequence(choice.sequence).map_or(0, Sequence::preemptions);
+            self.drop_fetch(choice.sequence, effects);
             self.scheduler.release(choice.sequence);
             let (reason, usage) = (FinishReason::Abort, Usage::default());
             let observation = Observation::Finished { reason, usage, times: None, preemptions };

@@ -1,6 +1,8 @@
 //! The leader of a group: member 0's engine.
 //!
 //! - [`engine`]: the core: requests in, plans and chunks out (pure)
+//! - [`transfers`]: KV blocks to and from other groups; `fetch`: the side that wants them;
+//!   `prefill`: the side that computes them (pure)
 //! - [`request`]: one request's choices and when each ends (pure)
 //! - `refuse`: what is turned away at once (pure)
 //! - [`settings`]: flags resolved against the model (pure)
@@ -9,7 +11,7 @@
 //! - [`observe`]: counts for `/metrics`
 //! - [`ledger`]: what is told of the KV blocks, and how to catch up (pure); `rooted`: which of them
 //!   can be found (pure); `cache`: tells it to gateways
-//! - [`actor`]: carries events in; `acts`: and effects out
+//! - [`actor`]: carries events in; `acts`, `errands`: and effects out
 //! - [`doors`]: one task per conversation, between a stream and the actor
 
 pub mod actor;
@@ -19,8 +21,11 @@ pub mod describe;
 pub mod doors;
 mod drain;
 pub mod engine;
+mod errands;
+mod fetch;
 pub mod ledger;
 pub mod observe;
+mod prefill;
 mod refuse;
 pub mod request;
 mod rooted;
@@ -28,3 +33,4 @@ pub mod settings;
 mod speculate;
 #[cfg(test)]
 mod tests;
+pub mod transfers;

@@ -37,6 +37,7 @@ pub struct Observer {
     decode_time: Histogram,
     inference_time: Histogram,
     preemptions: Histogram,
+    transfer_time: Histogram,
 }
 
 /// What is counted of drafts beyond the totals, where there are any.
@@ -80,6 +81,7 @@ impl Observer {
             decode_time: histogram(names::REQUEST_DECODE_TIME),
             inference_time: histogram(names::REQUEST_INFERENCE_TIME),
             preemptions: histogram(names::REQUEST_NUM_PREEMPTIONS),
+            transfer_time: histogram(names::KV_TRANSFER_TIME),
             metrics: metrics.clone(),
             labels,
         }
@@ -159,10 +161,32 @@ impl Observer {
                     seconds(&self.inference_time, times.prefill + times.decode);
                 }
             }
+            Observation::Fetched { tokens, of, bytes, time } => {
+                seconds(&self.transfer_time, *time);
+                self.fetched(*tokens, *of, *bytes);
+            }
+            Observation::FramesDropped(frames) => {
+                let frames = u64::from(*frames);
+                self.metrics.counter(names::KV_TRANSFER_DROPPED, &self.labels).inc_by(frames);
+            }
             Observation::Refused(ErrorKind::Overloaded) => _ = self.queue_full.inc(),
             // Mistakes of its client and of its gateway: nothing was wanting here.
             Observation::Refused(_) => {}
         }
+    }
+
+    /// So many of the tokens came whose KV another group was asked for.
+    fn fetched(&self, tokens: u32, of: u32, bytes: u64) {
+        let outcome = match tokens {
+            0 => "nothing",
+            _ if tokens < of => "partial",
+            _ => "complete",
+        };
+        let mut labels = self.labels.clone();
+        labels.push((names::LABEL_OUTCOME, outcome.to_owned()));
+        self.metrics.counter(names::KV_TRANSFERS, &labels).inc();
+        self.metrics.counter(names::KV_TRANSFER_TOKENS, &self.labels).inc_by(tokens.into());
+        self.metrics.counter(names::KV_TRANSFER_BYTES, &self.labels).inc_by(bytes);
     }
 }
 

@@ -96,7 +96,10 @@ fn run(engine: &mut Engine, generate: Generate, tokens: &[u32]) -> Vec<Chunk> {
                 EngineEffect::Plan(plan) => plans.push_back(plan),
                 EngineEffect::Send(_, GenerateDown::Chunk(chunk)) => chunks.push(chunk),
                 EngineEffect::Send(_, other) => panic!("{other:?}"),
-                EngineEffect::Close(_) | EngineEffect::Observe(_) | EngineEffect::Cached(_) => {}
+                EngineEffect::Close(_)
+                | EngineEffect::Observe(_)
+                | EngineEffect::Cached(_)
+                | EngineEffect::Transfer(_) => {}
                 EngineEffect::Broken(why) => panic!("{why}"),
             }
         }

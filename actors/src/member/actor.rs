@@ -9,7 +9,7 @@ use troupe_runtime::{
     actor::{Outbox, RemoteRef, remote_ref},
     discovery::directory::GroupRecord,
     id::Coordinate,
-    transport::{Link, PeerIdentity},
+    transport::{Class, Link, PeerIdentity},
     wire::{
         group::{Hello, MemberUp},
         member::{MemberLaunch, MemberToNode, NodeToMember},
@@ -17,8 +17,10 @@ use troupe_runtime::{
 };
 
 use super::{
+    connections::Connections,
     core::{Member as Core, MemberEvent},
     front::{self, Directions},
+    lines::{Inboxes, Lines},
     load::{Models, Prepared},
     wiring::{Desk, Wired},
 };
@@ -69,6 +71,7 @@ pub struct MemberState {
     pub(super) directions: Directions,
     pub(super) workers: BTreeMap<Coordinate, ActorRef<WorkerMsg>>,
     pub(super) desk: Option<Desk>,
+    pub(super) lines: Lines,
     pub(super) up: RemoteRef<MemberUp>,
     pub(super) up_queue: Option<Outbox<MemberUp>>,
     pub(super) tasks: JoinSet<()>,
@@ -109,7 +112,10 @@ impl Actor for Member {
         };
         // Lines of at most two members' worth of ranks, each to each.
         let (desk, lines) = mpsc::channel(DESK);
-        let directions = Directions { leader, desk };
+        let inboxes = Inboxes::new(args.launch.epoch);
+        let connections = Connections::new(args.link.clone(), Class::Kv);
+        let lines_of_kv = Lines::new(connections, inboxes.clone());
+        let directions = Directions { leader, desk, inboxes };
         let mut tasks = JoinSet::new();
         tasks.spawn(front::run(args.link.clone(), directions.clone()));
         let ranks = args.record.members.get(args.launch.member as usize);
@@ -124,6 +130,7 @@ impl Actor for Member {
             directions,
             workers: BTreeMap::new(),
             desk: Some(lines),
+            lines: lines_of_kv,
             up,
             up_queue: Some(up_queue),
             tasks,
@@ -202,6 +209,7 @@ async fn start_leader(
         settings: prepared.settings(&args.record),
         endpoint: prepared.endpoint(&args.record, &hello.address),
         node: args.node.clone(),
+        link: args.link.clone(),
         origin,
     };
     let (leader, _) = Actor::spawn_linked(None, Leader, args, myself.get_cell()).await?;

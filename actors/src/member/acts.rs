@@ -37,6 +37,7 @@ impl MemberState {
                     let plan = Arc::new(plan);
                     self.each(|| WorkerMsg::Step(plan.clone()));
                 }
+                MemberEffect::Transfer(order) => self.lines.order(&order, &self.workers),
                 MemberEffect::Drain(seconds) => self.drain(seconds),
                 MemberEffect::Linger => {
                     // Of a member that ends meanwhile nothing is left to be told.
@@ -149,6 +150,7 @@ fn translate(event: DeviceEvent) -> MemberEvent {
         DeviceEvent::Loaded(report) => MemberEvent::Loaded(report),
         DeviceEvent::Progress(progress) => MemberEvent::Progress(progress),
         DeviceEvent::Result(result) => MemberEvent::Result(result),
+        DeviceEvent::Transfer(report) => MemberEvent::Transfer(report),
     }
 }
 

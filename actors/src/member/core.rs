@@ -12,6 +12,7 @@ use troupe_runtime::{
     wire::{
         group::{Formation, Hello, MemberDown, MemberUp, Progress, RankReport},
         step::{StepPlan, StepResult},
+        transfer::{TransferOrder, TransferReport},
     },
 };
 
@@ -28,6 +29,8 @@ pub enum MemberEvent {
     Progress(Progress),
     /// A step's result.
     Result(StepResult),
+    /// How a rank stands with a transfer.
+    Transfer(TransferReport),
     /// A rank, the wiring or the leader's own actor ended.
     Broken(String),
     /// The conversation with the leader is over.
@@ -53,6 +56,8 @@ pub enum MemberEffect {
     Start(Vec<u32>),
     /// Tell every worker to run a step.
     Run(StepPlan),
+    /// Lay the lines of a transfer and tell every worker, or end it.
+    Transfer(TransferOrder),
     /// Tell its own leader to drain.
     Drain(u32),
     /// Say [`MemberEvent::Lingered`] in a moment.
@@ -110,6 +115,7 @@ impl Member {
                 vec![MemberEffect::Up(MemberUp::Progress(progress))]
             }
             MemberEvent::Result(result) => vec![MemberEffect::Up(MemberUp::Result(result))],
+            MemberEvent::Transfer(report) => vec![MemberEffect::Up(MemberUp::Transfer(report))],
             MemberEvent::Broken(cause) => self.broke(cause),
             MemberEvent::LeaderLost(_) if self.draining => drained(),
             MemberEvent::LeaderLost(why) => {
@@ -146,6 +152,7 @@ impl Member {
             MemberDown::Form(formation) => self.form(formation),
             MemberDown::Start(blocks) => vec![MemberEffect::Start(blocks)],
             MemberDown::Step(plan) => vec![MemberEffect::Run(plan)],
+            MemberDown::Transfer(order) => vec![MemberEffect::Transfer(order)],
             MemberDown::Stop if self.draining => drained(),
             MemberDown::Stop => vec![MemberEffect::Exit(None)],
             MemberDown::Drain => {
@@ -210,6 +217,7 @@ mod tests {
             replicated: vec![],
             blocks: vec![1],
             kernel_path: String::new(),
+            kv: vec![],
         }
     }
 

@@ -9,7 +9,8 @@ use troupe_runtime::{
     wire::kv::BulkOpen,
 };
 
-use crate::leader::actor::LeaderMsg;
+use super::lines::Inboxes;
+use crate::{leader::actor::LeaderMsg, worker::transfer::MOST_TRANSFERS};
 
 /// Where conversations go.
 #[derive(Clone)]
@@ -18,6 +19,8 @@ pub struct Directions {
     pub leader: Option<ActorRef<LeaderMsg>>,
     /// Lines of tensors, for the wiring.
     pub desk: mpsc::Sender<(BulkOpen, Stream)>,
+    /// Blocks of KV, for whichever rank wants them.
+    pub inboxes: Inboxes,
 }
 
 /// Accepts until the link is closed. Dropping it drops every connection that it has accepted.
@@ -31,10 +34,19 @@ pub async fn run(link: Arc<dyn Link>, directions: Directions) {
 }
 
 async fn serve(connection: Arc<dyn Connection>, directions: Directions) {
+    let mut lines = JoinSet::new();
     while let Ok((what, stream)) = connection.accept().await {
         let refused = match (what, &directions.leader) {
             // A full desk means more lines than any group has: drop, which resets the stream.
             (Conversation::Bulk(line), _) => directions.desk.try_send((line, stream)).is_err(),
+            (Conversation::Kv(open), _) => {
+                while lines.try_join_next().is_some() {}
+                let is_full = lines.len() >= MOST_LINES;
+                if !is_full {
+                    lines.spawn(directions.inboxes.clone().take(open, stream));
+                }
+                is_full
+            }
             (_, Some(leader)) => leader.cast(LeaderMsg::Door(what, stream)).is_err(),
             (_, None) => true,
         };
@@ -43,3 +55,6 @@ async fn serve(connection: Arc<dyn Connection>, directions: Directions) {
         }
     }
 }
+
+/// Lines of KV over one connection: for every transfer those of some dozens of ranks.
+const MOST_LINES: usize = 64 * MOST_TRANSFERS;

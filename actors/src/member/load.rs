@@ -123,6 +123,11 @@ impl Prepared {
 /// Type of the KV cache.
 const KV_DTYPE: &str = "float32";
 
+/// Layers of a tensor-free model: enough to be divided in two or four unequal ways.
+const FAKE_LAYERS: u32 = 5;
+/// Its key and value heads: with four ranks two hold the same.
+const FAKE_HEADS: u32 = 2;
+
 /// A tensor-free model: its tokens are hashes of what came before.
 #[derive(Clone, Copy, Debug)]
 pub struct FakeModels {
@@ -163,6 +168,8 @@ impl Models for FakeModels {
             blocks: self.blocks,
             block_size: prepared.limits.block_size,
             window: None,
+            layers: FAKE_LAYERS.max(stages),
+            heads: FAKE_HEADS,
         };
         Box::new(move || Ok(Box::new(FakeExecutor::new(rank, model, collective))))
     }

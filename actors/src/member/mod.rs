@@ -6,6 +6,7 @@
 //! - [`line`](mod@line): the conversation with the leader
 //! - [`wiring`]: connects ranks to their neighbours
 //! - [`pipe`]: frames between a node and its child
+//! - [`lines`]: KV blocks to and from ranks of other groups; [`connections`]: ways to them
 //! - [`load`]: where models come from; [`checkpoint`]: from folders
 //!
 //! In a cluster a member is a child process of its node, because a hung kernel or collective ends
@@ -14,9 +15,11 @@
 pub mod actor;
 mod acts;
 pub mod checkpoint;
+pub mod connections;
 pub mod core;
 pub mod front;
 pub mod line;
+pub mod lines;
 pub mod load;
 pub mod pipe;
 pub mod wiring;

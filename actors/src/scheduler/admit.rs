@@ -20,6 +20,7 @@ use crate::kv::hit::Hit;
 
 impl Scheduler {
     pub(super) fn add_waiting(&mut self, draft: &mut Draft) {
+        self.add_fetched(draft);
         while draft.tokens_left > 0
             && draft.sequences_left > 0
             && (self.running.len() as u32) < self.limits.max_sequences

@@ -57,7 +57,7 @@ impl Scheduler {
         if !draft.preempted_any {
             self.add_waiting(&mut draft);
         }
-        if draft.is_empty() && self.waiting.is_empty() {
+        if draft.is_empty() && self.waiting.is_empty() && self.ready.is_empty() {
             self.add_running(&mut draft, Ahead::AtOnce);
         }
         if draft.is_empty() {
@@ -73,7 +73,7 @@ impl Scheduler {
     /// Most sequences in one step: all, or with several stages an equal part, so that the next
     /// step, planned while this one runs, has some left.
     fn share_of_a_step(&self) -> u32 {
-        let live = self.running.len() as u32 + self.waiting.len() as u32;
+        let live = (self.running.len() + self.waiting.len() + self.ready.len()) as u32;
         live.min(self.limits.max_sequences).div_ceil(self.limits.stages).max(1)
     }
 
@@ -125,7 +125,7 @@ impl Scheduler {
 
     /// As many of `left` positions as the step has room for.
     pub(super) fn chunk(&self, left: u32, draft: &Draft) -> u32 {
-        let alone = self.running.len() + self.waiting.len() <= 1;
+        let alone = self.running.len() + self.waiting.len() + self.ready.len() <= 1;
         let threshold = match self.limits.long_prefill_threshold {
             threshold if threshold > 0 && !alone => threshold,
             _ => u32::MAX,

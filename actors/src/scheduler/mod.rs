@@ -15,6 +15,7 @@
 //! - [`scheduler`]: the queues, and what results change
 //! - [`compose`]: the next step: running sequences
 //! - [`admit`]: the next step: waiting sequences
+//! - [`reserve`]: sequences whose blocks are filled by another group
 //! - [`sequence`]: one sequence and where it stands
 //! - [`waiting`]: who is next; [`ngram`]: drafts; [`arena`]: where sequences live
 //!
@@ -24,6 +25,7 @@ mod admit;
 pub(crate) mod arena;
 mod compose;
 pub mod ngram;
+pub mod reserve;
 #[expect(clippy::module_inception, reason = "the subject of the folder")]
 mod scheduler;
 mod sequence;
@@ -32,6 +34,7 @@ mod tests;
 mod waiting;
 
 pub use ngram::NgramSettings;
+pub use reserve::Reserved;
 pub use scheduler::{Counters, Limits, Part, Scheduler};
 pub use sequence::{Owner, Sequence, SequenceSpec};
 pub use waiting::Policy;

@@ -1,6 +1,6 @@
 //! The sequences of an engine, the steps in flight, and what results change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use troupe_runtime::{
     id::{SequenceId, StepId},
@@ -74,6 +74,10 @@ pub struct Scheduler {
     pub(super) waiting: Waiting,
     /// In order of admission.
     pub(super) running: Vec<SequenceId>,
+    /// Their blocks are being filled by another group.
+    pub(super) reserved: BTreeSet<SequenceId>,
+    /// Their blocks are filled, as far as they will be.
+    pub(super) ready: VecDeque<SequenceId>,
     pub(super) in_flight: BTreeMap<StepId, Vec<Part>>,
     /// Told to the workers with the next plan.
     pub(super) finished: Vec<SequenceId>,
@@ -108,6 +112,8 @@ impl Scheduler {
             sequences: Arena::new(),
             waiting: Waiting::default(),
             running: Vec::new(),
+            reserved: BTreeSet::new(),
+            ready: VecDeque::new(),
             in_flight: BTreeMap::new(),
             finished: Vec::new(),
             preempted: Vec::new(),
@@ -184,6 +190,9 @@ impl Scheduler {
         let step = StepId(self.last_step);
         let Some(sequence) = self.sequences.get_mut(id) else { return };
         name_blocks(&mut self.pools, sequence, step);
+        if sequence.spec.keeps_blocks {
+            return;
+        }
         let (size, fence) = (self.pools.block_size(), sequence.fence());
         while sequence.keys.merged < sequence.keys.named
             && (sequence.keys.merged + 1) * size <= sequence.done
@@ -222,6 +231,7 @@ impl Scheduler {
         let Some(mut sequence) = self.sequences.remove(id) else { return };
         self.waiting.remove(sequence.place(id));
         self.running.retain(|running| *running != id);
+        self.leave_apart(id);
         self.preempted.retain(|preempted| *preempted != id);
         let fence = sequence.fence();
         self.pools.release(&mut sequence.tables, fence, keep);
@@ -230,9 +240,9 @@ impl Scheduler {
         }
     }
 
-    /// Sequences that run and that wait.
+    /// Sequences that run and that wait, for room or for KV from elsewhere.
     pub fn counts(&self) -> (u32, u32) {
-        (self.running.len() as u32, self.waiting.len() as u32)
+        (self.running.len() as u32, (self.waiting.len() + self.apart()) as u32)
     }
 
     /// Sequences that have not ended.
@@ -276,18 +286,16 @@ impl Scheduler {
     /// What is not.
     pub fn check_integrity(&self) -> Result<(), String> {
         self.pools.check_integrity(self.sequences.iter().map(|(_, sequence)| &sequence.tables))?;
-        if self.running.len() + self.waiting.len() != self.sequences.len() {
-            return Err(format!(
-                "{} sequences run, {} wait, there are {}",
-                self.running.len(),
-                self.waiting.len(),
-                self.sequences.len()
-            ));
+        let (running, waiting) = self.counts();
+        if (running + waiting) as usize != self.sequences.len() {
+            let all = self.sequences.len();
+            return Err(format!("{running} sequences run, {waiting} wait, there are {all}"));
         }
         for (id, sequence) in self.sequences.iter() {
             let waits = self.waiting.contains(id);
-            if waits == self.running.contains(&id) {
-                return Err(format!("sequence {id} is in two places or in none"));
+            let places = [waits, self.running.contains(&id), self.is_apart(id)];
+            if places.into_iter().filter(|is_there| *is_there).count() != 1 {
+                return Err(format!("sequence {id} is in two places or in none: {places:?}"));
             }
             if waits && sequence.tables.iter().any(|table| !table.is_empty()) {
                 return Err(format!("sequence {id} waits and holds blocks"));

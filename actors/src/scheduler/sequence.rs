@@ -16,6 +16,11 @@ use crate::kv::{blocks::BlockTables, hit::PrefixKeys, pool::BlockKey};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Owner(pub u64);
 
+impl Owner {
+    /// Of sequences that no request here owns; an [`Arena`](super::arena::Arena) gives no such id.
+    pub const NOBODY: Self = Self(0);
+}
+
 /// What the scheduler has to know of a sequence to run it.
 #[derive(Clone, Debug)]
 pub struct SequenceSpec {
@@ -39,6 +44,8 @@ pub struct SequenceSpec {
     pub priority: i32,
     /// Where the hashes of its blocks begin: everything that its KV depends on but the tokens.
     pub chain: Chain,
+    /// Its blocks are read by others than steps: none gives way to an equal one, or leaves early.
+    pub keeps_blocks: bool,
     /// Those of the prompt's first full blocks, as far as somebody has made them.
     pub hashes: Vec<BlockKey>,
     /// The sequence that computes the same prompt for it: the first choice of its request.

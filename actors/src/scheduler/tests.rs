@@ -27,6 +27,7 @@ fn spec(prompt_len: u32) -> SequenceSpec {
         traceparent: None,
         priority: 0,
         chain: Chain::new(&[0; 32], &scope),
+        keeps_blocks: false,
         hashes: vec![],
         first_choice: None,
     }

@@ -11,7 +11,10 @@ use std::{
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use troupe_runtime::wire::step::StepPlan;
 
-use super::device::{Command, Device, DeviceEvent};
+use super::{
+    device::{Command, Device, DeviceEvent},
+    transfer::{MOST_TRANSFERS, RankOrder},
+};
 
 /// The actor.
 pub struct Worker;
@@ -23,6 +26,8 @@ pub enum WorkerMsg {
     Start(Vec<u32>),
     /// Run this step.
     Step(Arc<StepPlan>),
+    /// Begin or end a transfer of KV blocks.
+    Transfer(RankOrder),
     /// The device thread is over; with the cause if it was early.
     Ended(Result<(), String>),
 }
@@ -55,8 +60,10 @@ impl Actor for Worker {
         myself: ActorRef<WorkerMsg>,
         args: WorkerArgs,
     ) -> Result<WorkerState, ActorProcessingErr> {
-        // The steps in flight, and `Start` before the first.
-        let (commands, queue) = mpsc::sync_channel(args.steps_in_flight as usize + 1);
+        // The steps in flight, `Start` before the first, and for every transfer that its leader may
+        // have under way, to and from here, its beginning and its end.
+        let most = args.steps_in_flight as usize + 1 + 4 * MOST_TRANSFERS;
+        let (commands, queue) = mpsc::sync_channel(most);
         let name = format!("device-{}", args.device.rank);
         thread::Builder::new().name(name).spawn(move || {
             let ended = args.device.run(&queue, args.tell.as_ref());
@@ -75,6 +82,7 @@ impl Actor for Worker {
         let command = match message {
             WorkerMsg::Start(blocks) => Command::Start(blocks),
             WorkerMsg::Step(plan) => Command::Step(plan),
+            WorkerMsg::Transfer(order) => Command::Transfer(order),
             WorkerMsg::Ended(ended) => return Err(ended.err().unwrap_or_default().into()),
         };
         // A full queue means that the leader broke its bound; a closed one that the thread is gone.

@@ -7,7 +7,10 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
     time::Duration,
 };
 
@@ -25,6 +28,7 @@ use troupe_runtime::{
         group::{Progress, RankReport},
         kv::TensorHeader,
         step::{StepKind, StepPlan, StepResult},
+        transfer::TransferReport,
     },
 };
 
@@ -33,6 +37,7 @@ use super::{
     mirror::Mirror,
     pipes::Pipes,
     tokens::{self, SampledAt, TokenFeed},
+    transfer::{RankOrder, desk::Desk},
 };
 use crate::leader::settings::{EngineLimits, steps_in_flight};
 
@@ -47,6 +52,8 @@ pub enum Command {
     Start(Vec<u32>),
     /// Run this step.
     Step(Arc<StepPlan>),
+    /// Begin or end a transfer of KV blocks.
+    Transfer(RankOrder),
 }
 
 /// What the thread tells.
@@ -58,6 +65,8 @@ pub enum DeviceEvent {
     Progress(Progress),
     /// A step's result.
     Result(StepResult),
+    /// How a transfer stands.
+    Transfer(TransferReport),
 }
 
 /// What a device thread is made of.
@@ -115,10 +124,20 @@ impl Device {
         let depth = steps_in_flight(self.stages);
         let mut feed = self.pipes.tokens_in.take().map(|line| TokenFeed::new(line, depth));
         let mut idle_since = Instant::now();
+        let mut desk = Desk::new(self.rank, self.epoch, executor.memory().kv);
         // The channel ends when the owner is gone: then so is this thread.
-        while let Ok(command) = commands.recv() {
+        loop {
+            let command = match next(commands, &desk) {
+                Ok(command) => command,
+                Err(RecvTimeoutError::Timeout) => {
+                    tell_transfers(desk.poll(executor.as_mut()), tell);
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            };
             match command {
                 Command::Start(blocks) => executor.allocate_kv(&blocks)?,
+                Command::Transfer(order) => tell_transfers(desk.order(order), tell),
                 Command::Step(plan) => {
                     if let Some(feed) = &mut feed {
                         mirror.learn(&feed.take(&plan, NEIGHBOUR_DEADLINE)?);
@@ -127,22 +146,22 @@ impl Device {
                     if samples {
                         grammars.begin(&plan);
                     }
-                    let state = (&mut mirror, &mut grammars);
+                    let state = (&mut mirror, &mut grammars, &mut desk);
                     let mut progress = self.step(&plan, executor.as_mut(), state, tell)?;
                     progress.idle_us += micros(idle_since - began_waiting);
                     idle_since = Instant::now();
                     tell(DeviceEvent::Progress(progress));
+                    tell_transfers(desk.poll(executor.as_mut()), tell);
                 }
             }
         }
-        Ok(())
     }
 
     fn step(
         &mut self,
         plan: &StepPlan,
         executor: &mut dyn Executor,
-        (mirror, grammars): (&mut Mirror, &mut Grammars),
+        (mirror, grammars, desk): (&mut Mirror, &mut Grammars, &mut Desk),
         tell: &dyn Fn(DeviceEvent),
     ) -> Result<Progress, DeviceError> {
         let _in = self.trace(plan).entered();
@@ -151,7 +170,10 @@ impl Device {
         let input = self.take_input(plan.step)?;
         let began = Instant::now();
         if plan.kind == StepKind::Run {
-            match executor.forward(&batch, input)? {
+            desk.begin(plan, &batch);
+            let output = executor.forward_tapped(&batch, input, desk)?;
+            desk.end();
+            match output {
                 StageOutput::Hidden(hidden) => {
                     self.take_at_least(began);
                     self.pass_on(plan.step, hidden)?;
@@ -230,6 +252,7 @@ impl Device {
             replicated: memory.replicated,
             blocks: memory.blocks.into_iter().map(|room| self.limits.blocks(room)).collect(),
             kernel_path: memory.kernel_path,
+            kv: memory.kv,
         }
     }
 
@@ -262,6 +285,19 @@ fn sample(
     Ok((StepResult { epoch: plan.epoch, step: plan.step, outcomes, compute_us: 0 }, told))
 }
 
+/// The next command; while there are transfers it is waited for only so long that what comes or has
+/// room again is not left lying.
+fn next(commands: &mpsc::Receiver<Command>, desk: &Desk) -> Result<Command, RecvTimeoutError> {
+    match desk.is_busy() {
+        true => commands.recv_timeout(LOOK_AT_LINES),
+        false => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+    }
+}
+
+fn tell_transfers(reports: impl IntoIterator<Item = TransferReport>, tell: &dyn Fn(DeviceEvent)) {
+    reports.into_iter().map(DeviceEvent::Transfer).for_each(tell);
+}
+
 fn no_loader() -> Result<Box<dyn Executor>, DeviceError> {
     Err(DeviceError::Contract("a device loads once".into()))
 }
@@ -279,6 +315,8 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .unwrap_or("without a message")
 }
 
+/// How often an idle thread looks at its lines of KV: a share of what any transfer takes.
+const LOOK_AT_LINES: Duration = Duration::from_micros(200);
 /// Longest wait for a neighbour. The leader's step deadline ends the group long before; this only
 /// makes sure that a thread whose leader is gone as well does not stay for ever.
 const NEIGHBOUR_DEADLINE: Duration = Duration::from_secs(600);

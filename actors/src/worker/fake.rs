@@ -5,18 +5,31 @@
 //! it keeps one number that depends on every token up to there, in the same KV blocks. So whatever
 //! goes wrong with blocks (one shared with the wrong prefix, reused too early, not copied) or with
 //! tokens (lost, repeated, reordered) shows in the tokens that follow, and between stages at once.
+//!
+//! It has layers and heads as far as KV is divided by them: each of a rank's share keeps the number
+//! in its own disguise, and what is read is nonsense unless all of them agree. So a block that came
+//! from elsewhere with one layer or head missing, or in the wrong place, shows too.
 
 use std::collections::BTreeSet;
 
 use troupe_gpu::{
+    backend::KvSpan,
     collective::Collective,
     error::DeviceError,
     executor::{
-        BatchSequence, Executor, HiddenStates, LogitRows, Logits, MemoryReport, SampleRequest,
-        Sampled, StageInput, StageOutput, StepBatch,
+        BatchSequence, Executor, HiddenStates, KvReader, KvTap, LogitRows, Logits, MemoryReport,
+        SampleRequest, Sampled, StageInput, StageOutput, StepBatch,
+    },
+    shape::KvAt,
+    weights::Shard,
+};
+use troupe_runtime::{
+    id::Coordinate,
+    wire::{
+        kv::WireDtype,
+        transfer::{KvForm, KvShare, Run},
     },
 };
-use troupe_runtime::{id::Coordinate, wire::kv::WireDtype};
 
 /// The executor.
 pub struct FakeExecutor {
@@ -24,8 +37,9 @@ pub struct FakeExecutor {
     model: FakeModel,
     /// Ranks of a stage meet in every step, as real ones do: none can run ahead.
     collective: Box<dyn Collective>,
-    /// What every position of every block holds.
+    /// What every position of every block holds, for each layer and head of this rank.
     kv: Vec<u64>,
+    share: KvShare,
     /// The step's logits: what each row with logits has seen.
     logits: Vec<u64>,
 }
@@ -43,6 +57,10 @@ pub struct FakeModel {
     pub block_size: u32,
     /// How many positions a layer would see, its own included; all, if it has no window.
     pub window: Option<u32>,
+    /// Layers of the whole model, at least one for each stage.
+    pub layers: u32,
+    /// Key and value heads of the whole model, to be divided over ranks or held by several.
+    pub heads: u32,
 }
 
 /// One row of hidden states: what it has seen, and its token.
@@ -51,7 +69,57 @@ type Row = (u64, u32);
 impl FakeExecutor {
     /// One rank of a model.
     pub fn new(coordinate: Coordinate, model: FakeModel, collective: Box<dyn Collective>) -> Self {
-        Self { coordinate, model, collective, kv: Vec::new(), logits: Vec::new() }
+        let share = share(coordinate, model, collective.ranks() as u32);
+        Self { coordinate, model, collective, kv: Vec::new(), share, logits: Vec::new() }
+    }
+
+    /// Layers times heads of this rank.
+    fn copies(&self) -> usize {
+        (self.share.layers.len() * self.share.heads.len()) as usize
+    }
+
+    /// What a slot holds, if all layers and heads agree on it.
+    fn kept(&self, slot: usize) -> u64 {
+        let copies = self.copies();
+        let own = &self.kv[slot * copies..(slot + 1) * copies];
+        let first = own[0] ^ self.disguise(0);
+        let agree = (0..).zip(own).all(|(at, kept)| kept ^ self.disguise(at) == first);
+        if agree { first } else { own.iter().copied().fold(!first, join) }
+    }
+
+    fn keep(&mut self, slot: usize, seen: u64) {
+        let copies = self.copies();
+        for at in 0..copies {
+            self.kv[slot * copies + at] = seen ^ self.disguise(at);
+        }
+    }
+
+    /// How a layer and head of this rank's keep what they keep.
+    fn disguise(&self, at: usize) -> u64 {
+        let heads = self.share.heads.len() as usize;
+        let layer = u64::from(self.share.layers.first) + (at / heads) as u64;
+        let head = u64::from(self.share.heads.first) + (at % heads) as u64;
+        (layer << 32 | head).wrapping_mul(0x9e6c_63d0_876a_3f6b)
+    }
+
+    /// Where a span's numbers are, in the order of the canonical layout.
+    fn places(&self, span: &KvSpan<'_>) -> Result<Vec<usize>, DeviceError> {
+        let (layers, heads) = (self.share.layers.len() as usize, self.share.heads.len() as usize);
+        let size = self.model.block_size as usize;
+        let blocks = self.kv.len() / self.copies() / size;
+        let fits = span.layer < layers
+            && span.heads.end <= heads
+            && span.blocks.iter().all(|block| (block.0 as usize) < blocks);
+        if !fits {
+            return Err(DeviceError::Contract(format!("no KV span {span:?}")));
+        }
+        let slots = span.blocks.iter().flat_map(|block| {
+            let first = block.0 as usize * size;
+            let heads = span.heads.clone();
+            heads.flat_map(move |head| (first..first + size).map(move |slot| (slot, head)))
+        });
+        let at = |(slot, head)| slot * layers * heads + span.layer * heads + head;
+        Ok(slots.map(at).collect())
     }
 
     /// The token that follows these.
@@ -77,7 +145,7 @@ impl FakeExecutor {
 
     /// What a row at this position sees of the positions before it.
     fn seen_before(&self, entry: &BatchSequence, position: u32) -> Result<u64, DeviceError> {
-        let kept = |at| Ok(self.kv[self.slot(entry, at)?]);
+        let kept = |at| Ok(self.kept(self.slot(entry, at)?));
         match (self.model.window, position.checked_sub(1)) {
             (None, Some(previous)) => kept(previous),
             (None, None) => Ok(NOTHING),
@@ -94,7 +162,7 @@ impl FakeExecutor {
             let size = self.model.block_size as usize;
             block.0 as usize * size + position as usize % size
         });
-        slot.filter(|slot| *slot < self.kv.len()).ok_or_else(|| {
+        slot.filter(|slot| *slot < self.kv.len() / self.copies()).ok_or_else(|| {
             let id = entry.sequence;
             DeviceError::Contract(format!("sequence {id} has no block for position {position}"))
         })
@@ -141,7 +209,7 @@ impl FakeExecutor {
                     }
                     let slot = self.slot(entry, position)?;
                     unwritten.remove(&slot);
-                    self.kv[slot] = now;
+                    self.keep(slot, now);
                     rows[row] = (now, token);
                 }
             }
@@ -164,6 +232,7 @@ impl Executor for FakeExecutor {
             block_bytes: vec![0],
             blocks: vec![self.model.blocks],
             kernel_path: "fake".into(),
+            kv: vec![self.share],
             ..MemoryReport::default()
         }
     }
@@ -176,21 +245,22 @@ impl Executor for FakeExecutor {
             let room = self.model.blocks;
             return Err(DeviceError::OutOfMemory(format!("{count} of {room} blocks")));
         }
-        self.kv = vec![0; count as usize * self.model.block_size as usize];
+        self.kv = vec![0; count as usize * self.model.block_size as usize * self.copies()];
         Ok(())
     }
 
-    fn forward(
+    fn forward_tapped(
         &mut self,
         batch: &StepBatch,
         input: StageInput,
+        tap: &mut dyn KvTap,
     ) -> Result<StageOutput, DeviceError> {
         let given = match (self.coordinate.stage, input) {
             (0, StageInput::Tokens) => None,
             (1.., StageInput::Hidden(hidden)) => Some(rows_of(&hidden, batch.tokens.len())?),
             _ => return Err(DeviceError::Contract("only the first stage takes tokens".into())),
         };
-        let size = self.model.block_size as usize;
+        let size = self.model.block_size as usize * self.copies();
         for copy in &batch.copies {
             let (from, to) = (copy.from.0 as usize * size, copy.to.0 as usize * size);
             self.kv.copy_within(from..from + size, to);
@@ -198,6 +268,9 @@ impl Executor for FakeExecutor {
         let rows = self.compute(batch, given.as_deref())?;
         self.collective.begin_step(batch.step);
         self.collective.barrier()?;
+        for layer in 0..self.share.layers.len() as usize {
+            tap.layer(KvAt { group: 0, layer }, self);
+        }
         if self.coordinate.stage + 1 < self.model.stages {
             let columns = WORDS;
             let bytes: Vec<u8> = rows.iter().flat_map(bytes_of).collect();
@@ -235,6 +308,60 @@ impl Executor for FakeExecutor {
             Sampled { token: token.filter(|_| request.sample), ..Sampled::default() }
         });
         Ok(sampled.collect())
+    }
+
+    fn export_kv(
+        &mut self,
+        _group: usize,
+        span: &KvSpan<'_>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), DeviceError> {
+        bytes.clear();
+        bytes.extend(self.places(span)?.into_iter().flat_map(|at| self.kv[at].to_le_bytes()));
+        Ok(())
+    }
+
+    fn import_kv(
+        &mut self,
+        _group: usize,
+        span: &KvSpan<'_>,
+        bytes: &[u8],
+    ) -> Result<(), DeviceError> {
+        let places = self.places(span)?;
+        let (kept, rest) = bytes.as_chunks::<8>();
+        if kept.len() != places.len() || !rest.is_empty() {
+            let (found, wanted) = (bytes.len(), places.len() * 8);
+            return Err(DeviceError::Contract(format!("{found} bytes of KV, not {wanted}")));
+        }
+        for (at, kept) in places.into_iter().zip(kept) {
+            self.kv[at] = u64::from_le_bytes(*kept);
+        }
+        Ok(())
+    }
+}
+
+impl KvReader for FakeExecutor {
+    fn export(&mut self, span: &KvSpan<'_>, bytes: &mut Vec<u8>) -> Result<(), DeviceError> {
+        self.export_kv(0, span, bytes)
+    }
+}
+
+/// Which layers and heads a rank has, divided as a real model's are.
+fn share(coordinate: Coordinate, model: FakeModel, ranks: u32) -> KvShare {
+    let run = |at: u32, of: u32, size: u32| {
+        let shard = Shard::new(at as usize, of as usize).unwrap_or(Shard::WHOLE);
+        let run = shard.split(size as usize);
+        Run::new(run.start as u32, run.end as u32)
+    };
+    // Fewer heads than ranks: several ranks hold one.
+    let alike = (ranks / model.heads.max(1)).max(1);
+    KvShare {
+        group: 0,
+        layers: run(coordinate.stage, model.stages, model.layers),
+        heads: run(coordinate.tp / alike, ranks / alike, model.heads),
+        form: KvForm::Latent(2),
+        dtype: WireDtype::U32,
+        block_size: model.block_size,
     }
 }
 

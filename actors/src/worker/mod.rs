@@ -6,6 +6,7 @@
 //! - [`pipes`]: what connects a rank to the others; [`tokens`]: sampled tokens on their way
 //! - [`grammar`]: which tokens may be chosen where an output's form is prescribed; [`reasoning`]:
 //!   where that begins in an output (pure)
+//! - [`transfer`]: KV blocks that leave for another group or come from one
 //! - [`actor`]: owns the thread, reports its end
 //! - [`fake`]: an executor without tensors, for tests and simulation
 
@@ -17,4 +18,5 @@ pub mod mirror;
 pub mod pipes;
 mod reasoning;
 pub mod tokens;
+pub mod transfer;
 pub mod verify;

@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
 
+mod apart;
+mod cache;
 mod cluster;
 mod drain;
 mod engine;
+#[path = "../../../tests/support/golden.rs"]
+mod golden;
 mod guests;
 mod operate;
 mod overtaken;

@@ -11,7 +11,7 @@ use troupe_actors::{
         desired,
         plan::Timing,
     },
-    member::load::FakeModels,
+    member::load::{FakeModels, Models},
     node::{
         actor::{Node, NodeArgs, NodeMsg},
         inside::Inside,
@@ -31,7 +31,10 @@ use troupe_runtime::{
     transport::{
         Class, Connection, Conversation, Link, LocalNetwork, PeerIdentity, PeerRole, Stream,
     },
-    wire::generate::{Choice, Chunk, Generate, GenerateDown, GenerateUp, SamplingOptions},
+    wire::{
+        generate::{Choice, Chunk, Generate, GenerateDown, GenerateUp, KvSource, SamplingOptions},
+        status::{StatusDown, StatusUp},
+    },
 };
 use uuid::Uuid;
 
@@ -102,8 +105,18 @@ impl Cluster {
     }
 
     pub(crate) async fn host(&self, id: NodeId, devices: u32) -> Host {
-        let registry = Arc::new(self.registry.connect());
         let models = FakeModels { vocab_size: VOCABULARY, model_len: 512, blocks: 64 };
+        self.host_with(id, devices, Arc::new(models)).await
+    }
+
+    /// The same with models from elsewhere.
+    pub(crate) async fn host_with(
+        &self,
+        id: NodeId,
+        devices: u32,
+        models: Arc<dyn Models>,
+    ) -> Host {
+        let registry = Arc::new(self.registry.connect());
         let args = NodeArgs {
             record: NodeRecord {
                 id,
@@ -124,7 +137,7 @@ impl Cluster {
             spawn: Arc::new(Inside {
                 network: self.network.clone(),
                 identity: identity(PeerRole::Node, id),
-                models: Arc::new(models),
+                models,
             }),
             data_dir: None,
         };
@@ -184,13 +197,22 @@ impl Cluster {
 
     /// Waits for an endpoint whose epoch is at least this.
     pub(crate) async fn endpoint(&self, epoch: u64) -> EndpointRecord {
+        self.find(|record| record.info.endpoint.epoch.number >= epoch).await
+    }
+
+    /// Waits for an endpoint of a service.
+    pub(crate) async fn endpoint_of(&self, service: &str) -> EndpointRecord {
+        self.find(|record| record.info.endpoint.group.service == service).await
+    }
+
+    async fn find(&self, is_it: impl Fn(&EndpointRecord) -> bool) -> EndpointRecord {
         let mut watch = self.registry.watch(&self.keys.endpoints()).await.unwrap();
         let found = async {
             loop {
                 let Some(WatchEvent::Put(entry)) = watch.next().await else { continue };
                 let record: EndpointRecord =
                     directory::from_bytes(&entry.key, &entry.value).unwrap();
-                if record.info.endpoint.epoch.number >= epoch {
+                if is_it(&record) {
                     return record;
                 }
             }
@@ -198,8 +220,38 @@ impl Cluster {
         timeout(WAIT, found).await.expect("an endpoint within the wait")
     }
 
+    /// A connection with an endpoint's leader.
+    pub(crate) async fn connect(&self, endpoint: &EndpointRecord) -> Arc<dyn Connection> {
+        let peer = endpoint.address.parse().unwrap();
+        self.link.connect(&peer, Class::Control, WAIT).await.unwrap()
+    }
+
+    /// What an endpoint's leader has counted under a name with these labels; 0 if nothing.
+    pub(crate) async fn counted(&self, endpoint: &EndpointRecord, name: &str, with: &str) -> f64 {
+        let peer = endpoint.address.parse().unwrap();
+        let connection = self.link.connect(&peer, Class::Control, WAIT).await.unwrap();
+        let mut stream = connection.open(Conversation::Status, WAIT).await.unwrap();
+        stream.sender.send(&StatusUp::Metrics, WAIT).await.unwrap();
+        let StatusDown::Metrics(text) = stream.receiver.expect(WAIT).await.unwrap() else {
+            panic!("what was counted was asked for")
+        };
+        let line = text.lines().find(|line| line.starts_with(name) && line.contains(with));
+        line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    }
+
     /// Opens a request.
     pub(crate) async fn ask(&self, endpoint: &EndpointRecord, prompt: &[u32], max: u32) -> Asked {
+        self.ask_with(endpoint, prompt, max, None).await
+    }
+
+    /// Opens a request whose prompt another endpoint may compute.
+    pub(crate) async fn ask_with(
+        &self,
+        endpoint: &EndpointRecord,
+        prompt: &[u32],
+        max: u32,
+        kv_source: Option<KvSource>,
+    ) -> Asked {
         let generate = Generate {
             request: RequestId::new(),
             attempt: 0,
@@ -213,16 +265,20 @@ impl Cluster {
             hash_seed: 0,
             adapter: None,
             cache_salt: None,
-            options: SamplingOptions { max_tokens: max, ..SamplingOptions::default() },
+            // Greedy, for models whose tokens are known.
+            options: SamplingOptions {
+                max_tokens: max,
+                temperature: 0.0,
+                ..SamplingOptions::default()
+            },
             seed: 1,
             choices: vec![Choice::default()],
-            kv_source: None,
+            kv_source,
             traceparent: None,
             model: endpoint.info.fingerprint.model,
             tokenizer: endpoint.info.fingerprint.tokenizer,
         };
-        let peer = endpoint.address.parse().unwrap();
-        let connection = self.link.connect(&peer, Class::Control, WAIT).await.unwrap();
+        let connection = self.connect(endpoint).await;
         let mut stream = connection.open(Conversation::Generate, WAIT).await.unwrap();
         stream.sender.send(&GenerateUp::Start(Box::new(generate)), WAIT).await.unwrap();
         Asked { stream, _connection: connection }

@@ -16,7 +16,7 @@ use troupe_runtime::{
     error::{ErrorKind, PublicError, chain},
     id::EndpointId,
     wire::{
-        generate::Generate,
+        generate::{Generate, KvSource},
         status::{EndpointInfo, Fingerprint},
     },
 };
@@ -30,7 +30,13 @@ use crate::{
     ingress::prepared::{Prepared, PreparedPrompt},
     metrics::Meter,
     model::Detokenizer,
-    placement::{GoesOn, Placed, Query, directory::Directory, underway::Underway},
+    placement::{
+        GoesOn, Placed, Query,
+        directory::Directory,
+        endpoint::Endpoint,
+        prefix::namings::{Hashes, Named},
+        underway::Underway,
+    },
 };
 
 /// Where attempts can be made.
@@ -49,6 +55,8 @@ struct Execution {
     places: Places,
     request: Arc<Prepared>,
     prompt: PreparedPrompt,
+    /// The names of its blocks, once it is to be placed.
+    hashes: Hashes,
     core: StreamCore<Decoder>,
     chosen: Option<Placed>,
     attempt: Option<Attempt>,
@@ -69,9 +77,9 @@ pub(crate) fn execute(
     let resumable = places.resume != Resume::Off;
     let core = StreamCore::new(request.stream_options(&prompt, resumable), decoders);
     let (ready, then) = (VecDeque::new(), Then::Place);
-    let (chosen, attempt) = (None, None);
+    let (hashes, chosen, attempt) = (Hashes::NONE, None, None);
     let execution =
-        Execution { places, request, prompt, core, chosen, attempt, ready, then, meter };
+        Execution { places, request, prompt, hashes, core, chosen, attempt, ready, then, meter };
     // A body is polled outside the handler, and so outside the handler's span.
     let span = tracing::Span::current();
     stream::unfold(Some(execution), move |execution| {
@@ -95,7 +103,7 @@ impl Places {
     fn choose(
         &self,
         request: &Prepared,
-        prompt: &PreparedPrompt,
+        (prompt, hashes): (&PreparedPrompt, &Hashes),
         tried: &BTreeSet<EndpointId>,
         origin: Option<&Fingerprint>,
     ) -> Option<Placed> {
@@ -108,6 +116,7 @@ impl Places {
                 name: &request.name,
                 request: prompt.request,
                 tokens: prompt.tokens.len() as u32,
+                hashes,
                 scope: request.scope.as_ref(),
                 hints: &request.hints,
                 now: self.directory.now(),
@@ -132,7 +141,7 @@ impl Execution {
             }
             let event = match std::mem::take(&mut self.then) {
                 Then::Read => self.read().await,
-                Then::Place => self.place(),
+                Then::Place => self.place().await,
                 Then::Hold(why) => self.hold(why).await,
                 Then::Open => self.open().await,
                 Then::Done => {
@@ -183,15 +192,24 @@ impl Execution {
     }
 
     /// Where to; nothing is sent yet.
-    fn place(&mut self) -> Event {
+    async fn place(&mut self) -> Event {
         self.attempt = None;
+        self.hash().await;
         let (tried, origin) = (self.core.tried(), self.core.origin());
-        let placed = self.places.choose(&self.request, &self.prompt, tried, origin);
+        let placed = self.places.choose(&self.request, (&self.prompt, &self.hashes), tried, origin);
         if let Some(placed) = placed {
             return self.placed(placed);
         }
         let message = format!("No endpoint of the model `{}` is ready.", self.request.served_name);
         Event::Nowhere(PublicError::new(ErrorKind::Unavailable, message))
+    }
+
+    /// Names the prompt's blocks as those do who might take it: once for each way.
+    async fn hash(&mut self) {
+        let directory = &self.places.directory;
+        let wanted = directory.namings(&self.request.served_name);
+        let salt = self.request.cache_salt.as_deref();
+        self.hashes.complete(directory.prefixes(), wanted, &self.prompt.tokens, salt).await;
     }
 
     /// Waits for somebody to come up, who may be an endpoint that was not there before.
@@ -203,7 +221,8 @@ impl Execution {
             bytes: size_of_val::<[u32]>(&self.prompt.tokens),
             deadline: self.core.deadline(),
         };
-        let ready = || places.choose(&request, &self.prompt, &tried, origin.as_ref());
+        let ready =
+            || places.choose(&request, (&self.prompt, &self.hashes), &tried, origin.as_ref());
         match places.holding.until(wait, ready).await {
             Ok(placed) => self.placed(placed),
             Err(unheld) => Event::Unheld(unheld.told(&request.served_name).unwrap_or(why)),
@@ -230,7 +249,15 @@ impl Execution {
         let Some(placed) = self.chosen.take() else {
             return Event::Broken("no endpoint was chosen".into());
         };
-        let (endpoint, generate) = (&placed.endpoint, self.generate(&placed.endpoint.info));
+        // So that who asks the same at the same time is sent the same way.
+        for endpoint in [Some(&placed.endpoint), placed.prefill.as_ref()].into_iter().flatten() {
+            if let Some(named) = self.hashes.named(endpoint.cached.naming()) {
+                endpoint.cached.sent(&named.hashes);
+            }
+        }
+        let endpoint = &placed.endpoint;
+        let named = self.hashes.named(endpoint.cached.naming()).cloned();
+        let generate = self.generate(&endpoint.info, named, placed.prefill.as_deref());
         let max_tokens = self.prompt.options.max_tokens;
         let directory = &self.places.directory;
         let underway = Underway::begin(directory, &placed, self.request.n, max_tokens);
@@ -243,7 +270,14 @@ impl Execution {
         }
     }
 
-    fn generate(&self, info: &EndpointInfo) -> Generate {
+    fn generate(
+        &self,
+        info: &EndpointInfo,
+        named: Option<Named>,
+        prefill: Option<&Endpoint>,
+    ) -> Generate {
+        let (block_hashes, hash_block_size, hash_seed) =
+            named.map_or((Vec::new(), 0, 0), |n| (n.hashes.to_vec(), n.block_size, n.seed));
         let left = self.core.deadline().saturating_duration_since(Instant::now());
         Generate {
             request: self.prompt.request,
@@ -253,15 +287,18 @@ impl Execution {
             priority: self.request.urgency(),
             time_left_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
             prompt: self.prompt.tokens.to_vec(),
-            block_hashes: Vec::new(),
-            hash_block_size: 0,
-            hash_seed: 0,
+            block_hashes,
+            hash_block_size,
+            hash_seed,
             adapter: None,
             cache_salt: self.request.cache_salt.clone(),
             options: self.prompt.options.clone(),
             seed: self.prompt.seed,
             choices: self.core.choices_so_far(),
-            kv_source: None,
+            kv_source: prefill.map(|prefill| KvSource {
+                endpoint: prefill.info.endpoint.clone(),
+                address: prefill.address.clone(),
+            }),
             traceparent: self.request.traceparent.clone(),
             model: info.fingerprint.model,
             tokenizer: info.fingerprint.tokenizer,

@@ -27,8 +27,8 @@ use super::{
     saturation::{Pool, Room, Thresholds},
 };
 use crate::{
-    config::FlowControl, error::ApiError, metrics::Metrics, placement::directory::Directory,
-    tenants::Caller,
+    config::FlowControl, error::ApiError, foreign::upstream::Upstreams, metrics::Metrics,
+    placement::directory::Directory, tenants::Caller,
 };
 
 /// How requests are let in.
@@ -45,6 +45,7 @@ pub(crate) struct FlowSettings {
 pub(crate) struct Flow {
     settings: FlowSettings,
     directory: Arc<Directory>,
+    foreign: Arc<Upstreams>,
     metrics: Arc<Metrics>,
     // A std mutex: held for a decision of microseconds, never across an await.
     queues: Mutex<BTreeMap<String, Queue>>,
@@ -112,11 +113,11 @@ impl FlowSettings {
 impl Flow {
     pub(crate) fn new(
         settings: FlowSettings,
-        directory: Arc<Directory>,
+        (directory, foreign): (Arc<Directory>, Arc<Upstreams>),
         metrics: Arc<Metrics>,
     ) -> Self {
         let (queues, waits, origin) = (Mutex::default(), Notify::new(), Instant::now());
-        Self { settings, directory, metrics, queues, waits, origin }
+        Self { settings, directory, foreign, metrics, queues, waits, origin }
     }
 
     /// Waits until the request may be executed.
@@ -253,7 +254,9 @@ impl Flow {
             load: endpoint.load(),
             max_sequences: endpoint.info.max_num_seqs,
         });
-        queue.pool = Pool::new(&self.settings.thresholds, rooms);
+        let foreign = self.foreign.serving(model);
+        let others = foreign.map(|(_, known)| Room { load: known.load, max_sequences: 0 });
+        queue.pool = Pool::new(&self.settings.thresholds, rooms.chain(others));
     }
 
     fn note(&self, model: &str, priority: i32, began: Instant, told: &Result<(), Refusal>) {

@@ -34,10 +34,10 @@ pub(crate) struct Prepared {
     pub(crate) cache_salt: Option<String>,
     pub(crate) traceparent: Option<String>,
     pub(crate) hints: Hints,
-    /// With what the next request of its session comes to the same endpoint.
-    pub(crate) session_token: OnceLock<String>,
     /// The services that may answer it; all of them if no route says.
     pub(crate) scope: Option<Scope>,
+    /// With what the next request of its session comes to the same endpoint.
+    pub(crate) session_token: OnceLock<String>,
     pub(crate) deadline: Instant,
     pub(crate) telling: Telling,
 }
@@ -87,8 +87,8 @@ impl Prepared {
             tenant: Arc::clone(&context.caller.tenant),
             cache_salt: asked.cache_salt.clone(),
             traceparent: context.traceparent.clone(),
-            session_token: OnceLock::new(),
             scope: context.scope.clone(),
+            session_token: OnceLock::new(),
             hints: Hints { priority, ..context.hints.clone() },
             deadline: context.deadline,
             telling: Telling { stream, include_usage, continuous_usage, interval },

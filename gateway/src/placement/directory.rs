@@ -5,7 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -19,6 +19,7 @@ use super::{
     handler::Placer,
     latency::{Features, Measured, Predicted, Predictor},
     pools::Pools,
+    prefix::namings::{Naming, Prefixes},
     scene::Scene,
     session,
 };
@@ -44,6 +45,11 @@ pub(crate) struct Directory {
     table: watch::Sender<Table>,
     /// Every name that an endpoint of the registry has, ready or not.
     known: watch::Sender<BTreeSet<String>>,
+    /// What endpoints have cached.
+    prefixes: Arc<Prefixes>,
+    /// For each name, in which ways its endpoints name blocks: asked for by every request, and new
+    /// only when the table is.
+    namings: RwLock<BTreeMap<String, BTreeSet<Naming>>>,
     pools: Pools,
     predictor: Mutex<Predictor>,
     recent: Recent,
@@ -58,6 +64,8 @@ impl Directory {
         Self {
             table: watch::Sender::new(Table::default()),
             known: watch::Sender::new(BTreeSet::new()),
+            prefixes: Arc::new(Prefixes::default()),
+            namings: RwLock::default(),
             pools: Pools::new(otherwise),
             predictor: Mutex::default(),
             recent: Recent::default(),
@@ -125,8 +133,8 @@ impl Directory {
             // During a rolling update one name may have two tokenizers.
             fingerprint.tokenizer == query.tokenizer
                 && query.goes_on.is_none_or(|goes_on| goes_on.at(fingerprint))
-                && query.scope.is_none_or(|scope| scope.has(&endpoint.info.endpoint.group))
                 && !query.exclude.contains(&endpoint.info.endpoint)
+                && query.scope.is_none_or(|scope| scope.has(&endpoint.info.endpoint.group))
         };
         let endpoints: Vec<&Arc<Endpoint>> = pool.members.iter().filter(fits).collect();
         let (now, matched) = (Instant::now(), self.matched(query, &endpoints));
@@ -151,9 +159,39 @@ impl Directory {
     }
 
     /// Tokens of the prompt's beginning that each one's cache holds.
-    #[expect(clippy::unused_self, reason = "the index of prefixes will be here")]
-    fn matched(&self, _: &Query<'_>, endpoints: &[&Arc<Endpoint>]) -> Vec<u32> {
-        vec![0; endpoints.len()]
+    fn matched(&self, query: &Query<'_>, endpoints: &[&Arc<Endpoint>]) -> Vec<u32> {
+        let mut matched = vec![0; endpoints.len()];
+        for named in query.hashes.all() {
+            let runs = self.prefixes.index.runs(&named.hashes);
+            for (matched, endpoint) in matched.iter_mut().zip(endpoints) {
+                if endpoint.cached.naming() == named.naming {
+                    *matched = endpoint.cached.run(&runs) * named.block_size;
+                }
+            }
+        }
+        matched
+    }
+
+    /// What endpoints have cached.
+    pub(crate) fn prefixes(&self) -> &Arc<Prefixes> {
+        &self.prefixes
+    }
+
+    /// The ways in which the endpoints of a model name their blocks.
+    pub(crate) fn namings(&self, model: &str) -> BTreeSet<Naming> {
+        let namings = self.namings.read().unwrap_or_else(PoisonError::into_inner);
+        namings.get(model).cloned().unwrap_or_default()
+    }
+
+    fn look_at_namings(&self) {
+        // Held from before the table is looked at, so that the last to write has seen the last.
+        let mut namings = self.namings.write().unwrap_or_else(PoisonError::into_inner);
+        namings.clear();
+        for endpoint in self.table().values() {
+            for name in &endpoint.info.model_names {
+                namings.entry(name.clone()).or_default().insert(endpoint.cached.naming());
+            }
+        }
     }
 
     /// What is expected of each; nothing if it is not known of all.
@@ -185,6 +223,11 @@ impl Directory {
         self.born.elapsed()
     }
 
+    /// What places requests where no service says how.
+    pub(crate) fn otherwise(&self) -> Arc<Placer> {
+        self.pools.otherwise()
+    }
+
     /// How services say that their requests are placed, by namespace and name.
     pub(crate) fn configure(&self, services: BTreeMap<(String, String), Arc<Placer>>) {
         self.pools.configure(services);
@@ -199,6 +242,7 @@ impl Directory {
             Arc::make_mut(table).insert(id, endpoint);
             self.pools.follow(table);
         });
+        self.look_at_namings();
     }
 
     /// An endpoint is no longer ready. A successor of the same name stays.
@@ -211,6 +255,7 @@ impl Directory {
                 self.pools.follow(table);
             }
         });
+        self.look_at_namings();
     }
 }
 

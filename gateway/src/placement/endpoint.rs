@@ -15,11 +15,15 @@ use std::{
 
 use tokio::time::Instant;
 use troupe_runtime::{
+    prefix::Parameters,
     transport::{Connection, Conversation, LinkError, Stream},
     wire::status::{EndpointInfo, Load, StatusDown, StatusUp},
 };
 
-use super::{Busy, Candidate};
+use super::{
+    Busy, Candidate,
+    prefix::{cached::Cached, namings::Prefixes},
+};
 use crate::model::ServedModel;
 
 /// A scraper waits for the slowest leader; one that takes longer is left out.
@@ -33,8 +37,12 @@ pub(crate) struct Endpoint {
     pub(crate) model: Arc<ServedModel>,
     /// What it may be selected by.
     pub(crate) labels: BTreeMap<String, String>,
+    /// Where its leader is reached.
+    pub(crate) address: String,
     /// Its leader.
     pub(crate) connection: Arc<dyn Connection>,
+    /// What it holds already.
+    pub(crate) cached: Arc<Cached>,
     /// Its name, as people are told it.
     pub(crate) name: Arc<str>,
     // A std mutex: held for a copy of 200 bytes, never across an await.
@@ -81,14 +89,19 @@ impl Endpoint {
         info: EndpointInfo,
         model: Arc<ServedModel>,
         labels: BTreeMap<String, String>,
+        address: String,
         connection: Arc<dyn Connection>,
+        prefixes: &Arc<Prefixes>,
     ) -> Self {
+        let cached = Arc::new(Cached::new(Arc::clone(prefixes), &Parameters::of(&info)));
         let name = info.endpoint.to_string().into();
         Self {
             info,
             model,
             labels,
+            address,
             connection,
+            cached,
             name,
             load: Mutex::default(),
             cells: Cells::new(),
@@ -235,11 +248,12 @@ pub(crate) mod tests {
 
     use crate::{
         ingress::hints::Hints,
-        placement::{Busy, Candidate, Query},
+        placement::{Busy, Candidate, Query, prefix::namings::Hashes},
     };
 
     static NOBODY: BTreeSet<EndpointId> = BTreeSet::new();
     static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();
+    static NO_HASHES: Hashes = Hashes::NONE;
     static NO_HINTS: Hints = Hints::NONE;
 
     /// A first try of a prompt of a hundred tokens.
@@ -252,9 +266,10 @@ pub(crate) mod tests {
             name: "r",
             request: RequestId(uuid::Uuid::nil()),
             tokens: 100,
+            hashes: &NO_HASHES,
             hints: &NO_HINTS,
-            now: Duration::ZERO,
             scope: None,
+            now: Duration::ZERO,
         }
     }
 

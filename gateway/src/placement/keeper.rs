@@ -6,6 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::task::JoinSet;
 use troupe_runtime::{
     backoff::Backoff,
     discovery::directory::EndpointRecord,
@@ -15,7 +16,7 @@ use troupe_runtime::{
     wire::status::{EndpointInfo, StatusDown, StatusUp},
 };
 
-use super::{directory::Directory, endpoint::Endpoint};
+use super::{directory::Directory, endpoint::Endpoint, prefix};
 use crate::model::Models;
 
 /// To connect, and for the leader's first word.
@@ -92,7 +93,9 @@ impl Keeper {
             told,
             model,
             self.record.labels.clone(),
+            self.record.address.clone(),
             Arc::clone(&connection),
+            self.directory.prefixes(),
         ));
         // So that there is something to be told when the leader does not answer a scrape in time:
         // the first one would lack its families.
@@ -100,6 +103,9 @@ impl Keeper {
         self.directory.enter(Arc::clone(&endpoint));
         let entered = Entered { directory: &self.directory, endpoint };
         retry.reset();
+        let mut follower = JoinSet::new();
+        let (info, cached) = (entered.endpoint.info.clone(), Arc::clone(&entered.endpoint.cached));
+        follower.spawn(prefix::follow::follow(info, cached, Arc::clone(&connection)));
         Ok(follow(&entered.endpoint, &connection, receiver).await)
     }
 }

@@ -10,14 +10,17 @@
 //! - [`filter`]: who cannot take the request; [`scorer`]: who should, 0 to 1; [`picker`]: who will
 //! - [`config`]: the plug-ins by name, and files that say which are used; [`defaults`]: else
 //! - [`latency`]: how soon each would answer, learned; [`explain`]: what was decided, and why
+//! - [`breaker`]: who keeps failing is left alone for a while
 //! - [`session`], [`topology`], [`dice`]: what plug-ins share
 //! - `pools`: who serves what; [`underway`]: an attempt, counted and measured
 //! - [`directory`]: the live table of endpoints, kept by one [`keeper`] task per endpoint
 //! - `follower`: which endpoints are kept, as the store says; [`view`]: what to make of its silence
 //! - `endpoints`: the table alone, to be measured; [`trial`]: decisions alone
 //! - [`endpoint`]: one ready endpoint: connection, load, what this gateway has in flight there
+//! - [`prefix`]: which of them hold how much of a prompt already
 //! - `fence`: ends what still waits at an incarnation that is over
 
+pub(crate) mod breaker;
 pub(crate) mod config;
 mod defaults;
 mod dice;
@@ -33,6 +36,7 @@ pub(crate) mod keeper;
 pub(crate) mod latency;
 pub(crate) mod picker;
 mod pools;
+pub(crate) mod prefix;
 pub(crate) mod profile;
 mod query;
 pub(crate) mod scene;

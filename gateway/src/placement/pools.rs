@@ -42,6 +42,12 @@ impl Pools {
         Self { by_name: RwLock::default(), placers: RwLock::new(placers) }
     }
 
+    /// What places requests where no service says how.
+    pub(crate) fn otherwise(&self) -> Arc<Placer> {
+        let placers = self.placers.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&placers.otherwise)
+    }
+
     /// Who serves a name.
     pub(crate) fn of(&self, name: &str) -> Option<Pool> {
         self.by_name.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()

@@ -11,7 +11,7 @@ use troupe_runtime::{
     wire::status::{EndpointInfo, Fingerprint},
 };
 
-use super::{endpoint::Endpoint, explain::record::Decision};
+use super::{endpoint::Endpoint, explain::record::Decision, prefix::namings::Hashes};
 use crate::{ingress::hints::Hints, rules::Scope};
 
 /// What is to be placed.
@@ -31,6 +31,8 @@ pub(crate) struct Query<'a> {
     pub(crate) request: RequestId,
     /// Tokens of the prompt.
     pub(crate) tokens: u32,
+    /// The names of the prompt's blocks.
+    pub(crate) hashes: &'a Hashes,
     /// The services that may answer it; all of them if no route says.
     pub(crate) scope: Option<&'a Scope>,
     /// What the client asked of placement.
@@ -96,7 +98,6 @@ pub(crate) struct Placed {
     /// Who answers it.
     pub(crate) endpoint: Arc<Endpoint>,
     /// Who computes its prompt, if that is worth the transfer.
-    #[expect(dead_code, reason = "nobody fetches KV from a prefill group yet")]
     pub(crate) prefill: Option<Arc<Endpoint>>,
     /// With what its session comes back, if it is placed by that.
     pub(crate) token: Option<String>,

@@ -9,7 +9,8 @@ use troupe_runtime::{
 };
 
 use super::{
-    Query, config::PickerConfig, directory::Directory, endpoint::Endpoint, underway::Underway,
+    Query, config::PickerConfig, directory::Directory, endpoint::Endpoint, prefix::namings::Hashes,
+    underway::Underway,
 };
 use crate::{
     ingress::hints::Hints,
@@ -45,7 +46,9 @@ impl Trial {
             let mut info = record.info.clone();
             info.endpoint.group.index = index;
             let (model, labels) = (Arc::clone(&model), record.labels.clone());
-            let endpoint = Endpoint::new(info, model, labels, Arc::clone(&connection));
+            let (address, connection) = (record.address.clone(), Arc::clone(&connection));
+            let prefixes = directory.prefixes();
+            let endpoint = Endpoint::new(info, model, labels, address, connection, prefixes);
             // Numbers that are not alike, and the same in every run.
             let some = |most: u32, by: u32| index.wrapping_mul(by) % most;
             endpoint.set_load(Load {
@@ -72,6 +75,7 @@ impl Trial {
             tokens,
             scope: None,
             hints: &self.hints,
+            hashes: &Hashes::NONE,
             now: self.directory.now(),
         })?;
         let name = Arc::clone(&placed.endpoint.name);

@@ -8,7 +8,7 @@ use axum::{
     response::Response,
 };
 
-use super::generation::{Received, answer, receive, token_names};
+use super::generation::{Asked, Received, answer, receive, token_names};
 use crate::{
     egress::{chat::ChatShape, message::Message, shape::Head},
     error::ApiError,
@@ -48,7 +48,10 @@ pub(crate) async fn create(
     Extension(context): Extension<RequestContext>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let received = receive::<ChatRequest>(&gateway, &context, request, "chatcmpl-").await?;
+    let received = match receive::<ChatRequest>(&gateway, &context, request, "chatcmpl-").await? {
+        Asked::Here(received) => *received,
+        Asked::Elsewhere(response) => return Ok(response),
+    };
     let Received { permit, asked, own, served, head } = received;
     let prepared = gateway.in_time(&context, prepare(served, &asked, own, &context)).await?;
     let shape = shape(head, &asked, &prepared);

@@ -8,7 +8,7 @@ use axum::{
     response::Response,
 };
 
-use super::generation::{Received, answer, receive, token_names};
+use super::generation::{Asked, Received, answer, receive, token_names};
 use crate::{
     egress::{
         completions::{CompletionShape, Progress, PromptEcho},
@@ -52,7 +52,10 @@ pub(crate) async fn create(
     Extension(context): Extension<RequestContext>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let received = receive::<CompletionRequest>(&gateway, &context, request, "cmpl-").await?;
+    let received = match receive::<CompletionRequest>(&gateway, &context, request, "cmpl-").await? {
+        Asked::Here(received) => *received,
+        Asked::Elsewhere(response) => return Ok(response),
+    };
     let Received { permit, asked, own, served, head } = received;
     let prepared = gateway.in_time(&context, prepare(served, &asked, own, &context)).await?;
     let shape = shape(head, &asked, &prepared);

@@ -37,6 +37,14 @@ pub(crate) struct Received<T> {
     pub(crate) head: Head,
 }
 
+/// What becomes of a request that was let in.
+pub(crate) enum Asked<T> {
+    /// It is for a model of this cluster.
+    Here(Box<Received<T>>),
+    /// An endpoint that is not this cluster's answered it.
+    Elsewhere(Response),
+}
+
 /// With what the next request of a session comes to the same endpoint.
 const SESSION_TOKEN: &str = "x-session-token";
 
@@ -46,9 +54,14 @@ pub(crate) async fn receive<T: DeserializeOwned>(
     context: &RequestContext,
     request: Request,
     prefix: &str,
-) -> Result<Received<T>, ApiError> {
+) -> Result<Asked<T>, ApiError> {
     let permit = gateway.admit()?;
+    let (path, headers) = (path_of(&request), request.headers().clone());
     let body = JsonBody::read(request, &gateway.bodies).await?;
+    if let Some(model) = gateway.elsewhere(context, &body)? {
+        let response = gateway.hand_on(context, (&path, &headers), (&body, &model), permit).await?;
+        return Ok(Asked::Elsewhere(response));
+    }
     let (asked, own) = body.parse_both::<Sampling, T>()?;
     let bytes = body.len();
     drop(body);
@@ -58,7 +71,12 @@ pub(crate) async fn receive<T: DeserializeOwned>(
         created: unix_seconds(),
         model: asked.model.clone().unwrap_or_else(|| served.name.clone()),
     };
-    Ok(Received { permit, asked, own, served, head })
+    Ok(Asked::Here(Box::new(Received { permit, asked, own, served, head })))
+}
+
+fn path_of(request: &Request) -> String {
+    let path = request.uri().path_and_query();
+    path.map_or_else(|| request.uri().path().to_owned(), ToString::to_string)
 }
 
 /// Executes every prompt and tells what comes of it in the endpoint's shape.

@@ -31,7 +31,20 @@ pub(crate) async fn list(
     State(gateway): State<Arc<Gateway>>,
     Extension(context): Extension<RequestContext>,
 ) -> Json<ModelList> {
-    let data = cards(&gateway.directory.table(), context.scope.as_ref()).into_values().collect();
+    let mut all = cards(&gateway.directory.table(), context.scope.as_ref());
+    for model in gateway.foreign.models() {
+        all.entry(model.id.clone()).or_insert_with(|| ModelCard {
+            id: model.id.clone(),
+            object: "model",
+            created: 0,
+            owned_by: "foreign",
+            root: model.id,
+            parent: None,
+            max_model_len: model.max_model_len.unwrap_or(0),
+            permission: Vec::new(),
+        });
+    }
+    let data = all.into_values().collect();
     Json(ModelList { object: "list", data })
 }
 

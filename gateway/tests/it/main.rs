@@ -12,6 +12,7 @@ mod drain;
 mod endpoints;
 mod errors;
 mod flow;
+mod foreign;
 mod holding;
 mod hostile;
 mod logprobs;

@@ -5,7 +5,7 @@
 use crate::{
     backend::KvSpan,
     error::DeviceError,
-    kv::pool::{KvData, KvPool, KvSlot},
+    kv::pool::{KvData, KvLayout, KvPool, KvSlot, TILE},
 };
 
 impl KvPool {
@@ -17,12 +17,18 @@ impl KvPool {
         self.check_span(span)?;
         bytes.clear();
         bytes.reserve(self.span_bytes(span));
-        self.visit(span, |at| match &self.data {
+        match &self.data {
             KvData::Bf16(data) | KvData::F16(data) => {
-                bytes.extend_from_slice(&data[at].to_le_bytes());
+                self.runs(span, |first, count, step| {
+                    let run = data[first..].iter().step_by(step).take(count);
+                    bytes.extend(run.flat_map(|element| element.to_le_bytes()));
+                });
             }
-            KvData::F32(data) => bytes.extend_from_slice(&data[at].to_le_bytes()),
-        });
+            KvData::F32(data) => self.runs(span, |first, count, step| {
+                let run = data[first..].iter().step_by(step).take(count);
+                bytes.extend(run.flat_map(|element| element.to_le_bytes()));
+            }),
+        }
         Ok(())
     }
 
@@ -40,44 +46,32 @@ impl KvPool {
                 self.span_bytes(span)
             )));
         }
-        let mut order = Vec::with_capacity(bytes.len() / self.spec().dtype.size());
-        self.visit(span, |at| order.push(at));
+        let places = Places { layout: self.layout, block_size: self.spec().block_size };
         match &mut self.data {
             KvData::Bf16(data) | KvData::F16(data) => {
-                let (elements, _) = bytes.as_chunks::<2>();
-                for (at, element) in order.into_iter().zip(elements) {
-                    data[at] = u16::from_le_bytes(*element);
-                }
+                let mut elements = bytes.as_chunks::<2>().0.iter();
+                places.runs(span, |first, count, step| {
+                    let run = data[first..].iter_mut().step_by(step).take(count);
+                    for (to, from) in run.zip(&mut elements) {
+                        *to = u16::from_le_bytes(*from);
+                    }
+                });
             }
             KvData::F32(data) => {
-                let (elements, _) = bytes.as_chunks::<4>();
-                for (at, element) in order.into_iter().zip(elements) {
-                    data[at] = f32::from_le_bytes(*element);
-                }
+                let mut elements = bytes.as_chunks::<4>().0.iter();
+                places.runs(span, |first, count, step| {
+                    let run = data[first..].iter_mut().step_by(step).take(count);
+                    for (to, from) in run.zip(&mut elements) {
+                        *to = f32::from_le_bytes(*from);
+                    }
+                });
             }
         }
         Ok(())
     }
 
-    /// Calls `visit` with where each element of the span lies, in canonical order.
-    fn visit(&self, span: &KvSpan<'_>, mut visit: impl FnMut(usize)) {
-        let layer = span.layer;
-        for block in span.blocks.iter().map(|block| block.0 as usize) {
-            for is_value in [false, true] {
-                for head in span.heads.clone() {
-                    for position in 0..self.spec().block_size {
-                        let slot = KvSlot { layer, block, head, position };
-                        for dim in 0..self.layout.head_dim {
-                            visit(if is_value {
-                                self.layout.value(slot, dim)
-                            } else {
-                                self.layout.key(slot, dim)
-                            });
-                        }
-                    }
-                }
-            }
-        }
+    fn runs(&self, span: &KvSpan<'_>, visit: impl FnMut(usize, usize, usize)) {
+        Places { layout: self.layout, block_size: self.spec().block_size }.runs(span, visit);
     }
 
     fn check_span(&self, span: &KvSpan<'_>) -> Result<(), DeviceError> {
@@ -94,6 +88,33 @@ impl KvPool {
     fn span_bytes(&self, span: &KvSpan<'_>) -> usize {
         let head = 2 * self.spec().block_size * self.layout.head_dim * self.spec().dtype.size();
         span.blocks.len() * span.heads.len() * head
+    }
+}
+
+/// Where a pool's elements are.
+struct Places {
+    layout: KvLayout,
+    block_size: usize,
+}
+
+impl Places {
+    /// Calls `visit` for each key and value of the span, in canonical order, with where its first
+    /// element lies, how many there are, and how far apart they are.
+    fn runs(&self, span: &KvSpan<'_>, mut visit: impl FnMut(usize, usize, usize)) {
+        let (layout, layer) = (self.layout, span.layer);
+        for block in span.blocks.iter().map(|block| block.0 as usize) {
+            for is_value in [false, true] {
+                for head in span.heads.clone() {
+                    for position in 0..self.block_size {
+                        let slot = KvSlot { layer, block, head, position };
+                        match is_value {
+                            false => visit(layout.key(slot, 0), layout.head_dim, TILE),
+                            true => visit(layout.value(slot, 0), layout.head_dim, 1),
+                        }
+                    }
+                }
+            }
+        }
     }
 }
 

@@ -8,11 +8,13 @@
 use troupe_runtime::id::StepId;
 
 use crate::{
-    backend::{Activations, Backend},
+    backend::{Activations, Backend, KvSpan},
     collective::{Alone, Collective},
     dtype::Dtype,
     error::DeviceError,
+    executor::{KvReader, KvTap},
     layers::{norm::RmsNorm, rotary::Rotary},
+    shape::KvAt,
     weights::Shard,
 };
 
@@ -57,7 +59,6 @@ pub struct Widths {
 }
 
 /// What one pass through the layers of a stage is given beside the context.
-#[derive(Debug)]
 pub struct Pass<'a, B: Backend> {
     /// The prepared step.
     pub meta: &'a B::StepMeta,
@@ -65,6 +66,14 @@ pub struct Pass<'a, B: Backend> {
     pub kv: &'a mut [B::Kv],
     /// Rotary tables.
     pub rotary: &'a Rotary<B>,
+    /// Told of each layer whose KV is written.
+    pub tap: &'a mut dyn KvTap,
+}
+
+/// One group's KV, as a tap reads it.
+struct Reader<'a, B: Backend> {
+    backend: &'a mut B,
+    kv: &'a B::Kv,
 }
 
 /// This rank among the tensor-parallel ranks of its stage.
@@ -95,6 +104,23 @@ impl<B: Backend> Context<B> {
     pub fn norm_residual(&mut self, norm: &RmsNorm<B>) -> Result<(), DeviceError> {
         let StepActivations { residual, normed, .. } = &mut self.activations;
         self.backend.rms_norm(residual, norm.call(), normed)
+    }
+}
+
+// === impl Pass ===
+
+impl<B: Backend> Pass<'_, B> {
+    /// A layer is through: whoever watches may read its KV.
+    pub fn layer_done(&mut self, at: KvAt, backend: &mut B) {
+        if let Some(kv) = self.kv.get(at.group) {
+            self.tap.layer(at, &mut Reader { backend, kv });
+        }
+    }
+}
+
+impl<B: Backend> KvReader for Reader<'_, B> {
+    fn export(&mut self, span: &KvSpan<'_>, bytes: &mut Vec<u8>) -> Result<(), DeviceError> {
+        self.backend.export_kv(self.kv, span, bytes)
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
         mlp::GatedMlp,
         norm::RmsNorm,
     },
+    shape::KvAt,
     weights::Shard,
 };
 
@@ -38,6 +39,7 @@ struct Layer<B: Backend> {
     attention: Attention<B>,
     post_attention_norm: RmsNorm<B>,
     mlp: GatedMlp<B>,
+    at: KvAt,
 }
 
 /// How wide a rank's activations are.
@@ -91,6 +93,7 @@ impl<B: Backend> Layer<B> {
             attention: Attention::load(loader, config, layer, at)?,
             post_attention_norm: RmsNorm::load(loader, &post_norm, hidden, epsilon)?,
             mlp: GatedMlp::load(loader, config, layer)?,
+            at,
         })
     }
 
@@ -98,6 +101,8 @@ impl<B: Backend> Layer<B> {
         cx.norm_residual(&self.input_norm)?;
         self.attention.forward(cx, pass)?;
         cx.norm_residual(&self.post_attention_norm)?;
-        self.mlp.forward(cx)
+        self.mlp.forward(cx)?;
+        pass.layer_done(self.at, &mut cx.backend);
+        Ok(())
     }
 }

@@ -33,6 +33,8 @@ pub const LABEL_ENGINE: &str = "engine";
 
 /// The label that says which token of a draft is meant, from 0.
 pub const LABEL_POSITION: &str = "position";
+/// The label that says what came of something.
+pub const LABEL_OUTCOME: &str = "outcome";
 /// The label of every engine metric that names the service, as `namespace/name`: two services may
 /// serve one model name.
 pub const LABEL_SERVICE: &str = "service";
@@ -132,6 +134,19 @@ metrics! {
          average since the start, with the one that needs no draft");
     MERGED_BLOCKS = counter(
         "troupe:merged_kv_blocks", "KV blocks that gave way to equal ones");
+    KV_TRANSFERS = counter(
+        "troupe:kv_transfers", "Transfers of KV blocks that were asked of another group, by what \
+         came of them: complete, partial, nothing");
+    KV_TRANSFER_BYTES = counter(
+        "troupe:kv_transfer_bytes", "Bytes of KV that came from other groups");
+    KV_TRANSFER_TOKENS = counter(
+        "troupe:kv_transfer_tokens", "Prompt tokens whose KV came from another group");
+    KV_TRANSFER_TIME = histogram(
+        "troupe:kv_transfer_seconds", "From asking another group for KV to having it, or to giving \
+         up", &REQUEST_SECONDS);
+    KV_TRANSFER_DROPPED = counter(
+        "troupe:kv_transfer_dropped_frames", "Frames of KV that were not taken: wrong, late or \
+         sent twice");
     RANK_BUSY = counter(
         "troupe:rank_busy_microseconds", "Time that a rank computed");
     RANK_IDLE = counter(

@@ -4,10 +4,7 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::PeerRole;
-use crate::wire::{
-    Message,
-    kv::{BulkChannel, BulkOpen},
-};
+use crate::wire::{Message, kv::BulkOpen, transfer::KvOpen};
 
 /// Which traffic a connection carries; classes never share one, so that a bulk transfer cannot hold
 /// up a heartbeat.
@@ -34,6 +31,10 @@ pub enum Conversation {
     Status,
     /// [`crate::wire::kv`]: tensors one way.
     Bulk(BulkOpen),
+    /// [`crate::wire::transfer`]: what a decode leader asks of a prefill leader.
+    Prefill,
+    /// [`crate::wire::transfer`]: KV blocks one way, between ranks of two groups.
+    Kv(KvOpen),
     /// [`crate::wire::join`]: a token for an identity.
     Join,
     /// [`crate::wire::join`]: a new certificate for one that is still believed.
@@ -59,19 +60,21 @@ pub enum Conversation {
 /// | role | may open | because |
 /// |---|---|---|
 /// | control | everything but `Join` | it holds the cluster's key anyway |
-/// | node | what members of a group share; `Guest`, `Probe`, `Renew` | it asks nothing else of other hosts |
+/// | node | what members of groups share; `Guest`, `Probe`, `Renew` | it asks nothing else of other hosts |
 /// | gateway | `Generate`, `Status`, `Cache`, `Probe`, `Renew` | tensors are not its own |
 /// | operator | `Operate`, `Preflight`, `Renew` | control hosts do for it what it may want |
 /// | newcomer | `Join` | it has shown no certificate |
 pub fn permits(role: PeerRole, conversation: &Conversation) -> bool {
     use Conversation::{
-        Bulk, Cache, Generate, Group, Guest, Join, Operate, Preflight, Probe, Renew, Status,
+        Bulk, Cache, Generate, Group, Guest, Join, Kv, Operate, Prefill, Preflight, Probe, Renew,
+        Status,
     };
     match role {
         PeerRole::Control => !matches!(conversation, Join),
         PeerRole::Node => {
             let of_members = matches!(conversation, Generate | Group | Status | Cache | Bulk(_));
-            of_members || matches!(conversation, Guest | Probe(_) | Renew)
+            let of_groups = matches!(conversation, Prefill | Kv(_));
+            of_members || of_groups || matches!(conversation, Guest | Probe(_) | Renew)
         }
         PeerRole::Gateway => matches!(conversation, Generate | Status | Cache | Probe(_) | Renew),
         PeerRole::Operator => matches!(conversation, Operate | Preflight | Renew),
@@ -92,15 +95,12 @@ impl Conversation {
             | Self::Host
             | Self::Preflight
             | Self::Guest
+            | Self::Prefill
             | Self::Cache => Class::Control,
             Self::Probe(class) => *class,
-            Self::Bulk(open) => match open.channel {
-                // Tokens are few, and a step waits for them.
-                BulkChannel::Activation | BulkChannel::Collective | BulkChannel::Tokens => {
-                    Class::Activations
-                }
-                BulkChannel::Kv => Class::Kv,
-            },
+            // Tokens are few, and a step waits for them.
+            Self::Bulk(_) => Class::Activations,
+            Self::Kv(_) => Class::Kv,
         }
     }
 }
@@ -116,7 +116,10 @@ impl Message for Conversation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{Coordinate, Epoch};
+    use crate::{
+        id::{Coordinate, Epoch, TransferId},
+        wire::kv::BulkChannel,
+    };
 
     /// Who may open what, as one table.
     const TABLE: &str = "
@@ -124,6 +127,8 @@ mod tests {
         Group      control node
         Status     control node gateway
         Bulk       control node
+        Prefill    control node
+        Kv         control node
         Join       newcomer
         Renew      control node gateway operator
         Operate    control operator
@@ -144,13 +149,17 @@ mod tests {
             PeerRole::Newcomer,
         ];
         let end = Coordinate::default();
-        let channel = BulkChannel::Kv;
+        let channel = BulkChannel::Tokens;
         let bulk = BulkOpen { epoch: Epoch::default(), from: end, to: end, channel };
+        let (epoch, transfer) = (Epoch::default(), TransferId(1));
+        let kv = KvOpen { epoch, transfer, from: end, to: end };
         let all = [
             Conversation::Generate,
             Conversation::Group,
             Conversation::Status,
             Conversation::Bulk(bulk),
+            Conversation::Prefill,
+            Conversation::Kv(kv),
             Conversation::Join,
             Conversation::Renew,
             Conversation::Operate,

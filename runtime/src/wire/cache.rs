@@ -44,6 +44,8 @@ pub enum CacheDown {
     Batch(CacheBatch),
     /// A part of all that is held.
     Snapshot(CacheSnapshot),
+    /// Nothing has changed for a while.
+    Still(CacheStill),
 }
 
 /// Whose cache it is, and how its blocks are named.
@@ -89,6 +91,15 @@ pub struct CacheSnapshot {
     pub held: Vec<u128>,
 }
 
+/// Where the leader is: who knows less has missed something.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheStill {
+    /// Of which incarnation.
+    pub epoch: Epoch,
+    /// The number of the last batch.
+    pub seq: u64,
+}
+
 // === impl Message ===
 
 impl Message for CacheUp {
@@ -105,7 +116,7 @@ impl Message for CacheDown {
     fn check(&self) -> Result<(), String> {
         match self {
             Self::Params(params) if params.block_size == 0 => Err("block_size is 0".into()),
-            Self::Params(_) => Ok(()),
+            Self::Params(_) | Self::Still(_) => Ok(()),
             Self::Batch(batch) => {
                 bounded("removed", &batch.removed, MAX_HASHES)?;
                 bounded("stored", &batch.stored, MAX_HASHES)

@@ -66,13 +66,22 @@ pub struct Generate {
     /// One for each of `n` choices.
     pub choices: Vec<Choice>,
     /// Where the prompt's KV blocks may be fetched from (prefill apart from decode).
-    pub kv_source: Option<EndpointId>,
+    pub kv_source: Option<KvSource>,
     /// W3C trace context of the request's span.
     pub traceparent: Option<String>,
     /// The model that the gateway tokenized for; a leader refuses one that is not its own.
     pub model: Digest,
     /// The tokenizer that it used.
     pub tokenizer: Digest,
+}
+
+/// A group that computes a prompt's KV for another.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct KvSource {
+    /// Which.
+    pub endpoint: EndpointId,
+    /// Where its leader is reached.
+    pub address: String,
 }
 
 /// One of a request's `n` choices.

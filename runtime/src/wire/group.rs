@@ -6,8 +6,9 @@
 //!                                     <-- Form(layout, addresses)     when all have said hello
 //!   Loaded(ranks, bytes, blocks)      -->
 //!                                     <-- Start(blocks)               when all have loaded
-//!                                     <-- Step(plan) ...
+//!                                     <-- Step(plan), Transfer(order) ...
 //!   Progress(step) / Result(result)   -->
+//!   Transfer(report)                  -->
 //!   Failed(cause)                     -->                              the group is over
 //!   Drain(seconds)                    -->                              its host is to be empty
 //!                                     <-- Drain                        nothing new is taken
@@ -20,6 +21,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 use super::{
     Message, bounded,
     step::{StepPlan, StepResult},
+    transfer::{KvShare, TransferOrder, TransferReport},
 };
 use crate::id::{Coordinate, Epoch, GroupId, StepId};
 
@@ -39,6 +41,8 @@ pub enum MemberUp {
     Progress(Progress),
     /// The step's result; from tensor rank 0 of the last stage only.
     Result(StepResult),
+    /// A rank's part of a transfer of KV blocks.
+    Transfer(TransferReport),
     /// This member cannot go on. What it was and where, for people.
     Failed(String),
     /// The group takes nothing new, finishes what it has begun within so many seconds, and ends.
@@ -55,6 +59,8 @@ pub enum MemberDown {
     Start(Vec<u32>),
     /// Run this.
     Step(StepPlan),
+    /// Begin or end a transfer of KV blocks, before whatever plan comes next.
+    Transfer(TransferOrder),
     /// End in order.
     Stop,
     /// The group drains: its end, when it comes, is no failure.
@@ -107,6 +113,8 @@ pub struct RankReport {
     pub blocks: Vec<u32>,
     /// Backend and kernel path, for the execution fingerprint.
     pub kernel_path: String,
+    /// What of the model's KV it holds.
+    pub kv: Vec<KvShare>,
 }
 
 /// A rank has finished its part of a step.
@@ -134,7 +142,11 @@ impl Message for MemberUp {
             Self::Result(result) => {
                 bounded("outcomes", &result.outcomes, super::step::MAX_SEQUENCES)
             }
-            Self::Hello(_) | Self::Progress(_) | Self::Failed(_) | Self::Drain(_) => Ok(()),
+            Self::Hello(_)
+            | Self::Progress(_)
+            | Self::Transfer(_)
+            | Self::Failed(_)
+            | Self::Drain(_) => Ok(()),
         }
     }
 }
@@ -152,6 +164,7 @@ impl Message for MemberDown {
                 Ok(())
             }
             Self::Step(plan) => plan.check(),
+            Self::Transfer(order) => order.check(),
             Self::Start(_) | Self::Stop | Self::Drain => Ok(()),
         }
     }

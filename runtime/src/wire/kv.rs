@@ -1,5 +1,5 @@
-//! Tensors between ranks: activations from stage to stage, partial sums from rank to rank, and
-//! later KV blocks from prefill to decode.
+//! Tensors between ranks: activations from stage to stage, partial sums from rank to rank. (KV
+//! blocks between groups have frames of their own: [`super::transfer`].)
 //!
 //! A tensor travels as raw bytes behind this header, so that it is never copied into an archive.
 //! The header says what it belongs to; a receiver that expected something else fails the step
@@ -34,8 +34,6 @@ pub enum BulkChannel {
     Activation,
     /// Parts of a collective, rank to rank of one stage.
     Collective,
-    /// KV blocks.
-    Kv,
     /// Sampled tokens, from where sampling happens to where the next step begins.
     Tokens,
 }

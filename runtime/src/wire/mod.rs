@@ -14,7 +14,8 @@
 //! | [`host`] | how a host is and what it can do: [`host::HostUp`] / [`host::HostDown`] | control host, at a host |
 //! | [`preflight`] | whether the cluster is fit: [`preflight::PreflightUp`] / [`preflight::PreflightDown`] | operator, at a control host |
 //! | [`join`] | a token for an identity, a new certificate for an old one | newcomer or host, at a control host |
-//! | [`kv`] | tensors: activations, collectives, KV blocks (raw bytes behind a small header) | whoever sends |
+//! | [`kv`] | tensors: activations, collectives (raw bytes behind a small header) | whoever sends |
+//! | [`transfer`] | KV blocks from group to group: [`transfer::PrefillUp`] / [`transfer::PrefillDown`], and their bytes | decode leader, at a prefill leader |
 //!
 //! Messages are rkyv archives. A received frame is copied once into an aligned buffer, validated
 //! with bytecheck, turned into the owned type, and then asked [`Message::check`] for what a layout
@@ -35,6 +36,7 @@ pub mod operate;
 pub mod preflight;
 pub mod status;
 pub mod step;
+pub mod transfer;
 
 pub use codec::{Message, WireError, decode, encode};
 use codec::{at_most, bounded};

@@ -6,7 +6,7 @@
 use super::{source::has_word, tree::File};
 
 /// Cores by other names; `*` stands for one file.
-const CORES: [&str; 47] = [
+const CORES: [&str; 55] = [
     "actors/src/controller/adopt.rs",
     "actors/src/controller/autoscale.rs",
     "actors/src/controller/declared.rs",
@@ -34,15 +34,20 @@ const CORES: [&str; 47] = [
     "actors/src/host/admission.rs",
     "actors/src/host/fit.rs",
     "actors/src/host/rounds.rs",
-    "actors/src/host/fit.rs",
-    "actors/src/host/rounds.rs",
     "actors/src/kv/*.rs",
     "actors/src/leader/engine.rs",
+    "actors/src/leader/fetch.rs",
     "actors/src/leader/ledger.rs",
+    "actors/src/leader/prefill.rs",
     "actors/src/leader/rooted.rs",
+    "actors/src/leader/transfers.rs",
     "actors/src/scheduler/*.rs",
     "actors/src/worker/mirror.rs",
     "actors/src/worker/reasoning.rs",
+    "actors/src/worker/transfer/export.rs",
+    "actors/src/worker/transfer/import.rs",
+    "gateway/src/flow/drain.rs",
+    "gateway/src/flow/saturation.rs",
     "gateway/src/placement/config/*.rs",
     "gateway/src/placement/dice.rs",
     "gateway/src/placement/filter/*.rs",
@@ -54,6 +59,9 @@ const CORES: [&str; 47] = [
     "gateway/src/placement/scorer/*.rs",
     "gateway/src/placement/session.rs",
     "gateway/src/placement/topology.rs",
+    "gateway/src/rules/objects.rs",
+    "gateway/src/rules/ranks.rs",
+    "gateway/src/rules/routes.rs",
 ];
 
 /// What a core may not name, and why.

@@ -25,6 +25,7 @@ fn report(stage: u32, blocks: u32) -> RankReport {
         replicated: vec![],
         blocks: vec![blocks],
         kernel_path: String::new(),
+        kv: vec![],
     }
 }
 

@@ -86,6 +86,7 @@ impl Script {
             prompt_len: tokens.len() as u32,
             tokens,
             priority: words.get("priority").map_or(0, |text| text.parse().expect("a number")),
+            keeps_blocks: false,
             first_choice: words.get("first").map(|name| self.id(name)),
             options: SamplingOptions { max_tokens, ..SamplingOptions::default() },
             ..spec(1)

@@ -108,6 +108,8 @@ impl Group {
                 blocks: shape.blocks,
                 block_size: shape.block_size,
                 window: shape.window,
+                layers: shape.stages,
+                heads: 1,
             };
             let coordinate = Coordinate { dp: 0, stage, tp: 0 };
             let mut executor = FakeExecutor::new(coordinate, model, Box::new(Alone));
@@ -221,7 +223,7 @@ impl Group {
                     }
                 }
                 EngineEffect::Close(key) => self.books.closed(key),
-                EngineEffect::Observe(_) => {}
+                EngineEffect::Observe(_) | EngineEffect::Transfer(_) => {}
                 EngineEffect::Cached(changes) => self.cached(changes),
                 EngineEffect::Broken(why) => panic!("{why}"),
             }
@@ -323,7 +325,7 @@ pub(super) fn hashing(block_size: u32) -> Parameters {
     Parameters { key: [0; 32], model: digest(), kv_dtype: "none".into(), block_size }
 }
 
-fn settings(shape: Shape) -> EngineSettings {
+pub(super) fn settings(shape: Shape) -> EngineSettings {
     EngineSettings {
         endpoint: endpoint(),
         model: digest(),

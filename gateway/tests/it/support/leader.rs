@@ -132,6 +132,8 @@ async fn serve(connection: Arc<dyn Connection>, shared: Shared) {
             Conversation::Generate => {
                 conversations.spawn(generate(stream, shared, Arc::clone(&connection)))
             }
+            // A leader that tells nothing of its cache: the stream is dropped.
+            Conversation::Cache => continue,
             other => panic!("a gateway does not open {other:?}"),
         };
     }

@@ -6,15 +6,17 @@ use troupe_runtime::{
     error::{ErrorKind, PublicError},
     id::{
         BlockId, Coordinate, Digest, EndpointId, Epoch, GroupId, NodeId, RequestId, SequenceId,
-        StepId,
+        StepId, TransferId,
     },
     transport::{Class, Conversation, DecodeMessage, EncodeMessage},
     wire::{
         Message,
-        cache::{CacheBatch, CacheDown, CacheFollow, CacheParams, CacheSnapshot, CacheUp},
+        cache::{
+            CacheBatch, CacheDown, CacheFollow, CacheParams, CacheSnapshot, CacheStill, CacheUp,
+        },
         generate::{
             Choice, Chunk, Finish, FinishReason, Finished, Generate, GenerateDown, GenerateUp,
-            Grammar, Reasoning, SamplingOptions, TokenLogprobs, Usage,
+            Grammar, KvSource, Reasoning, SamplingOptions, TokenLogprobs, Usage,
         },
         group::{Formation, FormationMember, Hello, MemberDown, MemberUp, Progress, RankReport},
         guest::{Arrival, GuestDown, GuestUp, Record},
@@ -32,6 +34,10 @@ use troupe_runtime::{
         step::{
             BlockCopy, BlockSwap, NewSequence, Outcome, ResumedSequence, RunningSequence,
             SampledTokens, SequenceResult, Span, StepKind, StepPlan, StepResult,
+        },
+        transfer::{
+            ExportOrder, ImportOrder, Imported, KvForm, KvFrame, KvOpen, KvRoute, KvShare, Prefill,
+            PrefillDown, PrefillUp, RankPlace, Run, TransferOrder, TransferReport, TransferState,
         },
     },
 };
@@ -141,7 +147,7 @@ pub(super) fn generate() -> Generate {
         options: options(),
         seed: 99,
         choices: vec![Choice { index: 0, output: vec![4, 5] }],
-        kv_source: Some(endpoint()),
+        kv_source: Some(KvSource { endpoint: endpoint(), address: "quic://10.0.0.3:7000".into() }),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         model: Digest([1; 32]),
         tokenizer: Digest([2; 32]),
@@ -222,7 +228,90 @@ fn report() -> RankReport {
         replicated: vec!["model.norm.weight".into()],
         blocks: vec![64],
         kernel_path: "cpu/avx512".into(),
+        kv: vec![share()],
     }
+}
+
+fn share() -> KvShare {
+    KvShare {
+        group: 0,
+        layers: Run::new(2, 4),
+        heads: Run::new(0, 2),
+        form: KvForm::Heads(64),
+        dtype: WireDtype::F32,
+        block_size: 16,
+    }
+}
+
+fn prefill() -> Prefill {
+    let place =
+        RankPlace { rank: rank(), address: "quic://10.0.0.2:7000".into(), shares: vec![share()] };
+    Prefill {
+        transfer: TransferId(77),
+        request: RequestId(Uuid::from_u128(42)),
+        endpoint: endpoint(),
+        epoch: epoch(),
+        time_left_ms: 3000,
+        priority: -2,
+        tokens: vec![1, 2, 3, 4],
+        model: Digest([1; 32]),
+        adapter: None,
+        cache_salt: Some("salt".into()),
+        traceparent: None,
+        wants: vec![Run::new(1, 2)],
+        ranks: vec![place],
+    }
+}
+
+fn kv_frame() -> KvFrame {
+    KvFrame {
+        epoch: epoch(),
+        request: RequestId(Uuid::from_u128(42)),
+        transfer: TransferId(77),
+        group: 0,
+        layer: 3,
+        heads: Run::new(0, 2),
+        blocks: Run::new(1, 2),
+        checksum: 5,
+    }
+}
+
+fn kv_open() -> KvOpen {
+    KvOpen { epoch: epoch(), transfer: TransferId(77), from: rank(), to: rank() }
+}
+
+fn orders() -> [TransferOrder; 3] {
+    let route = KvRoute {
+        from: rank(),
+        to: rank(),
+        address: "quic://10.0.0.2:7000".into(),
+        group: 0,
+        layers: Run::new(2, 4),
+        heads: Run::new(0, 1),
+    };
+    let (transfer, request) = (TransferId(77), RequestId(Uuid::from_u128(42)));
+    let wants = vec![Run::new(1, 2)];
+    [
+        TransferOrder::Export(Box::new(ExportOrder {
+            transfer,
+            request,
+            epoch: epoch(),
+            sequence: SequenceId(5),
+            wants: wants.clone(),
+            routes: vec![route],
+        })),
+        TransferOrder::Import(Box::new(ImportOrder {
+            transfer,
+            request,
+            wants,
+            blocks: vec![vec![BlockId(9)]],
+        })),
+        TransferOrder::Close(transfer),
+    ]
+}
+
+fn transfer_report(state: TransferState) -> TransferReport {
+    TransferReport { transfer: TransferId(77), rank: rank(), state }
 }
 
 fn info() -> EndpointInfo {
@@ -351,6 +440,7 @@ pub(super) fn samples() -> Vec<Sample> {
         first_token: took,
         next_token: Latencies::default(),
     };
+    let [export, import, close] = orders();
     let header =
         TensorHeader { step: StepId(12), index: 1, rows: 3, columns: 8, dtype: WireDtype::Bf16 };
     let launch = MemberLaunch {
@@ -378,11 +468,28 @@ pub(super) fn samples() -> Vec<Sample> {
         sample(MemberUp::Result(result())),
         sample(MemberUp::Failed("why".into())),
         sample(MemberUp::Drain(60)),
+        sample(MemberUp::Transfer(transfer_report(TransferState::Imported(Imported {
+            ready: 3,
+            bytes: 4096,
+        })))),
+        sample(MemberUp::Transfer(transfer_report(TransferState::Exported))),
+        sample(MemberUp::Transfer(transfer_report(TransferState::Broken("why".into())))),
+        sample(MemberUp::Transfer(transfer_report(TransferState::Closed(2)))),
         sample(MemberDown::Form(formation())),
         sample(MemberDown::Start(vec![64])),
         sample(MemberDown::Step(plan())),
         sample(MemberDown::Stop),
         sample(MemberDown::Drain),
+        sample(MemberDown::Transfer(export)),
+        sample(MemberDown::Transfer(import)),
+        sample(MemberDown::Transfer(close)),
+        sample(PrefillUp::Start(Box::new(prefill()))),
+        sample(PrefillDown::Refused(error())),
+        sample(PrefillDown::Sent),
+        sample(PrefillDown::Failed("why".into())),
+        sample(kv_frame()),
+        sample(Conversation::Prefill),
+        sample(Conversation::Kv(kv_open())),
         sample(StatusUp::Watch),
         sample(StatusUp::Metrics),
         sample(StatusDown::Info(Box::new(info()))),
@@ -461,6 +568,7 @@ pub(super) fn samples() -> Vec<Sample> {
             last: true,
             held: vec![u128::MAX - 5],
         })),
+        sample(CacheDown::Still(CacheStill { epoch: epoch(), seq: 9 })),
         sample(GuestUp::Arrive(arrival)),
         sample(GuestUp::Put(record())),
         sample(GuestUp::Delete("/troupe/local/nodes/1".into())),

@@ -1,0 +1,191 @@
+//! A request whose prompt another group computes: the side that wants the blocks.
+//!
+//! The engine reserves all blocks, has its ranks take what comes, and asks the other group's leader
+//! for what it lacks itself. Ranks say how far the blocks are complete without a gap. When all is
+//! there, or nothing more can be hoped for (the other side refuses, fails, is gone, or is too
+//! late), the sequence begins with what there is: a transfer costs time when it goes wrong, and
+//! never an answer.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use troupe_runtime::{
+    id::{Coordinate, SequenceId, TransferId},
+    wire::{
+        generate::{Generate, KvSource},
+        transfer::{
+            ImportOrder, Imported, Prefill, PrefillDown, TransferOrder, TransferReport,
+            TransferState,
+        },
+    },
+};
+
+use super::{
+    engine::{Engine, EngineEffect, Observation},
+    transfers::TransferEffect,
+};
+
+/// A transfer that fills blocks here.
+#[derive(Clone, Debug)]
+pub(super) struct Fetch {
+    pub(super) sequence: SequenceId,
+    began: Duration,
+    deadline: Duration,
+    /// Blocks that were here already, and how many there are to be.
+    first: u32,
+    end: u32,
+    /// How far each rank is, and the bytes that it took.
+    ranks: BTreeMap<Coordinate, (u32, u64)>,
+}
+
+impl Fetch {
+    /// Blocks that every rank has.
+    fn ready(&self) -> u32 {
+        self.ranks.values().map(|(ready, _)| *ready).min().unwrap_or(self.first)
+    }
+}
+
+impl Engine {
+    /// Asks another group for the KV of a sequence that has just begun to wait, if that is possible
+    /// and brings anything.
+    pub(super) fn fetch(
+        &mut self,
+        now: Duration,
+        id: SequenceId,
+        (generate, source): (&Generate, &KvSource),
+        effects: &mut Vec<EngineEffect>,
+    ) {
+        let Some(setup) = self.transfers.setup.clone() else { return };
+        if !self.transfers.may_fetch() || source.endpoint == self.settings.endpoint {
+            return;
+        }
+        let Some(reserved) = self.scheduler.reserve(id, 1) else { return };
+        let size = self.settings.limits.block_size;
+        let first = reserved.cached / size;
+        let end = reserved.wants.iter().map(|run| run.end).max().unwrap_or(first);
+        let transfer = self.transfers.mint(&setup);
+        let time = TIME_MIN + TIME_PER_TOKEN * ((end - first) * size);
+        let time = time.min(Duration::from_millis(generate.time_left_ms));
+        let tokens = self.scheduler.sequence(id).map_or(&[][..], |own| own.tokens());
+        let prefill = Prefill {
+            transfer,
+            request: generate.request,
+            endpoint: source.endpoint.clone(),
+            epoch: self.settings.endpoint.epoch,
+            // What takes longer than a year is as good as never.
+            time_left_ms: time.as_millis() as u64,
+            priority: generate.priority,
+            tokens: tokens.get(..(end * size) as usize).unwrap_or(tokens).to_vec(),
+            model: self.settings.model,
+            adapter: generate.adapter.clone(),
+            cache_salt: generate.cache_salt.clone(),
+            traceparent: generate.traceparent.clone(),
+            wants: reserved.wants.clone(),
+            ranks: setup.ranks.clone(),
+        };
+        let ranks = setup.ranks.iter().map(|place| (place.rank, (first, 0))).collect();
+        let (began, deadline) = (now, now + time);
+        let fetch = Fetch { sequence: id, began, deadline, first, end, ranks };
+        self.transfers.fetches.insert(transfer, fetch);
+        // The ranks know of it before anybody can send.
+        let order = ImportOrder {
+            transfer,
+            request: generate.request,
+            wants: reserved.wants,
+            blocks: reserved.blocks,
+        };
+        effects.push(TransferEffect::Order(TransferOrder::Import(Box::new(order))).into());
+        let ask = TransferEffect::Ask(source.address.clone(), Box::new(prefill));
+        effects.push(ask.into());
+    }
+
+    /// One of the engine's ranks that takes blocks says how it stands.
+    pub(super) fn imported(
+        &mut self,
+        now: Duration,
+        report: &TransferReport,
+        effects: &mut Vec<EngineEffect>,
+    ) {
+        let transfer = report.transfer;
+        let Some(fetch) = self.transfers.fetches.get_mut(&transfer) else { return };
+        let over = match &report.state {
+            TransferState::Imported(Imported { ready, bytes }) => {
+                if let Some(rank) = fetch.ranks.get_mut(&report.rank) {
+                    *rank = ((*ready).min(fetch.end), *bytes);
+                }
+                fetch.ready() == fetch.end
+            }
+            TransferState::Broken(_) => true,
+            TransferState::Exported | TransferState::Closed(_) => false,
+        };
+        if over {
+            self.end_fetch(now, transfer, effects);
+        }
+    }
+
+    /// The other group's leader answers.
+    pub(super) fn answered(
+        &mut self,
+        now: Duration,
+        transfer: TransferId,
+        down: &PrefillDown,
+        effects: &mut Vec<EngineEffect>,
+    ) {
+        match (down, self.transfers.fetches.get_mut(&transfer)) {
+            (_, None) => {}
+            (PrefillDown::Sent, Some(fetch)) => {
+                fetch.deadline = fetch.deadline.min(now + TIME_TO_ARRIVE);
+            }
+            (PrefillDown::Refused(_) | PrefillDown::Failed(_), Some(_)) => {
+                self.end_fetch(now, transfer, effects);
+            }
+        }
+    }
+
+    /// What is too late is not waited for any longer.
+    pub(super) fn expire_fetches(&mut self, now: Duration, effects: &mut Vec<EngineEffect>) {
+        let fetches = self.transfers.fetches.iter();
+        let late: Vec<_> =
+            fetches.filter(|(_, fetch)| fetch.deadline <= now).map(|(id, _)| *id).collect();
+        late.into_iter().for_each(|transfer| self.end_fetch(now, transfer, effects));
+    }
+
+    /// Nothing more is taken: the sequence begins with what there is.
+    pub(super) fn end_fetch(
+        &mut self,
+        now: Duration,
+        transfer: TransferId,
+        effects: &mut Vec<EngineEffect>,
+    ) {
+        let Some(fetch) = self.transfers.fetches.remove(&transfer) else { return };
+        let ready = fetch.ready();
+        self.stop_fetch(transfer, effects);
+        self.scheduler.fetched(fetch.sequence, ready);
+        let size = self.settings.limits.block_size;
+        effects.push(EngineEffect::Observe(Observation::Fetched {
+            tokens: (ready - fetch.first) * size,
+            of: (fetch.end - fetch.first) * size,
+            bytes: fetch.ranks.values().map(|(_, bytes)| bytes).sum(),
+            time: now.saturating_sub(fetch.began),
+        }));
+    }
+
+    /// The sequence ends, or its group does: its blocks are wanted no more.
+    pub(super) fn drop_fetch(&mut self, id: SequenceId, effects: &mut Vec<EngineEffect>) {
+        if let Some(transfer) = self.transfers.of(id) {
+            self.transfers.fetches.remove(&transfer);
+            self.stop_fetch(transfer, effects);
+        }
+    }
+
+    fn stop_fetch(&mut self, transfer: TransferId, effects: &mut Vec<EngineEffect>) {
+        self.transfers.close(transfer, effects);
+        effects.push(TransferEffect::Leave(transfer).into());
+    }
+}
+
+/// Time that any transfer is given: a group that is busy needs some to begin.
+const TIME_MIN: Duration = Duration::from_secs(2);
+/// And for each token: a prefill of 500 tokens per second is the slowest that is waited for.
+const TIME_PER_TOKEN: Duration = Duration::from_millis(2);
+/// Once everything has been sent it is here soon, or something was lost on the way.
+const TIME_TO_ARRIVE: Duration = Duration::from_secs(5);

@@ -1,0 +1,157 @@
+//! Sequences whose blocks are being filled by another group.
+//!
+//! Such a sequence has all of its blocks and is in no step: it neither waits nor runs, and cannot
+//! be preempted, so how many blocks they hold together is bounded ([`RESERVED_SHARE`]) and whoever
+//! reserved for them has a deadline. When what comes has come, or nothing does, it begins before
+//! anybody that waits: it has its room already, and computes what is missing.
+
+use troupe_runtime::{
+    id::{BlockId, SequenceId, StepId},
+    wire::{step::NewSequence, transfer::Run},
+};
+
+use super::{
+    compose::Draft,
+    scheduler::{Part, Scheduler, name_blocks},
+    sequence::Sequence,
+};
+use crate::kv::hit::Hit;
+
+/// What was reserved for a sequence, and what of it is to come from elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reserved {
+    /// Full blocks that are missing, per KV group, by their place in the sequence.
+    pub wants: Vec<Run>,
+    /// Where those are kept.
+    pub blocks: Vec<Vec<BlockId>>,
+    /// Positions whose KV is here already.
+    pub cached: u32,
+}
+
+impl Scheduler {
+    /// Takes a waiting sequence out of the queue and gives it all of its blocks, if there is room
+    /// and it lacks at least `least` positions that another group could compute: of full blocks
+    /// before its last token.
+    pub fn reserve(&mut self, id: SequenceId, least: u32) -> Option<Reserved> {
+        let size = self.pools.block_size();
+        let sequence = self.sequences.get(id).filter(|_| self.waiting.contains(id))?;
+        // Log-probabilities of the prompt need all of its logits, so that nothing is to be had.
+        if sequence.spec.options.prompt_logprobs.is_some() || sequence.mirrored.is_some() {
+            return None;
+        }
+        let end = sequence.len().saturating_sub(1) / size;
+        let hit = self.pools.find_whole(sequence.prefix(), end, StepId(self.last_step + 1));
+        let first = hit.positions / size;
+        let most = self.pools.usage().total / RESERVED_SHARE;
+        let needs = sequence.len().div_ceil(size);
+        let held = self.reserved_blocks();
+        let fits = (held == 0 || held + needs <= most)
+            && self.pools.can_admit(&hit, sequence.len(), self.limits.watermark);
+        if !fits || (end - first.min(end)) * size < least.max(1) {
+            return None;
+        }
+        Some(self.hold(id, &hit, end))
+    }
+
+    fn hold(&mut self, id: SequenceId, hit: &Hit, end: u32) -> Reserved {
+        let (size, length) =
+            (self.pools.block_size(), self.sequences.get(id).map_or(0, Sequence::len));
+        let admitted = self.pools.admit(hit, length);
+        let wants: Vec<_> = (0..admitted.tables.len())
+            .map(|group| Run::new(admitted.shared.max(self.pools.left(group, end * size)), end))
+            .collect();
+        let blocks = admitted.tables.iter().zip(&wants).map(|(table, run)| {
+            table.get(run.first as usize..run.end as usize).unwrap_or_default().to_vec()
+        });
+        let blocks = blocks.collect();
+        if let Some(sequence) = self.sequences.get_mut(id) {
+            let place = sequence.place(id);
+            sequence.tables = admitted.tables;
+            (sequence.computed, sequence.done) = (hit.positions, hit.positions);
+            (sequence.keys.named, sequence.keys.merged) = (admitted.shared, admitted.shared);
+            sequence.cached = hit.positions;
+            self.waiting.remove(place);
+        }
+        self.reserved.insert(id);
+        Reserved { wants, blocks, cached: hit.positions }
+    }
+
+    /// No more comes for a sequence; its first `blocks` blocks are complete. It begins with the
+    /// next step that has room.
+    pub fn fetched(&mut self, id: SequenceId, blocks: u32) {
+        let size = self.pools.block_size();
+        let Some(sequence) = self.sequences.get_mut(id).filter(|_| self.reserved.remove(&id))
+        else {
+            return;
+        };
+        let computed = (blocks * size).max(sequence.computed);
+        if computed > sequence.computed {
+            // What no position from here on sees did not come, and must not be taken for filled.
+            self.pools.release_left(&mut sequence.tables, computed, None, true);
+        }
+        (sequence.computed, sequence.done) = (computed, computed);
+        self.ready.push_back(id);
+    }
+
+    /// Begins what was fetched, first come first.
+    pub(super) fn add_fetched(&mut self, draft: &mut Draft) {
+        while draft.tokens_left > 0
+            && draft.sequences_left > 0
+            && (self.running.len() as u32) < self.limits.max_sequences
+        {
+            let Some(id) = self.ready.pop_front() else { return };
+            self.begin(id, draft);
+        }
+    }
+
+    fn begin(&mut self, id: SequenceId, draft: &mut Draft) {
+        let left = self.sequences.get(id).map_or(0, |own| own.len() - own.computed);
+        let count = self.chunk(left, draft);
+        let Some(sequence) = self.sequences.get_mut(id) else { return };
+        let step = draft.plan.step;
+        self.running.push(id);
+        self.counters.admissions += 1;
+        self.counters.prefix_queries += u64::from(sequence.len());
+        self.counters.prefix_hits += u64::from(sequence.cached);
+        let span = sequence.advance(count, step);
+        name_blocks(&mut self.pools, sequence, step);
+        sequence.mirror();
+        draft.plan.new.push(NewSequence {
+            sequence: id,
+            tokens: sequence.spec.tokens.clone(),
+            prompt_len: sequence.spec.prompt_len,
+            choice: sequence.spec.choice,
+            seed: sequence.spec.seed,
+            options: sequence.spec.options.clone(),
+            adapter: sequence.spec.adapter.clone(),
+            traceparent: sequence.spec.traceparent.clone(),
+            block_tables: sequence.tables.clone(),
+            span,
+        });
+        draft.take(0, Part { id, span, drafts: 0, preemptions: sequence.preemptions });
+    }
+
+    /// Sequences that hold blocks and are in no step, now or ever.
+    pub(super) fn apart(&self) -> usize {
+        self.reserved.len() + self.ready.len()
+    }
+
+    pub(super) fn is_apart(&self, id: SequenceId) -> bool {
+        self.reserved.contains(&id) || self.ready.contains(&id)
+    }
+
+    pub(super) fn leave_apart(&mut self, id: SequenceId) {
+        self.reserved.remove(&id);
+        self.ready.retain(|ready| *ready != id);
+    }
+
+    fn reserved_blocks(&self) -> u32 {
+        let size = self.pools.block_size();
+        let apart = self.reserved.iter().chain(&self.ready);
+        apart.filter_map(|id| self.sequences.get(*id)).map(|own| own.len().div_ceil(size)).sum()
+    }
+}
+
+/// At most one in so many blocks is reserved for what comes from elsewhere, unless it is all for
+/// one sequence: the others are for sequences that run.
+const RESERVED_SHARE: u32 = 2;

@@ -1,0 +1,166 @@
+//! The file that names foreign endpoints.
+
+use std::{collections::BTreeMap, fmt};
+
+use axum::http::{HeaderValue, Uri, uri::Authority};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// One foreign endpoint, as it is configured.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ForeignEndpoint {
+    pub(crate) name: String,
+    pub(crate) namespace: String,
+    pub(crate) authority: Authority,
+    /// What its API is under, without a slash at the end; empty for the root.
+    pub(crate) base: String,
+    pub(crate) authorization: Option<HeaderValue>,
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// The file, as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct File {
+    endpoints: Vec<Written>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Written {
+    name: String,
+    #[serde(default = "default_namespace")]
+    namespace: String,
+    url: String,
+    #[serde(default)]
+    api_key: Option<String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+fn default_namespace() -> String {
+    "default".to_owned()
+}
+
+/// More than anybody puts behind one gateway.
+const MOST: usize = 10_000;
+
+// === impl ForeignEndpoint ===
+
+impl ForeignEndpoint {
+    /// Reads what an endpoints file holds.
+    ///
+    /// # Errors
+    /// The field that is wrong, and what would be right.
+    pub fn read(file: Value) -> Result<Vec<Self>, String> {
+        let file: File = serde_path_to_error::deserialize(file)
+            .map_err(|error| format!("{}: {}", error.path(), error.inner()))?;
+        if file.endpoints.len() > MOST {
+            return Err(format!("endpoints: at most {MOST}, there are {}", file.endpoints.len()));
+        }
+        let mut known = BTreeMap::new();
+        let endpoints = file.endpoints.into_iter().enumerate().map(|(at, written)| {
+            let endpoint = Self::new(written)
+                .map_err(|(field, why)| format!("endpoints[{at}].{field}: {why}"))?;
+            let id = (endpoint.namespace.clone(), endpoint.name.clone());
+            match known.insert(id, at) {
+                None => Ok(endpoint),
+                Some(first) => Err(format!(
+                    "endpoints[{at}].name: {} is endpoints[{first}] already",
+                    endpoint.name
+                )),
+            }
+        });
+        endpoints.collect()
+    }
+
+    fn new(written: Written) -> Result<Self, (&'static str, String)> {
+        let Written { name, namespace, url, api_key, labels } = written;
+        for (field, value) in [("name", &name), ("namespace", &namespace)] {
+            if value.is_empty() || value.len() > 253 || value.contains(['/', ' ']) {
+                let why = "must have 1 to 253 bytes without / and spaces";
+                return Err((field, format!("{why}, got {value:?}")));
+            }
+        }
+        let right = "must be as http://10.0.0.5:8000";
+        let uri: Uri = url.parse().map_err(|_| ("url", format!("{right}, got {url}")))?;
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => return Err(("url", format!("TLS is not spoken to it, {right}"))),
+            _ => return Err(("url", format!("{right}, got {url}"))),
+        }
+        let Some(authority) = uri.authority().cloned() else {
+            return Err(("url", format!("{right}, got {url}")));
+        };
+        let base = uri.path().trim_end_matches('/');
+        // The part that our own paths begin with.
+        let base = base.strip_suffix("/v1").unwrap_or(base).to_owned();
+        let authorization = api_key.map(|key| {
+            let mut value = HeaderValue::from_str(&format!("Bearer {key}"))
+                .map_err(|_| ("apiKey", "must be visible ASCII".to_owned()))?;
+            value.set_sensitive(true);
+            Ok(value)
+        });
+        let authorization = authorization.transpose()?;
+        Ok(Self { name, namespace, authority, base, authorization, labels })
+    }
+
+    /// The address of a path there.
+    pub(crate) fn uri(&self, path: &str) -> Option<Uri> {
+        let path = format!("{}{path}", self.base);
+        Uri::builder()
+            .scheme("http")
+            .authority(self.authority.clone())
+            .path_and_query(path)
+            .build()
+            .ok()
+    }
+}
+
+/// Keys are secrets and stay out.
+impl fmt::Debug for ForeignEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{} at {}", self.namespace, self.name, self.authority)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn paths_are_under_what_the_url_says() {
+        let file = json!({"endpoints": [
+            {"name": "a", "url": "http://10.0.0.5:8000"},
+            {"name": "b", "url": "http://h/llm/v1/", "namespace": "n", "apiKey": "k"},
+        ]});
+        let read = ForeignEndpoint::read(file).expect("a good file");
+        let uri = |at: usize| read[at].uri("/v1/models").expect("a path").to_string();
+        assert_eq!(uri(0), "http://10.0.0.5:8000/v1/models");
+        assert_eq!(uri(1), "http://h/llm/v1/models");
+        assert!(!format!("{read:?}").contains("Bearer"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let one = |endpoint: Value| json!({"endpoints": [endpoint]});
+        let cases = [
+            (json!({}), "missing field `endpoints`"),
+            (one(json!({"name": "a"})), "endpoints[0]: missing field `url`"),
+            (one(json!({"name": "a", "url": "10.0.0.5:8000"})), "endpoints[0].url: must be as"),
+            (one(json!({"name": "a", "url": "https://h"})), "endpoints[0].url: TLS is not"),
+            (one(json!({"name": "a/b", "url": "http://h"})), "endpoints[0].name: must have"),
+            (one(json!({"name": "a", "url": "http://h", "port": 1})), "unknown field `port`"),
+            (
+                json!({"endpoints": [{"name": "a", "url": "http://h"}, {"name": "a", "url": "http://i"}]}),
+                "endpoints[1].name: a is endpoints[0] already",
+            ),
+        ];
+        for (file, wanted) in cases {
+            let error = ForeignEndpoint::read(file).expect_err("it is wrong");
+            assert!(error.contains(wanted), "{error}");
+        }
+    }
+}

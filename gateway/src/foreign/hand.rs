@@ -1,0 +1,111 @@
+//! A request's way to a foreign endpoint: noticed by its model, let in, placed, handed on.
+
+use std::collections::BTreeSet;
+
+use axum::{http::HeaderMap, response::Response};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::Value;
+use troupe_runtime::id::{Digest, RequestId};
+
+use super::{choose::BYTES_PER_TOKEN, proxy::Handed};
+use crate::{
+    admission::Permit,
+    body::JsonBody,
+    error::ApiError,
+    flow::gate::Entry,
+    ingress::context::RequestContext,
+    placement::{Query, prefix::namings::Hashes},
+    state::Gateway,
+};
+
+/// What is read of a request that is handed on.
+#[derive(Deserialize)]
+struct Peek {
+    #[serde(default)]
+    model: Option<String>,
+}
+
+/// A model that a foreign endpoint serves.
+#[derive(Debug)]
+pub(crate) struct Elsewhere {
+    /// Its name there.
+    model: String,
+    /// The request says another name, which stands for it.
+    renamed: bool,
+}
+
+// === impl Gateway ===
+
+impl Gateway {
+    /// The model of a request, if a foreign endpoint serves it and none of this cluster does.
+    pub(crate) fn elsewhere(
+        &self,
+        context: &RequestContext,
+        body: &JsonBody,
+    ) -> Result<Option<Elsewhere>, ApiError> {
+        if self.foreign.all.is_empty() {
+            return Ok(None);
+        }
+        let Some(asked) = body.peek::<Peek>().and_then(|peek| peek.model) else { return Ok(None) };
+        let rules = self.book.rules();
+        let target = rules.ranks.target(&asked, context.draw());
+        let model = target.map_or_else(|| asked.clone(), str::to_owned);
+        let here = self.directory.resolve(Some(&model), context.scope.as_ref()).is_ok();
+        let serves = !here && self.foreign.serving(&model).next().is_some();
+        Ok(serves.then(|| Elsewhere { renamed: model != asked, model }))
+    }
+
+    /// Lets a request in when it is its turn, and hands it on to whoever is best.
+    pub(crate) async fn hand_on(
+        &self,
+        context: &RequestContext,
+        (path, headers): (&str, &HeaderMap),
+        (body, elsewhere): (&JsonBody, &Elsewhere),
+        permit: Permit,
+    ) -> Result<Response, ApiError> {
+        let model = elsewhere.model.as_str();
+        let tokens = body.len() / BYTES_PER_TOKEN;
+        let rank = self.book.rules().ranks.priority(context.objective.as_deref(), model);
+        let priority = context.caller.priority(rank);
+        let pass = self
+            .flow
+            .enter(Entry {
+                model,
+                caller: &context.caller,
+                priority,
+                tokens: tokens as u64,
+                deadline: context.deadline,
+            })
+            .await?;
+        let (request, exclude) = (RequestId::new(), BTreeSet::new());
+        let query = Query {
+            model,
+            tokenizer: Digest::default(),
+            exclude: &exclude,
+            goes_on: None,
+            name: &context.id,
+            request,
+            tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
+            scope: context.scope.as_ref(),
+            hints: &context.hints,
+            hashes: &Hashes::NONE,
+            now: self.directory.now(),
+        };
+        let placer = self.directory.otherwise();
+        let bytes = match elsewhere.renamed {
+            true => renamed(body, model)?,
+            false => body.bytes(),
+        };
+        let handed = Handed { context, path, headers, body: bytes, model };
+        let choose = |tried: &_| self.foreign.choose(&query, &placer, tried);
+        self.foreign.hand_on(handed, permit.with(pass), choose).await
+    }
+}
+
+/// The same request for another model.
+fn renamed(body: &JsonBody, model: &str) -> Result<Bytes, ApiError> {
+    let mut whole: Value = body.parse()?;
+    whole["model"] = model.into();
+    Ok(whole.to_string().into())
+}

@@ -1,0 +1,124 @@
+//! Asks foreign endpoints what they serve and how busy they are, again and again.
+//!
+//! One that does not answer takes no more requests until it does; one whose load cannot be read is
+//! taken for what it said last.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{body::Body, http::Request};
+use http_body_util::{BodyExt, Limited};
+use serde::Deserialize;
+use tokio::{task::JoinSet, time::timeout};
+
+use super::{
+    scrape,
+    upstream::{ForeignModel, Upstream, Upstreams},
+};
+
+/// Between two looks at load.
+const LOAD: Duration = Duration::from_millis(100);
+/// Looks at load for each look at models.
+const MODELS: u32 = 50;
+/// How long an answer may take.
+const DEADLINE: Duration = Duration::from_secs(1);
+/// The most that is read of an answer.
+const MOST_BYTES: usize = 4 << 20;
+
+#[derive(Deserialize)]
+struct List {
+    data: Vec<Card>,
+}
+
+#[derive(Deserialize)]
+struct Card {
+    id: String,
+    #[serde(default)]
+    max_model_len: Option<u32>,
+}
+
+/// Never returns; ends with its task.
+pub(crate) async fn run(upstreams: Arc<Upstreams>) -> Infallible {
+    let mut tasks = JoinSet::new();
+    for upstream in &upstreams.all {
+        tasks.spawn(keep(Arc::clone(&upstreams), Arc::clone(upstream)));
+    }
+    while tasks.join_next().await.is_some() {}
+    std::future::pending().await
+}
+
+async fn keep(upstreams: Arc<Upstreams>, upstream: Arc<Upstream>) {
+    let mut looks = 0;
+    loop {
+        if looks == 0 {
+            models(&upstreams, &upstream).await;
+        }
+        let ready = upstream.known().ready;
+        if ready {
+            load(&upstreams, &upstream).await;
+        }
+        // One that is away is asked for its models each time.
+        looks = if ready { (looks + 1) % MODELS } else { 0 };
+        let wait = if ready { LOAD } else { DEADLINE };
+        tokio::time::sleep(wait).await;
+    }
+}
+
+async fn models(upstreams: &Upstreams, upstream: &Upstream) {
+    let told = get(upstreams, upstream, "/v1/models").await;
+    let told = told.and_then(|bytes| {
+        serde_json::from_slice::<List>(&bytes).map_err(|error| format!("its models: {error}"))
+    });
+    let mut known = upstream.known();
+    let was = known.ready;
+    match told {
+        Ok(list) => {
+            known.ready = true;
+            let model =
+                |card: Card| ForeignModel { id: card.id, max_model_len: card.max_model_len };
+            known.models = list.data.into_iter().map(model).collect();
+            if !was {
+                tracing::info!(endpoint = ?upstream.config, "foreign endpoint ready");
+            }
+        }
+        Err(error) => {
+            known.ready = false;
+            if was {
+                tracing::warn!(endpoint = ?upstream.config, error, "foreign endpoint gone");
+            }
+        }
+    }
+}
+
+async fn load(upstreams: &Upstreams, upstream: &Upstream) {
+    match get(upstreams, upstream, "/metrics").await {
+        Ok(bytes) => {
+            if let Some(load) = scrape::load(&String::from_utf8_lossy(&bytes)) {
+                let mut known = upstream.known();
+                (known.load, known.told_at) = (load, upstreams.now());
+            }
+        }
+        Err(error) => {
+            // Whether it is gone, its models say.
+            tracing::debug!(endpoint = ?upstream.config, error, "its load is that of before");
+        }
+    }
+}
+
+async fn get(upstreams: &Upstreams, upstream: &Upstream, path: &str) -> Result<Vec<u8>, String> {
+    let asked = async {
+        let uri = upstream.config.uri(path).ok_or("its address has no such path")?;
+        let mut request = Request::get(uri);
+        if let Some(authorization) = &upstream.config.authorization {
+            request = request.header("authorization", authorization);
+        }
+        let request = request.body(Body::empty()).map_err(|error| error.to_string())?;
+        let response =
+            upstreams.client.request(request).await.map_err(|error| error.to_string())?;
+        if !response.status().is_success() {
+            return Err(format!("{path} answers {}", response.status()));
+        }
+        let body = Limited::new(response.into_body(), MOST_BYTES).collect().await;
+        Ok(body.map_err(|error| error.to_string())?.to_bytes().to_vec())
+    };
+    timeout(DEADLINE, asked).await.map_err(|_| format!("{path} takes longer than {DEADLINE:?}"))?
+}

@@ -1,0 +1,224 @@
+//! Servers of OpenAI's API that are not ours, behind this gateway. They are scripted, but speak real
+//! HTTP: what is tested is what goes over the wire, and what happens when one fails.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
+};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, task::JoinSet};
+use troupe_gateway::ForeignEndpoint;
+use troupe_runtime::spec::Kind;
+
+use crate::support::{MODEL, PATIENCE, Stage, leader::says, stage_with};
+
+/// What a foreign server does with requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Does {
+    Answers,
+    IsUnavailable,
+    BreaksOff,
+}
+
+#[derive(Clone)]
+struct Foreign {
+    name: &'static str,
+    does: Does,
+    waiting: Arc<AtomicU32>,
+    asked: Arc<AtomicUsize>,
+}
+
+/// One that is up until it is dropped.
+struct Server {
+    address: SocketAddr,
+    state: Foreign,
+    _task: JoinSet<()>,
+}
+
+async fn server(name: &'static str, does: Does) -> Server {
+    let state = Foreign { name, does, waiting: Arc::default(), asked: Arc::default() };
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let router = Router::new()
+        .route(
+            "/v1/models",
+            get(|| async {
+                Json(json!({"object": "list", "data": [{"id": "llama", "max_model_len": 4096}]}))
+            }),
+        )
+        .route("/metrics", get(metrics))
+        .route("/v1/completions", post(complete))
+        .with_state(state.clone());
+    let mut task = JoinSet::new();
+    task.spawn(async move { axum::serve(listener, router).await.expect("it serves") });
+    Server { address, state, _task: task }
+}
+
+async fn metrics(State(state): State<Foreign>) -> String {
+    let waiting = state.waiting.load(Ordering::Relaxed);
+    format!(
+        "vllm:num_requests_running{{a=\"b\"}} 1\nvllm:num_requests_waiting{{a=\"b\"}} {waiting}\n"
+    )
+}
+
+async fn complete(State(state): State<Foreign>, headers: HeaderMap, body: Bytes) -> Response {
+    state.asked.fetch_add(1, Ordering::Relaxed);
+    let body: Value = serde_json::from_slice(&body).expect("JSON");
+    match state.does {
+        Does::IsUnavailable => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        Does::BreaksOff => {
+            let parts = [Ok("{\"choices\": ["), Err(std::io::Error::other("gone"))];
+            Body::from_stream(futures_util::stream::iter(parts)).into_response()
+        }
+        Does::Answers => {
+            let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+            Json(json!({
+                "from": state.name,
+                "model": body["model"],
+                "kept": body["a_field_of_theirs"],
+                "authorization": header("authorization"),
+                "request": header("x-request-id"),
+            }))
+            .into_response()
+        }
+    }
+}
+
+async fn behind(servers: &[&Server]) -> Stage {
+    let endpoints: Vec<Value> = servers
+        .iter()
+        .map(|server| {
+            let url = format!("http://{}/v1", server.address);
+            json!({"name": server.state.name, "url": url, "apiKey": "theirs"})
+        })
+        .collect();
+    let file = json!({ "endpoints": endpoints });
+    let stage = stage_with(vec![says("ours")], |config| {
+        config.foreign = ForeignEndpoint::read(file).expect("a good file");
+    })
+    .await;
+    let known = async {
+        while !stage.get("/v1/models").await.text.contains("llama") {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, known).await.expect("it is known in time");
+    stage
+}
+
+async fn ask(stage: &Stage, model: &str) -> crate::support::Reply {
+    let body = json!({"model": model, "prompt": "x", "a_field_of_theirs": [1]}).to_string();
+    let headers = [("content-type", "application/json"), ("x-request-id", "mine")];
+    stage.send("POST", "/v1/completions", &headers, &body).await
+}
+
+#[tokio::test]
+async fn a_request_is_handed_on_as_it_came_and_ours_stay_here() {
+    let other = server("other", Does::Answers).await;
+    let stage = behind(&[&other]).await;
+    let reply = ask(&stage, "llama").await;
+    assert_eq!(reply.header("x-gateway-destination-endpoint-served"), other.address.to_string(),);
+    assert_eq!(
+        reply.ok(),
+        json!({
+            "from": "other", "model": "llama", "kept": [1], "authorization": "Bearer theirs",
+            "request": "mine",
+        })
+    );
+    let ours = ask(&stage, MODEL).await.ok();
+    assert_eq!(ours["choices"][0]["text"], "ours");
+    assert_eq!(ask(&stage, "nobody's").await.status, 404);
+    // An alias is told by its own name.
+    let spec = json!({
+        "modelName": "alias", "poolRef": {"name": "p"},
+        "targetModels": [{"name": "llama", "weight": 1}],
+    });
+    stage.declare(Kind::InferenceModel, "alias", spec).await;
+    let known = async {
+        while ask(&stage, "alias").await.status != 200 {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, known).await.expect("it is known in time");
+    assert_eq!(ask(&stage, "alias").await.ok()["model"], "llama");
+}
+
+#[tokio::test]
+async fn one_that_cannot_serve_is_passed_over_and_then_left_alone() {
+    let (broken, good) =
+        (server("broken", Does::IsUnavailable).await, server("good", Does::Answers).await);
+    let stage = behind(&[&broken, &good]).await;
+    for _ in 0..40 {
+        assert_eq!(ask(&stage, "llama").await.ok()["from"], "good");
+    }
+    let asked = broken.state.asked.load(Ordering::Relaxed);
+    assert!((1..=6).contains(&asked), "its breaker opens after three, asked {asked} times");
+    drop(good);
+    let (status, _, message, _) = ask(&stage, "llama").await.error();
+    assert_eq!(status, 503);
+    assert!(message.contains("`llama` could not be reached"), "{message}");
+}
+
+#[tokio::test]
+async fn the_one_with_the_shorter_queue_is_taken() {
+    let (busy, idle) = (server("busy", Does::Answers).await, server("idle", Does::Answers).await);
+    busy.state.waiting.store(4, Ordering::Relaxed);
+    let stage = behind(&[&busy, &idle]).await;
+    let told = async {
+        while ask(&stage, "llama").await.ok()["from"] != "idle" {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("its load is told in time");
+    // The other way round, once that is told.
+    busy.state.waiting.store(0, Ordering::Relaxed);
+    idle.state.waiting.store(4, Ordering::Relaxed);
+    let told = async {
+        while ask(&stage, "llama").await.ok()["from"] != "busy" {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("its load is told in time");
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_cut_and_disturbs_nobody() {
+    let breaks = server("breaks", Does::BreaksOff).await;
+    let stage = behind(&[&breaks]).await;
+    let client = plainly(&stage).await;
+    assert!(client.is_err(), "the connection ends in the midst of the answer");
+    assert_eq!(ask(&stage, MODEL).await.status, 200);
+}
+
+/// Asks over a plain connection, and returns what came if the answer was whole.
+async fn plainly(stage: &Stage) -> Result<String, String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream =
+        tokio::net::TcpStream::connect(stage.gateway.address()).await.expect("it listens");
+    let body = json!({"model": "llama", "prompt": "x"}).to_string();
+    let head = format!(
+        "POST /v1/completions HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.expect("it is read");
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+    read.expect("it ends in time").map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&answer).into_owned();
+    // A chunked body that is whole ends with an empty chunk.
+    if text.ends_with("0\r\n\r\n") { Ok(text) } else { Err(text) }
+}
