@@ -11,7 +11,7 @@ use super::{
     config::ForeignEndpoint,
     upstream::{Known, Upstream, Upstreams},
 };
-use crate::placement::{Busy, Candidate, Query, handler::Placer, scene::Scene};
+use crate::placement::{Busy, Candidate, Duty, Query, handler::Placer, scene::Scene};
 
 /// Bytes of a text that make a token, about: llm-d's estimate too.
 pub(crate) const BYTES_PER_TOKEN: usize = 4;
@@ -57,6 +57,7 @@ impl Upstream {
             uncached_in_flight: 0,
             matched: 0,
             labels: &self.config.labels,
+            duty: Duty::of(self.info.role, &self.config.labels),
             load_age: now.saturating_sub(known.told_at),
         }
     }

@@ -21,7 +21,7 @@ use troupe_runtime::{
 };
 
 use super::{
-    Busy, Candidate,
+    Busy, Candidate, Duty,
     prefix::{cached::Cached, namings::Prefixes},
 };
 use crate::model::ServedModel;
@@ -37,6 +37,7 @@ pub(crate) struct Endpoint {
     pub(crate) model: Arc<ServedModel>,
     /// What it may be selected by.
     pub(crate) labels: BTreeMap<String, String>,
+    duty: Duty,
     /// Where its leader is reached.
     pub(crate) address: String,
     /// Its leader.
@@ -95,10 +96,12 @@ impl Endpoint {
     ) -> Self {
         let cached = Arc::new(Cached::new(Arc::clone(prefixes), &Parameters::of(&info)));
         let name = info.endpoint.to_string().into();
+        let duty = Duty::of(info.role, &labels);
         Self {
             info,
             model,
             labels,
+            duty,
             address,
             connection,
             cached,
@@ -170,6 +173,7 @@ impl Endpoint {
             uncached_in_flight: cells.uncached.load(Ordering::Relaxed),
             matched,
             labels: &self.labels,
+            duty: self.duty,
             load_age: now.saturating_duration_since(cells.born).saturating_sub(told),
         }
     }
@@ -248,7 +252,7 @@ pub(crate) mod tests {
 
     use crate::{
         ingress::hints::Hints,
-        placement::{Busy, Candidate, Query, prefix::namings::Hashes},
+        placement::{Busy, Candidate, Duty, Query, prefix::namings::Hashes},
     };
 
     static NOBODY: BTreeSet<EndpointId> = BTreeSet::new();
@@ -282,6 +286,7 @@ pub(crate) mod tests {
             uncached_in_flight: 0,
             matched: 0,
             labels: &NO_LABELS,
+            duty: Duty::of(info.role, &NO_LABELS),
             load_age: Duration::ZERO,
         }
     }
