@@ -133,7 +133,6 @@ impl Directory {
             // During a rolling update one name may have two tokenizers.
             fingerprint.tokenizer == query.tokenizer
                 && query.goes_on.is_none_or(|goes_on| goes_on.at(fingerprint))
-                && query.scope.is_none_or(|scope| scope.has(&endpoint.info.endpoint.group))
                 && !query.exclude.contains(&endpoint.info.endpoint)
                 && query.scope.is_none_or(|scope| scope.has(&endpoint.info.endpoint.group))
         };
