@@ -264,6 +264,8 @@ impl Execution {
         let Some(placed) = self.chosen.take() else {
             return Event::Broken("no endpoint was chosen".into());
         };
+        // Who was waited for may name blocks as nobody did before.
+        self.hash().await;
         // So that who asks the same at the same time is sent the same way.
         for endpoint in [Some(&placed.endpoint), placed.prefill.as_ref()].into_iter().flatten() {
             if let Some(named) = self.hashes.named(endpoint.cached.naming()) {
