@@ -1,10 +1,11 @@
 //! A group finds its place: what it asks of the hosts, and the record that comes of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use troupe_runtime::discovery::directory::{EventKind, GroupRecord, Launch};
+use troupe_runtime::discovery::directory::{EventKind, GroupMember, GroupRecord, Launch};
 
 use super::{
+    desired::Desired,
     hosts::Hosts,
     place::{Ask, Beside, place},
     restart::Health,
@@ -37,6 +38,7 @@ impl Service {
                 let on = on.into_iter().collect::<Vec<_>>().join(", ");
                 let need = world.need(&launch);
                 let revision = group.revision;
+                let labels = labels(&desired, &world.hosts, &members);
                 let record = GroupRecord {
                     epoch: world.epochs.next(&name),
                     group: name,
@@ -48,6 +50,7 @@ impl Service {
                     startup: desired.policy.startup,
                     restart: desired.policy.restart,
                     drain: None,
+                    labels,
                 };
                 world.put_group(&record, alone.as_deref());
                 let need = need.map_or_else(String::new, |need| format!("; {}", need.told()));
@@ -98,4 +101,14 @@ impl Service {
         }
         beside
     }
+}
+
+/// What placement may select the group by: where its leader is, and what its service is labelled
+/// with.
+fn labels(desired: &Desired, hosts: &Hosts, members: &[GroupMember]) -> BTreeMap<String, String> {
+    let leader = members.first().and_then(|leader| hosts.host(leader.node));
+    let mut labels = leader.map(|host| host.record.labels.clone()).unwrap_or_default();
+    let service = desired.document["metadata"]["labels"].as_object().into_iter().flatten();
+    labels.extend(service.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.into()))));
+    labels
 }

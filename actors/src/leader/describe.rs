@@ -1,5 +1,7 @@
 //! What the world is told of an endpoint once its group serves.
 
+use std::collections::BTreeMap;
+
 use troupe_runtime::{
     discovery::directory::{self, EndpointRecord},
     wire::{
@@ -22,6 +24,8 @@ pub struct Endpoint {
     pub model_names: Vec<String>,
     /// What it may be asked to do.
     pub role: Role,
+    /// What placement may select it by.
+    pub labels: BTreeMap<String, String>,
     /// All but the kernel path, which the ranks report.
     pub fingerprint: Fingerprint,
 }
@@ -62,6 +66,7 @@ impl Endpoint {
     /// For the directory.
     pub fn record(&self, info: EndpointInfo) -> Vec<u8> {
         let (address, model_uri) = (self.address.clone(), self.model_uri.clone());
-        directory::to_bytes(EndpointRecord { info, address, model_uri, labels: Default::default() })
+        let labels = self.labels.clone();
+        directory::to_bytes(EndpointRecord { info, address, model_uri, labels })
     }
 }

@@ -135,8 +135,10 @@ async fn tell_status(
         let now = *load.borrow_and_update();
         sender.send(&StatusDown::Load(now), SEND_DEADLINE).await?;
         tokio::time::sleep(LOAD_INTERVAL).await;
+        // Also while nothing changes: what was told long ago is believed less.
+        let changed = tokio::time::timeout(LOAD_AT_LEAST, load.changed());
         tokio::select! {
-            changed = load.changed() => if changed.is_err() { return Ok(()) },
+            changed = changed => if matches!(changed, Ok(Err(_))) { return Ok(()) },
             () = sender.stopped() => return Ok(()),
         }
     }
@@ -160,6 +162,8 @@ const FIRST_FRAME: Duration = Duration::from_secs(5);
 pub(super) const SEND_DEADLINE: Duration = Duration::from_secs(30);
 /// At most so often is load told.
 const LOAD_INTERVAL: Duration = Duration::from_millis(50);
+/// The most between two words on the load.
+const LOAD_AT_LEAST: Duration = Duration::from_secs(1);
 /// Form, Start, Stop, a plan for each of at most 1021 stages, and for every transfer to and from
 /// here its beginning and its end.
 const MEMBER_OUTBOX: usize = 1024 + 4 * MOST_TRANSFERS;

@@ -103,6 +103,7 @@ impl Prepared {
             address: address.to_owned(),
             model_uri: launch.model_uri.clone(),
             model_names,
+            labels: record.labels.clone(),
             role: launch.role,
             fingerprint: Fingerprint {
                 model: self.model,

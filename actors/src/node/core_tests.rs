@@ -65,6 +65,7 @@ fn record(number: u64, nodes: &[NodeId]) -> GroupRecord {
         startup: StartupPolicy::default(),
         restart: RestartPolicy::default(),
         drain: None,
+        labels: Default::default(),
     }
 }
 

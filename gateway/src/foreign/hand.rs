@@ -15,7 +15,7 @@ use crate::{
     error::ApiError,
     flow::gate::Entry,
     ingress::context::RequestContext,
-    placement::{Query, prefix::namings::Hashes},
+    placement::Query,
     state::Gateway,
 };
 
@@ -79,6 +79,7 @@ impl Gateway {
             })
             .await?;
         let (request, exclude) = (RequestId::new(), BTreeSet::new());
+        let hashes = self.foreign.guessed.hashes(model, &body.bytes()).await;
         let query = Query {
             model,
             tokenizer: Digest::default(),
@@ -87,9 +88,9 @@ impl Gateway {
             name: &context.id,
             request,
             tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
+            hashes: &hashes,
             scope: context.scope.as_ref(),
             hints: &context.hints,
-            hashes: &Hashes::NONE,
             now: self.directory.now(),
         };
         let placer = self.directory.otherwise();

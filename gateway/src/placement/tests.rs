@@ -292,8 +292,9 @@ proptest! {
         let label = |value: &str| BTreeMap::from([("gpu".to_owned(), value.to_owned())]);
         let labels = [BTreeMap::new(), label("h100"), label("a100")];
         let of = || {
-            let candidates = candidates(&infos, &states).zip(&labelled);
-            candidates.map(|(candidate, at)| Candidate { labels: &labels[*at as usize], ..candidate })
+            candidates(&infos, &states).zip(&labelled).map(|(candidate, at)| {
+                Candidate { labels: &labels[*at as usize], ..candidate }
+            })
         };
         let request = RequestId(uuid::Uuid::from_u128(request));
         let query = Query { request, ..query("a") };

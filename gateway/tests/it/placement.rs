@@ -55,7 +55,7 @@ async fn a_session_comes_back_with_its_token() {
     let text = "
 apiVersion: llm-d.ai/v1
 kind: EndpointPickerConfig
-plugins: [{type: session-affinity-scorer}, {type: random-picker, name: any}, {type: max-score-picker}]
+plugins: [{type: session-affinity-scorer}, {type: max-score-picker}]
 schedulingProfiles:
 - name: default
   plugins: [{pluginRef: session-affinity-scorer}, {pluginRef: max-score-picker}]

@@ -87,6 +87,7 @@ fn group_record(index: u32) -> GroupRecord {
         startup: StartupPolicy::default(),
         restart: RestartPolicy::default(),
         drain: Some(Drain { seconds: 30, then: AfterDrain::default() }),
+        labels: BTreeMap::new(),
     }
 }
 

@@ -50,6 +50,7 @@ mod tests {
             left(&SubsetFilter, &query, infos.iter().map(candidate))
         };
         assert_eq!(of(&["default/s/1", "default/s/7"]), [1]);
+        assert_eq!(of(&[]), [0, 1], "no subset is asked for");
         assert_eq!(of(&["10.0.0.1:80"]), [] as [usize; 0], "nobody is known by that address");
     }
 }

@@ -1,5 +1,7 @@
 //! Groups: what the controller wants of each, for the nodes to make real.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -37,6 +39,9 @@ pub struct GroupRecord {
     /// It takes no new request, finishes what it has begun, and ends.
     #[serde(default)]
     pub drain: Option<Drain>,
+    /// What placement may select its endpoint by: labels of its service, and of its leader's host.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }
 
 /// How a group ends without losing a request.

@@ -1,0 +1,85 @@
+//! Prefill and decode apart: one endpoint answers, and another computes its prompt if that pays.
+
+use std::sync::Arc;
+
+use super::{Decider, Outcome, Query, Row, Scene};
+use crate::placement::profile::Profile;
+
+/// The two profiles, and what decides between them.
+pub(super) struct Apart<'a> {
+    pub(super) decode: &'a Arc<Profile>,
+    pub(super) prefill: &'a Arc<Profile>,
+    pub(super) decider: &'a Decider,
+    pub(super) both: bool,
+}
+
+impl Apart<'_> {
+    pub(super) fn decode_first(&self, query: &Query<'_>, scene: Scene<'_>, outcome: &mut Outcome) {
+        let helpers = self.somebody_helps(&scene).then(|| scene.clone());
+        outcome.endpoint = outcome.run(self.decode, query, scene);
+        let (Some(helpers), Some(at)) = (helpers, outcome.endpoint) else { return };
+        let helpers = self.helpers(&helpers, at);
+        if helpers.len() == 0 {
+            return;
+        }
+        let mut tried = Outcome::default();
+        let picked = tried.run(self.prefill, query, helpers.clone());
+        outcome.steps.append(&mut tried.steps);
+        if let Some(helper) = picked {
+            let weighed = self.decider.weigh(query, &helpers, helper);
+            outcome.prefill = weighed.apart.then_some(helper);
+            outcome.weighed = Some(weighed);
+        }
+    }
+
+    /// The helper is chosen without knowing whom it helps, and then somebody near it answers.
+    pub(super) fn prefill_first(&self, query: &Query<'_>, scene: Scene<'_>, outcome: &mut Outcome) {
+        let helpers = self.somebody_helps(&scene).then(|| {
+            let mut helpers = scene.clone();
+            helpers.retain(|row| self.helps(&scene.rows()[row]));
+            helpers
+        });
+        let helper = helpers.and_then(|helpers| outcome.run(self.prefill, query, helpers));
+        let near = helper.map_or_else(|| scene.clone(), |helper| scene.help(helper));
+        let alone = near.len() == 0;
+        let answering = if alone { scene.clone() } else { near };
+        outcome.endpoint = outcome.run(self.decode, query, answering);
+        let (Some(helper), Some(at)) = (helper, outcome.endpoint) else { return };
+        let mut pair = scene.help(at);
+        pair.retain_place(helper);
+        let fits = pair.peer().is_some_and(|peer| pair.rows().iter().any(|row| alike(peer, row)));
+        if !alone && fits {
+            let weighed = self.decider.weigh(query, &pair, helper);
+            outcome.prefill = weighed.apart.then_some(helper);
+            outcome.weighed = Some(weighed);
+        }
+    }
+
+    fn somebody_helps(&self, scene: &Scene<'_>) -> bool {
+        scene.len() > 1 && scene.rows().iter().any(|row| self.helps(row))
+    }
+
+    fn helps(&self, row: &Row<'_>) -> bool {
+        helps(row, self.both)
+    }
+
+    /// Those that can compute for the one at a place: who has the same model in the same way.
+    fn helpers<'a>(&self, scene: &Scene<'a>, at: usize) -> Scene<'a> {
+        let mut helpers = scene.help(at);
+        let Some(peer) = helpers.peer().copied() else { return helpers };
+        let rows = helpers.rows().to_vec();
+        helpers.retain(|row| self.helps(&rows[row]) && alike(&peer, &rows[row]));
+        helpers
+    }
+}
+
+/// Whether one computes for others, also if it answers too.
+pub(super) fn helps(row: &Row<'_>, both: bool) -> bool {
+    row.prefills() && (both || !row.decodes())
+}
+
+/// Whether what one computes the other can use.
+fn alike(a: &Row<'_>, b: &Row<'_>) -> bool {
+    let (a, b) = (&a.info.fingerprint, &b.info.fingerprint);
+    a.model == b.model && a.adapter == b.adapter && a.kv_dtype == b.kv_dtype
+}

@@ -1,0 +1,106 @@
+//! What is to be placed, where it could go, and where it goes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use troupe_runtime::{
+    id::{Digest, EndpointId, RequestId},
+    wire::status::{EndpointInfo, Fingerprint},
+};
+
+use super::{endpoint::Endpoint, explain::record::Decision, prefix::namings::Hashes};
+use crate::{ingress::hints::Hints, rules::Scope};
+
+/// What is to be placed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Query<'a> {
+    /// The name that the request uses.
+    pub(crate) model: &'a str,
+    /// The tokenizer that its prompt was made with.
+    pub(crate) tokenizer: Digest,
+    /// Endpoints that this request has tried.
+    pub(crate) exclude: &'a BTreeSet<EndpointId>,
+    /// Whose output it goes on with, if a part of it was delivered.
+    pub(crate) goes_on: Option<GoesOn<'a>>,
+    /// The request's id, as its client knows it.
+    pub(crate) name: &'a str,
+    /// Names its execution; with it equals are told apart, the same way each time.
+    pub(crate) request: RequestId,
+    /// Tokens of the prompt.
+    pub(crate) tokens: u32,
+    /// The names of the prompt's blocks.
+    pub(crate) hashes: &'a Hashes,
+    /// The services that may answer it; all of them if no route says.
+    pub(crate) scope: Option<&'a Scope>,
+    /// What the client asked of placement.
+    pub(crate) hints: &'a Hints,
+    /// Since the gateway started.
+    pub(crate) now: Duration,
+}
+
+/// What an endpoint needs to have to go on with an output that another began.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum GoesOn<'a> {
+    /// This very fingerprint: then the tokens are the same.
+    Exactly(&'a Fingerprint),
+    /// This model.
+    WithModel(Digest),
+}
+
+impl GoesOn<'_> {
+    /// Whether an endpoint of this fingerprint may.
+    pub(crate) fn at(self, fingerprint: &Fingerprint) -> bool {
+        match self {
+            Self::Exactly(origin) => fingerprint == origin,
+            Self::WithModel(model) => fingerprint.model == model,
+        }
+    }
+}
+
+/// Where it could go: one endpoint as it is at this moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate<'a> {
+    /// What it is.
+    pub(crate) info: &'a EndpointInfo,
+    /// How busy its leader last said it is.
+    pub(crate) load: Busy,
+    /// Requests of this gateway that are there now; newer than `load`.
+    pub(crate) in_flight: u32,
+    /// Tokens of those requests that are not computed yet.
+    pub(crate) uncached_in_flight: u64,
+    /// Tokens of the prompt's beginning that its cache holds; none if that is not known.
+    pub(crate) matched: u32,
+    /// What it may be selected by.
+    pub(crate) labels: &'a BTreeMap<String, String>,
+    /// Since `load` was told.
+    pub(crate) load_age: Duration,
+}
+
+/// Of what a leader says of its load, what placement looks at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Busy {
+    /// Sequences in steps.
+    pub(crate) running: u32,
+    /// Sequences that wait for room.
+    pub(crate) waiting: u32,
+    /// KV blocks in use.
+    pub(crate) blocks_used: u32,
+    /// KV blocks in all.
+    pub(crate) blocks_total: u32,
+}
+
+/// Where a request goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Placed {
+    /// Who answers it.
+    pub(crate) endpoint: Arc<Endpoint>,
+    /// Who computes its prompt, if that is worth the transfer.
+    pub(crate) prefill: Option<Arc<Endpoint>>,
+    /// With what its session comes back, if it is placed by that.
+    pub(crate) token: Option<String>,
+    /// Why.
+    pub(crate) decision: Arc<Decision>,
+}
