@@ -3,6 +3,8 @@
 //! Every test starts processes of its own on free ports, talks to them over HTTP as any client
 //! would, and waits for conditions, never for time. One binary, so that it links once.
 
+#[path = "cluster/apart.rs"]
+mod apart;
 #[path = "cluster/bad_input.rs"]
 mod bad_input;
 #[path = "cluster/batching.rs"]
