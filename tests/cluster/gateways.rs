@@ -1,6 +1,6 @@
-//! Three gateways over the same groups. Conversations go from one to the next, because every gateway
-//! hears from the leaders what they hold; and when one is killed, nothing is lost but what it was
-//! just asked.
+//! Three gateways over the same groups. Conversations go from one to the next, because every
+//! gateway hears from the leaders what they hold; and when one is killed, nothing is lost but what
+//! it was just asked.
 
 use std::{fs, net::SocketAddr, thread};
 
