@@ -5,8 +5,9 @@
 //! and what came of it dropped; `decode/mirror` is that plan taken by a worker. Both are per step
 //! (`elem/s` are steps), 64 steps in a row, so that new blocks and their hashes are in the mean. A
 //! device that takes 10 ms for such a step must not wait for either: 50 microseconds are the goal.
-//! `admit` is a prompt of 32,768 tokens from its arrival to its first step: almost all of it is
-//! hashing its blocks.
+//! `engine that tells nothing` has no prefix cache, and so nothing to tell gateways of its blocks:
+//! what it takes less is what telling costs. `admit` is a prompt of 32,768 tokens from its arrival to
+//! its first step: almost all of it is hashing its blocks.
 
 use std::{collections::VecDeque, hint::black_box, time::Duration};
 
@@ -43,7 +44,7 @@ fn endpoint() -> EndpointId {
     EndpointId { group, revision: 1, epoch: Epoch { number: 1, nonce: 9 }, dp: 0 }
 }
 
-fn engine() -> Engine {
+fn engine(prefix_caching: bool) -> Engine {
     let settings = EngineSettings {
         endpoint: endpoint(),
         model: Digest::of(b"model"),
@@ -58,7 +59,7 @@ fn engine() -> Engine {
             num_blocks: None,
             long_prefill_token_threshold: 0,
             policy: Policy::Fcfs,
-            prefix_caching: true,
+            prefix_caching,
             speculation: None,
         },
         stages: 1,
@@ -103,9 +104,9 @@ struct Group {
 
 impl Group {
     /// All sequences are through their prompts.
-    fn decoding() -> Self {
+    fn decoding(prefix_caching: bool) -> Self {
         let mirror = Mirror::new(endpoint().epoch, BLOCK_SIZE);
-        let mut group = Self { engine: engine(), plans: VecDeque::new(), mirror };
+        let mut group = Self { engine: engine(prefix_caching), plans: VecDeque::new(), mirror };
         for number in 0..SEQUENCES {
             let event = EngineEvent::Submit(generate(number, CONTEXT));
             group.plans.extend(plans(group.engine.handle(NOW, event)));
@@ -163,12 +164,25 @@ fn result(plan: &StepPlan) -> StepResult {
 fn decode(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decode");
     group.throughput(Throughput::Elements(STEPS));
-    let start = Group::decoding();
+    let start = Group::decoding(true);
     let mut ahead = start.clone();
     let (plans, results): (Vec<_>, Vec<_>) = (0..STEPS).map(|_| ahead.step()).unzip();
     group.bench_function("engine", |bencher| {
         bencher.iter_batched(
             || (start.engine.clone(), results.clone()),
+            |(mut engine, results)| {
+                for result in results {
+                    black_box(engine.handle(NOW, EngineEvent::Result(result)));
+                }
+                engine
+            },
+            BatchSize::LargeInput,
+        );
+    });
+    let silent = Group::decoding(false);
+    group.bench_function("engine that tells nothing", |bencher| {
+        bencher.iter_batched(
+            || (silent.engine.clone(), results.clone()),
             |(mut engine, results)| {
                 for result in results {
                     black_box(engine.handle(NOW, EngineEvent::Result(result)));
@@ -200,7 +214,7 @@ fn admit(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(LONG.into()));
     group.bench_function("32k tokens", |bencher| {
         bencher.iter_batched(
-            || (engine(), generate(0, LONG)),
+            || (engine(true), generate(0, LONG)),
             |(mut engine, generate)| {
                 let effects = engine.handle(NOW, EngineEvent::Submit(generate));
                 (engine, black_box(effects))

@@ -24,6 +24,17 @@ pub(crate) struct Attempt {
     underway: Underway,
 }
 
+/// What became of an attempt that brought no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// The endpoint would not.
+    Refused,
+    /// It ended by the endpoint's doing.
+    Broke,
+    /// Its time is over.
+    Late,
+}
+
 impl Attempt {
     /// Hands the request to the endpoint.
     ///
@@ -45,6 +56,15 @@ impl Attempt {
     /// [`LinkError`]; also for an end in order, because a leader ends only after the gateway does.
     pub(crate) async fn next(&mut self) -> Result<GenerateDown, LinkError> {
         self.stream.receiver.next().await?.ok_or(LinkError::Ended)
+    }
+
+    /// Notes what the endpoint's breaker is to know: it refused, it broke, it never answered.
+    pub(crate) fn note(&self, of: Fate) {
+        match of {
+            Fate::Refused => self.underway.answered(),
+            Fate::Broke => self.underway.broke(),
+            Fate::Late => self.underway.late(),
+        }
     }
 
     /// So many tokens of it came.

@@ -71,7 +71,8 @@ impl Apart {
 
     async fn of_model(model: &str, [prefill, decode]: [(u32, u32); 2]) -> Self {
         let cluster = Cluster::start().await;
-        let folder = golden::model(model).expect("both sets have it").display().to_string();
+        let folder = golden::model(model).expect("both sets have it");
+        let folder = format!("file://{}", folder.display());
         let models = Checkpoints { hub: HubCache::at("nowhere"), cores: 1, progress: None };
         let models = Arc::new(models);
         let devices = |(tensor, pipeline): (u32, u32)| tensor * pipeline;

@@ -16,14 +16,14 @@ use troupe_runtime::{
     error::{ErrorKind, PublicError, chain},
     id::EndpointId,
     wire::{
-        generate::{Generate, KvSource},
+        generate::{Generate, GenerateDown, KvSource},
         status::{EndpointInfo, Fingerprint},
     },
 };
 
 use super::stream::{Decode, Delta, Effects, Event, StreamCore, Then};
 use crate::{
-    client::Attempt,
+    client::{Attempt, Fate},
     config::Resume,
     error::ApiError,
     holding::{Holding, Wait},
@@ -185,9 +185,24 @@ impl Execution {
             return Event::Broken("there is no attempt".into());
         };
         match tokio::time::timeout_at(self.core.deadline(), attempt.next()).await {
-            Ok(Ok(down)) => Event::Down(down),
-            Ok(Err(error)) => Event::Broken(chain(&error)),
-            Err(_) => Event::Tick,
+            Ok(Ok(down)) => {
+                match &down {
+                    GenerateDown::Failed(error) if error.kind == ErrorKind::Internal => {
+                        attempt.note(Fate::Broke);
+                    }
+                    GenerateDown::Refused(_) => attempt.note(Fate::Refused),
+                    GenerateDown::Failed(_) | GenerateDown::Chunk(_) => {}
+                }
+                Event::Down(down)
+            }
+            Ok(Err(error)) => {
+                attempt.note(Fate::Broke);
+                Event::Broken(chain(&error))
+            }
+            Err(_) => {
+                attempt.note(Fate::Late);
+                Event::Tick
+            }
         }
     }
 
@@ -249,6 +264,8 @@ impl Execution {
         let Some(placed) = self.chosen.take() else {
             return Event::Broken("no endpoint was chosen".into());
         };
+        // Who was waited for may name blocks as nobody did before.
+        self.hash().await;
         // So that who asks the same at the same time is sent the same way.
         for endpoint in [Some(&placed.endpoint), placed.prefill.as_ref()].into_iter().flatten() {
             if let Some(named) = self.hashes.named(endpoint.cached.naming()) {
@@ -266,7 +283,10 @@ impl Execution {
                 self.attempt = Some(attempt);
                 Event::Opened
             }
-            Err(error) => Event::Broken(chain(&error)),
+            Err(error) => {
+                endpoint.broke(directory.now());
+                Event::Broken(chain(&error))
+            }
         }
     }
 

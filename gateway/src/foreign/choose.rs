@@ -11,7 +11,9 @@ use super::{
     config::ForeignEndpoint,
     upstream::{Known, Upstream, Upstreams},
 };
-use crate::placement::{Busy, Candidate, Duty, Query, handler::Placer, scene::Scene};
+use crate::placement::{
+    Busy, Candidate, Duty, Query, handler::Placer, prefix::guessed::Guessed, scene::Scene,
+};
 
 /// Bytes of a text that make a token, about: llm-d's estimate too.
 pub(crate) const BYTES_PER_TOKEN: usize = 4;
@@ -39,9 +41,15 @@ impl Upstreams {
         if all.iter().any(closed) {
             all.retain(closed);
         }
-        let candidates = all.iter().map(|(upstream, known)| upstream.candidate(known, now));
+        let runs = self.guessed.runs(query.hashes);
+        let candidates = all.iter().map(|(upstream, known)| {
+            let matched = Guessed::matched(&upstream.cached, &runs);
+            Candidate { matched, ..upstream.candidate(known, now) }
+        });
         let picked = placer.place(query, Scene::of(candidates)).endpoint?;
-        all.get(picked).map(|(upstream, _)| Arc::clone(upstream))
+        let (upstream, _) = all.get(picked)?;
+        self.guessed.sent(&upstream.cached, query.hashes);
+        Some(Arc::clone(upstream))
     }
 }
 

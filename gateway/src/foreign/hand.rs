@@ -10,13 +10,8 @@ use troupe_runtime::id::{Digest, RequestId};
 
 use super::{choose::BYTES_PER_TOKEN, proxy::Handed};
 use crate::{
-    admission::Permit,
-    body::JsonBody,
-    error::ApiError,
-    flow::gate::Entry,
-    ingress::context::RequestContext,
-    placement::{Query, prefix::namings::Hashes},
-    state::Gateway,
+    admission::Permit, body::JsonBody, error::ApiError, flow::gate::Entry,
+    ingress::context::RequestContext, placement::Query, state::Gateway,
 };
 
 /// What is read of a request that is handed on.
@@ -79,6 +74,7 @@ impl Gateway {
             })
             .await?;
         let (request, exclude) = (RequestId::new(), BTreeSet::new());
+        let hashes = self.foreign.guessed.hashes(model, &body.bytes()).await;
         let query = Query {
             model,
             tokenizer: Digest::default(),
@@ -87,9 +83,9 @@ impl Gateway {
             name: &context.id,
             request,
             tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
+            hashes: &hashes,
             scope: context.scope.as_ref(),
             hints: &context.hints,
-            hashes: &Hashes::NONE,
             now: self.directory.now(),
         };
         let placer = self.directory.otherwise();

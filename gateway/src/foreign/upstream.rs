@@ -18,7 +18,10 @@ use tokio::time::Instant;
 use troupe_runtime::wire::status::{EndpointInfo, Load};
 
 use super::{choose, config::ForeignEndpoint};
-use crate::placement::breaker::Breaker;
+use crate::placement::{
+    breaker::Breaker,
+    prefix::{cached::Cached, guessed::Guessed},
+};
 
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -29,6 +32,8 @@ const IDLE_CONNECTIONS: usize = 256;
 pub(crate) struct Upstreams {
     pub(crate) all: Vec<Arc<Upstream>>,
     pub(crate) client: Client<HttpConnector, Body>,
+    /// What was sent to whom.
+    pub(crate) guessed: Guessed,
     origin: Instant,
 }
 
@@ -37,6 +42,8 @@ pub(crate) struct Upstreams {
 pub(crate) struct Upstream {
     pub(crate) config: ForeignEndpoint,
     pub(crate) info: EndpointInfo,
+    /// What it may have cached.
+    pub(super) cached: Cached,
     in_flight: AtomicU32,
     // A std mutex: held for a look, never across an await.
     known: Mutex<Known>,
@@ -77,12 +84,14 @@ impl Upstreams {
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .pool_timer(TokioTimer::new())
             .build(connector);
+        let guessed = Guessed::default();
         let upstream = |config: &ForeignEndpoint| {
             let (in_flight, known) = (AtomicU32::new(0), Mutex::default());
             let (info, config) = (choose::info(config), config.clone());
-            Arc::new(Upstream { config, info, in_flight, known })
+            Arc::new(Upstream { config, info, cached: guessed.cached(), in_flight, known })
         };
-        Self { all: configs.iter().map(upstream).collect(), client, origin: Instant::now() }
+        let all = configs.iter().map(upstream).collect();
+        Self { all, client, guessed, origin: Instant::now() }
     }
 
     /// Time as breakers count it.

@@ -36,6 +36,11 @@ impl Breaker {
         not_yet(self.open_until) || not_yet(self.trying_until)
     }
 
+    /// Until when others should be taken before it.
+    pub(crate) fn rests_until(&self) -> Duration {
+        self.open_until.max(self.trying_until).unwrap_or_default()
+    }
+
     /// A request is sent there.
     pub(crate) fn begin(&mut self, now: Duration) {
         if self.open_until.is_some() {

@@ -136,7 +136,11 @@ impl Directory {
                 && !query.exclude.contains(&endpoint.info.endpoint)
                 && query.scope.is_none_or(|scope| scope.has(&endpoint.info.endpoint.group))
         };
-        let endpoints: Vec<&Arc<Endpoint>> = pool.members.iter().filter(fits).collect();
+        let mut endpoints: Vec<&Arc<Endpoint>> = pool.members.iter().filter(fits).collect();
+        // Who keeps failing is only taken if there is nobody else.
+        if endpoints.iter().any(|endpoint| !endpoint.rests(query.now)) {
+            endpoints.retain(|endpoint| !endpoint.rests(query.now));
+        }
         let (now, matched) = (Instant::now(), self.matched(query, &endpoints));
         let candidate = |row: usize| endpoints[row].candidate(now, matched[row]);
         let mut scene = Scene::of((0..endpoints.len()).map(candidate));

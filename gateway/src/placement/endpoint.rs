@@ -22,6 +22,7 @@ use troupe_runtime::{
 
 use super::{
     Busy, Candidate, Duty,
+    breaker::Breaker,
     prefix::{cached::Cached, namings::Prefixes},
 };
 use crate::model::ServedModel;
@@ -49,6 +50,8 @@ pub(crate) struct Endpoint {
     // A std mutex: held for a copy of 200 bytes, never across an await.
     load: Mutex<Load>,
     cells: Cells,
+    /// Whether it keeps failing. `cells.rests` says what placement needs to know of it.
+    breaker: Mutex<Breaker>,
     /// What its leader last said that it has counted.
     metrics: Mutex<Arc<str>>,
 }
@@ -65,6 +68,8 @@ struct Cells {
     born: Instant,
     in_flight: AtomicU32,
     uncached: AtomicU64,
+    /// Until when others are taken before it, in microseconds of the gateway's time.
+    rests: AtomicU64,
 }
 
 /// Counts one request at an endpoint for as long as it lives.
@@ -108,6 +113,7 @@ impl Endpoint {
             name,
             load: Mutex::default(),
             cells: Cells::new(),
+            breaker: Mutex::default(),
             metrics: Mutex::new(Arc::from("")),
         }
     }
@@ -115,6 +121,34 @@ impl Endpoint {
     /// How busy its leader last said it is.
     pub(crate) fn load(&self) -> Load {
         *self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether others should be taken before it, because it keeps failing.
+    pub(crate) fn rests(&self, now: Duration) -> bool {
+        u128::from(self.cells.rests.load(Ordering::Relaxed)) > now.as_micros()
+    }
+
+    /// A request is sent there.
+    pub(crate) fn sent(&self, now: Duration) {
+        self.change(|breaker| breaker.begin(now));
+    }
+
+    /// It answered one.
+    pub(crate) fn answered(&self) {
+        self.change(Breaker::success);
+    }
+
+    /// An attempt broke by its doing.
+    pub(crate) fn broke(&self, now: Duration) {
+        self.change(|breaker| breaker.failure(now));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Breaker)) {
+        let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut breaker);
+        // Half a million years fit.
+        let until = breaker.rests_until().as_micros() as u64;
+        self.cells.rests.store(until, Ordering::Relaxed);
     }
 
     /// Keeps what the leader says.
@@ -190,6 +224,7 @@ impl Cells {
             born: Instant::now(),
             in_flight: AtomicU32::new(0),
             uncached: AtomicU64::new(0),
+            rests: AtomicU64::new(0),
         }
     }
 

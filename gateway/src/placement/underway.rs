@@ -46,6 +46,7 @@ impl Underway {
             output: most.min((features.tokens * OUTPUT_RATIO) as u32),
         };
         let began = Instant::now();
+        placed.endpoint.sent(directory.now());
         Self {
             directory: Arc::clone(directory),
             endpoint: Arc::clone(&placed.endpoint),
@@ -66,10 +67,28 @@ impl Underway {
         if self.first.is_none() && count > 0 {
             self.first = Some(now);
             self.in_flight.computed();
+            self.endpoint.answered();
             let time = now.saturating_duration_since(self.began).as_secs_f64();
             self.actual.first_token_seconds = Some(time);
             self.learn(Measured::FirstToken(time));
             self.decision.came_of_it(self.actual);
+        }
+    }
+
+    /// The endpoint is there, even if it refuses.
+    pub(crate) fn answered(&self) {
+        self.endpoint.answered();
+    }
+
+    /// It ended by the endpoint's doing.
+    pub(crate) fn broke(&self) {
+        self.endpoint.broke(self.directory.now());
+    }
+
+    /// Its time is over. An endpoint that took a request and never said a token is no good.
+    pub(crate) fn late(&self) {
+        if self.first.is_none() {
+            self.broke();
         }
     }
 

@@ -207,3 +207,18 @@ async fn a_higher_epoch_ends_what_still_waits_at_the_old_one() {
     assert_eq!(error["error"]["code"], 503, "{error}");
     assert!(!text.is_empty());
 }
+
+#[tokio::test]
+async fn an_endpoint_that_keeps_breaking_is_left_alone_while_there_are_others() {
+    let breaks = Arc::new(|_: &_| vec![Act::Reset]) as Script;
+    let stage = stage_with(vec![breaks, says("fine")], |_| {}).await;
+    for _ in 0..40 {
+        let answer = stage.post(PATH, request()).await.ok();
+        assert_eq!(answer["choices"][0]["text"], "fine");
+    }
+    let mut asked = 0;
+    while let Some(seen) = stage.leaders[0].seen_now() {
+        asked += u32::from(matches!(seen, Seen::Started(_)));
+    }
+    assert!((1..=6).contains(&asked), "three in a row open its breaker, asked {asked} times");
+}

@@ -6,7 +6,7 @@
 use super::{source::has_word, tree::File};
 
 /// Cores by other names; `*` stands for one file.
-const CORES: [&str; 55] = [
+const CORES: [&str; 56] = [
     "actors/src/controller/adopt.rs",
     "actors/src/controller/autoscale.rs",
     "actors/src/controller/declared.rs",
@@ -54,6 +54,7 @@ const CORES: [&str; 55] = [
     "gateway/src/placement/handler/*.rs",
     "gateway/src/placement/latency/*.rs",
     "gateway/src/placement/picker/*.rs",
+    "gateway/src/placement/prefix/recent.rs",
     "gateway/src/placement/profile.rs",
     "gateway/src/placement/scene.rs",
     "gateway/src/placement/scorer/*.rs",

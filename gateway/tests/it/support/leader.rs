@@ -94,6 +94,11 @@ impl Leader {
         next.expect("the leader notices something").expect("the leader lives")
     }
 
+    /// The next thing that it has noticed by now.
+    pub(crate) fn seen_now(&self) -> Option<Seen> {
+        self.seen.try_lock().ok()?.try_recv().ok()
+    }
+
     /// How many chunks it could hand over.
     pub(crate) fn said(&self) -> usize {
         self.said.load(Ordering::Relaxed)

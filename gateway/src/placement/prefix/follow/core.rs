@@ -262,11 +262,13 @@ impl Follow {
         let more = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let most = RATE + 2 * self.most.unwrap_or(0) as u64;
         self.budget = self.budget.saturating_add(more.saturating_mul(RATE) / 1_000_000).min(most);
-        self.budgeted = now;
+        self.budgeted = self.budgeted.max(now);
         let price = hashes as u64 + PER_MESSAGE;
         if price > self.budget {
             let lacks = price - self.budget;
-            effects.push(Effect::Pause(Duration::from_micros(lacks * 1_000_000 / RATE)));
+            // What is lacking is earned in the pause, and not once more after it.
+            self.budgeted += Duration::from_micros(lacks * 1_000_000 / RATE);
+            effects.push(Effect::Pause(self.budgeted.saturating_sub(now)));
         }
         self.budget = self.budget.saturating_sub(price);
     }
