@@ -21,6 +21,10 @@ impl Filter for RoleFilter {
             Self::Prefill => mask.retain(|row| rows[row].prefills()),
         }
     }
+
+    fn says_who_helps(&self) -> bool {
+        matches!(self, Self::Prefill)
+    }
 }
 
 #[cfg(test)]
