@@ -106,7 +106,7 @@ impl BlockPools {
     /// Whether a block of these contents can be found by steps that begin when `done` is done.
     fn is_findable(&self, key: BlockKey, done: StepId) -> bool {
         let mut groups = (0..self.groups.len()).filter(|group| self.decides(*group));
-        groups.all(|group| self.groups[group].find(key).is_some_and(|(_, step)| step <= done))
+        groups.all(|group| self.groups[group].filled(key).is_some_and(|step| step <= done))
     }
 
     /// Whether a block must be in this group to be found.

@@ -43,6 +43,8 @@ struct Block {
     keys: [Option<BlockKey>; 2],
     /// The step that writes the last of what the keys name.
     written: StepId,
+    /// The step that fills it, if it has the key of a full block.
+    filled: StepId,
 }
 
 /// How many blocks a pool has of each kind.
@@ -101,6 +103,12 @@ impl Pool {
     /// The keys of all full blocks.
     pub(super) fn full_keys(&self) -> impl Iterator<Item = BlockKey> + '_ {
         self.blocks.iter().filter_map(|block| block.keys[Part::Full as usize])
+    }
+
+    /// The step that fills the block of this key.
+    pub(super) fn filled(&self, key: BlockKey) -> Option<StepId> {
+        let block = &self.blocks[self.by_key.find(key)?.0 as usize];
+        (block.keys[Part::Full as usize] == Some(key)).then_some(block.filled)
     }
 
     /// Whether somebody holds the block.
@@ -163,6 +171,9 @@ impl Pool {
         }
         *slot = Some(key);
         entry.written = entry.written.max(step);
+        if part == Part::Full {
+            entry.filled = step;
+        }
         self.by_key.insert(key, block);
         true
     }

@@ -108,7 +108,15 @@ impl Rooted {
         if self.at(id).is_rooted {
             self.uproot(id, turns);
         }
-        self.prune(id);
+        // Where others follow it, only its name stays for them: what is before it is said again
+        // when it is stored again. So no more names are kept than twice the blocks.
+        if let (Parent::Node(parent), true) = (self.at(id).parent, self.at(id).child != NONE) {
+            self.unlink(id, parent);
+            self.at_mut(id).parent = Parent::Unknown;
+            self.prune(parent);
+        } else {
+            self.prune(id);
+        }
     }
 
     /// A node and all stored ones after it can be found from now on.
