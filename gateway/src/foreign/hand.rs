@@ -10,13 +10,8 @@ use troupe_runtime::id::{Digest, RequestId};
 
 use super::{choose::BYTES_PER_TOKEN, proxy::Handed};
 use crate::{
-    admission::Permit,
-    body::JsonBody,
-    error::ApiError,
-    flow::gate::Entry,
-    ingress::context::RequestContext,
-    placement::Query,
-    state::Gateway,
+    admission::Permit, body::JsonBody, error::ApiError, flow::gate::Entry,
+    ingress::context::RequestContext, placement::Query, state::Gateway,
 };
 
 /// What is read of a request that is handed on.
