@@ -135,7 +135,8 @@ async fn whatever_the_divisions_one_group_computes_and_another_answers() {
         for (prompt, asked) in asked {
             assert_eq!(asked.tokens().await, expected(&prompt, 20), "{pair:?}");
         }
-        assert_eq!(apart.transfers("complete").await, 10.0, "{pair:?}");
+        // Half of the blocks is reserved for what comes: three of these at a time at least.
+        assert!(apart.transfers("complete").await >= 2.0 + 3.0, "{pair:?}");
     }
 }
 
