@@ -16,6 +16,8 @@ mod chat;
 mod checkpoint;
 #[path = "cluster/commands.rs"]
 mod commands;
+#[path = "support/conversation.rs"]
+mod conversation;
 #[path = "cluster/disk.rs"]
 mod disk;
 #[path = "cluster/etcd.rs"]
