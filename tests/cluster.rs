@@ -3,6 +3,8 @@
 //! Every test starts processes of its own on free ports, talks to them over HTTP as any client
 //! would, and waits for conditions, never for time. One binary, so that it links once.
 
+#[path = "cluster/apart.rs"]
+mod apart;
 #[path = "cluster/bad_input.rs"]
 mod bad_input;
 #[path = "cluster/batching.rs"]
@@ -14,6 +16,8 @@ mod chat;
 mod checkpoint;
 #[path = "cluster/commands.rs"]
 mod commands;
+#[path = "support/conversation.rs"]
+mod conversation;
 #[path = "cluster/disk.rs"]
 mod disk;
 #[path = "cluster/etcd.rs"]
@@ -23,6 +27,8 @@ mod etcd;
 mod etcd_process;
 #[path = "cluster/forms.rs"]
 mod forms;
+#[path = "cluster/gateways.rs"]
+mod gateways;
 #[allow(dead_code)]
 #[path = "support/golden.rs"]
 mod golden;

@@ -88,7 +88,13 @@ fn record() -> EndpointRecord {
             batch_invariant: true,
         },
     };
-    EndpointRecord { info, address: "none".into(), model_uri: uri, labels: Default::default() }
+    let labels = [
+        ("kubernetes.io/hostname", "host"),
+        ("topology.kubernetes.io/zone", "zone"),
+        ("troupe.dev/rack", "rack"),
+    ];
+    let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    EndpointRecord { info, address: "none".into(), model_uri: uri, labels }
 }
 
 /// A connection to a link that says nothing; both, because it ends with either.

@@ -2,12 +2,12 @@
 //!
 //! - `hash`: the names of a prompt's blocks, once for each request
 //! - `apply`: one batch of a leader that stores and removes in a full cache (`elem/s` are blocks)
-//! - `look_up`: how much of a prompt each endpoint holds, as one placement asks it. All endpoints hold
-//!   the first twentieth, as a system prompt is held; each tenth one a part of the rest of its own
-//!   length, and one all of it. Beside it each has 1,000 blocks of other prompts.
+//! - `look_up`: how much of a prompt each endpoint holds, as one placement asks it. All endpoints
+//!   hold the first twentieth, as a system prompt is held; each tenth one a part of the rest of its
+//!   own length, and one all of it. Beside it each has 1,000 blocks of other prompts.
 //! - `look_up/while told`: the same, while another thread does nothing but apply batches
-//! - `mixed`: one look-up for 640 blocks that are told, which is what a conversation of 10,000 tokens
-//!   makes (`elem/s` are operations: blocks applied and blocks looked up)
+//! - `mixed`: one look-up for 640 blocks that are told, which is what a conversation of 10,000
+//!   tokens makes (`elem/s` are operations: blocks applied and blocks looked up)
 //! - `sent`: what a prompt costs that is entered because it was just sent somewhere
 //!
 //! It also prints the bytes that a block takes, for 1,000 endpoints with 31,250 blocks each.

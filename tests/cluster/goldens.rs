@@ -107,7 +107,7 @@ fn long_answers_are_golden_with_and_without_drafts() {
 /// A rank holds its part of the weights, not all of them with most unused.
 #[test]
 fn every_rank_holds_its_share_of_the_weights() {
-    let model = golden::model("tiny-llama-rope3").expect("both sets have it");
+    let model = golden::model("tiny-qwen2").expect("both sets have it");
     let stored = std::fs::metadata(model.join("model.safetensors")).expect("its size").len();
     for (tensor, pipeline) in [(1, 1), (2, 1), (4, 1), (1, 2), (2, 2)] {
         let mut args = flags(tensor, pipeline);
@@ -131,7 +131,7 @@ fn every_rank_holds_its_share_of_the_weights() {
     }
 }
 
-/// 512 tokens of 128 numbers in float32, in tiny-llama-rope3.
+/// 512 tokens of 128 numbers in float32, in tiny-qwen2.
 const TIED_TABLE_BYTES: u64 = 512 * 128 * 4;
 
 fn check_tokens(server: &Server, model: &Path) {

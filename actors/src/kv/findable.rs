@@ -7,7 +7,8 @@
 //!
 //! With several KV groups a block can be found where it is in all groups whose layers see every
 //! position. Groups with windows need only what is near the end, which may be there or not: that is
-//! left out, and costs a prompt that is sent here too hopefully some recomputing, never a wrong token.
+//! left out, and costs a prompt that is sent here too hopefully some recomputing, never a wrong
+//! token.
 
 use std::{collections::VecDeque, mem};
 

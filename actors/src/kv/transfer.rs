@@ -2,9 +2,9 @@
 //!
 //! The two groups may be divided in different ways. Both describe each rank's share as the whole
 //! model has it, so what one rank owes another is what their shares have in common, layer by layer
-//! and head by head. Heads that several senders hold have one that sends them, the first; heads that
-//! several receivers hold are sent to each. What cannot be converted, or is not all there, is said
-//! so before anything is computed.
+//! and head by head. Heads that several senders hold have one that sends them, the first; heads
+//! that several receivers hold are sent to each. What cannot be converted, or is not all there, is
+//! said so before anything is computed.
 
 use troupe_runtime::{
     id::Coordinate,

@@ -90,6 +90,7 @@ impl Engine {
         let order = ImportOrder {
             transfer,
             request: generate.request,
+            first,
             wants: reserved.wants,
             blocks: reserved.blocks,
         };

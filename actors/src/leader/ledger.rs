@@ -1,12 +1,13 @@
 //! What is told of an engine's KV blocks: changes in numbered batches, and how to catch up.
 //!
-//! The engine notes what comes and goes; whoever follows reads from where it is. Nothing is kept for
-//! a follower: the ledger remembers the latest batches up to a bound, and who is behind them gets
-//! all that is held instead, and goes on from there. So a follower that does not read costs nothing.
+//! The engine notes what comes and goes; whoever follows reads from where it is. Nothing is kept
+//! for a follower: the ledger remembers the latest batches up to a bound, and who is behind them
+//! gets all that is held instead, and goes on from there. So a follower that does not read costs
+//! nothing.
 //!
-//! Noting is an append and the rest is done when somebody reads, on the reader's thread, so that the
-//! engine is not kept from planning. A batch is cut a few milliseconds after its first change: what
-//! comes and goes within it is not told at all.
+//! Noting is an append and the rest is done when somebody reads, on the reader's thread, so that
+//! the engine is not kept from planning. A batch is cut a few milliseconds after its first change:
+//! what comes and goes within it is not told at all.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 

@@ -2,10 +2,10 @@
 //!
 //! A sequence finds a block by its name, but only after it has found every block before. So a block
 //! whose predecessor was used for something else is there and worthless, until that one is computed
-//! again. Who is told of blocks should not have to know: this keeps the tree that the names are, and
-//! says for each block when it begins to hang together with its beginning and when it ceases to.
-//! What is told is then closed towards the beginning, which lets a gateway look up a prompt of any
-//! length in a few steps.
+//! again. Who is told of blocks should not have to know: this keeps the tree that the names are,
+//! and says for each block when it begins to hang together with its beginning and when it ceases
+//! to. What is told is then closed towards the beginning, which lets a gateway look up a prompt of
+//! any length in a few steps.
 
 use hashbrown::HashTable;
 
@@ -278,7 +278,8 @@ mod tests {
                 prop_assert_eq!(rooted.len(), expected.len());
                 prop_assert_eq!(&rooted.found().collect::<BTreeMap<_, _>>(), &expected);
                 let known = rooted.nodes.len() - rooted.free.len();
-                prop_assert!(known <= 2 * stored.len(), "{known} nodes for {} blocks", stored.len());
+                let stored = stored.len();
+                prop_assert!(known <= 2 * stored, "{known} nodes for {stored} blocks");
             }
         }
     }

@@ -2,9 +2,9 @@
 //! transfer.
 //!
 //! Where blocks are sent, a task empties a device thread's queue onto a stream. Where they are
-//! taken, the front door hands each stream to a task that looks for who wants it: the leader's order
-//! may still be on its way here when the first frames are. Frames are checked before the device
-//! thread sees them, so that it only copies.
+//! taken, the front door hands each stream to a task that looks for who wants it: the leader's
+//! order may still be on its way here when the first frames are. Frames are checked before the
+//! device thread sees them, so that it only copies.
 
 use std::{
     collections::BTreeMap,

@@ -80,7 +80,7 @@ impl Scheduler {
 
     /// What a sequence would find in the prefix cache: at most all but its last token, whose logits
     /// are wanted. Log-probabilities of the prompt need all of its logits, so there it is nothing.
-    fn look_up(&self, sequence: &Sequence, step: StepId) -> Hit {
+    pub(super) fn look_up(&self, sequence: &Sequence, step: StepId) -> Hit {
         let limit = match sequence.spec.options.prompt_logprobs {
             Some(_) => 0,
             None => sequence.len().saturating_sub(1),

@@ -47,7 +47,14 @@ impl Scheduler {
         let held = self.reserved_blocks();
         let fits = (held == 0 || held + needs <= most)
             && self.pools.can_admit(&hit, sequence.len(), self.limits.watermark);
-        if !fits || (end - first.min(end)) * size < least.max(1) {
+        // Whoever has waited longer and lacks room, or would lack it then, is not overtaken.
+        let oldest = self.waiting.by_age().next().filter(|oldest| *oldest < id);
+        let overtakes =
+            oldest.and_then(|oldest| self.sequences.get(oldest)).is_some_and(|oldest| {
+                let hit = self.look_up(oldest, StepId(self.last_step + 1));
+                !self.pools.can_admit(&hit, oldest.len(), self.limits.watermark + needs)
+            });
+        if !fits || overtakes || (end - first.min(end)) * size < least.max(1) {
             return None;
         }
         Some(self.hold(id, &hit, end))

@@ -1,5 +1,6 @@
 //! The scheduler alone: budgets, chunks, preemption, spreading over stages.
 
+mod reserved;
 mod scripts;
 
 use troupe_runtime::{

@@ -12,7 +12,7 @@ use super::{
     upstream::{Known, Upstream, Upstreams},
 };
 use crate::placement::{
-    Busy, Candidate, Query, handler::Placer, prefix::guessed::Guessed, scene::Scene,
+    Busy, Candidate, Duty, Query, handler::Placer, prefix::guessed::Guessed, scene::Scene,
 };
 
 /// Bytes of a text that make a token, about: llm-d's estimate too.
@@ -65,6 +65,7 @@ impl Upstream {
             uncached_in_flight: 0,
             matched: 0,
             labels: &self.config.labels,
+            duty: Duty::of(self.info.role, &self.config.labels),
             load_age: now.saturating_sub(known.told_at),
         }
     }

@@ -154,7 +154,9 @@ mod tests {
             (one(json!({"name": "a/b", "url": "http://h"})), "endpoints[0].name: must have"),
             (one(json!({"name": "a", "url": "http://h", "port": 1})), "unknown field `port`"),
             (
-                json!({"endpoints": [{"name": "a", "url": "http://h"}, {"name": "a", "url": "http://i"}]}),
+                json!({"endpoints": [
+                    {"name": "a", "url": "http://h"}, {"name": "a", "url": "http://i"},
+                ]}),
                 "endpoints[1].name: a is endpoints[0] already",
             ),
         ];

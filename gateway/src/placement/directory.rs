@@ -133,7 +133,6 @@ impl Directory {
             // During a rolling update one name may have two tokenizers.
             fingerprint.tokenizer == query.tokenizer
                 && query.goes_on.is_none_or(|goes_on| goes_on.at(fingerprint))
-                && query.scope.is_none_or(|scope| scope.has(&endpoint.info.endpoint.group))
                 && !query.exclude.contains(&endpoint.info.endpoint)
                 && query.scope.is_none_or(|scope| scope.has(&endpoint.info.endpoint.group))
         };
@@ -236,7 +235,11 @@ impl Directory {
     /// How services say that their requests are placed, by namespace and name.
     pub(crate) fn configure(&self, services: BTreeMap<(String, String), Arc<Placer>>) {
         self.pools.configure(services);
-        self.pools.follow(&self.table());
+        // Under the table's lock, so that nobody who comes meanwhile is left out again.
+        self.table.send_if_modified(|table| {
+            self.pools.follow(table);
+            false
+        });
     }
 
     /// An endpoint became ready.

@@ -21,7 +21,7 @@ use troupe_runtime::{
 };
 
 use super::{
-    Busy, Candidate,
+    Busy, Candidate, Duty,
     breaker::Breaker,
     prefix::{cached::Cached, namings::Prefixes},
 };
@@ -38,6 +38,7 @@ pub(crate) struct Endpoint {
     pub(crate) model: Arc<ServedModel>,
     /// What it may be selected by.
     pub(crate) labels: BTreeMap<String, String>,
+    duty: Duty,
     /// Where its leader is reached.
     pub(crate) address: String,
     /// Its leader.
@@ -100,10 +101,12 @@ impl Endpoint {
     ) -> Self {
         let cached = Arc::new(Cached::new(Arc::clone(prefixes), &Parameters::of(&info)));
         let name = info.endpoint.to_string().into();
+        let duty = Duty::of(info.role, &labels);
         Self {
             info,
             model,
             labels,
+            duty,
             address,
             connection,
             cached,
@@ -204,6 +207,7 @@ impl Endpoint {
             uncached_in_flight: cells.uncached.load(Ordering::Relaxed),
             matched,
             labels: &self.labels,
+            duty: self.duty,
             load_age: now.saturating_duration_since(cells.born).saturating_sub(told),
         }
     }
@@ -283,7 +287,7 @@ pub(crate) mod tests {
 
     use crate::{
         ingress::hints::Hints,
-        placement::{Busy, Candidate, Query, prefix::namings::Hashes},
+        placement::{Busy, Candidate, Duty, Query, prefix::namings::Hashes},
     };
 
     static NOBODY: BTreeSet<EndpointId> = BTreeSet::new();
@@ -317,6 +321,7 @@ pub(crate) mod tests {
             uncached_in_flight: 0,
             matched: 0,
             labels: &NO_LABELS,
+            duty: Duty::of(info.role, &NO_LABELS),
             load_age: Duration::ZERO,
         }
     }

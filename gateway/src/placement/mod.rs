@@ -11,7 +11,7 @@
 //! - [`config`]: the plug-ins by name, and files that say which are used; [`defaults`]: else
 //! - [`latency`]: how soon each would answer, learned; [`explain`]: what was decided, and why
 //! - [`breaker`]: who keeps failing is left alone for a while
-//! - [`session`], [`topology`], [`dice`]: what plug-ins share
+//! - [`session`], [`topology`], [`dice`], `duty`: what plug-ins share
 //! - `pools`: who serves what; [`underway`]: an attempt, counted and measured
 //! - [`directory`]: the live table of endpoints, kept by one [`keeper`] task per endpoint
 //! - `follower`: which endpoints are kept, as the store says; [`view`]: what to make of its silence
@@ -25,6 +25,7 @@ pub(crate) mod config;
 mod defaults;
 mod dice;
 pub(crate) mod directory;
+mod duty;
 pub(crate) mod endpoint;
 pub(crate) mod endpoints;
 pub(crate) mod explain;
@@ -50,4 +51,5 @@ pub(crate) mod trial;
 pub(crate) mod underway;
 pub(crate) mod view;
 
+pub(crate) use duty::Duty;
 pub(crate) use query::{Busy, Candidate, GoesOn, Placed, Query};

@@ -84,6 +84,11 @@ impl Profile {
         verdict
     }
 
+    /// Whether one of its filters says who computes prompts for others.
+    pub(crate) fn says_who_helps(&self) -> bool {
+        self.filters.iter().any(|(_, filter)| filter.says_who_helps())
+    }
+
     fn filter(&self, query: &Query<'_>, scene: &mut Scene<'_>) -> Verdict {
         let mut verdict = Verdict::default();
         if self.filters.is_empty() {

@@ -11,7 +11,7 @@ use troupe_runtime::{
     wire::status::{EndpointInfo, Fingerprint},
 };
 
-use super::{endpoint::Endpoint, explain::record::Decision, prefix::namings::Hashes};
+use super::{Duty, endpoint::Endpoint, explain::record::Decision, prefix::namings::Hashes};
 use crate::{ingress::hints::Hints, rules::Scope};
 
 /// What is to be placed.
@@ -75,6 +75,8 @@ pub(crate) struct Candidate<'a> {
     pub(crate) matched: u32,
     /// What it may be selected by.
     pub(crate) labels: &'a BTreeMap<String, String>,
+    /// What it does.
+    pub(crate) duty: Duty,
     /// Since `load` was told.
     pub(crate) load_age: Duration,
 }

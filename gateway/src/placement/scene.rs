@@ -9,9 +9,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use troupe_runtime::wire::status::{EndpointInfo, Role};
+use troupe_runtime::wire::status::EndpointInfo;
 
-use super::{Candidate, latency::Predicted};
+use super::{Candidate, Duty, latency::Predicted};
 
 /// A number that every candidate has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,7 @@ pub(crate) enum Signal {
 pub(crate) struct Row<'a> {
     pub(crate) info: &'a EndpointInfo,
     pub(crate) labels: &'a BTreeMap<String, String>,
+    duty: Duty,
     /// Its place among all candidates of the decision, also where others were dropped.
     pub(crate) at: usize,
 }
@@ -61,8 +62,6 @@ struct Peer<'a> {
 
 /// The signals of the enumeration.
 const SIGNALS: usize = 6;
-/// The label that says what an endpoint may be asked to do, where its role does not.
-pub(crate) const ROLE_LABEL: &str = "llm-d.ai/role";
 /// Leaders tell their load at least once a second; twice that is no silence.
 const FRESH: Duration = Duration::from_secs(2);
 /// After which half of the belief is gone.
@@ -88,7 +87,8 @@ impl<'a> Scene<'a> {
     fn push(&mut self, at: usize, candidate: &Candidate<'a>) {
         let load = &candidate.load;
         let unseen = candidate.in_flight.saturating_sub(load.running.saturating_add(load.waiting));
-        self.rows.push(Row { info: candidate.info, labels: candidate.labels, at });
+        let Candidate { info, labels, duty, .. } = *candidate;
+        self.rows.push(Row { info, labels, duty, at });
         let kv = load.blocks_used as f32 / load.blocks_total.max(1) as f32;
         let numbers = [
             candidate.in_flight as f32,
@@ -222,25 +222,14 @@ impl Row<'_> {
         self.labels.get(key).map(String::as_str)
     }
 
-    /// Whether it answers requests as a rule: by its label, else by its role.
+    /// Whether it answers requests as a rule.
     pub(crate) fn decodes(&self) -> bool {
-        match self.label(ROLE_LABEL) {
-            Some(role) => {
-                matches!(role, "decode" | "prefill-decode" | "both" | "encode-prefill-decode")
-            }
-            None => self.info.role != Role::Prefill,
-        }
+        self.duty.decodes
     }
 
     /// Whether it computes prompts for others.
     pub(crate) fn prefills(&self) -> bool {
-        match self.label(ROLE_LABEL) {
-            Some(role) => matches!(
-                role,
-                "prefill" | "encode-prefill" | "prefill-decode" | "both" | "encode-prefill-decode"
-            ),
-            None => self.info.role != Role::Decode,
-        }
+        self.duty.prefills
     }
 }
 
@@ -248,7 +237,7 @@ impl Row<'_> {
 
 impl Signal {
     /// By the names that llm-d's metrics and vLLM's have.
-    pub(crate) const NAMES: [(&'static str, Self); 10] = [
+    pub(crate) const NAMES: [(&'static str, Self); 8] = [
         ("active-requests", Self::ActiveRequests),
         ("inflight-tokens", Self::InFlightTokens),
         ("kv-cache-utilization", Self::KvUsed),
@@ -257,8 +246,6 @@ impl Signal {
         ("num_requests_running", Self::Running),
         ("waiting-queue", Self::Waiting),
         ("num_requests_waiting", Self::Waiting),
-        ("vllm:num_requests_running", Self::Running),
-        ("vllm:num_requests_waiting", Self::Waiting),
     ];
 }
 

@@ -45,8 +45,9 @@ pub(crate) struct At {
     dp: u32,
 }
 
-/// Sessions that are remembered: a name and an endpoint each, so some 50 MiB at the worst.
-const MOST: usize = 100_000;
+/// Sessions that are remembered: a name of at most 1 KiB and an endpoint each, so some 60 MiB at the
+/// very worst. Beyond that new ones are placed as if they had no name.
+const MOST: usize = 50_000;
 
 // === impl Session ===
 
@@ -76,7 +77,8 @@ impl Session {
         };
         let mut bound = bound.lock().unwrap_or_else(PoisonError::into_inner);
         let now = query.now;
-        if now.saturating_sub(bound.swept) >= *sweep || bound.sessions.len() >= MOST {
+        // Not also when there is no room: a flood of names would then be paid for by everybody.
+        if now.saturating_sub(bound.swept) >= *sweep {
             bound.sessions.retain(|_, (_, used)| now.saturating_sub(*used) <= *keep);
             bound.swept = now;
         }
@@ -199,7 +201,13 @@ mod tests {
         assert!(session.at(&at(301)).is_some_and(|found| found.is(&endpoint)));
         assert_eq!(session.at(&at(302)), None);
         session.bind(&query("a"), &endpoint);
-        let Session::Id { bound, .. } = &session else { panic!("it remembers") };
-        assert_eq!(bound.lock().expect("nobody has it").sessions.len(), 1, "no id, no session");
+        let remembered = || {
+            let Session::Id { bound, .. } = &session else { panic!("it remembers") };
+            bound.lock().expect("nobody has it").sessions.len()
+        };
+        assert_eq!(remembered(), 1, "no id, no session");
+        let other = Hints { session_id: Some("t".into()), ..Hints::NONE };
+        session.bind(&Query { hints: &other, ..at(400) }, &endpoint);
+        assert_eq!(remembered(), 1, "the first one is forgotten by then");
     }
 }

@@ -197,6 +197,30 @@ schedulingProfiles:
 }
 
 #[test]
+fn a_header_can_name_the_prefill_side() {
+    let placer = placer(
+        "
+plugins: [{type: header-profile-handler}, {type: prefill-filter, name: helpers},
+  {type: decode-filter}, {type: queue-scorer}]
+schedulingProfiles:
+- {name: prefill, plugins: [{pluginRef: helpers}, {pluginRef: queue-scorer}]}
+- {name: decode, plugins: [{pluginRef: decode-filter}, {pluginRef: queue-scorer}]}
+",
+    );
+    let mut infos = infos(2);
+    infos[0].role = Role::Prefill;
+    infos[1].role = Role::Decode;
+    let states = [(3, 0, 0, 0, 0), (0, 0, 0, 0, 0)];
+    let pick = |profile: Option<&str>| {
+        let hints = Hints { profile: profile.map(str::to_owned), ..Hints::NONE };
+        let query = Query { hints: &hints, ..query("a") };
+        placer.place(&query, Scene::of(candidates(&infos, &states))).endpoint
+    };
+    assert_eq!(pick(Some("prefill")), Some(0));
+    assert_eq!(pick(None), Some(1));
+}
+
+#[test]
 fn equals_are_shared_by_requests_and_the_same_request_goes_the_same_way() {
     let infos = infos(8);
     let states = [(0, 0, 0, 0, 0); 8];

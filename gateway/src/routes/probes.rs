@@ -9,7 +9,10 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use troupe_runtime::telemetry::metrics::CONTENT_TYPE;
+use troupe_runtime::telemetry::{
+    metrics::{CONTENT_TYPE, Labels},
+    names,
+};
 
 use crate::{
     openai::models::{ServerLoad, Version},
@@ -27,7 +30,8 @@ use crate::{
     )
 )]
 pub(crate) async fn health(State(gateway): State<Arc<Gateway>>) -> StatusCode {
-    let ready = !gateway.directory.table().is_empty();
+    let foreign = || gateway.foreign.all.iter().any(|upstream| upstream.known().ready);
+    let ready = !gateway.directory.table().is_empty() || foreign();
     match ready || gateway.holding.catalog.serves_on_demand() {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
@@ -93,6 +97,9 @@ pub(crate) async fn load(State(gateway): State<Arc<Gateway>>) -> Json<ServerLoad
     responses((status = 200, description = "Prometheus' text format", content_type = "text/plain"))
 )]
 pub(crate) async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
+    let blocks = gateway.directory.prefixes().index.blocks();
+    let size = gateway.metrics.all().gauge(names::PREFIX_INDEXER_SIZE, &Labels::new());
+    size.set(blocks as f64);
     let text = gateway.metrics.text(&gateway.directory.table()).await;
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
 }

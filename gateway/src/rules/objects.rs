@@ -318,7 +318,7 @@ mod tests {
         let pool =
             json!({"selector": {"matchLabels": {"app": "x"}}, "targetPorts": [{"number": 8000}]});
         put(&mut objects, Kind::InferencePool, "x", pool);
-        let group = "inference.networking.k8s.io";
+        let (group, kserve) = ("inference.networking.k8s.io", "serving.kserve.io");
         let rule = json!({
             "matches": [{"path": {"type": "PathPrefix", "value": "/llm"}}],
             "filters": [{"type": "URLRewrite", "urlRewrite": {
@@ -326,7 +326,7 @@ mod tests {
             }}],
             "backendRefs": [
                 {"group": group, "kind": "InferencePool", "name": "x", "weight": 3},
-                {"group": "serving.kserve.io", "kind": "LLMInferenceService", "name": "c", "weight": 1},
+                {"group": kserve, "kind": "LLMInferenceService", "name": "c", "weight": 1},
             ],
         });
         let route = json!({"parentRefs": [{"name": "gateway"}], "rules": [rule]});

@@ -1,5 +1,5 @@
-//! Servers of OpenAI's API that are not ours, behind this gateway. They are scripted, but speak real
-//! HTTP: what is tested is what goes over the wire, and what happens when one fails.
+//! Servers of OpenAI's API that are not ours, behind this gateway. They are scripted, but speak
+//! real HTTP: what is tested is what goes over the wire, and what happens when one fails.
 
 use std::{
     net::SocketAddr,

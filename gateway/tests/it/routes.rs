@@ -97,7 +97,10 @@ async fn a_route_leads_where_it_says_or_nowhere() {
 #[tokio::test]
 async fn a_name_stands_for_the_models_that_are_declared_behind_it() {
     let stage = two_services().await;
-    let model = |targets: Value| json!({"modelName": "alias", "poolRef": {"name": "p"}, "targetModels": targets});
+    let model = |targets: Value| {
+        let pool = json!({"name": "p"});
+        json!({"modelName": "alias", "poolRef": pool, "targetModels": targets})
+    };
     assert_eq!(says_at(&stage, "/v1/completions", "alias", "1").await, Err(404));
     let spec = model(json!([{"name": MODEL, "weight": 1}]));
     stage.declare(Kind::InferenceModel, "alias", spec).await;

@@ -168,6 +168,9 @@ metrics! {
     GATEWAY_HOLD_TIME = histogram(
         "troupe:gateway_hold_seconds", "How long requests waited for an endpoint",
         &REQUEST_SECONDS);
+    PREFIX_INDEXER_SIZE = gauge(
+        "inference_extension_prefix_indexer_size", "Different KV blocks that this gateway \
+         knows some endpoint to hold");
     FLOW_QUEUE_SIZE = gauge(
         "inference_extension_flow_control_queue_size", "Requests that wait until endpoints have \
          room, with the label `model_name` instead");

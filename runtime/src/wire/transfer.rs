@@ -211,6 +211,8 @@ pub struct ImportOrder {
     pub transfer: TransferId,
     /// For whom it is.
     pub request: RequestId,
+    /// Blocks that the sequence has already.
+    pub first: u32,
     /// Blocks that are wanted of each KV group, by their place in the sequence.
     pub wants: Vec<Run>,
     /// Where each of those is kept, per KV group.

@@ -64,7 +64,11 @@ proptest! {
     #[test]
     fn who_follows_knows_in_the_end_what_is_held(
         steps in prop::collection::vec(
-            (prop::collection::vec((any::<bool>(), 0_u128..40), 0..12), any::<[bool; 3]>(), 0_u64..8),
+            (
+                prop::collection::vec((any::<bool>(), 0_u128..40), 0..12),
+                any::<[bool; 3]>(),
+                0_u64..8,
+            ),
             1..60,
         ),
     ) {

@@ -148,8 +148,13 @@ mod tests {
             told(true, false),
             (
                 json!(1),
-                r#""Ready"="False" "MainWorkloadReady"="True" "PrefillWorkloadReady"="False" "Failed"="False""#
-                    .to_owned()
+                [
+                    r#""Ready"="False""#,
+                    r#""MainWorkloadReady"="True""#,
+                    r#""PrefillWorkloadReady"="False""#,
+                    r#""Failed"="False""#,
+                ]
+                .join(" ")
             )
         );
         assert!(told(true, true).1.starts_with(r#""Ready"="True""#));

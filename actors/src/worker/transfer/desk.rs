@@ -55,6 +55,8 @@ struct Taking {
     line: mpsc::Receiver<Incoming>,
     bytes: u64,
     dropped: u32,
+    /// How far the leader was told that it is.
+    told: u32,
     over: bool,
 }
 
@@ -77,8 +79,10 @@ impl Desk {
             }
             RankOrder::Import(order, line) => {
                 let transfer = order.transfer;
+                let told = order.first;
                 let import = Import::new(*order, self.epoch, &self.shares);
-                let taking = Taking { import, line, bytes: 0, dropped: 0, over: false };
+                let over = import.is_complete();
+                let taking = Taking { import, line, bytes: 0, dropped: 0, told, over };
                 self.imports.insert(transfer, taking);
                 None
             }
@@ -94,7 +98,7 @@ impl Desk {
     pub fn is_busy(&self) -> bool {
         let sends =
             |sending: &Sending| !sending.over && sending.export.next(None, |_| true).is_some();
-        let takes = |taking: &Taking| !taking.over;
+        let takes = |taking: &Taking| !taking.over || taking.told != taking.import.ready();
         self.exports.values().any(sends) || self.imports.values().any(takes)
     }
 
@@ -137,10 +141,9 @@ impl Desk {
             }
         }
         for (transfer, taking) in &mut self.imports {
-            let before = taking.import.ready();
             let broken = taking.take(executor);
             let (ready, bytes) = (taking.import.ready(), taking.bytes);
-            if ready != before {
+            if std::mem::replace(&mut taking.told, ready) != ready {
                 reports.push(report(*transfer, TransferState::Imported(Imported { ready, bytes })));
             }
             if let Some(why) = broken {

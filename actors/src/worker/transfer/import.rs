@@ -19,11 +19,11 @@ pub struct Import {
     groups: Vec<Group>,
     /// Pieces that are missing of each block, from the first that any group wants.
     missing: Vec<u32>,
-    /// Place in the sequence of the first entry of `missing`.
+    /// Place in the sequence of the first entry of `missing`: before it all is there.
     base: u32,
     ready: u32,
-    /// Some group wants fewer blocks than others: its windows begin late, so that only all of it
-    /// is of use.
+    /// Some group does not want all of what is missing, because what it leaves out is behind its
+    /// window at the end. At an earlier end it would not be, so that only all of it is of use.
     only_all: bool,
 }
 
@@ -62,7 +62,7 @@ impl Import {
     pub fn new(order: ImportOrder, epoch: Epoch, shares: &[KvShare]) -> Self {
         let wanted =
             |share: &KvShare| order.wants.get(share.group as usize).copied().unwrap_or_default();
-        let base = order.wants.iter().map(|run| run.first).min().unwrap_or(0);
+        let base = order.first;
         let end = order.wants.iter().map(|run| run.end).max().unwrap_or(0);
         let only_all = order.wants.iter().any(|run| run.first != base);
         let mut missing = vec![0; Run::new(base, end).len() as usize];
@@ -70,7 +70,9 @@ impl Import {
             let wants = wanted(share);
             let pieces = share.layers.len() * share.heads.len();
             for at in wants.first..wants.end {
-                missing[(at - base) as usize] += pieces;
+                if let Some(missing) = missing.get_mut(at.wrapping_sub(base) as usize) {
+                    *missing += pieces;
+                }
             }
             let there = vec![false; (pieces * wants.len()) as usize];
             Group { share: *share, wants, there }
@@ -125,7 +127,9 @@ impl Import {
         let pieces: Vec<_> = group.pieces(frame).collect();
         pieces.into_iter().for_each(|at| group.there[at] = true);
         for at in frame.blocks.first..frame.blocks.end {
-            self.missing[(at - self.base) as usize] -= frame.heads.len();
+            if let Some(missing) = self.missing.get_mut((at - self.base) as usize) {
+                *missing -= frame.heads.len();
+            }
         }
         self.advance();
     }
@@ -196,11 +200,12 @@ mod tests {
         }
     }
 
-    fn import(wants: &[Run]) -> Import {
+    fn import(first: u32, wants: &[Run]) -> Import {
         let block = |at: u32| BlockId(100 + at);
         let order = ImportOrder {
             transfer: TransferId(7),
             request: RequestId::default(),
+            first,
             wants: wants.to_vec(),
             blocks: wants.iter().map(|run| (run.first..run.end).map(block).collect()).collect(),
         };
@@ -233,7 +238,7 @@ mod tests {
 
     #[test]
     fn blocks_are_ready_in_order_once_every_layer_and_head_is_there() {
-        let mut import = import(&[Run::new(1, 3)]);
+        let mut import = import(1, &[Run::new(1, 3)]);
         assert_eq!((import.ready(), import.is_complete()), (1, false));
         let both = Run::new(4, 6);
         let place = take(&mut import, frame(0, 3, both, Run::new(1, 3))).unwrap();
@@ -249,7 +254,7 @@ mod tests {
 
     #[test]
     fn what_was_not_asked_for_is_not_taken() {
-        let mut own = import(&[Run::new(1, 3)]);
+        let mut own = import(1, &[Run::new(1, 3)]);
         let (heads, blocks) = (Run::new(4, 6), Run::new(1, 2));
         let good = frame(0, 2, heads, blocks);
         for (bad, why) in [
@@ -276,7 +281,7 @@ mod tests {
 
     #[test]
     fn where_a_window_begins_late_only_all_of_it_is_of_use() {
-        let mut import = import(&[Run::new(0, 3), Run::new(2, 3)]);
+        let mut import = import(0, &[Run::new(0, 3), Run::new(2, 3)]);
         let heads = Run::new(4, 6);
         for layer in [2, 3] {
             take(&mut import, frame(0, layer, heads, Run::new(0, 3))).unwrap();
@@ -286,5 +291,20 @@ mod tests {
             take(&mut import, frame(1, layer, heads, Run::new(2, 3))).unwrap();
         }
         assert_eq!((import.ready(), import.is_complete()), (3, true));
+    }
+
+    #[test]
+    fn a_window_alone_is_of_no_use_in_part() {
+        let mut own = import(0, &[Run::new(2, 4)]);
+        assert_eq!(own.ready(), 0, "what is behind the window did not come");
+        for layer in [2, 3] {
+            take(&mut own, frame(0, layer, Run::new(4, 6), Run::new(2, 3))).unwrap();
+        }
+        assert_eq!(own.ready(), 0, "a window that ends here would begin earlier");
+        for layer in [2, 3] {
+            take(&mut own, frame(0, layer, Run::new(4, 6), Run::new(3, 4))).unwrap();
+        }
+        assert_eq!((own.ready(), own.is_complete()), (4, true));
+        assert!(import(2, &[Run::new(2, 2)]).is_complete(), "nothing is wanted");
     }
 }

@@ -232,9 +232,7 @@ impl<'a> Declared<'a> {
                     Some(name) => self.decider(name),
                 };
                 let (decode, prefill) = (named(decode), named(prefill));
-                let both = prefill.as_ref().is_some_and(|prefill| {
-                    prefill.filters.iter().any(|(name, _)| &**name == "prefill-filter")
-                });
+                let both = prefill.as_ref().is_some_and(|prefill| prefill.says_who_helps());
                 let (decode, prefill) = (answering(&decode?), prefill?);
                 Some(Handler::Disagg { decode, prefill, decider: decider?, order: *order, both })
             }
@@ -292,6 +290,10 @@ fn empty(name: &str) -> Profile {
 /// The same, behind what every profile that answers begins with.
 fn answering(profile: &Arc<Profile>) -> Arc<Profile> {
     let mut filters: Vec<(Arc<str>, Arc<dyn Filter>)> = Placer::answering();
+    if profile.says_who_helps() {
+        // Whoever asks for it by name means the prefill side.
+        filters.retain(|(name, _)| &**name != "role-filter");
+    }
     filters.extend(profile.filters.iter().cloned());
     Arc::new(Profile { filters, ..Profile::clone(profile) })
 }

@@ -1,3 +1,5 @@
+//! Configurations that load, and what is said of those that do not.
+
 use super::*;
 use crate::placement::handler::{Decider, Handler, Order};
 

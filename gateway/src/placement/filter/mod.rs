@@ -34,6 +34,11 @@ pub(crate) trait Filter: Send + Sync + Debug {
     /// been dropped before.
     fn filter(&self, query: &Query<'_>, scene: &Scene<'_>, mask: &mut Mask);
 
+    /// Whether it is what says who computes prompts for others: then roles alone do not.
+    fn says_who_helps(&self) -> bool {
+        false
+    }
+
     /// The request goes to this row. For those that remember.
     fn chosen(&self, _query: &Query<'_>, _scene: &Scene<'_>, _row: usize) {}
 }

@@ -21,46 +21,30 @@ impl Filter for RoleFilter {
             Self::Prefill => mask.retain(|row| rows[row].prefills()),
         }
     }
+
+    fn says_who_helps(&self) -> bool {
+        matches!(self, Self::Prefill)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use troupe_runtime::wire::status::Role;
 
     use super::*;
     use crate::placement::{
-        Candidate,
         endpoint::tests::{candidate, info, query},
         filter::tests::left,
-        scene::ROLE_LABEL,
     };
 
     #[test]
-    fn roles_and_llm_ds_labels_say_who_does_what() {
+    fn each_keeps_those_that_do_it() {
         let mut infos = [info("a", 0), info("a", 1), info("a", 2)];
         infos[1].role = Role::Prefill;
         infos[2].role = Role::Decode;
         let of = |filter: RoleFilter| left(&filter, &query("a"), infos.iter().map(candidate));
         assert_eq!(of(RoleFilter::Decode), [0, 2]);
         assert_eq!(of(RoleFilter::Prefill), [0, 1]);
-        // (its label, whether it decodes, whether it prefills)
-        for (role, decodes, prefills) in [
-            ("prefill", false, true),
-            ("decode", true, false),
-            ("encode", false, false),
-            ("encode-prefill", false, true),
-            ("prefill-decode", true, true),
-            ("both", true, true),
-            ("encode-prefill-decode", true, true),
-        ] {
-            let labels = BTreeMap::from([(ROLE_LABEL.to_owned(), role.to_owned())]);
-            let labelled = || Candidate { labels: &labels, ..candidate(&infos[0]) };
-            let scene = Scene::of([labelled()].into_iter());
-            assert_eq!(scene.rows()[0].decodes(), decodes, "{role}");
-            assert_eq!(scene.rows()[0].prefills(), prefills, "{role}");
-        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What endpoints may have cached that tell nothing: what was sent there, as llm-d's router guesses.
+//! What endpoints may have cached that tell nothing: what was sent there, as llm-d's router
+//! guesses.
 //!
 //! A foreign endpoint's tokenizer and block size are not known, and its requests are handed on as
 //! they came. So their bytes stand for tokens: two requests that begin with the same bytes begin

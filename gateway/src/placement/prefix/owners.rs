@@ -2,7 +2,8 @@
 //!
 //! A block is in few caches, except for what all prompts begin with. So a set is one word: up to
 //! four owners as numbers in it, or the number of a row with a bit for each. Rows live in segments
-//! that are made when they are needed and never move, so that a reader needs no lock to look at one.
+//! that are made when they are needed and never move, so that a reader needs no lock to look at
+//! one.
 
 use std::sync::{
     OnceLock,

@@ -1,8 +1,8 @@
 //! A hash table that is read without waiting for whoever writes.
 //!
-//! Buckets of seven entries: a line of tags and a line of sets. An entry stays where it was put until
-//! it is removed, so a reader never misses one because others came or went; it looks at the tag
-//! again after it has read the set, in case the place was given to another meanwhile. A bucket
+//! Buckets of seven entries: a line of tags and a line of sets. An entry stays where it was put
+//! until it is removed, so a reader never misses one because others came or went; it looks at the
+//! tag again after it has read the set, in case the place was given to another meanwhile. A bucket
 //! counts the entries that found it full and went on to the next: while there are some, a reader
 //! goes on as well. There is one writer at a time, and a table never grows: its successor does.
 

@@ -5,6 +5,8 @@
 mod active_request;
 mod attribute;
 mod context_length;
+#[cfg(test)]
+mod golden;
 mod header_label;
 mod kv_cache;
 mod latency;

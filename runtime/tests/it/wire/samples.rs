@@ -303,6 +303,7 @@ fn orders() -> [TransferOrder; 3] {
         TransferOrder::Import(Box::new(ImportOrder {
             transfer,
             request,
+            first: 1,
             wants,
             blocks: vec![vec![BlockId(9)]],
         })),

@@ -76,7 +76,7 @@ proptest! {
 
     #[test]
     fn everybodys_run_is_what_a_walk_over_all_blocks_finds(
-        (endpoints, steps) in (1_usize..12).prop_flat_map(|endpoints| (Just(endpoints), steps(endpoints))),
+        (endpoints, steps) in (1_usize..12).prop_flat_map(|count| (Just(count), steps(count))),
     ) {
         let index = Index::default();
         let claim = || {
