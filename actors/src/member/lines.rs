@@ -181,7 +181,10 @@ async fn carry(
     while let Some((frame, bytes)) = queue.recv().await {
         stream.sender.send_with_tensor(&frame, bytes, SEND_DEADLINE).await?;
     }
-    stream.sender.finish()
+    stream.sender.finish()?;
+    // Until all of it has been read, the connection may live by this stream alone.
+    let _ = timeout(SEND_DEADLINE, stream.sender.stopped()).await;
+    Ok(())
 }
 
 /// The order of a leader whose prefill has been asked for is here after one way through its group.
