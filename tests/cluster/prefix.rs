@@ -1,11 +1,12 @@
 //! Two groups and some conversations: each goes on where the beginning of it was computed, because
-//! the gateway knows from the leaders what they hold. One process, real engines.
+//! the gateway knows from the leaders what they hold.
 
 use std::fs;
 
 use crate::{
     conversation::{ask, counted, go_on, question, two_groups},
-    process::{Troupe, until},
+    joining::Cluster,
+    process::until,
 };
 
 const CONVERSATIONS: u32 = 8;
@@ -17,15 +18,12 @@ const COMPUTED: &str = "vllm:prefix_cache_queries_total{";
 
 #[test]
 fn a_conversation_goes_on_where_its_beginning_was_computed() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = |name: &str| folder.path().join(name).display().to_string();
-    fs::write(path("service.yaml"), two_groups().to_string()).expect("it can be written");
-    let (data, file) = (path("control"), path("service.yaml"));
-    let mut args = vec!["up", "--data-dir", &data, "--name", "n1", "--devices", "2", "-f", &file];
-    args.extend(["--listen", "127.0.0.1:0", "--host", "127.0.0.1", "--port", "0"]);
-    args.extend(["--log-format", "json"]);
-    let mut troupe = Troupe::start(&args);
-    let gateway = troupe.address("gateway on ");
+    let roles = ["--roles", "controller,gateway,node", "--devices", "2"];
+    let mut cluster = Cluster::start_with("troupe", &roles, false);
+    let file = cluster.path("service.json");
+    fs::write(&file, two_groups().to_string()).expect("it can be written");
+    cluster.done(&["apply", "-f", &file]);
+    let gateway = cluster.control.address("gateway on ");
     until("both groups serve", || counted(gateway, COMPUTED).len() == 2);
 
     // All begin at once, so that both groups get some.

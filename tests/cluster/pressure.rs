@@ -51,7 +51,9 @@ fn a_flood_is_turned_away_and_what_was_let_in_is_finished() {
     const CLIENTS: usize = 100;
     const EACH: usize = 100;
     let model = golden::model("tiny-qwen2").expect("both sets have it");
-    let args = ["--dtype", "float32", "--max-num-seqs", "2", "--max-num-queued-reqs", "8"];
+    // Else the gateway would have them wait, and the leader's bound would not be met.
+    let mut args = vec!["--flow-control", "off", "--dtype", "float32"];
+    args.extend(["--max-num-seqs", "2", "--max-num-queued-reqs", "8"]);
     let server = Server::serve(&model, &args);
     let (prompt, wanted) = requests(&model).swap_remove(0);
     let ask = || {

@@ -362,7 +362,7 @@ mod tests {
             ]
         );
         assert_eq!(sides[1].name.declared(), sides[0].name);
-        document["spec"]["prefill"]["parallelism"] = json!({"data": 2});
+        document["spec"]["prefill"]["parallelism"] = json!({"data": 2, "dataLocal": 2});
         let Problem { message, .. } = desired(&document).expect_err("not yet");
         assert!(message.starts_with("spec.prefill.parallelism.data"), "{message}");
     }

@@ -207,8 +207,12 @@ impl Flow {
         let mut queues = self.queues();
         let Some(queue) = queues.get_mut(model) else { return };
         self.refresh(model, queue);
+        let waited = queue.core.waiting();
         for event in events {
             queue.act(&self.settings.thresholds, self.now(), event);
+        }
+        if waited > 0 {
+            self.gauge(model, queue);
         }
         if queue.core.is_idle() {
             queues.remove(model);

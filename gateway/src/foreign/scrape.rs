@@ -1,15 +1,12 @@
 //! Load out of the text of `/metrics`, by the names that vLLM and SGLang have for it.
 
-use troupe_runtime::wire::status::Load;
+use troupe_runtime::{
+    telemetry::names::foreign::{KV_USAGE, RUNNING, WAITING},
+    wire::status::Load,
+};
 
 /// Shares are told as blocks of so many.
 const WHOLE: u32 = 10_000;
-
-/// The names of one number, whoever serves.
-const RUNNING: [&str; 2] = ["vllm:num_requests_running", "sglang:num_running_reqs"];
-const WAITING: [&str; 2] = ["vllm:num_requests_waiting", "sglang:num_queue_reqs"];
-const KV_USAGE: [&str; 3] =
-    ["vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage"];
 
 /// What a server says of its load; nothing if it says none of it. Several engines of one server are
 /// summed, their KV use is the highest of them.

@@ -45,8 +45,8 @@ pub(crate) struct At {
     dp: u32,
 }
 
-/// Sessions that are remembered: a name of at most 1 KiB and an endpoint each, so some 60 MiB at the
-/// very worst. Beyond that new ones are placed as if they had no name.
+/// Sessions that are remembered: a name of at most 1 KiB and an endpoint each, so some 60 MiB at
+/// the very worst. Beyond that new ones are placed as if they had no name.
 const MOST: usize = 50_000;
 
 // === impl Session ===

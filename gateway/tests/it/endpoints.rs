@@ -170,7 +170,7 @@ async fn repeats_and_strangers_are_dropped() {
 #[tokio::test]
 async fn load_decides_who_is_asked() {
     let stage = stage_with(vec![says("busy"), says("idle")], |_| {}).await;
-    let load = troupe_runtime::wire::status::Load { running: 9, ..Default::default() };
+    let load = troupe_runtime::wire::status::Load { running: 9, waiting: 4, ..Default::default() };
     stage.leaders[0].load.send_replace(load);
     stage.until(|text| text.contains("num_requests_running{") && text.contains("} 9")).await;
     let answer = stage.post(PATH, request()).await.ok();

@@ -11,7 +11,6 @@ use std::{
 
 use axum::{
     Json, Router,
-    body::Body,
     extract::State,
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
@@ -19,7 +18,11 @@ use axum::{
 };
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
 use troupe_gateway::ForeignEndpoint;
 use troupe_runtime::spec::Kind;
 
@@ -30,7 +33,6 @@ use crate::support::{MODEL, PATIENCE, Stage, leader::says, stage_with};
 enum Does {
     Answers,
     IsUnavailable,
-    BreaksOff,
 }
 
 #[derive(Clone)]
@@ -79,10 +81,6 @@ async fn complete(State(state): State<Foreign>, headers: HeaderMap, body: Bytes)
     let body: Value = serde_json::from_slice(&body).expect("JSON");
     match state.does {
         Does::IsUnavailable => StatusCode::SERVICE_UNAVAILABLE.into_response(),
-        Does::BreaksOff => {
-            let parts = [Ok("{\"choices\": ["), Err(std::io::Error::other("gone"))];
-            Body::from_stream(futures_util::stream::iter(parts)).into_response()
-        }
         Does::Answers => {
             let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
             Json(json!({
@@ -105,7 +103,10 @@ async fn behind(servers: &[&Server]) -> Stage {
             json!({"name": server.state.name, "url": url, "apiKey": "theirs"})
         })
         .collect();
-    let file = json!({ "endpoints": endpoints });
+    behind_file(json!({ "endpoints": endpoints })).await
+}
+
+async fn behind_file(file: Value) -> Stage {
     let stage = stage_with(vec![says("ours")], |config| {
         config.foreign = ForeignEndpoint::read(file).expect("a good file");
     })
@@ -196,29 +197,46 @@ async fn the_one_with_the_shorter_queue_is_taken() {
 
 #[tokio::test]
 async fn an_answer_that_breaks_off_is_cut_and_disturbs_nobody() {
-    let breaks = server("breaks", Does::BreaksOff).await;
-    let stage = behind(&[&breaks]).await;
-    let client = plainly(&stage).await;
-    assert!(client.is_err(), "the connection ends in the midst of the answer");
+    let (address, _task) = half_a_server().await;
+    let url = format!("http://{address}");
+    let file = json!({"endpoints": [{"name": "half", "url": url}]});
+    let stage = behind_file(file).await;
+    let body = json!({"model": "llama", "prompt": "x"}).to_string();
+    let head = format!("content-type: application/json\r\ncontent-length: {}\r\n", body.len());
+    let head = format!("POST /v1/completions HTTP/1.1\r\nhost: h\r\n{head}\r\n{body}");
+    let mut stream = TcpStream::connect(stage.gateway.address()).await.expect("it listens");
+    stream.write_all(head.as_bytes()).await.expect("it is read");
+    let mut answer = Vec::new();
+    // The connection ends, or the client would wait for the rest.
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+    let text = String::from_utf8_lossy(&answer);
+    assert!(read.is_ok(), "{text}");
+    assert!(text.starts_with("HTTP/1.1 200") && text.ends_with(HALF), "{text}");
     assert_eq!(ask(&stage, MODEL).await.status, 200);
 }
 
-/// Asks over a plain connection, and returns what came if the answer was whole.
-async fn plainly(stage: &Stage) -> Result<String, String> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let mut stream =
-        tokio::net::TcpStream::connect(stage.gateway.address()).await.expect("it listens");
-    let body = json!({"model": "llama", "prompt": "x"}).to_string();
-    let head = format!(
-        "POST /v1/completions HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\n\
-         content-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).await.expect("it is read");
-    let mut answer = Vec::new();
-    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
-    read.expect("it ends in time").map_err(|error| error.to_string())?;
-    let text = String::from_utf8_lossy(&answer).into_owned();
-    // A chunked body that is whole ends with an empty chunk.
-    if text.ends_with("0\r\n\r\n") { Ok(text) } else { Err(text) }
+/// The part of an answer that comes.
+const HALF: &str = "{\"choices\": [";
+
+/// A server that tells its models, and only the beginning of every answer.
+async fn half_a_server() -> (SocketAddr, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = vec![0; 4096];
+            let read = stream.read(&mut head).await.unwrap_or(0);
+            let models = json!({"data": [{"id": "llama"}]}).to_string();
+            let (length, body) = match head[..read].starts_with(b"POST") {
+                true => (1000, HALF.to_owned()),
+                false => (models.len(), models),
+            };
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n");
+            let answer = format!("{head}connection: close\r\n\r\n{body}");
+            // Who asked may be gone.
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    (address, task)
 }

@@ -184,6 +184,17 @@ metrics! {
         &REQUEST_SECONDS);
 }
 
+/// What servers that are not ours call their load; each number by all of its names.
+pub mod foreign {
+    /// Sequences in steps.
+    pub const RUNNING: [&str; 2] = ["vllm:num_requests_running", "sglang:num_running_reqs"];
+    /// Sequences that wait for room.
+    pub const WAITING: [&str; 2] = ["vllm:num_requests_waiting", "sglang:num_queue_reqs"];
+    /// The share of KV memory in use.
+    pub const KV_USAGE: [&str; 3] =
+        ["vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage"];
+}
+
 /// Names of spans. Few and fixed: dashboards are built on them.
 pub mod spans {
     /// A request, from its HTTP head to its last byte.
