@@ -7,6 +7,7 @@ use std::{fs, net::SocketAddr, thread};
 use serde_json::{Value, json};
 
 use crate::{
+    conversation::BLOCK_SIZE,
     etcd_process::EtcdProcess,
     golden,
     goldens::{ids, prompts},
