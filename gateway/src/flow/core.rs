@@ -239,27 +239,38 @@ impl Core {
         effects.push(Effect::Wait(ticket));
     }
 
-    /// Makes room in a request's band and says who loses his place for it; nothing if nobody may.
+    /// Makes room in a request's band and says who loses his place for it; nothing, and nobody
+    /// does, if there would not be enough.
     fn make_room(&mut self, ask: &Ask) -> Option<Vec<Ticket>> {
-        if ask.bytes > self.limits.bytes || self.limits.requests == 0 {
+        let Limits { requests: most_requests, bytes: most_bytes, .. } = self.limits;
+        if ask.bytes > most_bytes || most_requests == 0 {
             return None;
         }
+        let Some(band) = self.bands.get(&ask.priority) else { return Some(Vec::new()) };
+        let (mut requests, mut bytes) = (band.requests, band.bytes);
+        // What each tenant would have left: bytes, and requests.
+        let mut left: BTreeMap<&Arc<str>, (usize, usize)> = BTreeMap::new();
+        for (tenant, queue) in &band.queues {
+            let all = queue.iter().map(|(_, ask)| ask.bytes.max(1)).sum();
+            left.insert(tenant, (all, queue.len()));
+        }
+        let own = left.get(&ask.tenant).map_or(0, |(bytes, _)| *bytes);
         let mut displaced = Vec::new();
-        while let Some(band) = self.bands.get(&ask.priority)
-            && (band.requests >= self.limits.requests || band.bytes + ask.bytes > self.limits.bytes)
-        {
-            let bytes_of = |queue: &VecDeque<(Ticket, Ask)>| -> usize {
-                queue.iter().map(|(_, ask)| ask.bytes.max(1)).sum()
-            };
-            let own = band.queues.get(&ask.tenant).map_or(0, bytes_of);
-            let most = band.queues.iter().map(|(tenant, queue)| (bytes_of(queue), tenant)).max();
+        while requests >= most_requests || bytes + ask.bytes > most_bytes {
+            let most = left.iter_mut().max_by_key(|(_, (bytes, _))| *bytes);
             // Only who has more, the new request included, gives way.
-            let (_, tenant) = most.filter(|(bytes, tenant)| {
-                **tenant != ask.tenant && *bytes > own + ask.bytes.max(1)
+            let (tenant, (all, count)) = most.filter(|(tenant, (bytes, _))| {
+                ***tenant != ask.tenant && *bytes > own + ask.bytes.max(1)
             })?;
-            let ticket = band.queues.get(tenant)?.back()?.0;
-            self.take(ticket);
-            displaced.push(ticket);
+            *count = count.checked_sub(1)?;
+            let (ticket, latest) = band.queues.get(*tenant)?.get(*count)?;
+            *all -= latest.bytes.max(1);
+            requests -= 1;
+            bytes -= latest.bytes;
+            displaced.push(*ticket);
+        }
+        for ticket in &displaced {
+            self.take(*ticket);
         }
         Some(displaced)
     }

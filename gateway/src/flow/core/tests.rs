@@ -135,6 +135,20 @@ fn a_full_band_gives_the_place_of_who_has_most_to_who_has_less() {
 }
 
 #[test]
+fn nobody_loses_his_place_if_that_would_not_be_enough() {
+    let mut world = World::new(LIMITS, 0);
+    for _ in 0..3 {
+        world.ask("greedy", 0, 300);
+    }
+    // One of them would not make room for it, and after two its tenant would have more.
+    assert_eq!(world.ask("modest", 0, 700), [refuse(3, Why::Full)]);
+    assert_eq!(world.core.waiting(), 3);
+    let effects = world.ask("modest", 0, 500);
+    let gone = [refuse(2, Why::Displaced), refuse(1, Why::Displaced)];
+    assert_eq!(effects, [gone[0].clone(), gone[1].clone(), Effect::Wait(Ticket(4))]);
+}
+
+#[test]
 fn nobody_waits_longer_than_he_may() {
     let mut world = World::new(LIMITS, 0);
     world.ask("a", 0, 1);
