@@ -204,7 +204,9 @@ impl Search<'_> {
         if from.owners == to.owners {
             return;
         }
-        if from.blocks + 1 == to.blocks {
+        // A block that is looked at twice may have changed hands in between: then both are at one
+        // place, and there is nothing to divide.
+        if from.blocks + 1 >= to.blocks {
             return self.index.rows.each(from.set, |owner| runs.raise(owner, from.blocks));
         }
         let middle = from.blocks.midpoint(to.blocks);
