@@ -27,7 +27,7 @@ use crate::{
     metrics::{Meter, Metrics},
     model::{ModelSettings, Models, Served},
     placement::directory::Directory,
-    rules::follower::RuleBook,
+    rules::{Rules, follower::RuleBook},
 };
 
 /// One gateway.
@@ -99,8 +99,8 @@ impl Gateway {
         model: Option<&str>,
     ) -> Result<Served, ApiError> {
         let rules = self.book.rules();
-        let target = model.and_then(|name| rules.ranks.target(name, context.draw()));
-        Ok(self.directory.resolve(target.or(model), context.scope.as_ref())?)
+        let model = model.map(|name| meant(&rules, context, name));
+        Ok(self.directory.resolve(model, context.scope.as_ref())?)
     }
 
     /// What a request's `model` means. One that is declared and has no endpoint now is waited for;
@@ -113,8 +113,7 @@ impl Gateway {
     ) -> Result<Served, ApiError> {
         let (rules, scope) = (self.book.rules(), context.scope.as_ref());
         let asked = model.filter(|name| !name.is_empty());
-        let target = asked.and_then(|name| rules.ranks.target(name, context.draw()));
-        let model = target.or(asked);
+        let model = asked.map(|name| meant(&rules, context, name));
         let resolve = || self.directory.resolve(model, scope);
         let served = match resolve() {
             Ok(served) => Ok(served),
@@ -185,4 +184,9 @@ impl Gateway {
         let places = Places { directory, holding, resume: self.config.resume };
         Box::pin(execute(places, Arc::clone(request), prompt, meter))
     }
+}
+
+/// The model that a request means by a name.
+pub(crate) fn meant<'a>(rules: &'a Rules, context: &RequestContext, name: &'a str) -> &'a str {
+    rules.ranks.target(name, || context.draw()).unwrap_or(name)
 }

@@ -154,7 +154,8 @@ impl Core {
         }
     }
 
-    /// Whether nothing is remembered that matters.
+    /// Whether nobody waits or is let in.
+    #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.admitted.is_empty()
     }

@@ -214,9 +214,6 @@ impl Flow {
         if waited > 0 {
             self.gauge(model, queue);
         }
-        if queue.core.is_idle() {
-            queues.remove(model);
-        }
     }
 
     /// Lets in whom there is room for, turns away whose time is over, and says whether anybody
@@ -236,12 +233,11 @@ impl Flow {
         waits
     }
 
+    /// A model's queue. It stays when nobody is in it: only models that are served get here, and
+    /// what is known of their endpoints and of how fast they are need not be found out anew.
     fn queue<'a>(&self, queues: &'a mut BTreeMap<String, Queue>, model: &str) -> &'a mut Queue {
-        if !queues.contains_key(model) {
-            queues.insert(model.to_owned(), Queue::new(self.settings.limits));
-        }
-        let queue =
-            queues.entry(model.to_owned()).or_insert_with(|| Queue::new(self.settings.limits));
+        let new = || Queue::new(self.settings.limits);
+        let queue = queues.entry(model.to_owned()).or_insert_with(new);
         self.refresh(model, queue);
         queue
     }

@@ -10,8 +10,13 @@ use troupe_runtime::id::{Digest, RequestId};
 
 use super::{choose::BYTES_PER_TOKEN, proxy::Handed};
 use crate::{
-    admission::Permit, body::JsonBody, error::ApiError, flow::gate::Entry,
-    ingress::context::RequestContext, placement::Query, state::Gateway,
+    admission::Permit,
+    body::JsonBody,
+    error::ApiError,
+    flow::gate::Entry,
+    ingress::context::RequestContext,
+    placement::Query,
+    state::{Gateway, meant},
 };
 
 /// What is read of a request that is handed on.
@@ -26,29 +31,21 @@ struct Peek {
 pub(crate) struct Elsewhere {
     /// Its name there.
     model: String,
-    /// The request says another name, which stands for it.
-    renamed: bool,
+    /// The name that the request says, which may stand for it.
+    asked: String,
 }
 
 // === impl Gateway ===
 
 impl Gateway {
     /// The model of a request, if a foreign endpoint serves it and none of this cluster does.
-    pub(crate) fn elsewhere(
-        &self,
-        context: &RequestContext,
-        body: &JsonBody,
-    ) -> Result<Option<Elsewhere>, ApiError> {
-        if self.foreign.all.is_empty() {
-            return Ok(None);
-        }
-        let Some(asked) = body.peek::<Peek>().and_then(|peek| peek.model) else { return Ok(None) };
+    pub(crate) fn elsewhere(&self, context: &RequestContext, body: &JsonBody) -> Option<Elsewhere> {
+        let asked = body.peek::<Peek>()?.model?;
         let rules = self.book.rules();
-        let target = rules.ranks.target(&asked, context.draw());
-        let model = target.map_or_else(|| asked.clone(), str::to_owned);
+        let model = meant(&rules, context, &asked).to_owned();
         let here = self.directory.resolve(Some(&model), context.scope.as_ref()).is_ok();
         let serves = !here && self.foreign.serving(&model).next().is_some();
-        Ok(serves.then(|| Elsewhere { renamed: model != asked, model }))
+        serves.then_some(Elsewhere { model, asked })
     }
 
     /// Lets a request in when it is its turn, and hands it on to whoever is best.
@@ -61,7 +58,8 @@ impl Gateway {
     ) -> Result<Response, ApiError> {
         let model = elsewhere.model.as_str();
         let tokens = body.len() / BYTES_PER_TOKEN;
-        let rank = self.book.rules().ranks.priority(context.objective.as_deref(), model);
+        let ranks = &self.book.rules().ranks;
+        let rank = ranks.priority(context.objective.as_deref(), &elsewhere.asked);
         let priority = context.caller.priority(rank);
         let pass = self
             .flow
@@ -89,9 +87,9 @@ impl Gateway {
             now: self.directory.now(),
         };
         let placer = self.directory.otherwise();
-        let bytes = match elsewhere.renamed {
-            true => renamed(body, model)?,
-            false => body.bytes(),
+        let bytes = match elsewhere.asked == model {
+            true => body.bytes(),
+            false => renamed(body, model)?,
         };
         let handed = Handed { context, path, headers, body: bytes, model };
         let choose = |tried: &_| self.foreign.choose(&query, &placer, tried);

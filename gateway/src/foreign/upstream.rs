@@ -54,7 +54,7 @@ pub(crate) struct Upstream {
 pub(crate) struct Known {
     /// It answers.
     pub(crate) ready: bool,
-    pub(crate) models: Vec<ForeignModel>,
+    pub(crate) models: Arc<[ForeignModel]>,
     pub(crate) load: Load,
     /// When it told its load, since the gateway started.
     pub(crate) told_at: Duration,
@@ -114,7 +114,7 @@ impl Upstreams {
     /// Every model that somebody serves.
     pub(crate) fn models(&self) -> Vec<ForeignModel> {
         let known = self.all.iter().map(|upstream| upstream.known().clone());
-        known.filter(|known| known.ready).flat_map(|known| known.models).collect()
+        known.filter(|known| known.ready).flat_map(|known| known.models.to_vec()).collect()
     }
 }
 

@@ -56,9 +56,13 @@ pub(crate) async fn receive<T: DeserializeOwned>(
     prefix: &str,
 ) -> Result<Asked<T>, ApiError> {
     let permit = gateway.admit()?;
-    let (path, headers) = (path_of(&request), request.headers().clone());
+    // Kept only where a request may have to be handed on as it came.
+    let foreign = !gateway.foreign.all.is_empty();
+    let head = foreign.then(|| (path_of(&request), request.headers().clone()));
     let body = JsonBody::read(request, &gateway.bodies).await?;
-    if let Some(model) = gateway.elsewhere(context, &body)? {
+    if let Some((path, headers)) = head
+        && let Some(model) = gateway.elsewhere(context, &body)
+    {
         let response = gateway.hand_on(context, (&path, &headers), (&body, &model), permit).await?;
         return Ok(Asked::Elsewhere(response));
     }

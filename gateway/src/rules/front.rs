@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use axum::{
-    http::{HeaderValue, Request, Uri, header::HOST, uri::PathAndQuery},
+    http::{Request, Uri, header::HOST, uri::PathAndQuery},
     response::{IntoResponse, Response},
 };
 use uuid::Uuid;
@@ -31,16 +31,17 @@ pub(crate) struct Way {
 /// The response, if its route leads nowhere.
 #[expect(clippy::result_large_err, reason = "a response is made once, where a route is wrong")]
 pub(crate) fn apply<B>(rules: &Rules, request: &mut Request<B>) -> Result<(), Response> {
-    let headers = request.headers();
-    let id = headers.get("x-request-id").and_then(|id| id.to_str().ok());
-    let draw = id.map_or_else(|| draw(&Uuid::now_v7().to_string()), draw);
-    let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
-    let host = headers.get(HOST).and_then(text).unwrap_or_default();
     let routed = {
+        let headers = request.headers();
         let header = &|name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let host = header(HOST.as_str()).unwrap_or_default();
+        let draw = &|| match header("x-request-id") {
+            Some(id) => draw(id),
+            None => draw(&Uuid::now_v7().to_string()),
+        };
         rules.routes.route(&Asked {
             // Without a port.
-            host: host.rsplit_once(':').map_or(host.as_str(), |(host, _)| host),
+            host: host.rsplit_once(':').map_or(host, |(host, _)| host),
             path: request.uri().path(),
             query: request.uri().query().unwrap_or_default(),
             method: request.method().as_str(),

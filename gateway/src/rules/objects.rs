@@ -272,7 +272,8 @@ mod tests {
         let mut seen = BTreeMap::new();
         for draw in 0..100 {
             let header = &|_: &str| None;
-            let asked = Asked { host: "h", path, query: "", method: "POST", header, draw };
+            let asked =
+                Asked { host: "h", path, query: "", method: "POST", header, draw: &|| draw };
             let to = match rules.routes.route(&asked) {
                 Routed::Plain => "plain".to_owned(),
                 Routed::Nowhere => "nowhere".to_owned(),
@@ -361,7 +362,7 @@ mod tests {
         assert_eq!(ranks.priority(None, "own"), Some(-1));
         assert_eq!(ranks.priority(Some("o"), "own"), Some(4));
         assert_eq!(ranks.priority(None, "alias"), Some(1));
-        assert_eq!((ranks.target("alias", 5), ranks.target("own", 5)), (Some("own"), None));
+        assert_eq!((ranks.target("alias", || 5), ranks.target("own", || 5)), (Some("own"), None));
         let broken = objects.put(Kind::InferenceObjective, name("o"), b"{");
         assert!(broken.is_err());
         assert_eq!(objects.rules().ranks.priority(Some("o"), "own"), Some(-1));

@@ -60,8 +60,9 @@ impl Ranks {
         }
     }
 
-    /// The model that is meant by a name; `draw` decides between shares.
-    pub(crate) fn target(&self, model: &str, draw: u64) -> Option<&str> {
+    /// The model that is meant by a name; `draw` decides between shares, and is only asked if there
+    /// are any.
+    pub(crate) fn target(&self, model: &str, draw: impl FnOnce() -> u64) -> Option<&str> {
         let targets = &self.models.get(model)?.targets;
         pick(targets.iter().map(|(name, weight)| (name.as_str(), *weight)), draw)
     }
@@ -74,9 +75,15 @@ impl Ranks {
 }
 
 /// One of several by their shares; nothing if no share is above zero.
-pub(super) fn pick<T>(shares: impl Iterator<Item = (T, u32)> + Clone, draw: u64) -> Option<T> {
+pub(super) fn pick<T>(
+    shares: impl Iterator<Item = (T, u32)> + Clone,
+    draw: impl FnOnce() -> u64,
+) -> Option<T> {
     let all: u64 = shares.clone().map(|(_, weight)| u64::from(weight)).sum();
-    let mut left = draw.checked_rem(all)?;
+    if all == 0 {
+        return None;
+    }
+    let mut left = draw() % all;
     for (one, weight) in shares {
         match left.checked_sub(weight.into()) {
             Some(rest) => left = rest,
@@ -131,9 +138,9 @@ mod tests {
         let targets = vec![("a".to_owned(), 3), ("b".to_owned(), 1), ("c".to_owned(), 0)];
         let model = Model { criticality: None, targets };
         let ranks = Ranks { models: [("m".to_owned(), model)].into(), ..Ranks::default() };
-        let drawn: Vec<_> = (0..8).map(|draw| ranks.target("m", draw).expect("one")).collect();
+        let drawn: Vec<_> = (0..8).map(|draw| ranks.target("m", || draw).expect("one")).collect();
         assert_eq!(drawn, ["a", "a", "a", "b", "a", "a", "a", "b"]);
-        assert_eq!(ranks.target("other", 1), None);
-        assert_eq!(pick([("a", 0)].into_iter(), 3), None);
+        assert_eq!(ranks.target("other", || 1), None);
+        assert_eq!(pick([("a", 0)].into_iter(), || 3), None);
     }
 }

@@ -21,8 +21,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) method: &'a str,
     /// The value of a header.
     pub(crate) header: &'a dyn Fn(&str) -> Option<&'a str>,
-    /// Decides between shares.
-    pub(crate) draw: u64,
+    /// Decides between shares; only asked if a route has some.
+    pub(crate) draw: &'a dyn Fn() -> u64,
 }
 
 /// What becomes of a request.
@@ -267,7 +267,7 @@ mod tests {
         PathMatch::Prefix(text.into())
     }
 
-    fn ask<'a>(path: &'a str, host: &'a str, draw: u64) -> Asked<'a> {
+    fn ask<'a>(path: &'a str, host: &'a str, draw: &'a dyn Fn() -> u64) -> Asked<'a> {
         let header = &|name: &str| (name == "x-team").then_some("red");
         Asked { host, path, query: "a=1&b=2", method: "POST", header, draw }
     }
@@ -299,7 +299,7 @@ mod tests {
             rule(PathMatch::Regex("/r[0-9]+".into()), "regex"),
             by_host,
         ]);
-        let at = |path, host| goes(&routes, &ask(path, host, 0));
+        let at = |path, host| goes(&routes, &ask(path, host, &|| 0));
         assert_eq!(at("/v1/models", "h"), "exact /v1/models");
         assert_eq!(at("/v1/chat", "h"), "header /v1/chat");
         assert_eq!(at("/v1x", "h"), "all /v1x", "element by element");
@@ -335,9 +335,9 @@ mod tests {
         let mut none = rule(prefix("/b"), "s");
         none.backends = vec![(services(&[]), 1)];
         let routes = Routes::new(vec![split, none]);
-        let new = (0..1000).filter(|draw| goes(&routes, &ask("/a", "h", *draw)) == "new /a");
+        let new = (0..1000).filter(|draw| goes(&routes, &ask("/a", "h", &|| *draw)) == "new /a");
         assert_eq!(new.count(), 100);
-        assert_eq!(goes(&routes, &ask("/b", "h", 0)), "nowhere");
-        assert_eq!(goes(&routes, &ask("/c", "h", 0)), "plain");
+        assert_eq!(goes(&routes, &ask("/b", "h", &|| 0)), "nowhere");
+        assert_eq!(goes(&routes, &ask("/c", "h", &|| 0)), "plain");
     }
 }
