@@ -60,6 +60,7 @@ fn engine(prefix_caching: bool) -> Engine {
             long_prefill_token_threshold: 0,
             policy: Policy::Fcfs,
             prefix_caching,
+            kv_transfer_timeout: Duration::from_secs(2),
             speculation: None,
         },
         stages: 1,

@@ -50,6 +50,9 @@ pub struct GatewayConfig {
     /// How requests are placed where a service does not say; as llm-d does by default if not
     /// given.
     pub picker: Option<PickerConfig>,
+    /// Whether KV blocks that another endpoint has cached are fetched from it where that is sooner
+    /// done than computing them.
+    pub peer_fetch: bool,
     /// Whether a stream whose endpoint is lost goes on at another one.
     pub resume: Resume,
     /// Where what is known of the cluster is kept for a start without the store; nowhere if not
@@ -120,6 +123,7 @@ impl GatewayConfig {
             flow: FlowControl::default(),
             foreign: Vec::new(),
             picker: None,
+            peer_fetch: true,
             resume: Resume::Any,
             data_dir: None,
             tokenizers: std::thread::available_parallelism().map_or(1, usize::from),

@@ -54,9 +54,10 @@ impl Gateway {
             reasoning: config.reasoning_parser,
         };
         let (directory, metrics) = (
-            Arc::new(Directory::new(
-                config.picker.as_ref().map(|picker| Arc::clone(&picker.placer)),
-            )),
+            Arc::new(
+                Directory::new(config.picker.as_ref().map(|picker| Arc::clone(&picker.placer)))
+                    .with_peer_fetch(config.peer_fetch),
+            ),
             Arc::new(Metrics::new()),
         );
         let limits = Limits { requests: config.max_held_requests, bytes: config.max_held_bytes };

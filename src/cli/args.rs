@@ -73,6 +73,10 @@ pub(crate) struct EngineArgs {
     /// Drafts, as JSON: {"method": "ngram", "num_speculative_tokens": 4}.
     #[arg(long, value_name = "JSON")]
     speculative_config: Option<String>,
+    /// How long KV that another group computes is waited for before it is computed here, beside 2 ms
+    /// for each token [default: 2000].
+    #[arg(long, value_name = "MS")]
+    kv_transfer_timeout_ms: Option<u32>,
     /// Threads per device [default: the machine's, divided by its devices].
     #[arg(long, value_name = "N")]
     threads: Option<u32>,
@@ -120,6 +124,7 @@ impl EngineArgs {
                 (false, false) => None,
             },
             speculative_config: self.speculative_config.clone(),
+            kv_transfer_timeout_ms: self.kv_transfer_timeout_ms,
             threads: self.threads,
             cpu_path: self.cpu_path.clone(),
             stage_time_min_ms: self.stage_time_min_ms,
@@ -161,6 +166,10 @@ pub(crate) struct HttpArgs {
     /// service does not say it [default: llm-d's default profile].
     #[arg(long, value_name = "FILE", value_parser = picker)]
     endpoint_picker_config: Option<PickerConfig>,
+    /// Whether KV blocks that another endpoint has cached are fetched from it where that is sooner
+    /// done than computing them: on or off [default: on].
+    #[arg(long, value_name = "ON|OFF", value_parser = on_or_off)]
+    kv_peer_fetch: Option<bool>,
     /// Where a request goes on whose endpoint is lost after a part of the answer was told: any
     /// (wherever the same model is served), exact (only where the tokens are the same to the bit)
     /// or off (it ends with an error).
@@ -192,6 +201,7 @@ impl HttpArgs {
             max_logprobs: 20,
             no_endpoint_timeout: 60,
             endpoint_picker_config: None,
+            kv_peer_fetch: None,
             resume: Resume::Any,
             tool_call_parser: ParserChoice::Auto,
             reasoning_parser: ParserChoice::Auto,
@@ -219,6 +229,7 @@ impl HttpArgs {
         for warning in config.picker.iter().flat_map(|picker| &picker.warnings) {
             tracing::warn!(warning, "endpoint picker config");
         }
+        config.peer_fetch = self.kv_peer_fetch.unwrap_or(config.peer_fetch);
         config.resume = self.resume;
         config.max_logprobs = u32::try_from(self.max_logprobs).ok();
         config.tool_call_parser = self.tool_call_parser;

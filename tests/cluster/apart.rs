@@ -141,7 +141,7 @@ fn service(model: &str, prefill: (u32, u32), decode: (u32, u32)) -> Value {
                 "containers": [{
                     "name": "main",
                     "args": ["--max-model-len=256", "--dtype=float32", "--stage-time-min-ms=5",
-                        "--kv-cache-memory-bytes=67108864"],
+                        "--kv-cache-memory-bytes=67108864", "--kv-transfer-timeout-ms=60000"],
                 }],
             },
         })

@@ -106,6 +106,8 @@ pub enum Observation {
         bytes: u64,
         /// How long it took.
         time: Duration,
+        /// Why not all came, if not.
+        missing: Option<String>,
     },
     /// So many frames of KV were not taken.
     FramesDropped(u32),
@@ -124,6 +126,8 @@ pub struct Engine {
     tokens: u64,
     first_token: Latencies,
     next_token: Latencies,
+    /// Of KV from other groups: see [`Load::fetch_rate`].
+    pub(super) fetch_rate: u32,
     /// Whether the books were checked since there was last work.
     checked: bool,
     /// Nothing new is taken.
@@ -152,6 +156,7 @@ impl Engine {
             tokens: 0,
             first_token: Latencies::default(),
             next_token: Latencies::default(),
+            fetch_rate: 0,
             checked: false,
             draining: false,
         }
@@ -210,6 +215,7 @@ impl Engine {
             tokens: self.tokens,
             first_token: self.first_token,
             next_token: self.next_token,
+            fetch_rate: self.fetch_rate,
         }
     }
 
@@ -327,7 +333,7 @@ impl Engine {
             TransferEvent::Answered(transfer, down) => {
                 self.answered(now, transfer, &down, effects);
             }
-            TransferEvent::Lost(transfer, _) => self.end_fetch(now, transfer, effects),
+            TransferEvent::Lost(transfer, why) => self.end_fetch(now, transfer, &why, effects),
             TransferEvent::Asked(prefill) => self.asked(now, *prefill, effects),
             TransferEvent::Gone(transfer) => self.end_prefill(transfer, effects),
         }

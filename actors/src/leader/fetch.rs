@@ -58,12 +58,14 @@ impl Engine {
         if !self.transfers.may_fetch() || source.endpoint == self.settings.endpoint {
             return;
         }
-        let Some(reserved) = self.scheduler.reserve(id, 1) else { return };
+        let until = source.cached.unwrap_or(u32::MAX);
+        let Some(reserved) = self.scheduler.reserve(id, 1, until) else { return };
         let size = self.settings.limits.block_size;
         let first = reserved.cached / size;
         let end = reserved.wants.iter().map(|run| run.end).max().unwrap_or(first);
         let transfer = self.transfers.mint(&setup);
-        let time = TIME_MIN + TIME_PER_TOKEN * ((end - first) * size);
+        let time =
+            self.settings.limits.kv_transfer_timeout + TIME_PER_TOKEN * ((end - first) * size);
         let time = time.min(Duration::from_millis(generate.time_left_ms));
         let tokens = self.scheduler.sequence(id).map_or(&[][..], |own| own.tokens());
         let prefill = Prefill {
@@ -74,6 +76,7 @@ impl Engine {
             // What takes longer than a year is as good as never.
             time_left_ms: time.as_millis() as u64,
             priority: generate.priority,
+            cached_only: source.cached.is_some(),
             tokens: tokens.get(..(end * size) as usize).unwrap_or(tokens).to_vec(),
             model: self.settings.model,
             adapter: generate.adapter.clone(),
@@ -113,13 +116,13 @@ impl Engine {
                 if let Some(rank) = fetch.ranks.get_mut(&report.rank) {
                     *rank = ((*ready).min(fetch.end), *bytes);
                 }
-                fetch.ready() == fetch.end
+                (fetch.ready() == fetch.end).then_some("")
             }
-            TransferState::Broken(_) => true,
-            TransferState::Exported | TransferState::Closed(_) => false,
+            TransferState::Broken(why) => Some(&**why),
+            TransferState::Exported | TransferState::Closed(_) => None,
         };
-        if over {
-            self.end_fetch(now, transfer, effects);
+        if let Some(why) = over {
+            self.end_fetch(now, transfer, why, effects);
         }
     }
 
@@ -136,9 +139,10 @@ impl Engine {
             (PrefillDown::Sent, Some(fetch)) => {
                 fetch.deadline = fetch.deadline.min(now + TIME_TO_ARRIVE);
             }
-            (PrefillDown::Refused(_) | PrefillDown::Failed(_), Some(_)) => {
-                self.end_fetch(now, transfer, effects);
+            (PrefillDown::Refused(error), Some(_)) => {
+                self.end_fetch(now, transfer, &error.to_string(), effects);
             }
+            (PrefillDown::Failed(why), Some(_)) => self.end_fetch(now, transfer, why, effects),
         }
     }
 
@@ -147,14 +151,18 @@ impl Engine {
         let fetches = self.transfers.fetches.iter();
         let late: Vec<_> =
             fetches.filter(|(_, fetch)| fetch.deadline <= now).map(|(id, _)| *id).collect();
-        late.into_iter().for_each(|transfer| self.end_fetch(now, transfer, effects));
+        for transfer in late {
+            self.end_fetch(now, transfer, "it took longer than it is waited for", effects);
+        }
     }
 
-    /// Nothing more is taken: the sequence begins with what there is.
+    /// Nothing more is taken: the sequence begins with what there is, and why that is not all is
+    /// told.
     pub(super) fn end_fetch(
         &mut self,
         now: Duration,
         transfer: TransferId,
+        why: &str,
         effects: &mut Vec<EngineEffect>,
     ) {
         let Some(fetch) = self.transfers.fetches.remove(&transfer) else { return };
@@ -162,11 +170,17 @@ impl Engine {
         self.stop_fetch(transfer, effects);
         self.scheduler.fetched(fetch.sequence, ready);
         let size = self.settings.limits.block_size;
+        let tokens = (ready - fetch.first) * size;
+        let time = now.saturating_sub(fetch.began);
+        if tokens > 0 {
+            self.fetch_rate = faster(self.fetch_rate, tokens, time);
+        }
         effects.push(EngineEffect::Observe(Observation::Fetched {
-            tokens: (ready - fetch.first) * size,
+            tokens,
             of: (fetch.end - fetch.first) * size,
             bytes: fetch.ranks.values().map(|(_, bytes)| bytes).sum(),
-            time: now.saturating_sub(fetch.began),
+            time,
+            missing: (ready < fetch.end).then(|| why.to_owned()),
         }));
     }
 
@@ -184,9 +198,18 @@ impl Engine {
     }
 }
 
-/// Time that any transfer is given: a group that is busy needs some to begin.
-const TIME_MIN: Duration = Duration::from_secs(2);
-/// And for each token: a prefill of 500 tokens per second is the slowest that is waited for.
+/// The rate of the fastest transfer of late: slower ones waited for something else than the network,
+/// and what they say counts the less.
+fn faster(rate: u32, tokens: u32, time: Duration) -> u32 {
+    let measured = f64::from(tokens) / time.as_secs_f64().max(1e-6);
+    let rate = f64::from(rate);
+    // Casts of floats to integers stay within the integers' bounds.
+    (if measured >= rate { measured } else { rate + (measured - rate) / SLOWER }) as u32
+}
+
+/// One slow transfer in so many is believed.
+const SLOWER: f64 = 16.0;
+/// Time that each token is given: a prefill of 500 tokens per second is the slowest that is waited for.
 const TIME_PER_TOKEN: Duration = Duration::from_millis(2);
 /// Once everything has been sent it is here soon, or something was lost on the way.
 const TIME_TO_ARRIVE: Duration = Duration::from_secs(5);

@@ -161,7 +161,10 @@ impl Observer {
                     seconds(&self.inference_time, times.prefill + times.decode);
                 }
             }
-            Observation::Fetched { tokens, of, bytes, time } => {
+            Observation::Fetched { tokens, of, bytes, time, missing } => {
+                if let Some(why) = missing {
+                    tracing::info!(tokens, of, ?time, why, "KV of another group did not all come");
+                }
                 seconds(&self.transfer_time, *time);
                 self.fetched(*tokens, *of, *bytes);
             }

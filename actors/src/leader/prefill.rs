@@ -2,7 +2,8 @@
 //!
 //! It is a sequence like others, with the prefix cache and the queue of this engine, of which
 //! nothing is sampled. Its ranks send blocks as they are computed. It keeps its blocks until all
-//! have left; then only the conversation is left of it, which the other side ends.
+//! have left; then only the conversation is left of it, which the other side ends. What is wanted
+//! only if it is cached is in no queue and no step: its blocks are held and leave at once.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -48,20 +49,16 @@ impl Engine {
         let transfer = prefill.transfer;
         let routes = match self.accept(&prefill) {
             Ok(routes) => routes,
-            Err((kind, why)) => {
-                let refused = PrefillDown::Refused(PublicError::new(kind, why));
-                effects.push(TransferEffect::Answer(transfer, refused).into());
-                effects.push(TransferEffect::Hang(transfer).into());
-                return;
-            }
+            Err(why) => return self.refuse_transfer(transfer, why, effects),
         };
         let deadline = now.saturating_add(Duration::from_millis(prefill.time_left_ms));
         let left = routes.iter().map(|route| route.from).collect();
         let own = || format!("{transfer}");
         let chain = self.chain(own, prefill.adapter.as_deref(), prefill.cache_salt.as_deref());
+        let length = prefill.tokens.len() as u32;
         let sequence = self.scheduler.add(SequenceSpec {
             owner: Owner::NOBODY,
-            prompt_len: prefill.tokens.len() as u32,
+            prompt_len: length,
             tokens: prefill.tokens,
             choice: 0,
             seed: 0,
@@ -74,6 +71,12 @@ impl Engine {
             keeps_blocks: true,
             first_choice: None,
         });
+        let complete = if prefill.cached_only { self.scheduler.pin(sequence) } else { None };
+        if prefill.cached_only && complete.is_none() {
+            self.scheduler.release(sequence);
+            let why = "not all of it is cached any more".into();
+            return self.refuse_transfer(transfer, (ErrorKind::Unavailable, why), effects);
+        }
         let prefilling = Prefilling { sequence: Some(sequence), deadline, left };
         self.transfers.prefills.insert(transfer, prefilling);
         let order = ExportOrder {
@@ -83,8 +86,20 @@ impl Engine {
             sequence,
             wants: prefill.wants,
             routes,
+            complete,
         };
         effects.push(TransferEffect::Order(TransferOrder::Export(Box::new(order))).into());
+    }
+
+    fn refuse_transfer(
+        &self,
+        transfer: TransferId,
+        (kind, why): (ErrorKind, String),
+        effects: &mut Vec<EngineEffect>,
+    ) {
+        let refused = PrefillDown::Refused(PublicError::new(kind, why));
+        effects.push(TransferEffect::Answer(transfer, refused).into());
+        effects.push(TransferEffect::Hang(transfer).into());
     }
 
     /// The routes of a transfer that can be had here.
@@ -98,7 +113,8 @@ impl Engine {
         if prefill.endpoint != settings.endpoint {
             return elsewhere(format!("{} is no longer here", prefill.endpoint));
         }
-        if self.draining {
+        // What is cached costs little to send, and is soon gone.
+        if self.draining && !prefill.cached_only {
             return elsewhere(format!("{} takes no new requests", settings.endpoint));
         }
         if prefill.model != settings.model {

@@ -3,6 +3,8 @@
 //! Every member of a group resolves the same flags against the same model, so all agree without
 //! telling each other.
 
+use std::time::Duration;
+
 use troupe_runtime::{
     id::{Digest, EndpointId},
     prefix::Parameters,
@@ -86,6 +88,8 @@ pub struct EngineLimits {
     pub policy: Policy,
     /// Whether KV blocks stay findable once no sequence holds them.
     pub prefix_caching: bool,
+    /// How long KV of another group is waited for, beside the time that its tokens are given.
+    pub kv_transfer_timeout: Duration,
     /// Drafts, if any.
     pub speculation: Option<NgramSettings>,
 }
@@ -116,6 +120,9 @@ impl EngineLimits {
             long_prefill_token_threshold: flags.long_prefill_token_threshold.unwrap_or(0),
             policy: policy(flags.scheduling_policy.as_deref())?,
             prefix_caching: flags.enable_prefix_caching.unwrap_or(true),
+            kv_transfer_timeout: flags
+                .kv_transfer_timeout_ms
+                .map_or(DEFAULT_TRANSFER, |millis| Duration::from_millis(millis.into())),
             speculation: flags.speculative_config.as_deref().map(speculate::parse).transpose()?,
         };
         let least_one = [
@@ -169,6 +176,8 @@ const DEFAULT_BATCHED_TOKENS: u32 = 2048;
 const DEFAULT_SEQUENCES: u32 = 128;
 /// Eight full batches: what waits longer than that is better placed elsewhere.
 const DEFAULT_QUEUED: u32 = 8 * DEFAULT_SEQUENCES;
+/// A group that is busy needs some time to begin; computing here needs none.
+const DEFAULT_TRANSFER: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {

@@ -43,6 +43,7 @@ pub(super) fn settings() -> EngineSettings {
             long_prefill_token_threshold: 0,
             policy: Policy::Fcfs,
             prefix_caching: true,
+            kv_transfer_timeout: Duration::from_secs(2),
             speculation: None,
         },
         stages: 1,

@@ -31,15 +31,15 @@ pub struct Reserved {
 impl Scheduler {
     /// Takes a waiting sequence out of the queue and gives it all of its blocks, if there is room
     /// and it lacks at least `least` positions that another group could compute: of full blocks
-    /// before its last token.
-    pub fn reserve(&mut self, id: SequenceId, least: u32) -> Option<Reserved> {
+    /// before its last token, and of those before position `until`.
+    pub fn reserve(&mut self, id: SequenceId, least: u32, until: u32) -> Option<Reserved> {
         let size = self.pools.block_size();
         let sequence = self.sequences.get(id).filter(|_| self.waiting.contains(id))?;
         // Log-probabilities of the prompt need all of its logits, so that nothing is to be had.
         if sequence.spec.options.prompt_logprobs.is_some() || sequence.mirrored.is_some() {
             return None;
         }
-        let end = sequence.len().saturating_sub(1) / size;
+        let end = sequence.len().saturating_sub(1).min(until) / size;
         let hit = self.pools.find_whole(sequence.prefix(), end, StepId(self.last_step + 1));
         let first = hit.positions / size;
         let most = self.pools.usage().total / RESERVED_SHARE;
@@ -58,6 +58,20 @@ impl Scheduler {
             return None;
         }
         Some(self.hold(id, &hit, end))
+    }
+
+    /// Takes a waiting sequence of whole blocks out of the queue and lets it hold them, if the cache
+    /// has all of them, until it is released; where they are, per KV group.
+    pub fn pin(&mut self, id: SequenceId) -> Option<Vec<Vec<BlockId>>> {
+        let sequence = self.sequences.get(id).filter(|_| self.waiting.contains(id))?;
+        let blocks = sequence.len() / self.pools.block_size();
+        let step = StepId(self.last_step + 1);
+        let hit = self.pools.find_whole(sequence.prefix(), blocks, step);
+        if hit.positions < sequence.len() {
+            return None;
+        }
+        self.hold(id, &hit, blocks);
+        self.sequences.get(id).map(|sequence| sequence.tables.clone())
     }
 
     fn hold(&mut self, id: SequenceId, hit: &Hit, end: u32) -> Reserved {

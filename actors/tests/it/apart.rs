@@ -44,7 +44,7 @@ fn service(model: &str, (tensor, pipeline): (u32, u32), per: MemberPer) -> Launc
 
 fn source(endpoint: &EndpointRecord) -> Option<KvSource> {
     let address = endpoint.address.clone();
-    Some(KvSource { endpoint: endpoint.info.endpoint.clone(), address })
+    Some(KvSource { endpoint: endpoint.info.endpoint.clone(), address, cached: None })
 }
 
 /// A group that prefills and one that decodes, of one model, on a host each.

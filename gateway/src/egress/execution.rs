@@ -274,7 +274,9 @@ impl Execution {
         }
         let endpoint = &placed.endpoint;
         let named = self.hashes.named(endpoint.cached.naming()).cloned();
-        let generate = self.generate(&endpoint.info, named, placed.prefill.as_deref());
+        let peer = || placed.peer.as_ref().map(|peer| (&*peer.endpoint, Some(peer.tokens)));
+        let source = placed.prefill.as_deref().map(|prefill| (prefill, None)).or_else(peer);
+        let generate = self.generate(&endpoint.info, named, source);
         let max_tokens = self.prompt.options.max_tokens;
         let directory = &self.places.directory;
         let underway = Underway::begin(directory, &placed, self.request.n, max_tokens);
@@ -294,7 +296,7 @@ impl Execution {
         &self,
         info: &EndpointInfo,
         named: Option<Named>,
-        prefill: Option<&Endpoint>,
+        source: Option<(&Endpoint, Option<u32>)>,
     ) -> Generate {
         let (block_hashes, hash_block_size, hash_seed) =
             named.map_or((Vec::new(), 0, 0), |n| (n.hashes.to_vec(), n.block_size, n.seed));
@@ -315,9 +317,10 @@ impl Execution {
             options: self.prompt.options.clone(),
             seed: self.prompt.seed,
             choices: self.core.choices_so_far(),
-            kv_source: prefill.map(|prefill| KvSource {
-                endpoint: prefill.info.endpoint.clone(),
-                address: prefill.address.clone(),
+            kv_source: source.map(|(endpoint, cached)| KvSource {
+                endpoint: endpoint.info.endpoint.clone(),
+                address: endpoint.address.clone(),
+                cached,
             }),
             traceparent: self.request.traceparent.clone(),
             model: info.fingerprint.model,

@@ -18,6 +18,7 @@ use super::{
     explain::{recent::Recent, record::Decision},
     handler::Placer,
     latency::{Features, Measured, Predicted, Predictor},
+    peers::{self, Offer, Peer},
     pools::Pools,
     prefix::namings::{Naming, Prefixes},
     scene::Scene,
@@ -53,6 +54,8 @@ pub(crate) struct Directory {
     pools: Pools,
     predictor: Mutex<Predictor>,
     recent: Recent,
+    /// Whether cached blocks are fetched from endpoints that have them.
+    peer_fetch: bool,
     born: Instant,
 }
 
@@ -69,8 +72,15 @@ impl Directory {
             pools: Pools::new(otherwise),
             predictor: Mutex::default(),
             recent: Recent::default(),
+            peer_fetch: true,
             born: Instant::now(),
         }
+    }
+
+    /// Whether cached blocks are fetched from endpoints that have them.
+    pub(crate) fn with_peer_fetch(mut self, on: bool) -> Self {
+        self.peer_fetch = on;
+        self
     }
 
     /// What is ready now.
@@ -150,13 +160,22 @@ impl Directory {
         let outcome = pool.placer.place(query, scene);
         let (at, prefill) = (outcome.endpoint?, outcome.prefill);
         let features = Features::of(query, &Scene::of([candidate(at)].into_iter()), 0);
-        let predicted = self.predictor().predict(&endpoints[at].info.fingerprint, &features);
-        let decision = Decision::new(query, &endpoints, outcome, features, predicted)?;
+        let (predicted, offer) = {
+            let predictor = self.predictor();
+            let fingerprint = &endpoints[at].info.fingerprint;
+            let sooner = |tokens| peers::sooner(&predictor, fingerprint, &features, tokens);
+            let alone = self.peer_fetch && prefill.is_none();
+            let offer = alone.then(|| peers::offer(&endpoints, &matched, at, sooner)).flatten();
+            (predictor.predict(fingerprint, &features), offer)
+        };
+        let peer = offer.as_ref().and_then(|offer| peer(offer, &endpoints));
+        let decision = Decision::new(query, &endpoints, outcome, (features, predicted), offer)?;
         let decision = Arc::new(decision);
         self.recent.keep(&decision);
         Some(Placed {
             endpoint: Arc::clone(endpoints[at]),
             prefill: prefill.map(|at| Arc::clone(endpoints[at])),
+            peer,
             token: pool.placer.tokens.then(|| session::token_of(&endpoints[at].info.endpoint)),
             decision,
         })
@@ -265,6 +284,14 @@ impl Directory {
         });
         self.look_at_namings();
     }
+}
+
+/// Who is asked, if the offer is taken.
+fn peer(offer: &Offer, endpoints: &[&Arc<Endpoint>]) -> Option<Peer> {
+    let taken = offer.fetched.then_some(offer)?;
+    let by_name = |endpoint: &&&Arc<Endpoint>| endpoint.name == taken.endpoint;
+    let endpoint = Arc::clone(endpoints.iter().find(by_name)?);
+    Some(Peer { endpoint, tokens: taken.cached_tokens })
 }
 
 // === impl Unserved ===

@@ -68,6 +68,7 @@ struct Cells {
     born: Instant,
     in_flight: AtomicU32,
     uncached: AtomicU64,
+    fetch_rate: AtomicU32,
     /// Until when others are taken before it, in microseconds of the gateway's time.
     rests: AtomicU64,
 }
@@ -121,6 +122,11 @@ impl Endpoint {
     /// How busy its leader last said it is.
     pub(crate) fn load(&self) -> Load {
         *self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tokens whose KV comes to it from other groups in a second; 0 if none came yet.
+    pub(crate) fn fetch_rate(&self) -> u32 {
+        self.cells.fetch_rate.load(Ordering::Relaxed)
     }
 
     /// Whether others should be taken before it, because it keeps failing.
@@ -202,7 +208,13 @@ impl Endpoint {
         let told = Duration::from_micros(cells.told.load(Ordering::Relaxed));
         Candidate {
             info: &self.info,
-            load: Busy { running, waiting, blocks_used, blocks_total },
+            load: Busy {
+                running,
+                waiting,
+                blocks_used,
+                blocks_total,
+                fetch_rate: self.fetch_rate(),
+            },
             in_flight: cells.in_flight.load(Ordering::Relaxed),
             uncached_in_flight: cells.uncached.load(Ordering::Relaxed),
             matched,
@@ -224,6 +236,7 @@ impl Cells {
             born: Instant::now(),
             in_flight: AtomicU32::new(0),
             uncached: AtomicU64::new(0),
+            fetch_rate: AtomicU32::new(0),
             rests: AtomicU64::new(0),
         }
     }
@@ -233,6 +246,7 @@ impl Cells {
         let told = u64::try_from(self.born.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.sequences.store(both(load.running, load.waiting), Ordering::Relaxed);
         self.blocks.store(both(load.blocks_used, load.blocks_total), Ordering::Relaxed);
+        self.fetch_rate.store(load.fetch_rate, Ordering::Relaxed);
         self.told.store(told, Ordering::Relaxed);
     }
 }

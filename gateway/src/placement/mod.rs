@@ -12,6 +12,7 @@
 //! - [`latency`]: how soon each would answer, learned; [`explain`]: what was decided, and why
 //! - [`breaker`]: who keeps failing is left alone for a while
 //! - [`session`], [`topology`], [`dice`], `duty`: what plug-ins share
+//! - `peers`: KV that another endpoint has cached
 //! - `pools`: who serves what; [`underway`]: an attempt, counted and measured
 //! - [`directory`]: the live table of endpoints, kept by one [`keeper`] task per endpoint
 //! - `follower`: which endpoints are kept, as the store says; [`view`]: what to make of its silence
@@ -35,6 +36,7 @@ pub(crate) mod follower;
 pub(crate) mod handler;
 pub(crate) mod keeper;
 pub(crate) mod latency;
+pub(crate) mod peers;
 pub(crate) mod picker;
 mod pools;
 pub(crate) mod prefix;

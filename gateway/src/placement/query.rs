@@ -11,7 +11,9 @@ use troupe_runtime::{
     wire::status::{EndpointInfo, Fingerprint},
 };
 
-use super::{Duty, endpoint::Endpoint, explain::record::Decision, prefix::namings::Hashes};
+use super::{
+    Duty, endpoint::Endpoint, explain::record::Decision, peers::Peer, prefix::namings::Hashes,
+};
 use crate::{ingress::hints::Hints, rules::Scope};
 
 /// What is to be placed.
@@ -92,6 +94,8 @@ pub(crate) struct Busy {
     pub(crate) blocks_used: u32,
     /// KV blocks in all.
     pub(crate) blocks_total: u32,
+    /// Tokens whose KV comes from other groups in a second; 0 if none came yet.
+    pub(crate) fetch_rate: u32,
 }
 
 /// Where a request goes.
@@ -101,6 +105,8 @@ pub(crate) struct Placed {
     pub(crate) endpoint: Arc<Endpoint>,
     /// Who computes its prompt, if that is worth the transfer.
     pub(crate) prefill: Option<Arc<Endpoint>>,
+    /// Who has more of the prompt cached than it has itself, if sending that pays.
+    pub(crate) peer: Option<Peer>,
     /// With what its session comes back, if it is placed by that.
     pub(crate) token: Option<String>,
     /// Why.

@@ -36,6 +36,8 @@ pub(crate) struct Row<'a> {
     pub(crate) info: &'a EndpointInfo,
     pub(crate) labels: &'a BTreeMap<String, String>,
     duty: Duty,
+    /// Tokens whose KV comes to it from others in a second; 0 if none came yet.
+    pub(crate) fetch_rate: u32,
     /// Its place among all candidates of the decision, also where others were dropped.
     pub(crate) at: usize,
 }
@@ -88,7 +90,7 @@ impl<'a> Scene<'a> {
         let load = &candidate.load;
         let unseen = candidate.in_flight.saturating_sub(load.running.saturating_add(load.waiting));
         let Candidate { info, labels, duty, .. } = *candidate;
-        self.rows.push(Row { info, labels, duty, at });
+        self.rows.push(Row { info, labels, duty, fetch_rate: load.fetch_rate, at });
         let kv = load.blocks_used as f32 / load.blocks_total.max(1) as f32;
         let numbers = [
             candidate.in_flight as f32,
@@ -258,7 +260,7 @@ mod tests {
     };
 
     fn load(running: u32, waiting: u32) -> Busy {
-        Busy { running, waiting, blocks_used: 1, blocks_total: 4 }
+        Busy { running, waiting, blocks_used: 1, blocks_total: 4, fetch_rate: 0 }
     }
 
     #[test]

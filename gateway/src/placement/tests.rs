@@ -30,8 +30,13 @@ fn candidates<'a>(
     states: &'a [State],
 ) -> impl Iterator<Item = Candidate<'a>> {
     infos.iter().zip(states).map(|(info, (waiting, running, used, matched, tokens))| {
-        let load =
-            Busy { waiting: *waiting, running: *running, blocks_used: *used, blocks_total: 100 };
+        let load = Busy {
+            waiting: *waiting,
+            running: *running,
+            blocks_used: *used,
+            blocks_total: 100,
+            fetch_rate: 0,
+        };
         Candidate { load, matched: *matched, uncached_in_flight: *tokens, ..candidate(info) }
     })
 }

@@ -104,6 +104,7 @@ impl Flag<'_> {
             "speculative-config" => {
                 flags.speculative_config = self.value().map(ToOwned::to_owned);
             }
+            "kv-transfer-timeout-ms" => flags.kv_transfer_timeout_ms = self.number_u32(0),
             "threads" => flags.threads = self.count(),
             "cpu-path" => flags.cpu_path = self.one_of(&CPU_PATHS),
             "stage-time-min-ms" => flags.stage_time_min_ms = self.count(),

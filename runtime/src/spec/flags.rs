@@ -39,6 +39,9 @@ pub struct EngineFlags {
     pub enable_prefix_caching: Option<bool>,
     /// `--speculative-config`: drafts, as JSON.
     pub speculative_config: Option<String>,
+    /// `--kv-transfer-timeout-ms`: how long KV of another group is waited for, beside the time that
+    /// its tokens are given.
+    pub kv_transfer_timeout_ms: Option<u32>,
     /// Threads per device (CPU).
     pub threads: Option<u32>,
     /// `--cpu-path`: which of the CPU's kernel paths to take, for tests and comparisons.
@@ -62,6 +65,7 @@ impl EngineFlags {
             ("--seed", self.seed),
             ("--max-num-queued-reqs", self.max_num_queued_reqs.map(u64::from)),
             ("--long-prefill-token-threshold", self.long_prefill_token_threshold.map(u64::from)),
+            ("--kv-transfer-timeout-ms", self.kv_transfer_timeout_ms.map(u64::from)),
             ("--threads", self.threads.map(u64::from)),
             ("--stage-time-min-ms", self.stage_time_min_ms.map(u64::from)),
         ];

@@ -75,13 +75,16 @@ pub struct Generate {
     pub tokenizer: Digest,
 }
 
-/// A group that computes a prompt's KV for another.
+/// A group that computes a prompt's KV for another, or has it already.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct KvSource {
     /// Which.
     pub endpoint: EndpointId,
     /// Where its leader is reached.
     pub address: String,
+    /// Only what its cache holds is asked for, which are so many tokens; without it all of the
+    /// prompt is, and what is not cached is computed there.
+    pub cached: Option<u32>,
 }
 
 /// One of a request's `n` choices.

@@ -143,6 +143,8 @@ pub struct Load {
     pub first_token: Latencies,
     /// From one token to the next: of each of those choices the mean, for each of its tokens.
     pub next_token: Latencies,
+    /// Tokens whose KV came from other groups in a second, at the best of late; 0 if none came.
+    pub fetch_rate: u32,
 }
 
 // === impl Message ===

@@ -93,7 +93,7 @@ pub enum PrefillDown {
     Failed(String),
 }
 
-/// Compute these tokens and send their KV.
+/// Compute these tokens, or find them in the cache, and send their KV.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Prefill {
     /// Names this use of the blocks that are to be filled.
@@ -108,6 +108,8 @@ pub struct Prefill {
     pub time_left_ms: u64,
     /// Lower runs sooner.
     pub priority: i32,
+    /// It is wanted only if it is cached: nothing is to be computed for it.
+    pub cached_only: bool,
     /// Tokens of full blocks only.
     pub tokens: Vec<u32>,
     /// The model that is asked for.
@@ -185,6 +187,8 @@ pub struct ExportOrder {
     pub wants: Vec<Run>,
     /// Where they go.
     pub routes: Vec<KvRoute>,
+    /// Where they are kept, per KV group, if all of them are computed: then no step is waited for.
+    pub complete: Option<Vec<Vec<BlockId>>>,
 }
 
 /// What one rank sends to another.
@@ -379,7 +383,10 @@ impl TransferOrder {
         match self {
             Self::Export(order) => {
                 bounded("wants", &order.wants, MAX_GROUPS)?;
-                bounded("routes", &order.routes, MAX_ROUTES)
+                bounded("routes", &order.routes, MAX_ROUTES)?;
+                let tables = order.complete.as_deref().unwrap_or_default();
+                bounded("complete", tables, MAX_GROUPS)?;
+                tables.iter().try_for_each(|blocks| bounded("complete", blocks, MAX_TOKENS))
             }
             Self::Import(order) => {
                 bounded("wants", &order.wants, MAX_GROUPS)?;

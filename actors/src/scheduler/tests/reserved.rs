@@ -8,7 +8,7 @@ use super::*;
 fn what_is_missing_of_full_blocks_before_the_last_token_is_reserved() {
     let mut scheduler = scheduler(64, 1, 20);
     let id = scheduler.add(spec(13));
-    let reserved = scheduler.reserve(id, 1).expect("there is room");
+    let reserved = scheduler.reserve(id, 1, u32::MAX).expect("there is room");
     assert_eq!((reserved.wants, reserved.cached), (vec![Run::new(0, 3)], 0));
     assert_eq!(reserved.blocks[0].len(), 3);
     assert_eq!(scheduler.usage().held, 4, "the last token has a block too");
@@ -34,18 +34,22 @@ fn what_is_here_is_not_asked_for_and_what_ends_gives_all_back() {
     scheduler.release(first);
     complete_all(&mut scheduler);
     let id = scheduler.add(spec(21));
-    let reserved = scheduler.reserve(id, 1).expect("there is room");
+    let reserved = scheduler.reserve(id, 1, u32::MAX).expect("there is room");
     assert_eq!((reserved.wants, reserved.cached), (vec![Run::new(2, 5)], 8));
     scheduler.release(id);
     assert_eq!((scheduler.usage().held, scheduler.counts()), (0, (0, 0)));
     let short = scheduler.add(spec(12));
-    assert_eq!(scheduler.reserve(short, 1), None, "one token is missing, and is computed here");
+    assert_eq!(
+        scheduler.reserve(short, 1, u32::MAX),
+        None,
+        "one token is missing, and is computed here"
+    );
     let scored = SequenceSpec {
         options: SamplingOptions { prompt_logprobs: Some(0), ..SamplingOptions::default() },
         ..other(20, 3)
     };
     let scored = scheduler.add(scored);
-    assert_eq!(scheduler.reserve(scored, 1), None, "its logits are wanted");
+    assert_eq!(scheduler.reserve(scored, 1, u32::MAX), None, "its logits are wanted");
     scheduler.check_integrity().expect("all are in place");
 }
 
@@ -53,12 +57,19 @@ fn what_is_here_is_not_asked_for_and_what_ends_gives_all_back() {
 fn half_of_the_blocks_are_for_those_that_run_and_whoever_waits_for_room_is_not_overtaken() {
     let mut scheduler = scheduler(64, 1, 16);
     let ids: Vec<_> = (1..4).map(|number| scheduler.add(other(16, number))).collect();
-    assert!(scheduler.reserve(ids[0], 1).is_some() && scheduler.reserve(ids[1], 1).is_some());
-    assert_eq!(scheduler.reserve(ids[2], 1), None, "more than half would be held");
+    assert!(
+        scheduler.reserve(ids[0], 1, u32::MAX).is_some()
+            && scheduler.reserve(ids[1], 1, u32::MAX).is_some()
+    );
+    assert_eq!(scheduler.reserve(ids[2], 1, u32::MAX), None, "more than half would be held");
     let mut scheduler = self::scheduler(64, 1, 16);
     let (large, small) = (scheduler.add(other(60, 1)), scheduler.add(other(16, 2)));
-    assert_eq!(scheduler.reserve(small, 1), None, "the large one would have to wait longer");
-    assert!(scheduler.reserve(large, 1).is_some(), "one alone may have all");
+    assert_eq!(
+        scheduler.reserve(small, 1, u32::MAX),
+        None,
+        "the large one would have to wait longer"
+    );
+    assert!(scheduler.reserve(large, 1, u32::MAX).is_some(), "one alone may have all");
 }
 
 /// Runs until nothing is in flight that another step would not repeat.

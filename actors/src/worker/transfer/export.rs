@@ -2,7 +2,8 @@
 //!
 //! A block may leave once all of its positions are computed: after each layer of the step that
 //! completes it that layer's part, so that sending overlaps with the layers that follow. What the
-//! sequence found in the cache is complete when its first step begins. A sequence that loses its
+//! sequence found in the cache is complete when its first step begins, or at once where there is
+//! nothing to compute. A sequence that loses its
 //! blocks sends nothing until it has new ones; what has left has left.
 
 use std::{ops::Range, sync::Arc};
@@ -75,7 +76,10 @@ impl Export {
         });
         let routes = routes.collect();
         let block_size = shares.first().map_or(1, |share| share.block_size);
-        Self { order, routes, tables: None, block_size, complete: 0, coming: 0 }
+        let tables = order.complete.clone().map(Arc::new);
+        let complete = order.wants.iter().map(|run| run.end).max().filter(|_| tables.is_some());
+        let complete = complete.unwrap_or(0);
+        Self { order, routes, tables, block_size, complete, coming: complete }
     }
 
     /// The sequence that is computed for it.
@@ -219,6 +223,7 @@ mod tests {
             sequence: SequenceId(1),
             wants: vec![Run::new(1, 3)],
             routes,
+            complete: None,
         };
         Export::new(order, RANK, &[share])
     }
@@ -254,6 +259,15 @@ mod tests {
         let rest = drain(&mut export, None);
         assert_eq!(rest.len(), 3, "{rest:?}");
         assert!(rest.iter().all(|(_, _, blocks)| *blocks == Run::new(2, 3)));
+        assert!(export.is_done());
+    }
+
+    #[test]
+    fn what_is_cached_leaves_without_a_step() {
+        let order = ExportOrder { complete: Some(tables().to_vec()), ..export().order };
+        let share = export().routes[0].share;
+        let mut export = Export::new(order, RANK, &[share]);
+        assert_eq!(drain(&mut export, None).len(), 3);
         assert!(export.is_done());
     }
 

@@ -341,6 +341,7 @@ pub(super) fn settings(shape: Shape) -> EngineSettings {
             long_prefill_token_threshold: shape.threshold,
             policy: shape.policy,
             prefix_caching: shape.prefix_caching,
+            kv_transfer_timeout: Duration::from_secs(2),
             speculation: shape.speculation,
         },
         stages: shape.stages,

@@ -34,6 +34,8 @@ struct Faults {
     spoiled: usize,
     canceled: usize,
     dies: bool,
+    /// Only what the other side has cached is asked for.
+    cached: bool,
 }
 
 /// What is on its way between the leaders.
@@ -141,7 +143,11 @@ impl World {
             },
             seed: self.asked,
             choices: (0..choices).map(choice).collect(),
-            kv_source: source.map(|endpoint| KvSource { endpoint, address: "there".into() }),
+            kv_source: source.map(|endpoint| KvSource {
+                endpoint,
+                address: "there".into(),
+                cached: self.faults.cached.then(|| 4 * (1 + self.dice.roll(8)) as u32),
+            }),
             traceparent: None,
             model: digest(),
             tokenizer: digest(),
@@ -404,16 +410,27 @@ fn whatever_the_divisions_blocks_arrive_and_the_tokens_are_right() {
 }
 
 #[test]
+fn what_is_cached_there_comes_and_what_is_not_is_computed_here() {
+    let faults = Faults { cached: true, ..Faults::default() };
+    let (came, wanted) = seeds(6000, 200, faults, |_| {});
+    assert!(came > wanted / 10 && came < wanted, "{came} of {wanted} tokens came");
+    let (came, _) = seeds(6200, 100, faults, |shape| (shape.blocks, shape.window) = (20, Some(9)));
+    assert!(came > 0);
+}
+
+#[test]
 fn a_bad_network_costs_time_and_no_token() {
-    let faults = Faults { lost: 2, repeated: 5, spoiled: 2, canceled: 0, dies: false };
+    let faults = Faults { lost: 2, repeated: 5, spoiled: 2, ..Faults::default() };
     let (came, wanted) = seeds(1000, 600, faults, |_| {});
     assert!(came > wanted / 10 && came < wanted, "{came} of {wanted} tokens came");
 }
 
 #[test]
 fn cancellations_and_deaths_leave_nothing_behind() {
-    let faults = Faults { lost: 1, repeated: 2, spoiled: 1, canceled: 60, dies: true };
+    let faults =
+        Faults { lost: 1, repeated: 2, spoiled: 1, canceled: 60, dies: true, cached: false };
     seeds(2000, 600, faults, |_| {});
+    seeds(5000, 200, Faults { cached: true, ..faults }, |_| {});
 }
 
 #[test]
@@ -426,7 +443,7 @@ fn blocks_that_run_out_on_either_side_are_used_again_without_harm() {
 
 #[test]
 fn windows_of_layers_need_not_travel_whole() {
-    let faults = Faults { lost: 1, repeated: 2, spoiled: 1, canceled: 10, dies: false };
+    let faults = Faults { lost: 1, repeated: 2, spoiled: 1, canceled: 10, ..Faults::default() };
     let (came, wanted) = seeds(4000, 200, faults, |shape| shape.window = Some(9));
     assert!(came > wanted / 10, "{came} of {wanted} tokens came");
 }

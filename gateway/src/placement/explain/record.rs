@@ -13,6 +13,7 @@ use crate::placement::{
     endpoint::Endpoint,
     handler::{Outcome, Weighed},
     latency::{Features, Predicted},
+    peers::Offer,
     profile::{Profile, Verdict},
 };
 
@@ -46,6 +47,9 @@ struct Told {
     prefill_endpoint: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prefill_apart: Option<Weighed>,
+    /// Whether KV is fetched from an endpoint that has more of the prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<Offer>,
     #[serde(skip_serializing_if = "Option::is_none")]
     predicted: Option<Expected>,
 }
@@ -120,8 +124,8 @@ impl Decision {
         query: &Query<'_>,
         endpoints: &[&Arc<Endpoint>],
         outcome: Outcome,
-        features: Features,
-        predicted: Option<Predicted>,
+        (features, predicted): (Features, Option<Predicted>),
+        peer: Option<Offer>,
     ) -> Option<Self> {
         let name = |row: usize| Arc::clone(&endpoints[row].name);
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -136,6 +140,7 @@ impl Decision {
             cached_tokens: (features.tokens - features.uncached).max(0.0) as u32,
             prefill_endpoint: outcome.prefill.map(name),
             prefill_apart: outcome.weighed,
+            peer,
             predicted: predicted.map(|Predicted { ttft, tpot }| Expected {
                 first_token_seconds: ttft,
                 per_token_seconds: tpot,

@@ -104,7 +104,11 @@ impl Cost {
         let predicted = helper.and_then(|row| Some(scene.predicted()?[row].ttft));
         let there =
             predicted.unwrap_or_else(|| computing(at_helper(Signal::InFlightTokens), to_compute));
-        let sending = missing / self.transfer_rate;
+        let rate = match scene.peer().map_or(0, |peer| peer.fetch_rate) {
+            0 => self.transfer_rate,
+            measured => measured as f32,
+        };
+        let sending = missing / rate;
         (here + stands, there.max(sending) + self.setup)
     }
 }

@@ -147,7 +147,11 @@ pub(super) fn generate() -> Generate {
         options: options(),
         seed: 99,
         choices: vec![Choice { index: 0, output: vec![4, 5] }],
-        kv_source: Some(KvSource { endpoint: endpoint(), address: "quic://10.0.0.3:7000".into() }),
+        kv_source: Some(KvSource {
+            endpoint: endpoint(),
+            address: "quic://10.0.0.3:7000".into(),
+            cached: Some(64),
+        }),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
         model: Digest([1; 32]),
         tokenizer: Digest([2; 32]),
@@ -253,6 +257,7 @@ fn prefill() -> Prefill {
         epoch: epoch(),
         time_left_ms: 3000,
         priority: -2,
+        cached_only: true,
         tokens: vec![1, 2, 3, 4],
         model: Digest([1; 32]),
         adapter: None,
@@ -299,6 +304,7 @@ fn orders() -> [TransferOrder; 3] {
             sequence: SequenceId(5),
             wants: wants.clone(),
             routes: vec![route],
+            complete: Some(vec![vec![BlockId(4), BlockId(6)]]),
         })),
         TransferOrder::Import(Box::new(ImportOrder {
             transfer,
@@ -440,6 +446,7 @@ pub(super) fn samples() -> Vec<Sample> {
         tokens: 6,
         first_token: took,
         next_token: Latencies::default(),
+        fetch_rate: 7,
     };
     let [export, import, close] = orders();
     let header =
