@@ -34,7 +34,7 @@ use clap::Parser;
 use troupe_runtime::telemetry;
 
 use command::Command;
-pub(crate) use failure::{Failure, print, say};
+pub(crate) use failure::{Failure, print, say, say_picker};
 
 /// Serves large language models on plain machines.
 ///
