@@ -201,12 +201,82 @@ fn set(name: &str, value: &[u8]) -> HeaderValueOption {
     HeaderValueOption { header: Some(header), append_action: OVERWRITE }
 }
 
-/// Metadata of one kind, for tests of those who send it.
 #[cfg(test)]
-pub(super) fn metadata_of(subset: &[&str]) -> Metadata {
-    let text = |text: &&str| Value { kind: Some(Kind::StringValue((*text).to_owned())) };
-    let values = subset.iter().map(text).collect();
-    let list = Value { kind: Some(Kind::ListValue(ListValue { values })) };
-    let of_hint = Struct { fields: BTreeMap::from([(SUBSET.to_owned(), list)]) };
-    Metadata { filter_metadata: [(SUBSET_METADATA.to_owned(), of_hint)].into() }
+mod tests {
+    use super::*;
+
+    fn headers(all: &[(&str, &[u8])]) -> m::HttpHeaders {
+        let header = |(key, value): &(&str, &[u8])| HeaderValue {
+            key: (*key).to_owned(),
+            value: String::new(),
+            raw_value: Bytes::copy_from_slice(value),
+        };
+        let headers = all.iter().map(header).collect();
+        m::HttpHeaders { headers: Some(m::HeaderMap { headers }), end_of_stream: false }
+    }
+
+    fn allowing(subset: &[&str]) -> Metadata {
+        let text = |text: &&str| Value { kind: Some(Kind::StringValue((*text).to_owned())) };
+        let values = subset.iter().map(text).collect();
+        let list = Value { kind: Some(Kind::ListValue(ListValue { values })) };
+        let hint = Struct { fields: BTreeMap::from([(SUBSET.to_owned(), list)]) };
+        Metadata { filter_metadata: [(SUBSET_METADATA.to_owned(), hint)].into() }
+    }
+
+    #[test]
+    fn a_request_is_what_its_headers_say_and_the_proxy_says_who_may_be_picked() {
+        let told = headers(&[
+            (":method", b"POST"),
+            (":path", b"/v1/completions?a=b"),
+            (":authority", b"host"),
+            (":scheme", b"http"),
+            (SUBSET, b"what a client likes"),
+            ("x-a", b"1"),
+            ("x-a", b"2"),
+        ]);
+        let parts = request(&told, Some(&allowing(&["a:1", "b:2"]))).expect("a request");
+        assert_eq!(
+            (parts.method, parts.uri.to_string()),
+            (Method::POST, "/v1/completions?a=b".into())
+        );
+        assert_eq!(parts.headers[HOST], "host");
+        assert_eq!(parts.headers[SUBSET], "a:1,b:2");
+        assert_eq!(parts.headers.get_all("x-a").iter().count(), 2);
+    }
+
+    #[test]
+    fn headers_that_cannot_be_are_named() {
+        for (name, value, why) in [
+            (":method", &b"a b"[..], ":method is no method"),
+            (":path", b"\xff", ":path is no text"),
+            (":path", b"no path", ":path is no path"),
+            ("a b", b"", "\"a b\" is no name of a header"),
+            ("a", b"\n", "the value of a cannot be one"),
+        ] {
+            assert_eq!(request(&headers(&[(name, value)]), None).expect_err(name), why);
+        }
+        assert_eq!(status(&headers(&[(":status", b"503")])), Some(StatusCode::SERVICE_UNAVAILABLE));
+        assert_eq!(status(&headers(&[(":status", b"x")])), None);
+    }
+
+    #[test]
+    fn a_body_is_cut_into_parts_that_a_proxy_takes() {
+        let body = Bytes::from(vec![7; 2 * PART_BYTES + 1]);
+        let told: Vec<_> = parts(&body, true).collect();
+        let streamed = |response: &ProcessingResponse| match &response.response {
+            Some(Told::RequestBody(Common { response: Some(common) })) => {
+                match common.body_mutation.as_ref().and_then(|body| body.mutation.clone()) {
+                    Some(m::Body::Streamed(part)) => part,
+                    other => panic!("{other:?}"),
+                }
+            }
+            other => panic!("{other:?}"),
+        };
+        let told: Vec<_> = told.iter().map(streamed).collect();
+        let lengths: Vec<_> =
+            told.iter().map(|part| (part.body.len(), part.end_of_stream)).collect();
+        assert_eq!(lengths, [(PART_BYTES, false), (PART_BYTES, false), (1, true)]);
+        let nothing: Vec<_> = parts(&Bytes::new(), true).collect();
+        assert_eq!(nothing.len(), 1, "its end is told, if nothing else");
+    }
 }

@@ -18,7 +18,7 @@ use super::{
     explain::{recent::Recent, record::Decision},
     handler::Placer,
     latency::{Features, Measured, Predicted, Predictor},
-    peers::{self, Offer, Peer},
+    peers::{self, Peer},
     pools::Pools,
     prefix::namings::{Naming, Prefixes},
     scene::Scene,
@@ -165,10 +165,17 @@ impl Directory {
             let fingerprint = &endpoints[at].info.fingerprint;
             let sooner = |tokens| peers::sooner(&predictor, fingerprint, &features, tokens);
             let alone = self.peer_fetch && prefill.is_none();
-            let offer = alone.then(|| peers::offer(&endpoints, &matched, at, sooner)).flatten();
+            let offer = alone.then(|| {
+                let infos: Vec<_> = endpoints.iter().map(|endpoint| &endpoint.info).collect();
+                peers::offer(&infos, &matched, (at, endpoints[at].fetch_rate()), sooner)
+            });
+            let offer = offer.flatten();
             (predictor.predict(fingerprint, &features), offer)
         };
-        let peer = offer.as_ref().and_then(|offer| peer(offer, &endpoints));
+        let peer = offer.filter(|offer| offer.fetched).map(|offer| Peer {
+            endpoint: Arc::clone(endpoints[offer.row]),
+            tokens: offer.cached_tokens,
+        });
         let decision = Decision::new(query, &endpoints, outcome, (features, predicted), offer)?;
         let decision = Arc::new(decision);
         self.recent.keep(&decision);
@@ -284,14 +291,6 @@ impl Directory {
         });
         self.look_at_namings();
     }
-}
-
-/// Who is asked, if the offer is taken.
-fn peer(offer: &Offer, endpoints: &[&Arc<Endpoint>]) -> Option<Peer> {
-    let taken = offer.fetched.then_some(offer)?;
-    let by_name = |endpoint: &&&Arc<Endpoint>| endpoint.name == taken.endpoint;
-    let endpoint = Arc::clone(endpoints.iter().find(by_name)?);
-    Some(Peer { endpoint, tokens: taken.cached_tokens })
 }
 
 // === impl Unserved ===

@@ -49,9 +49,17 @@ struct Told {
     prefill_apart: Option<Weighed>,
     /// Whether KV is fetched from an endpoint that has more of the prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
-    peer: Option<Offer>,
+    peer: Option<Peer>,
     #[serde(skip_serializing_if = "Option::is_none")]
     predicted: Option<Expected>,
+}
+
+/// Somebody who has more of the prompt cached.
+#[derive(Debug, Serialize)]
+struct Peer {
+    endpoint: Arc<str>,
+    #[serde(flatten)]
+    offer: Offer,
 }
 
 #[derive(Debug, Serialize)]
@@ -140,7 +148,7 @@ impl Decision {
             cached_tokens: (features.tokens - features.uncached).max(0.0) as u32,
             prefill_endpoint: outcome.prefill.map(name),
             prefill_apart: outcome.weighed,
-            peer,
+            peer: peer.map(|offer| Peer { endpoint: name(offer.row), offer }),
             predicted: predicted.map(|Predicted { ttft, tpot }| Expected {
                 first_token_seconds: ttft,
                 per_token_seconds: tpot,
