@@ -95,8 +95,8 @@ pub async fn serve(
     let mut tasks = JoinSet::new();
     tracing::info!(%address, "gateway listens");
     let picker_address = picker.as_ref().map(|(_, address)| *address);
-    if let Some((listener, address)) = picker {
-        tracing::info!(%address, "the endpoint picker's service listens");
+    if let Some((listener, own)) = picker {
+        tracing::info!(address = %own, "the endpoint picker's service listens");
         let gateway = Arc::clone(&gateway);
         tasks.spawn(epp::server::run(listener, gateway, address, shutdown.clone()));
     }

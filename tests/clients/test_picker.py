@@ -213,7 +213,7 @@ def test_what_the_proxy_allows_is_all_that_is_picked(channel: grpc.Channel) -> N
 @pytest.mark.parametrize(
     ("body", "path", "status"),
     [
-        (b"{", "/v1/chat/completions", 400),
+        (b'"text"', "/v1/chat/completions", 400),
         (b"[]", "/v1/completions", 400),
         (json.dumps({"a": " " * (33 << 20)}).encode(), "/v1/chat/completions", 413),
     ],

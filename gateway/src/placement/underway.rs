@@ -60,6 +60,11 @@ impl Underway {
         }
     }
 
+    /// Where it is.
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
     /// So many tokens came.
     pub(crate) fn tokens(&mut self, now: Instant, count: usize) {
         self.last = now;
