@@ -325,7 +325,7 @@ mod tests {
             (&["--endpoints", "0"], &["--endpoints", "1..=10000"]),
             (&["--rate", "0"], &["--rate", "0.001"]),
             (&["--rate", "1", "--concurrency", "2"], &["--concurrency", "--rate"]),
-            (&["--base-ms", "-1"], &["--base-ms", "from 0"]),
+            (&["--base-ms=-1"], &["--base-ms", "from 0"]),
             (&["--base-ms", "0", "--per-sequence-us", "0"], &["a step needs some time"]),
             (&["--profile", "fastest"], &["fastest", "round-robin", "no file"]),
             (&["--profile", &picker], &["picker.yaml", "EndpointPickerConfig"]),
