@@ -148,7 +148,7 @@ const MOST_ENDPOINTS: i64 = 10_000;
 
 impl Sim {
     /// Runs every profile and tells what it achieved.
-    pub(crate) fn run(self: Box<Self>) -> Result<(), Failure> {
+    pub(crate) fn run(&self) -> Result<(), Failure> {
         let profiles = self.profiles()?;
         let load = self.load.read(self.seed)?;
         let cluster = self.cluster();
@@ -286,9 +286,9 @@ mod tests {
         sim: Sim,
     }
 
-    fn sim(args: &[&str]) -> Result<Box<Sim>, String> {
+    fn sim(args: &[&str]) -> Result<Sim, String> {
         let parsed = Alone::try_parse_from([&["sim"], args].concat());
-        parsed.map(|alone| Box::new(alone.sim)).map_err(|error| error.to_string())
+        parsed.map(|alone| alone.sim).map_err(|error| error.to_string())
     }
 
     /// What is said of arguments that cannot work, before anything runs.

@@ -1,7 +1,7 @@
 //! How long a device takes for a step: a sum of what the step has.
 //!
-//! A step reads the weights whatever is in it, computes its prompts' tokens, does a little for every
-//! sequence that decodes, and reads the KV of everything that is looked back at.
+//! A step reads the weights whatever is in it, computes its prompts' tokens, does a little for
+//! every sequence that decodes, and reads the KV of everything that is looked back at.
 
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 //! Poisson process of those who begin one.
 //!
 //! Lengths are drawn evenly from half of what was asked for to one and a half times as much, and
-//! thinking takes exponentially distributed times, because what is all alike keeps step by accident.
+//! times of thinking exponentially, because what is all alike keeps step by accident.
 
 use std::time::Duration;
 

@@ -16,8 +16,8 @@
 //! - `pools`: who serves what; [`underway`]: an attempt, counted and measured
 //! - [`directory`]: the live table of endpoints, kept by one [`keeper`] task per endpoint
 //! - `follower`: which endpoints are kept, as the store says; [`view`]: what to make of its silence
-//! - `endpoints`: the table alone, to be measured; [`trial`]: decisions alone; [`rehearsal`]: all of
-//!   it among endpoints that a simulator plays
+//! - `endpoints`: the table alone, to be measured; [`trial`]: decisions alone;
+//!   [`rehearsal`]: all of it, among endpoints that a simulator plays
 //! - [`endpoint`]: one ready endpoint: connection, load, what this gateway has in flight there
 //! - [`prefix`]: which of them hold how much of a prompt already
 //! - `fence`: ends what still waits at an incarnation that is over
