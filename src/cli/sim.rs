@@ -6,7 +6,8 @@ use clap::{Args, ValueEnum};
 
 use super::{Failure, print, say};
 use crate::sim::{
-    core::{self, Cluster},
+    cluster::Cluster,
+    core,
     cost::CostModel,
     load::Load,
     profiles::{NAMES, Profile},

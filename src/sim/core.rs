@@ -2,85 +2,27 @@
 
 use std::{sync::Arc, time::Duration};
 
-use troupe_actors::{
-    leader::{
-        engine::EngineEvent,
-        request::RequestKey,
-        settings::{EngineLimits, EngineSettings},
-    },
-    scheduler::Policy,
-};
+use troupe_actors::leader::{engine::EngineEvent, request::RequestKey};
 use troupe_gateway::{Rehearsed, Sent};
 use troupe_runtime::{
-    id::{Digest, EndpointId, Epoch, GroupId, RequestId},
+    id::RequestId,
     prefix::{Chain, Parameters},
     wire::{
         generate::{Choice, Chunk, Generate, GenerateDown, SamplingOptions},
-        status::{EndpointInfo, Fingerprint, Role},
+        status::EndpointInfo,
     },
 };
 use uuid::Uuid;
 
 use super::{
-    cost::CostModel,
+    cluster::Cluster,
     endpoint::{Came, Endpoint, Timer},
-    load::{Conversation, Load, VOCABULARY, mix},
+    load::{Conversation, Load, mix},
+    outcome::{Answered, Run},
     placing::Placing,
     profiles::Profile,
     queue::Queue,
 };
-
-/// What all endpoints are like.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Cluster {
-    pub(crate) endpoints: u32,
-    /// KV blocks of each.
-    pub(crate) blocks: u32,
-    /// Tokens per block.
-    pub(crate) block_size: u32,
-    /// Most sequences that run at a time.
-    pub(crate) max_num_seqs: u32,
-    /// Most tokens in a step.
-    pub(crate) max_num_batched_tokens: u32,
-    pub(crate) cost: CostModel,
-}
-
-/// What came of a run.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Run {
-    /// Requests that were answered, in the order in which they were.
-    pub(crate) answered: Vec<Answered>,
-    /// Requests that no endpoint would take, with those that would have come after them.
-    pub(crate) refused: u64,
-    /// Why the first of them was not taken.
-    pub(crate) refusal: Option<String>,
-    /// When the last answer ended.
-    pub(crate) ended: Duration,
-    /// For each endpoint, how long its device computed.
-    pub(crate) busy: Vec<Duration>,
-    /// Sequences that lost their blocks.
-    pub(crate) preemptions: u64,
-    /// Of all that happened, in order: equal for equal runs.
-    pub(crate) trace: Trace,
-}
-
-/// A request that was answered.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Answered {
-    pub(crate) conversation: u32,
-    pub(crate) prompt: u32,
-    /// Tokens of the prompt whose KV was there already.
-    pub(crate) cached: u32,
-    pub(crate) output: u32,
-    /// From its asking to its first token.
-    pub(crate) first: Duration,
-    /// From its first token to its last.
-    pub(crate) rest: Duration,
-}
-
-/// A hash of events (FNV-1a, over numbers).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Trace(pub(crate) u64);
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
@@ -159,10 +101,7 @@ impl<'a> World<'a> {
     ) -> Result<Self, String> {
         let infos: Vec<_> = (0..cluster.endpoints).map(|index| cluster.info(index)).collect();
         let parameters = infos.first().map(Parameters::of).ok_or("there are no endpoints")?;
-        let endpoint = |info| {
-            let settings = cluster.settings(info, parameters.key);
-            Endpoint::new(settings, cluster.blocks, cluster.cost)
-        };
+        let endpoint = |info| Endpoint::new(cluster.settings(info), cluster.blocks, cluster.cost);
         Ok(Self {
             cluster,
             load,
@@ -410,84 +349,5 @@ impl<'a> Talk<'a> {
     }
 }
 
-// === impl Cluster ===
-
-impl Cluster {
-    /// Most tokens of one request.
-    pub(crate) fn longest(&self) -> u32 {
-        self.blocks.saturating_mul(self.block_size)
-    }
-
-    fn info(&self, index: u32) -> EndpointInfo {
-        let group = GroupId { namespace: "default".into(), service: "sim".into(), index };
-        let epoch = Epoch { number: 1, nonce: u64::from(index) };
-        EndpointInfo {
-            endpoint: EndpointId { group, revision: 1, epoch, dp: 0 },
-            role: Role::Unified,
-            model_names: vec!["sim".into()],
-            max_model_len: self.longest(),
-            block_size: self.block_size,
-            num_blocks: self.blocks,
-            max_num_seqs: self.max_num_seqs,
-            fingerprint: Fingerprint {
-                model: Digest::of(b"a model that is played"),
-                tokenizer: Digest::of(b"a tokenizer that nobody needs"),
-                adapter: None,
-                dtype: "bfloat16".into(),
-                quantization: "none".into(),
-                kv_dtype: "bfloat16".into(),
-                tensor_parallel: 1,
-                kernel_path: "sim".into(),
-                batch_invariant: true,
-            },
-        }
-    }
-
-    fn settings(&self, info: &EndpointInfo, prefix_key: [u8; 32]) -> EngineSettings {
-        EngineSettings {
-            endpoint: info.endpoint.clone(),
-            model: info.fingerprint.model,
-            tokenizer: info.fingerprint.tokenizer,
-            vocab_size: VOCABULARY,
-            limits: EngineLimits {
-                max_model_len: info.max_model_len,
-                block_size: self.block_size,
-                max_num_batched_tokens: self.max_num_batched_tokens,
-                max_num_seqs: self.max_num_seqs,
-                max_num_queued: MOST_QUEUED,
-                num_blocks: Some(self.blocks),
-                long_prefill_token_threshold: 0,
-                policy: Policy::Fcfs,
-                prefix_caching: true,
-                kv_transfer_timeout: Duration::ZERO,
-                speculation: None,
-            },
-            stages: 1,
-            windows: vec![None],
-            kv_dtype: info.fingerprint.kv_dtype.clone(),
-            prefix_key,
-        }
-    }
-}
-
-// === impl Trace ===
-
-impl Default for Trace {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Trace {
-    fn add(&mut self, numbers: &[u64]) {
-        for number in numbers {
-            self.0 = (self.0 ^ number).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-}
-
 /// A gateway looks so often at what it believes.
 const LOOKS: Duration = Duration::from_millis(500);
-/// Requests that may wait at an endpoint: as many as an engine can have at all, because a request
-/// that is refused would have to wait elsewhere, and how a gateway does that is not played.
-const MOST_QUEUED: u32 = 1 << 19;

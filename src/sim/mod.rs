@@ -13,14 +13,17 @@
 //!
 //! - [`synthetic`], [`trace`]: what is asked for; [`load`]: conversations made of it
 //! - [`profiles`]: what is compared; [`placing`]: one of them at work
-//! - [`endpoint`]: an engine with its device; [`cost`]: how long a step takes
+//! - [`cluster`]: what endpoints are like; [`endpoint`]: an engine with its device; [`cost`]: how
+//!   long a step takes
 //! - [`core`]: one run, event by event; [`queue`]: what comes next
-//! - [`report`]: a run as figures
+//! - [`outcome`]: what came of it; [`report`]: that as figures
 
+pub(crate) mod cluster;
 pub(crate) mod core;
 pub(crate) mod cost;
 mod endpoint;
 pub(crate) mod load;
+mod outcome;
 mod placing;
 pub(crate) mod profiles;
 mod queue;

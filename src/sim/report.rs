@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde::Serialize;
 
-use super::core::{Answered, Run};
+use super::outcome::{Answered, Run};
 use crate::bench::measure::Series;
 
 /// What a profile achieved.

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::{
-    core::{self, Cluster, Run},
+    cluster::Cluster,
+    core,
     cost::CostModel,
     load::Load,
+    outcome::Run,
     profiles::{NAMES, Profile},
     report::Figures,
     synthetic::{Arrivals, Synthetic, tests::SMALL},

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     golden, http,
+    operator::troupe,
     process::{Ended, Server, Troupe, completion, tokens, until},
 };
 
@@ -331,9 +332,9 @@ fn a_batch_asks_again_where_there_is_no_room() {
 fn a_simulation_is_the_same_in_every_process() {
     let simulate = |seed: &str| {
         let args = ["sim", "--conversations", "60", "--output-format", "json", "--seed", seed];
-        let ended = Troupe::run(&args);
-        assert_eq!(ended.code, Some(0), "{}", ended.log);
-        serde_json::from_str::<Value>(&ended.log).expect("figures and nothing else")
+        let said = troupe(&args);
+        assert_eq!(said.code, Some(0), "{}", said.err);
+        serde_json::from_str::<Value>(&said.out).expect("figures and nothing else")
     };
     let (first, other) = (simulate("3"), simulate("4"));
     assert_eq!(first, simulate("3"));
