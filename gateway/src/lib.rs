@@ -59,6 +59,7 @@ pub use placement::{
     endpoints::Endpoints,
     follower::knows_a_cluster,
     prefix::measure::PrefixIndex,
+    rehearsal::{Rehearsal, Rehearsed, Sent},
     trial::Trial,
 };
 pub use tenants::Tenant;

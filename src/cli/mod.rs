@@ -25,6 +25,7 @@ mod pod;
 pub(crate) mod progress;
 mod run;
 mod serve;
+mod sim;
 mod token;
 mod up;
 

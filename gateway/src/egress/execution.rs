@@ -280,10 +280,11 @@ impl Execution {
         };
         // Who was waited for may name blocks as nobody did before.
         self.hash().await;
+        let directory = &self.places.directory;
         // So that who asks the same at the same time is sent the same way.
         for endpoint in [Some(&placed.endpoint), placed.prefill.as_ref()].into_iter().flatten() {
             if let Some(named) = self.hashes.named(endpoint.cached.naming()) {
-                endpoint.cached.sent(&named.hashes);
+                endpoint.cached.sent(directory.now(), &named.hashes);
             }
         }
         let endpoint = &placed.endpoint;
@@ -296,8 +297,8 @@ impl Execution {
         let source = left.or_else(prefill).or_else(peer);
         let generate = self.generate(&endpoint.info, named, source);
         let max_tokens = self.prompt.options.max_tokens;
-        let directory = &self.places.directory;
-        let underway = Underway::begin(directory, &placed, self.request.n, max_tokens);
+        let choices = self.request.n;
+        let underway = Underway::begin(directory, &placed, choices, max_tokens, Instant::now());
         match Attempt::open(endpoint, generate, underway).await {
             Ok(attempt) => {
                 self.attempt = Some(attempt);

@@ -48,7 +48,7 @@ impl Upstreams {
         });
         let picked = placer.place(query, Scene::of(candidates)).endpoint?;
         let (upstream, _) = all.get(picked)?;
-        self.guessed.sent(&upstream.cached, query.hashes);
+        self.guessed.sent(now, &upstream.cached, query.hashes);
         Some(Arc::clone(upstream))
     }
 }

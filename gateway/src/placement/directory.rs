@@ -118,7 +118,8 @@ impl Directory {
         let serves = |endpoint: &&Arc<Endpoint>| {
             within(endpoint) && endpoint.info.model_names.iter().any(|n| n == name)
         };
-        let Some(endpoint) = table.values().find(serves) else {
+        let text_side = |endpoint: &Arc<Endpoint>| endpoint.model.clone();
+        let Some(model) = table.values().filter(serves).find_map(text_side) else {
             let known = self.known.borrow();
             if known.contains(name) {
                 return Err(Unserved::NotReady(name.to_owned()));
@@ -129,8 +130,8 @@ impl Directory {
         let lengths = table.values().filter(serves).map(|endpoint| endpoint.info.max_model_len);
         Ok(Served {
             name: name.to_owned(),
-            model: Arc::clone(&endpoint.model),
-            max_model_len: lengths.min().unwrap_or(endpoint.info.max_model_len),
+            model,
+            max_model_len: lengths.min().unwrap_or_default(),
             priority: None,
         })
     }
@@ -151,8 +152,8 @@ impl Directory {
         if endpoints.iter().any(|endpoint| !endpoint.rests(query.now)) {
             endpoints.retain(|endpoint| !endpoint.rests(query.now));
         }
-        let (now, matched) = (Instant::now(), self.matched(query, &endpoints));
-        let candidate = |row: usize| endpoints[row].candidate(now, matched[row]);
+        let matched = self.matched(query, &endpoints);
+        let candidate = |row: usize| endpoints[row].candidate(query.now, matched[row]);
         let mut scene = Scene::of((0..endpoints.len()).map(candidate));
         if pool.placer.predicts(&scene) {
             scene.predict(self.expected(query, &scene));
@@ -251,6 +252,16 @@ impl Directory {
     /// The gateway's time, as plug-ins know it.
     pub(crate) fn now(&self) -> Duration {
         self.born.elapsed()
+    }
+
+    /// The gateway's time at a moment.
+    pub(crate) fn at(&self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.born)
+    }
+
+    /// What the gateway's time counts from.
+    pub(crate) fn born(&self) -> Instant {
+        self.born
     }
 
     /// What places requests where no service says how.

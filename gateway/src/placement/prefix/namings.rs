@@ -67,6 +67,12 @@ impl Hashes {
     /// None.
     pub(crate) const NONE: Self = Self(Vec::new());
 
+    /// Those of a prompt without a salt, in one way, computed by whoever asks.
+    pub(crate) fn of(naming: Naming, parameters: &Parameters, hashes: Arc<[u128]>) -> Self {
+        let (block_size, seed) = (parameters.block_size, parameters.chain(None, None).seed());
+        Self(vec![Named { naming, block_size, seed, hashes }])
+    }
+
     /// In one way, if that was asked for.
     pub(crate) fn named(&self, naming: Naming) -> Option<&Named> {
         self.0.iter().find(|named| named.naming == naming)
