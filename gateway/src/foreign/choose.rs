@@ -60,6 +60,7 @@ impl Upstream {
         let Load { running, waiting, blocks_used, blocks_total, .. } = known.load;
         Candidate {
             info: &self.info,
+            number: self.number,
             load: Busy { running, waiting, blocks_used, blocks_total, fetch_rate: 0 },
             in_flight: self.in_flight(),
             uncached_in_flight: 0,

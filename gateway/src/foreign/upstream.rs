@@ -42,6 +42,8 @@ pub(crate) struct Upstreams {
 pub(crate) struct Upstream {
     pub(crate) config: ForeignEndpoint,
     pub(crate) info: EndpointInfo,
+    /// Its place in the file.
+    pub(super) number: u32,
     pub(super) client: Client<HttpsConnector<HttpConnector>, Body>,
     /// What it may have cached.
     pub(super) cached: Cached,
@@ -79,13 +81,13 @@ impl Upstreams {
     /// None of them is known to answer yet.
     pub(crate) fn new(configs: &[ForeignEndpoint]) -> Self {
         let guessed = Guessed::default();
-        let upstream = |config: &ForeignEndpoint| {
+        let upstream = |(number, config): (u32, &ForeignEndpoint)| {
             let (in_flight, known) = (AtomicU32::new(0), Mutex::default());
             let (info, config) = (choose::info(config), config.clone());
             let (client, cached) = (client(&config), guessed.cached());
-            Arc::new(Upstream { config, info, client, cached, in_flight, known })
+            Arc::new(Upstream { config, info, number, client, cached, in_flight, known })
         };
-        let all = configs.iter().map(upstream).collect();
+        let all = (0..).zip(configs).map(upstream).collect();
         Self { all, guessed, origin: Instant::now() }
     }
 

@@ -19,7 +19,7 @@ use super::{
     handler::Placer,
     latency::{Features, Measured, Predicted, Predictor},
     peers::{self, Peer},
-    pools::Pools,
+    pools::{Pool, Pools},
     prefix::namings::{Naming, Prefixes},
     scene::Scene,
     session,
@@ -139,62 +139,55 @@ impl Directory {
     /// Where a request goes, if anybody can take it.
     pub(crate) fn place(&self, query: &Query<'_>) -> Option<Placed> {
         let pool = self.pools.of(query.model)?;
-        let fits = |endpoint: &&Arc<Endpoint>| {
-            let fingerprint = &endpoint.info.fingerprint;
-            // During a rolling update one name may have two tokenizers.
-            fingerprint.tokenizer == query.tokenizer
-                && query.goes_on.is_none_or(|goes_on| goes_on.at(fingerprint))
-                && !query.exclude.contains(&endpoint.info.endpoint)
-                && query.scope.is_none_or(|scope| scope.has(&endpoint.info.endpoint.group))
-        };
-        let mut endpoints: Vec<&Arc<Endpoint>> = pool.members.iter().filter(fits).collect();
-        // Who keeps failing is only taken if there is nobody else.
-        if endpoints.iter().any(|endpoint| !endpoint.rests(query.now)) {
-            endpoints.retain(|endpoint| !endpoint.rests(query.now));
-        }
-        let matched = self.matched(query, &endpoints);
-        let candidate = |row: usize| endpoints[row].candidate(query.now, matched[row]);
-        let mut scene = Scene::of((0..endpoints.len()).map(candidate));
+        let rows = pool.rows(query);
+        let endpoint = |row: usize| &pool.members[rows[row] as usize];
+        let matched = self.matched(query, (&pool, &rows));
+        let candidate = |row: usize| endpoint(row).candidate(query.now, matched[row]);
+        let mut scene = Scene::of((0..rows.len()).map(candidate));
         if pool.placer.predicts(&scene) {
-            scene.predict(self.expected(query, &scene));
+            scene.predict(self.expected(query, &scene, (&pool, &rows)));
         }
         let outcome = pool.placer.place(query, scene);
         let (at, prefill) = (outcome.endpoint?, outcome.prefill);
         let features = Features::of(query, &Scene::of([candidate(at)].into_iter()), 0);
         let (predicted, offer) = {
             let predictor = self.predictor();
-            let fingerprint = &endpoints[at].info.fingerprint;
+            let fingerprint = &endpoint(at).info.fingerprint;
             let sooner = |tokens| peers::sooner(&predictor, fingerprint, &features, tokens);
+            let info = |row: usize| &endpoint(row).info;
             let alone = self.peer_fetch && prefill.is_none();
-            let offer = alone.then(|| {
-                let infos: Vec<_> = endpoints.iter().map(|endpoint| &endpoint.info).collect();
-                peers::offer(&infos, &matched, (at, endpoints[at].fetch_rate()), sooner)
-            });
-            let offer = offer.flatten();
-            (predictor.predict(fingerprint, &features), offer)
+            let offer = alone
+                .then(|| peers::offer(info, &matched, (at, endpoint(at).fetch_rate()), sooner));
+            (predictor.predict(fingerprint, &features), offer.flatten())
         };
         let peer = offer.filter(|offer| offer.fetched).map(|offer| Peer {
-            endpoint: Arc::clone(endpoints[offer.row]),
+            endpoint: Arc::clone(endpoint(offer.row)),
             tokens: offer.cached_tokens,
         });
-        let decision = Decision::new(query, &endpoints, outcome, (features, predicted), offer)?;
+        let name = |row: usize| Arc::clone(&endpoint(row).name);
+        let learned = (features, predicted);
+        let decision = Decision::new(query, (rows.len(), &name), outcome, learned, offer)?;
         let decision = Arc::new(decision);
         self.recent.keep(&decision);
         Some(Placed {
-            endpoint: Arc::clone(endpoints[at]),
-            prefill: prefill.map(|at| Arc::clone(endpoints[at])),
+            endpoint: Arc::clone(endpoint(at)),
+            prefill: prefill.map(|at| Arc::clone(endpoint(at))),
             peer,
-            token: pool.placer.tokens.then(|| session::token_of(&endpoints[at].info.endpoint)),
+            token: pool.placer.tokens.then(|| session::token_of(&endpoint(at).info.endpoint)),
             decision,
         })
     }
 
     /// Tokens of the prompt's beginning that each one's cache holds.
-    fn matched(&self, query: &Query<'_>, endpoints: &[&Arc<Endpoint>]) -> Vec<u32> {
-        let mut matched = vec![0; endpoints.len()];
+    fn matched(&self, query: &Query<'_>, (pool, rows): (&Pool, &[u32])) -> Vec<u32> {
+        let mut matched = vec![0; rows.len()];
         for named in query.hashes.all() {
             let runs = self.prefixes.index.runs(&named.hashes);
-            for (matched, endpoint) in matched.iter_mut().zip(endpoints) {
+            if runs.is_empty() {
+                continue;
+            }
+            for (matched, row) in matched.iter_mut().zip(rows) {
+                let endpoint = &pool.members[*row as usize];
                 if endpoint.cached.naming() == named.naming {
                     *matched = endpoint.cached.run(&runs) * named.block_size;
                 }
@@ -226,12 +219,17 @@ impl Directory {
     }
 
     /// What is expected of each; nothing if it is not known of all.
-    fn expected(&self, query: &Query<'_>, scene: &Scene<'_>) -> Vec<Predicted> {
+    fn expected(
+        &self,
+        query: &Query<'_>,
+        scene: &Scene<'_>,
+        (pool, rows): (&Pool, &[u32]),
+    ) -> Vec<Predicted> {
         let predictor = self.predictor();
-        let of = |row: usize| {
-            let features = Features::of(query, scene, row);
-            predictor.predict(&scene.rows()[row].info.fingerprint, &features)
-        };
+        // Looked for once for each way, and not for each endpoint.
+        let times: Vec<_> = pool.fingerprints().iter().map(|of| predictor.times(of)).collect();
+        let of =
+            |row: usize| times[pool.kind(rows[row])]?.predict(&Features::of(query, scene, row));
         (0..scene.len()).map(of).collect::<Option<_>>().unwrap_or_default()
     }
 

@@ -37,7 +37,6 @@ pub(crate) struct Endpoint {
     pub(crate) model: Option<Arc<ServedModel>>,
     /// What it may be selected by.
     pub(crate) labels: BTreeMap<String, String>,
-    duty: Duty,
     /// Where its leader is reached.
     pub(crate) address: String,
     /// Its leader.
@@ -69,6 +68,8 @@ struct Cells {
     fetch_rate: AtomicU32,
     /// Until when others are taken before it, in microseconds of the gateway's time.
     rests: AtomicU64,
+    duty: Duty,
+    number: u32,
 }
 
 /// Counts one request at an endpoint for as long as it lives.
@@ -99,19 +100,17 @@ impl Endpoint {
         prefixes: &Arc<Prefixes>,
     ) -> Self {
         let cached = Arc::new(Cached::new(Arc::clone(prefixes), &Parameters::of(&info)));
-        let name = info.endpoint.to_string().into();
-        let duty = Duty::of(info.role, &labels);
+        let (name, duty) = (info.endpoint.to_string().into(), Duty::of(info.role, &labels));
         Self {
             info,
             model,
             labels,
-            duty,
             address,
             connection,
             cached,
             name,
             load: Mutex::default(),
-            cells: Cells::new(),
+            cells: Cells::new(duty, prefixes.number()),
             breaker: Mutex::default(),
             metrics: Mutex::new(Arc::from("")),
         }
@@ -206,6 +205,7 @@ impl Endpoint {
         let told = Duration::from_micros(cells.told.load(Ordering::Relaxed));
         Candidate {
             info: &self.info,
+            number: cells.number,
             load: Busy {
                 running,
                 waiting,
@@ -217,7 +217,7 @@ impl Endpoint {
             uncached_in_flight: cells.uncached.load(Ordering::Relaxed),
             matched,
             labels: &self.labels,
-            duty: self.duty,
+            duty: cells.duty,
             load_age: now.saturating_sub(told),
         }
     }
@@ -226,7 +226,7 @@ impl Endpoint {
 // === impl Cells ===
 
 impl Cells {
-    fn new() -> Self {
+    fn new(duty: Duty, number: u32) -> Self {
         Self {
             sequences: AtomicU64::new(0),
             blocks: AtomicU64::new(0),
@@ -235,6 +235,8 @@ impl Cells {
             uncached: AtomicU64::new(0),
             fetch_rate: AtomicU32::new(0),
             rests: AtomicU64::new(0),
+            duty,
+            number,
         }
     }
 
@@ -327,6 +329,7 @@ pub(crate) mod tests {
     pub(crate) fn candidate(info: &EndpointInfo) -> Candidate<'_> {
         Candidate {
             info,
+            number: info.endpoint.group.index,
             load: Busy::default(),
             in_flight: 0,
             uncached_in_flight: 0,

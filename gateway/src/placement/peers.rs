@@ -44,20 +44,22 @@ pub(crate) struct Offer {
 /// Whether the endpoint at `at`, to which KV of so many tokens comes in a second (0 if that is not
 /// known), fetches what another one has, where so many tokens of the prompt are in the cache of
 /// each; nothing if nobody has more than it has itself. `seconds` is what computing tokens takes.
-pub(super) fn offer(
-    endpoints: &[&EndpointInfo],
+pub(super) fn offer<'a>(
+    endpoint: impl Fn(usize) -> &'a EndpointInfo,
     matched: &[u32],
     (at, fetch_rate): (usize, u32),
     seconds: impl Fn(f32) -> Option<f32>,
 ) -> Option<Offer> {
-    let own = endpoints[at];
+    let own = endpoint(at);
     let has_more = |row: &usize| {
-        let other = endpoints[*row];
-        matched[*row] > matched[at]
-            && other.block_size == own.block_size
-            && other.fingerprint == own.fingerprint
+        // Looked at before anything else, because it seldom is so.
+        if matched[*row] <= matched[at] {
+            return false;
+        }
+        let other = endpoint(*row);
+        other.block_size == own.block_size && other.fingerprint == own.fingerprint
     };
-    let all = (0..endpoints.len()).filter(has_more);
+    let all = (0..matched.len()).filter(has_more);
     // The first of equals, whoever that is.
     let row = all.max_by_key(|row| (matched[*row], std::cmp::Reverse(*row)))?;
     let cost = Cost::default();
@@ -92,19 +94,19 @@ mod tests {
     #[test]
     fn blocks_are_fetched_from_who_has_most_if_that_is_sooner() {
         let infos: Vec<_> = (0..4).map(|index| info("m", index)).collect();
-        let all: Vec<_> = infos.iter().collect();
+        let all = |row: usize| &infos[row];
         let none = |_| None;
-        let told = offer(&all, &[64, 4096, 8192, 8192], (0, 0), none).expect("two have more");
+        let told = offer(all, &[64, 4096, 8192, 8192], (0, 0), none).expect("two have more");
         assert_eq!((told.row, told.cached_tokens, told.fetched), (2, 8192, true), "{told:?}");
-        assert_eq!(offer(&all, &[64, 64, 0, 16], (0, 0), none), None, "nobody has more");
-        let few = offer(&all, &[64, 96, 0, 0], (0, 0), none).expect("one has more");
+        assert_eq!(offer(all, &[64, 64, 0, 16], (0, 0), none), None, "nobody has more");
+        let few = offer(all, &[64, 96, 0, 0], (0, 0), none).expect("one has more");
         assert!(!few.fetched, "32 tokens are computed before a transfer is set up: {few:?}");
         // What was measured counts, of either.
-        assert!(!offer(&all, &[0, 8192, 0, 0], (0, 900), none).expect("more").fetched);
+        assert!(!offer(all, &[0, 8192, 0, 0], (0, 900), none).expect("more").fetched);
         let quick = |_| Some(0.001);
-        assert!(!offer(&all, &[0, 8192, 0, 0], (0, 0), quick).expect("more").fetched);
+        assert!(!offer(all, &[0, 8192, 0, 0], (0, 0), quick).expect("more").fetched);
         let slow = |tokens| Some(tokens / 500.0);
-        assert!(offer(&all, &[0, 8192, 0, 0], (0, 900), slow).expect("more").fetched);
+        assert!(offer(all, &[0, 8192, 0, 0], (0, 900), slow).expect("more").fetched);
     }
 
     #[test]
@@ -112,7 +114,8 @@ mod tests {
         let (own, mut other, mut blocks) = (info("m", 0), info("m", 1), info("m", 2));
         other.fingerprint.tensor_parallel = 2;
         blocks.block_size = 32;
-        let all = [&own, &other, &blocks];
-        assert_eq!(offer(&all, &[0, 8192, 8192], (0, 0), |_| None), None);
+        let all = [own, other, blocks];
+        let all = |row: usize| &all[row];
+        assert_eq!(offer(all, &[0, 8192, 8192], (0, 0), |_| None), None);
     }
 }

@@ -1,7 +1,7 @@
 //! Placement on its own, among endpoints that nobody serves: for whoever measures what a decision
 //! costs.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use troupe_runtime::{
@@ -59,7 +59,8 @@ impl Trial {
                 blocks_total: 1000,
                 ..Load::default()
             };
-            endpoint.set_load(directory.now(), load);
+            // Told just now, however long this is measured.
+            endpoint.set_load(Duration::MAX, load);
             directory.enter(Arc::new(endpoint));
         }
         Ok(Self { directory: Arc::new(directory), record, hints: Hints::default() })

@@ -10,7 +10,6 @@ use troupe_runtime::id::RequestId;
 
 use crate::placement::{
     Query,
-    endpoint::Endpoint,
     handler::{Outcome, Weighed},
     latency::{Features, Predicted},
     peers::Offer,
@@ -127,15 +126,14 @@ struct Whole<'a> {
 // === impl Decision ===
 
 impl Decision {
-    /// Of an outcome whose rows are these endpoints; `None` if nobody was picked.
+    /// Of an outcome whose rows are so many endpoints of these names; `None` if nobody was picked.
     pub(crate) fn new(
         query: &Query<'_>,
-        endpoints: &[&Arc<Endpoint>],
+        (candidates, name): (usize, &impl Fn(usize) -> Arc<str>),
         outcome: Outcome,
         (features, predicted): (Features, Option<Predicted>),
         peer: Option<Offer>,
     ) -> Option<Self> {
-        let name = |row: usize| Arc::clone(&endpoints[row].name);
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let told = Told {
             request: query.name.to_owned(),
@@ -143,7 +141,7 @@ impl Decision {
             at: at.unwrap_or_default().as_secs_f64(),
             tried: query.exclude.len(),
             prompt_tokens: query.tokens,
-            candidates: endpoints.len(),
+            candidates,
             endpoint: name(outcome.endpoint?),
             cached_tokens: (features.tokens - features.uncached).max(0.0) as u32,
             prefill_endpoint: outcome.prefill.map(name),
@@ -156,7 +154,7 @@ impl Decision {
             profiles: outcome
                 .steps
                 .into_iter()
-                .map(|(profile, verdict)| Step::new(&profile, verdict, &name))
+                .map(|(profile, verdict)| Step::new(&profile, verdict, name))
                 .collect(),
         };
         Some(Self { told, request: query.request, features, actual: Mutex::default() })

@@ -6,7 +6,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use troupe_runtime::prefix::Parameters;
@@ -23,6 +26,8 @@ pub(crate) struct Prefixes {
     pub(crate) index: Index,
     /// By number. One is added when a model is served in a way that it was not before.
     namings: Mutex<Vec<Parameters>>,
+    /// Endpoints that there have been.
+    numbers: AtomicU32,
 }
 
 /// The names of one prompt's blocks, in every way that was asked for.
@@ -53,6 +58,11 @@ impl Prefixes {
             namings.len() - 1
         });
         Naming(at as u32)
+    }
+
+    /// A new endpoint's number.
+    pub(crate) fn number(&self) -> u32 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
     fn parameters(&self, naming: Naming) -> Option<Parameters> {
