@@ -87,7 +87,7 @@ impl Command {
             | Self::Node(_)
             | Self::Gateway(_)
             | Self::Member => "info",
-            Self::Run(_) | Self::Batch(_) | Self::Bench(_) | Self::Chat(_) | Self::Sim(_) => "warn",
+            Self::Run(_) | Self::Batch(_) | Self::Bench(_) | Self::Chat(_) => "warn",
             // What fails is what the command itself says.
             _ => "error",
         }

@@ -13,6 +13,8 @@ use super::load::{Conversation, Load, Piece, Turn, mix};
 
 /// Tokens that one id stands for.
 const BLOCK: u32 = 512;
+/// Longer than any trace; endpoints that have nothing to do say so every second.
+const LONGEST: Duration = Duration::from_secs(31 * 24 * 3600);
 
 /// One line. Fields that we do not know are others' business.
 #[derive(Debug, Deserialize)]
@@ -24,7 +26,7 @@ struct Line {
 }
 
 /// Reads a trace, at most so many requests of it, `speed` times as fast as it was recorded. Each
-/// request is a conversation of its own.
+/// request is a conversation of its own; the earliest comes at once, whenever it was recorded.
 ///
 /// # Errors
 /// The first line that is wrong, by its number, and what would be right.
@@ -35,10 +37,20 @@ pub(crate) fn read(text: &str, most: Option<usize>, speed: f64) -> Result<Load, 
     };
     let lines = lines.take(most.unwrap_or(usize::MAX));
     let mut conversations = lines.map(conversation).collect::<Result<Vec<_>, _>>()?;
-    if conversations.is_empty() {
-        return Err("there is no request in it, one per line is needed".into());
-    }
     conversations.sort_by_key(|conversation| conversation.at);
+    let (Some(first), Some(last)) = (conversations.first(), conversations.last()) else {
+        return Err("there is no request in it, one per line is needed".into());
+    };
+    let (first, last) = (first.at, last.at);
+    if last - first > LONGEST {
+        return Err(format!(
+            "from its first request to its last it takes {} s, at most {} s are possible: \
+             timestamps are milliseconds, and a greater speed makes it shorter",
+            (last - first).as_secs(),
+            LONGEST.as_secs()
+        ));
+    }
+    conversations.iter_mut().for_each(|conversation| conversation.at -= first);
     Ok(Load { conversations, at_once: None })
 }
 
@@ -50,8 +62,8 @@ fn conversation(line: &str, speed: f64) -> Result<Conversation, String> {
         )
     })?;
     let seconds = line.timestamp / 1e3 / speed;
-    // A century is more than any trace has, and less than a clock holds.
-    if !(0.0..=3e9).contains(&seconds) {
+    // Ten thousand years hold a time in any calendar, and a clock holds them.
+    if !(0.0..=3e11).contains(&seconds) {
         return Err(format!("timestamp is {}, milliseconds from 0 on are needed", line.timestamp));
     }
     if line.input_length == 0 {
@@ -89,7 +101,7 @@ mod tests {
 "#;
         let load = read(text, None, 2.0).expect("it is right");
         let [first, second] = load.conversations.as_slice() else { panic!("two: {load:?}") };
-        assert_eq!((first.at, second.at), (Duration::from_millis(500), Duration::from_secs(1)));
+        assert_eq!((first.at, second.at), (Duration::ZERO, Duration::from_millis(500)));
         assert_eq!((first.turns[0].output, second.turns[0].output), (1, 20));
         let lengths = |conversation: &Conversation| {
             conversation.turns[0].pieces.iter().map(|piece| piece.tokens).collect::<Vec<_>>()
@@ -133,5 +145,10 @@ mod tests {
             assert!(error.starts_with(wrong) && error.contains(right), "{error}");
         }
         assert!(read("\n\n", None, 1.0).expect_err("nothing").contains("no request"));
+        let late = good.replace("\"timestamp\": 0", "\"timestamp\": 1e13");
+        let error = read(&format!("{good}\n{late}\n"), None, 1.0).expect_err("300 years");
+        assert!(error.contains("10000000000 s") && error.contains("2678400 s"), "{error}");
+        let alone = read(&late, None, 1.0).expect("its time is the first");
+        assert_eq!(alone.conversations[0].at, Duration::ZERO);
     }
 }
