@@ -89,6 +89,16 @@ fn one(text: &mut String, decision: &Value) -> std::fmt::Result {
         }
         writeln!(text)?;
     }
+    if let Some(peer) = decision["peer"].as_object() {
+        let fetches = if peer["fetched"] == true { "fetches from" } else { "does not fetch from" };
+        let (name, tokens) = (peer["endpoint"].as_str().unwrap_or("?"), &peer["cachedTokens"]);
+        let (sending, computing) = (seconds(&peer["sending"]), seconds(&peer["computing"]));
+        writeln!(
+            text,
+            "  {fetches} {name}, which has {tokens} tokens cached: {sending} to send \
+             what is missing, {computing} to compute it"
+        )?;
+    }
     for profile in list(&decision["profiles"]) {
         step(text, profile)?;
     }
@@ -155,6 +165,8 @@ mod tests {
         let told = json!({"request": "r", "decisions": [{
             "request": "r", "model": "m", "endpoint": "ns/s/1", "tried": 0, "candidates": 3,
             "promptTokens": 100, "cachedTokens": 64,
+            "peer": {"endpoint": "ns/s/2", "cachedTokens": 96, "sending": 0.006,
+                "computing": 0.25, "fetched": true},
             "profiles": [{
                 "profile": "default", "picker": "max-score-picker",
                 "filters": [
@@ -175,6 +187,8 @@ Request r for m
   went to ns/s/1
   prompt: 100 tokens, 64 of them cached there
   candidates: 3, tried before: 0
+  fetches from ns/s/2, which has 96 tokens cached: 6.0 ms to send what is missing, 250.0 ms to \
+compute it
   profile default, max-score-picker:
     role-filter dropped 1: ns/s/2
                total  queue-scorer x2.00

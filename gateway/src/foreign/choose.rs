@@ -12,7 +12,8 @@ use super::{
     upstream::{Known, Upstream, Upstreams},
 };
 use crate::placement::{
-    Busy, Candidate, Duty, Query, handler::Placer, prefix::guessed::Guessed, scene::Scene,
+    Busy, Candidate, Duty, Query, explain::record::Decision, handler::Placer, latency::Features,
+    prefix::guessed::Guessed, scene::Scene,
 };
 
 /// Bytes of a text that make a token, about: llm-d's estimate too.
@@ -21,14 +22,14 @@ pub(crate) const BYTES_PER_TOKEN: usize = 4;
 // === impl Upstreams ===
 
 impl Upstreams {
-    /// Who answers, of those that were not tried. One that keeps failing is only taken if there is
+    /// Who answers, of those that were not tried, and why. One that keeps failing is only taken if there is
     /// nobody else.
     pub(crate) fn choose(
         &self,
         query: &Query<'_>,
         placer: &Placer,
         tried: &BTreeSet<(String, String)>,
-    ) -> Option<Arc<Upstream>> {
+    ) -> Option<(Arc<Upstream>, Decision)> {
         let now = self.now();
         let fits = |upstream: &Upstream| {
             let config = &upstream.config;
@@ -46,16 +47,28 @@ impl Upstreams {
             let matched = Guessed::matched(&upstream.cached, &runs);
             Candidate { matched, ..upstream.candidate(known, now) }
         });
-        let picked = placer.place(query, Scene::of(candidates)).endpoint?;
+        let scene = Scene::of(candidates);
+        let features: Vec<_> =
+            (0..scene.len()).map(|row| Features::of(query, &scene, row)).collect();
+        let outcome = placer.place(query, scene);
+        let picked = outcome.endpoint?;
+        let name = |row: usize| all[row].0.name();
+        let learned = (features[picked], None);
+        let decision = Decision::new(query, (all.len(), &name), outcome, learned, None)?;
         let (upstream, _) = all.get(picked)?;
         self.guessed.sent(now, &upstream.cached, query.hashes);
-        Some(Arc::clone(upstream))
+        Some((Arc::clone(upstream), decision))
     }
 }
 
 // === impl Upstream ===
 
 impl Upstream {
+    /// As people are told it.
+    fn name(&self) -> Arc<str> {
+        format!("{:?}", self.config).into()
+    }
+
     fn candidate(&self, known: &Known, now: Duration) -> Candidate<'_> {
         let Load { running, waiting, blocks_used, blocks_total, .. } = known.load;
         Candidate {

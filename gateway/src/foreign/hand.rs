@@ -117,7 +117,10 @@ impl Gateway {
             hints: &context.hints,
             now: self.directory.now(),
         };
-        self.foreign.choose(&query, &self.directory.otherwise(), tried)
+        let placer = self.directory.otherwise();
+        let (upstream, decision) = self.foreign.choose(&query, &placer, tried)?;
+        self.directory.recent().keep(&Arc::new(decision));
+        Some(upstream)
     }
 
     /// Lets a request in when it is its turn, and hands it on to whoever is best.

@@ -139,6 +139,10 @@ async fn a_request_is_handed_on_as_it_came_and_ours_stay_here() {
             "request": "mine",
         })
     );
+    let why = stage.get("/debug/placement/mine").await.ok();
+    let decision = &why["decisions"][0];
+    assert_eq!(decision["endpoint"], format!("default/other at {}", other.address));
+    assert_eq!((&decision["model"], &decision["candidates"]), (&json!("llama"), &json!(1)));
     let ours = ask(&stage, MODEL).await.ok();
     assert_eq!(ours["choices"][0]["text"], "ours");
     assert_eq!(ask(&stage, "nobody's").await.status, 404);
