@@ -1,4 +1,4 @@
-//! Sequences whose blocks are being filled by another group.
+//! Sequences whose blocks are being filled by another group, or from beside the device.
 //!
 //! Such a sequence has all of its blocks and is in no step: it neither waits nor runs, and cannot
 //! be preempted, so how many blocks they hold together is bounded ([`RESERVED_SHARE`]) and whoever
@@ -7,7 +7,11 @@
 
 use troupe_runtime::{
     id::{BlockId, SequenceId, StepId},
-    wire::{step::NewSequence, transfer::Run},
+    wire::{
+        step::NewSequence,
+        tier::{TierMove, TierPlace},
+        transfer::Run,
+    },
 };
 
 use super::{
@@ -15,7 +19,7 @@ use super::{
     scheduler::{Part, Scheduler, name_blocks},
     sequence::Sequence,
 };
-use crate::kv::hit::Hit;
+use crate::kv::{hit::Hit, tiers::Tiers};
 
 /// What was reserved for a sequence, and what of it is to come from elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +30,15 @@ pub struct Reserved {
     pub blocks: Vec<Vec<BlockId>>,
     /// Positions whose KV is here already.
     pub cached: u32,
+}
+
+/// The same where what is missing is kept beside the device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// What is missing.
+    pub reserved: Reserved,
+    /// Where it is kept, per KV group: until [`Scheduler::unpin`].
+    pub places: Vec<Vec<TierPlace>>,
 }
 
 impl Scheduler {
@@ -74,6 +87,56 @@ impl Scheduler {
         self.sequences.get(id).map(|sequence| sequence.tables.clone())
     }
 
+    /// Whether a waiting sequence lacks what a tier has.
+    pub fn is_kept(&self, id: SequenceId) -> bool {
+        self.kept(id).is_some()
+    }
+
+    /// Reserves for a waiting sequence as [`Scheduler::reserve`] does, if tiers have what it lacks.
+    pub fn reserve_kept(&mut self, id: SequenceId) -> Option<Kept> {
+        let until = self.kept(id)? * self.pools.block_size();
+        let reserved = self.reserve(id, 1, until)?;
+        let keys = self.sequences.get(id).map_or(&[][..], |sequence| sequence.prefix().full);
+        // Nothing has changed since they were looked for.
+        let places = self.pools.pin(keys, &reserved.wants).unwrap_or_default();
+        Some(Kept { reserved, places })
+    }
+
+    /// How many blocks a waiting sequence would have with what tiers have of it, if those have any.
+    fn kept(&self, id: SequenceId) -> Option<u32> {
+        self.pools.tiers()?;
+        let size = self.pools.block_size();
+        let sequence = self.sequences.get(id).filter(|_| self.waiting.contains(id))?;
+        if sequence.spec.options.prompt_logprobs.is_some() || sequence.mirrored.is_some() {
+            return None;
+        }
+        let end = sequence.len().saturating_sub(1) / size;
+        let hit = self.pools.find_whole(sequence.prefix(), end, StepId(self.last_step + 1));
+        let first = hit.positions / size;
+        let reach = self.pools.reach(sequence.prefix().full, first, end);
+        (reach > first).then_some(reach)
+    }
+
+    /// Nobody reads what was kept there any more.
+    pub fn unpin(&mut self, places: &[Vec<TierPlace>]) {
+        self.pools.unpin(places);
+    }
+
+    /// What was to be there is not.
+    pub fn forget_kept(&mut self, places: &[Vec<TierPlace>]) {
+        self.pools.forget_kept(places);
+    }
+
+    /// What ranks have to do before whatever they are told next.
+    pub fn moves(&mut self) -> Vec<TierMove> {
+        self.pools.moves()
+    }
+
+    /// The tiers beside the device, if there are any.
+    pub fn tiers(&self) -> Option<&Tiers> {
+        self.pools.tiers()
+    }
+
     fn hold(&mut self, id: SequenceId, hit: &Hit, end: u32) -> Reserved {
         let (size, length) =
             (self.pools.block_size(), self.sequences.get(id).map_or(0, Sequence::len));
@@ -95,6 +158,17 @@ impl Scheduler {
         }
         self.reserved.insert(id);
         Reserved { wants, blocks, cached: hit.positions }
+    }
+
+    /// The same as [`Scheduler::fetched`] where tiers had it: it was computed here once, so that it
+    /// counts as found.
+    pub fn loaded(&mut self, id: SequenceId, blocks: u32) {
+        let positions = blocks * self.pools.block_size();
+        let reserved = self.reserved.contains(&id);
+        if let Some(sequence) = self.sequences.get_mut(id).filter(|_| reserved) {
+            sequence.cached = sequence.cached.max(positions);
+        }
+        self.fetched(id, blocks);
     }
 
     /// No more comes for a sequence; its first `blocks` blocks are complete. It begins with the

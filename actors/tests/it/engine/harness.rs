@@ -18,7 +18,7 @@ use troupe_actors::{
     leader::{
         engine::{Engine, EngineEffect, EngineEvent},
         request::RequestKey,
-        settings::{EngineLimits, EngineSettings, steps_in_flight},
+        settings::{EngineLimits, EngineSettings, Offload, steps_in_flight},
     },
     scheduler::{Counters, NgramSettings, Policy},
     worker::{
@@ -58,6 +58,8 @@ pub(super) struct Shape {
     pub(super) speculation: Option<NgramSettings>,
     pub(super) vocab_size: u32,
     pub(super) window: Option<u32>,
+    /// Slots beside the device, in memory and on the disk, where every rank is there to fill them.
+    pub(super) kept: (u32, u32),
 }
 
 /// Something that can happen next.
@@ -342,6 +344,7 @@ pub(super) fn settings(shape: Shape) -> EngineSettings {
             policy: shape.policy,
             prefix_caching: shape.prefix_caching,
             kv_transfer_timeout: Duration::from_secs(2),
+            offload: Offload::default(),
             speculation: shape.speculation,
         },
         stages: shape.stages,

@@ -136,6 +136,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
             speculation,
             vocab_size,
             window,
+            kept: (0, 0),
         }
     })
 }
@@ -254,6 +255,7 @@ fn roomy(stages: u32) -> Shape {
         speculation: None,
         vocab_size: 50,
         window: None,
+        kept: (0, 0),
     }
 }
 

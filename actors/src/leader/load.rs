@@ -1,0 +1,102 @@
+//! A request of which the tiers beside the device have what the device has not.
+//!
+//! It is a transfer as one from another group is ([`super::fetch`]), but every rank has the bytes
+//! itself, and nobody is asked. It begins when the request arrives, or as soon as there is room for
+//! the blocks: until then the request waits for that room anyway.
+
+use std::time::Duration;
+
+use troupe_runtime::{
+    id::SequenceId,
+    wire::{tier::LoadOrder, transfer::TransferOrder},
+};
+
+use super::{
+    engine::{Engine, EngineEffect},
+    fetch::{Fetch, Source},
+    settings::EngineSettings,
+    transfers::{TransferEffect, TransferSetup},
+};
+use crate::{
+    kv::tiers::Tiers,
+    scheduler::{Kept, Reserved},
+};
+
+impl Engine {
+    /// Has the ranks bring back what tiers have of a sequence that has just begun to wait; later, if
+    /// there is no room yet.
+    pub(super) fn bring_back(
+        &mut self,
+        now: Duration,
+        id: SequenceId,
+        effects: &mut Vec<EngineEffect>,
+    ) {
+        if self.scheduler.is_kept(id) && !self.begin_load(now, id, effects) {
+            self.transfers.wanting.insert(id);
+        }
+    }
+
+    /// Begins what had no room: in the order of arrival, so that nobody is overtaken.
+    pub(super) fn load_waiting(&mut self, now: Duration, effects: &mut Vec<EngineEffect>) {
+        while let Some(&id) = self.transfers.wanting.first() {
+            // What it waits for may have been dropped, or it runs: then it computes the rest.
+            let wants = self.scheduler.is_waiting(id) && self.scheduler.is_kept(id);
+            if wants && !self.begin_load(now, id, effects) {
+                return;
+            }
+            self.transfers.wanting.remove(&id);
+        }
+    }
+
+    fn begin_load(
+        &mut self,
+        now: Duration,
+        id: SequenceId,
+        effects: &mut Vec<EngineEffect>,
+    ) -> bool {
+        let Some(setup) = self.transfers.setup.clone() else { return false };
+        if !self.transfers.may_fetch() {
+            return false;
+        }
+        let Some(Kept { reserved, places }) = self.scheduler.reserve_kept(id) else {
+            return false;
+        };
+        let Reserved { wants, blocks, cached } = reserved;
+        let first = cached / self.settings.limits.block_size;
+        let end = wants.iter().map(|run| run.end).max().unwrap_or(first);
+        let transfer = self.transfers.mint(&setup);
+        let time = self.patience(end - first);
+        let source = Source::Tiers(places.clone());
+        let fetch = Fetch::new(id, (now, time), (first, end), &setup.ranks, source);
+        self.transfers.fetches.insert(transfer, fetch);
+        // What these blocks had is kept before they are filled.
+        self.keep_moved(effects);
+        let order = LoadOrder { transfer, first, wants, blocks, places };
+        effects.push(TransferEffect::Order(TransferOrder::Load(Box::new(order))).into());
+        true
+    }
+
+    /// Has the ranks keep what the device has given up: before whatever they are told next, which
+    /// may use those blocks for something else.
+    pub(super) fn keep_moved(&mut self, effects: &mut Vec<EngineEffect>) {
+        let moves = self.scheduler.moves();
+        if !moves.is_empty() {
+            effects.push(TransferEffect::Order(TransferOrder::Move(moves)).into());
+        }
+    }
+}
+
+/// The tiers that the settings ask for, at a group of such ranks.
+pub(super) fn tiers(settings: &EngineSettings, setup: &TransferSetup) -> Option<Tiers> {
+    let offload = settings.limits.offload;
+    let slots = |bytes: u64| {
+        // More than all of them are never numbered.
+        u32::try_from(bytes / setup.block_bytes.max(1)).unwrap_or(u32::MAX).min(MOST_SLOTS)
+    };
+    let (host, disk) = (slots(offload.host_bytes), slots(offload.disk_bytes));
+    let groups = settings.windows.len();
+    (host > 0 && settings.limits.prefix_caching).then(|| Tiers::new(groups, host, disk))
+}
+
+/// Most slots of one tier: the books of so many take some hundred megabytes.
+const MOST_SLOTS: u32 = 1 << 22;
