@@ -48,8 +48,8 @@ type Answer = (Ticket, Result<Vec<u8>, String>);
 #[derive(Debug)]
 struct Shop {
     file: Option<File>,
-    /// Bytes of a slot of each KV group, and where each group's begin, in slots' worth: slots of
-    /// different groups are interleaved, so that the file need not know how many there are.
+    /// Bytes of a slot of each KV group. Slots of one number lie side by side, so that the file need
+    /// not know how many there are.
     sizes: Vec<u64>,
     held: BTreeMap<(u32, u32), Held>,
 }
@@ -194,3 +194,69 @@ impl Shop {
 /// Blocks that may wait to be written or read: as much memory as that may be taken by what is on
 /// its way.
 const MOST_JOBS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RANK: Coordinate = Coordinate { dp: 0, stage: 0, tp: 1 };
+
+    fn read(disk: &mut Disk, slot: (u32, u32), key: u128) -> Result<Vec<u8>, String> {
+        assert!(disk.read(slot, key, (1, 2)));
+        loop {
+            if let Some((ticket, read)) = disk.read_so_far().pop() {
+                assert_eq!(ticket, (1, 2));
+                return read;
+            }
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_there_until_its_slot_is_used_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let folder = folder.path().join("made");
+        for mut disk in [
+            Disk::open(&folder, RANK, vec![4, 2]).expect("a disk"),
+            Disk::open_here(&folder, RANK, vec![4, 2]).expect("a disk"),
+        ] {
+            disk.write((0, 0), 7, vec![1, 2, 3, 4]);
+            disk.write((1, 0), 8, vec![5, 6]);
+            disk.write((0, 1), 9, vec![7, 8, 9, 10]);
+            assert_eq!(read(&mut disk, (0, 0), 7), Ok(vec![1, 2, 3, 4]));
+            assert_eq!(read(&mut disk, (1, 0), 8), Ok(vec![5, 6]));
+            assert_eq!(read(&mut disk, (0, 1), 9), Ok(vec![7, 8, 9, 10]));
+            disk.write((0, 0), 11, vec![0; 4]);
+            assert_eq!(read(&mut disk, (0, 0), 11), Ok(vec![0; 4]));
+            for (slot, key) in [((0, 0), 7), ((1, 1), 8), ((2, 0), 7), ((0, u32::MAX), 7)] {
+                assert!(read(&mut disk, slot, key).is_err(), "{slot:?} {key}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_as_it_was_written_is_not_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut shop = Shop::open(folder.path(), RANK, vec![4]).expect("a disk");
+        shop.take(Job::Write((0, 2), 7, vec![1, 2, 3, 4]));
+        shop.file.as_ref().expect("it is open").write_all_at(&[9], 9).expect("a byte");
+        assert!(shop.read((0, 2), 7).is_err_and(|why| why.contains("not as it was written")));
+        assert!(shop.read((0, 2), 7).is_err_and(|why| why.contains("not written")));
+    }
+
+    #[test]
+    fn a_disk_that_takes_nothing_is_left_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut shop = Shop::open(folder.path(), RANK, vec![4]).expect("a disk");
+        shop.take(Job::Write((0, 0), 7, vec![1, 2, 3, 4]));
+        // As a full one, it refuses.
+        let name = folder.path().join("read only");
+        fs::write(&name, [0; 8]).expect("a file");
+        shop.file = Some(File::open(&name).expect("a file"));
+        shop.take(Job::Write((0, 1), 8, vec![1, 2, 3, 4]));
+        assert!(shop.file.is_none());
+        assert!(shop.read((0, 0), 7).is_err() && shop.read((0, 1), 8).is_err());
+        shop.take(Job::Write((0, 1), 8, vec![1, 2, 3, 4]));
+        assert!(shop.read((0, 1), 8).is_err());
+    }
+}
