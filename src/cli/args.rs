@@ -83,6 +83,10 @@ pub(crate) struct EngineArgs {
     /// Taken as vLLM's flag is: who keeps those blocks.
     #[arg(long, value_name = "NAME", value_parser = ["native"])]
     kv_offloading_backend: Option<String>,
+    /// What makes room when they are full: what was not used for longest, or ARC, with which what is
+    /// used often stays longer [default: lru].
+    #[arg(long, value_name = "POLICY", value_parser = ["lru", "arc"])]
+    kv_offloading_eviction_policy: Option<String>,
     /// The hosts' disks for what leaves that memory, of the whole group, in GiB [default: 0].
     #[arg(long, value_name = "GIB", value_parser = gib)]
     kv_offloading_disk_size: Option<u64>,
@@ -139,6 +143,7 @@ impl EngineArgs {
             kv_transfer_timeout_ms: self.kv_transfer_timeout_ms,
             kv_offloading_bytes: self.kv_offloading_size,
             kv_offloading_backend: self.kv_offloading_backend.clone(),
+            kv_offloading_eviction_policy: self.kv_offloading_eviction_policy.clone(),
             kv_offloading_disk_bytes: self.kv_offloading_disk_size,
             kv_offloading_disk_path: self.kv_offloading_disk_path.clone(),
             threads: self.threads,

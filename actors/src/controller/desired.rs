@@ -219,9 +219,6 @@ fn offloading(
 ) -> Result<EngineFlags, String> {
     let Some(offload) = offload else { return Ok(flags) };
     let field = format!("{path}.kvCacheOffloading");
-    if offload.eviction == Eviction::Arc {
-        return Err(format!("{field}.evictionPolicy: must be lru for now, got arc"));
-    }
     let disk = match offload.files.as_slice() {
         [] => None,
         [FileTier::Local { bytes }] => Some(*bytes),
@@ -234,6 +231,9 @@ fn offloading(
             return Err(format!("{field}.secondary: must have one entry for now, has {count}"));
         }
     };
+    if offload.eviction == Eviction::Arc {
+        flags.kv_offloading_eviction_policy.get_or_insert_with(|| "arc".to_owned());
+    }
     flags.kv_offloading_bytes = flags.kv_offloading_bytes.or(Some(offload.cpu));
     flags.kv_offloading_disk_bytes = flags.kv_offloading_disk_bytes.or(disk);
     Ok(flags)
@@ -379,9 +379,11 @@ mod tests {
         let flags = &sides[0].launch.flags;
         let kept = (flags.kv_offloading_bytes, flags.kv_offloading_disk_bytes);
         assert_eq!(kept, (Some(1 << 30), Some(5)), "flags say it last");
-        document["spec"]["kvCacheOffloading"]["evictionPolicy"] = json!("arc");
+        let offload = &mut document["spec"]["kvCacheOffloading"];
+        offload["evictionPolicy"] = json!("arc");
+        offload["secondary"] = json!([{"fileSystem": {"pvc": {"ref": {"name": "kv"}}}}]);
         let Problem { message, .. } = desired(&document).expect_err("not yet");
-        assert!(message.contains("must be lru for now, got arc"), "{message}");
+        assert!(message.contains("must be emptyDir for now, got pvc"), "{message}");
     }
 
     #[test]

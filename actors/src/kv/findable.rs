@@ -58,6 +58,16 @@ impl Findable {
         }
     }
 
+    /// A block is filled although `step`, which it was named for, is not done: it was named late, when
+    /// results had said so.
+    pub(super) fn filled(&mut self, key: BlockKey, step: StepId) {
+        if step > self.done
+            && let Some(at) = self.planned.iter().position(|(_, name)| name.key == key)
+        {
+            self.computed.extend(self.planned.remove(at).map(|(_, name)| name));
+        }
+    }
+
     /// All steps up to this one are done.
     pub(super) fn step_done(&mut self, step: StepId) {
         self.done = self.done.max(step);

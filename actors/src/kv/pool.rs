@@ -25,7 +25,7 @@ pub struct Pool {
     gone: Option<Vec<BlockKey>>,
     /// Full blocks that were given out for something else and whose bytes are there yet, if anybody
     /// would keep them.
-    given_up: Option<Vec<(BlockKey, BlockId)>>,
+    given_up: Option<Vec<GivenUp>>,
 }
 
 /// Which contents of a block a key names. Each has one place: the first of the block's keys is that
@@ -48,6 +48,17 @@ struct Block {
     written: StepId,
     /// The step that fills it, if it has the key of a full block.
     filled: StepId,
+}
+
+/// A full block that was given out for something else.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GivenUp {
+    /// What it contained.
+    pub(super) key: BlockKey,
+    /// Which it is.
+    pub(super) block: BlockId,
+    /// The step that filled it, or a later one.
+    pub(super) filled: StepId,
 }
 
 /// How many blocks a pool has of each kind.
@@ -87,7 +98,7 @@ impl Pool {
     }
 
     /// The full blocks that were given out for something else since this was last asked, in order.
-    pub(super) fn given_up(&mut self) -> impl Iterator<Item = (BlockKey, BlockId)> + '_ {
+    pub(super) fn given_up(&mut self) -> impl Iterator<Item = GivenUp> + '_ {
         self.given_up.iter_mut().flat_map(|given_up| given_up.drain(..))
     }
 
@@ -152,9 +163,9 @@ impl Pool {
         debug_assert_eq!(entry.refs, 0, "block {block} is held and was to be reused");
         self.cached -= u32::from(entry.keys != [None; 2]);
         entry.refs = 1;
-        let full = entry.keys[Part::Full as usize];
+        let (full, filled) = (entry.keys[Part::Full as usize], entry.filled);
         if let Some(given_up) = &mut self.given_up {
-            given_up.extend(full.map(|key| (key, block)));
+            given_up.extend(full.map(|key| GivenUp { key, block, filled }));
         }
         self.forget(block);
         Some(block)

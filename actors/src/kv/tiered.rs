@@ -9,7 +9,11 @@ use troupe_runtime::wire::{
     transfer::Run,
 };
 
-use super::{blocks::BlockPools, pool::BlockKey, tiers::Tiers};
+use super::{
+    blocks::BlockPools,
+    pool::{BlockKey, GivenUp},
+    tiers::Tiers,
+};
 
 impl BlockPools {
     /// The tiers, if there are any.
@@ -89,7 +93,12 @@ impl BlockPools {
     pub(super) fn keep_given_up(&mut self) {
         let Some(tiers) = &mut self.tiers else { return };
         for (group, pool) in self.groups.iter_mut().enumerate() {
-            pool.given_up().for_each(|(key, block)| tiers.keep(group, block, key));
+            for GivenUp { key, block, filled } in pool.given_up() {
+                tiers.keep(group, block, key);
+                if let Some(findable) = &mut self.findable {
+                    findable.filled(key, filled);
+                }
+            }
         }
     }
 }

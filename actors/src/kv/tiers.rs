@@ -2,8 +2,8 @@
 //!
 //! Names and slots only, never bytes. Every rank holds its own share of a block in the slot of the
 //! same number, so one book is enough for a group. A block that the device gives to somebody else
-//! is kept in the host's memory; what was not used there for longest makes room for it and goes to
-//! the disk, and what was not used there for longest is dropped. What is found again stays where it
+//! is kept in the host's memory; what makes room for it there ([`super::evict`]) goes to the disk, and
+//! what makes room there is dropped. What is found again stays where it
 //! is, so that giving it up once more costs nothing.
 //!
 //! What is being loaded is pinned: its slot is not used for anything else until whoever loads has
@@ -13,10 +13,11 @@ use std::mem;
 
 use troupe_runtime::{
     id::BlockId,
+    spec::service::Eviction,
     wire::tier::{Tier, TierFrom, TierMove, TierPlace},
 };
 
-use super::{index::Index, lru::Lru, pool::BlockKey};
+use super::{evict::Order, index::Index, pool::BlockKey};
 
 /// The tiers of all KV groups of one engine.
 #[derive(Clone, Debug)]
@@ -47,12 +48,13 @@ struct Shelf {
     gone: Vec<BlockKey>,
 }
 
-/// One KV group in one tier. Slots are numbered as blocks are, and their order of use is kept in
-/// the same way; a pinned one is in no order.
+/// One KV group in one tier. Slots are numbered as blocks are; a pinned one is in no order.
 #[derive(Clone, Debug)]
 struct Store {
     slots: Vec<Slot>,
-    order: Lru,
+    order: Order,
+    /// Slots that hold nothing, the next one last.
+    free: Vec<BlockId>,
     by_key: Index,
 }
 
@@ -66,8 +68,8 @@ struct Slot {
 
 impl Tiers {
     /// Empty tiers with so many slots for each of `groups` KV groups.
-    pub fn new(groups: usize, host: u32, disk: u32) -> Self {
-        let (host, disk) = (Store::new(host), Store::new(disk));
+    pub fn new(groups: usize, (host, disk): (u32, u32), eviction: Eviction) -> Self {
+        let (host, disk) = (Store::new(host, eviction), Store::new(disk, eviction));
         let shelf = Shelf { host, disk, gone: Vec::new() };
         Self { groups: vec![shelf; groups], moves: Vec::new(), counts: Default::default() }
     }
@@ -93,13 +95,13 @@ impl Tiers {
             return;
         }
         // All are pinned: this one is lost.
-        let Some((slot, old)) = host.take() else { return };
+        let Some((slot, old)) = host.take(key) else { return };
         // Groups are few.
         let number = group as u32;
         if let Some(old) = old {
             of_host.dropped += 1;
             if disk.by_key.find(old).is_none() {
-                match disk.take() {
+                match disk.take(old) {
                     Some((to, lost)) => {
                         disk.put(to, old);
                         of_disk.stored += 1;
@@ -212,34 +214,41 @@ impl Shelf {
 // === impl Store ===
 
 impl Store {
-    fn new(slots: u32) -> Self {
-        let order = Lru::full(slots);
-        Self { slots: vec![Slot::default(); slots as usize], order, by_key: Index::default() }
+    fn new(slots: u32, eviction: Eviction) -> Self {
+        Self {
+            slots: vec![Slot::default(); slots as usize],
+            order: Order::new(slots, eviction),
+            free: (0..slots).rev().map(BlockId).collect(),
+            by_key: Index::default(),
+        }
     }
 
     /// Notes that a block is used, if it is here.
     fn touch(&mut self, key: BlockKey) -> bool {
         let Some(slot) = self.by_key.find(key) else { return false };
         if self.slots[slot.0 as usize].pins == 0 {
-            self.order.remove(slot);
-            self.order.push_back(slot);
+            self.order.used(slot);
         }
         true
     }
 
-    /// Empties the slot that is to be used next, and says what was in it.
-    fn take(&mut self) -> Option<(BlockId, Option<BlockKey>)> {
-        let slot = self.order.pop_front()?;
-        let old = self.slots[slot.0 as usize].key.take();
+    /// Takes the slot that is to hold `key`, and says what was in it.
+    fn take(&mut self, key: BlockKey) -> Option<(BlockId, Option<BlockKey>)> {
+        if let Some(slot) = self.free.pop() {
+            return Some((slot, None));
+        }
+        let slots = &mut self.slots;
+        let slot = self.order.next(key, |slot| slots[slot.0 as usize].key)?;
+        let old = slots[slot.0 as usize].key.take();
         old.into_iter().for_each(|key| self.by_key.remove(key));
         Some((slot, old))
     }
 
-    /// Fills a slot that was just emptied.
+    /// Fills a slot that was just taken.
     fn put(&mut self, slot: BlockId, key: BlockKey) {
         self.slots[slot.0 as usize].key = Some(key);
         self.by_key.insert(key, slot);
-        self.order.push_back(slot);
+        self.order.put(slot, key);
     }
 
     fn pin(&mut self, key: BlockKey) -> Option<BlockId> {
@@ -258,8 +267,8 @@ impl Store {
         entry.pins -= 1;
         if entry.pins == 0 {
             match entry.key {
-                Some(_) => self.order.push_back(slot),
-                None => self.order.push_front(slot),
+                Some(_) => self.order.used(slot),
+                None => self.free.push(slot),
             }
         }
     }
@@ -271,23 +280,25 @@ impl Store {
         entry.key = None;
         if entry.pins == 0 {
             self.order.remove(slot);
-            self.order.push_front(slot);
+            self.free.push(slot);
         }
         true
     }
 
     fn check_integrity(&self) -> Result<(), String> {
+        let named = |slot: &Slot| u32::from(slot.key.is_some());
         for (index, slot) in self.slots.iter().enumerate() {
             let id = BlockId(index as u32);
             if slot.key.is_some_and(|key| self.by_key.find(key) != Some(id)) {
                 return Err(format!("slot {id} bears a name that leads elsewhere"));
             }
-            if self.order.contains(id) != (slot.pins == 0) {
-                return Err(format!("slot {id} with {} pins is misplaced", slot.pins));
+            let places = (self.order.contains(id), self.free.contains(&id));
+            if places != (slot.pins == 0 && slot.key.is_some(), slot.pins + named(slot) == 0) {
+                return Err(format!("slot {id} with {} pins is misplaced: {places:?}", slot.pins));
             }
         }
         let (named, known) =
-            (self.slots.iter().filter(|slot| slot.key.is_some()).count(), self.by_key.len());
+            (self.slots.iter().map(named).sum::<u32>() as usize, self.by_key.len());
         match named == known {
             true => Ok(()),
             false => Err(format!("{named} slots bear names, {known} are known")),

@@ -237,11 +237,6 @@ impl Engine {
         self.requests.len() + self.transfers.prefills.len()
     }
 
-    /// The tiers beside its device, if it has any.
-    pub fn tiers(&self) -> Option<&Tiers> {
-        self.scheduler.tiers()
-    }
-
     /// What has been counted since the start.
     pub fn counters(&self) -> &Counters {
         self.scheduler.counters()

@@ -23,6 +23,11 @@ use crate::{
 };
 
 impl Engine {
+    /// The tiers beside its device, if it has any.
+    pub fn tiers(&self) -> Option<&Tiers> {
+        self.scheduler.tiers()
+    }
+
     /// Has the ranks bring back what tiers have of a sequence that has just begun to wait; later, if
     /// there is no room yet.
     pub(super) fn bring_back(
@@ -95,7 +100,8 @@ pub(super) fn tiers(settings: &EngineSettings, setup: &TransferSetup) -> Option<
     };
     let (host, disk) = (slots(offload.host_bytes), slots(offload.disk_bytes));
     let groups = settings.windows.len();
-    (host > 0 && settings.limits.prefix_caching).then(|| Tiers::new(groups, host, disk))
+    (host > 0 && settings.limits.prefix_caching)
+        .then(|| Tiers::new(groups, (host, disk), offload.eviction))
 }
 
 /// Most slots of one tier: the books of so many take some hundred megabytes.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use troupe_runtime::{
     id::{Digest, EndpointId},
     prefix::Parameters,
-    spec::EngineFlags,
+    spec::{EngineFlags, service::Eviction},
 };
 
 use super::speculate;
@@ -103,6 +103,8 @@ pub struct Offload {
     pub host_bytes: u64,
     /// Bytes of their disks.
     pub disk_bytes: u64,
+    /// What makes room when they are full.
+    pub eviction: Eviction,
 }
 
 impl Offload {
@@ -126,7 +128,15 @@ impl Offload {
             let why = "keeps what the prefix cache gives up, and --no-enable-prefix-caching is set";
             return Err(format!("--kv-offloading-size {why}"));
         }
-        Ok(Self { host_bytes, disk_bytes })
+        let eviction = match flags.kv_offloading_eviction_policy.as_deref() {
+            None | Some("lru") => Eviction::Lru,
+            Some("arc") => Eviction::Arc,
+            Some(other) => {
+                let flag = "--kv-offloading-eviction-policy";
+                return Err(format!("{flag} is {other}, lru or arc are possible"));
+            }
+        };
+        Ok(Self { host_bytes, disk_bytes, eviction })
     }
 }
 

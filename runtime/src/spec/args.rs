@@ -107,6 +107,9 @@ impl Flag<'_> {
             "kv-transfer-timeout-ms" => flags.kv_transfer_timeout_ms = self.number_u32(0),
             "kv-offloading-size" => flags.kv_offloading_bytes = self.gib(),
             "kv-offloading-backend" => flags.kv_offloading_backend = self.one_of(&["native"]),
+            "kv-offloading-eviction-policy" => {
+                flags.kv_offloading_eviction_policy = self.one_of(&["lru", "arc"]);
+            }
             "kv-offloading-disk-size" => flags.kv_offloading_disk_bytes = self.gib(),
             "kv-offloading-disk-path" => {
                 flags.kv_offloading_disk_path = self.value().map(ToOwned::to_owned);

@@ -47,6 +47,8 @@ pub struct EngineFlags {
     pub kv_offloading_bytes: Option<u64>,
     /// `--kv-offloading-backend`: who does that; `native` is this engine.
     pub kv_offloading_backend: Option<String>,
+    /// `--kv-offloading-eviction-policy`: what makes room when it is full, `lru` or `arc`.
+    pub kv_offloading_eviction_policy: Option<String>,
     /// `--kv-offloading-disk-size`: the hosts' disks for what leaves that memory, of the whole
     /// group, in bytes; the flag counts GiB.
     pub kv_offloading_disk_bytes: Option<u64>,
@@ -88,6 +90,7 @@ impl EngineFlags {
             ("--scheduling-policy", &self.scheduling_policy),
             ("--cpu-path", &self.cpu_path),
             ("--kv-offloading-backend", &self.kv_offloading_backend),
+            ("--kv-offloading-eviction-policy", &self.kv_offloading_eviction_policy),
             ("--kv-offloading-disk-path", &self.kv_offloading_disk_path),
             ("--speculative-config", &self.speculative_config),
         ];

@@ -63,8 +63,13 @@ proptest! {
     })]
 
     #[test]
-    fn what_is_held_can_be_read(host in 0_u32..5, disk in 0_u32..5, acts in acts()) {
-        let mut tiers = Tiers::new(2, host, disk);
+    fn what_is_held_can_be_read(
+        sizes in (0_u32..5, 0_u32..5),
+        eviction in prop_oneof![Just(Eviction::Lru), Just(Eviction::Arc)],
+        acts in acts(),
+    ) {
+        let (host, disk) = sizes;
+        let mut tiers = Tiers::new(2, sizes, eviction);
         let mut ranks = Ranks::default();
         let mut pinned: Vec<(usize, TierPlace)> = Vec::new();
         let mut told = [const { Vec::<BlockKey>::new() }; 2];
@@ -125,7 +130,7 @@ proptest! {
 
 #[test]
 fn what_was_used_last_stays_longest_and_goes_through_memory_to_the_disk() {
-    let mut tiers = Tiers::new(1, 2, 1);
+    let mut tiers = Tiers::new(1, (2, 1), Eviction::Lru);
     for key in [1, 2, 3] {
         tiers.keep(0, BlockId(7), key);
     }

@@ -34,6 +34,7 @@ use troupe_gpu::{
 use troupe_runtime::{
     id::{Coordinate, Digest, EndpointId, Epoch, GroupId},
     prefix::Parameters,
+    spec::service::Eviction,
     transport::bulk::{BulkSender, bulk_pair},
     wire::{
         generate::{Finish, FinishReason, Generate},
@@ -60,6 +61,7 @@ pub(super) struct Shape {
     pub(super) window: Option<u32>,
     /// Slots beside the device, in memory and on the disk, where every rank is there to fill them.
     pub(super) kept: (u32, u32),
+    pub(super) eviction: Eviction,
 }
 
 /// Something that can happen next.

@@ -13,6 +13,7 @@ use troupe_actors::{
 };
 use troupe_runtime::{
     id::RequestId,
+    spec::service::Eviction,
     wire::generate::{Choice, Generate, SamplingOptions},
 };
 use uuid::Uuid;
@@ -137,6 +138,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
             vocab_size,
             window,
             kept: (0, 0),
+            eviction: Eviction::Lru,
         }
     })
 }
@@ -256,6 +258,7 @@ fn roomy(stages: u32) -> Shape {
         vocab_size: 50,
         window: None,
         kept: (0, 0),
+        eviction: Eviction::Lru,
     }
 }
 

@@ -197,6 +197,7 @@ impl Side {
         settings.limits.offload = Offload {
             host_bytes: block_bytes * u64::from(host),
             disk_bytes: block_bytes * u64::from(disk),
+            eviction: shape.eviction,
         };
         Self {
             shape,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use troupe_actors::leader::{engine::EngineEvent, request::RequestKey};
 use troupe_runtime::{
     id::RequestId,
+    spec::service::Eviction,
     wire::generate::{Choice, Generate, SamplingOptions},
 };
 use uuid::Uuid;
@@ -35,6 +36,7 @@ impl World {
     fn new(seed: u64, (tensor, stages): (u32, u32), change: impl Fn(&mut Shape)) -> Self {
         let mut shape = shape(stages, 14);
         shape.kept = (40, 0);
+        shape.eviction = if seed % 2 == 0 { Eviction::Lru } else { Eviction::Arc };
         change(&mut shape);
         Self {
             now: Duration::from_secs(10),

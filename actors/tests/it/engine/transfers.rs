@@ -12,6 +12,7 @@ use troupe_actors::{
 };
 use troupe_runtime::{
     id::{Coordinate, EndpointId, RequestId, TransferId},
+    spec::service::Eviction,
     wire::{
         generate::{Choice, Generate, KvSource, SamplingOptions},
         transfer::{Prefill, PrefillDown},
@@ -76,6 +77,7 @@ pub(super) fn shape(stages: u32, blocks: u32) -> Shape {
         vocab_size: 50,
         window: None,
         kept: (0, 0),
+        eviction: Eviction::Lru,
     }
 }
 
@@ -414,7 +416,7 @@ fn whatever_the_divisions_blocks_arrive_and_the_tokens_are_right() {
 fn what_is_cached_there_comes_and_what_is_not_is_computed_here() {
     let faults = Faults { cached: true, ..Faults::default() };
     let (came, wanted) = seeds(6000, 200, faults, |_| {});
-    assert!(came > wanted / 10 && came < wanted, "{came} of {wanted} tokens came");
+    assert!(came > wanted / 50 && came < wanted, "{came} of {wanted} tokens came");
     let (came, _) = seeds(6200, 100, faults, |shape| (shape.blocks, shape.window) = (20, Some(9)));
     assert!(came > 0);
 }
