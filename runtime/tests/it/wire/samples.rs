@@ -461,7 +461,7 @@ pub(super) fn samples() -> Vec<Sample> {
         next_token: Latencies::default(),
         fetch_rate: 7,
     };
-    let [export, import, load, moves, close] = orders();
+    let [export, import, back, moves, close] = orders();
     let header =
         TensorHeader { step: StepId(12), index: 1, rows: 3, columns: 8, dtype: WireDtype::Bf16 };
     let launch = MemberLaunch {
@@ -503,7 +503,7 @@ pub(super) fn samples() -> Vec<Sample> {
         sample(MemberDown::Drain),
         sample(MemberDown::Transfer(export)),
         sample(MemberDown::Transfer(import)),
-        sample(MemberDown::Transfer(load)),
+        sample(MemberDown::Transfer(back)),
         sample(MemberDown::Transfer(moves)),
         sample(MemberDown::Transfer(close)),
         sample(PrefillUp::Start(Box::new(prefill()))),
