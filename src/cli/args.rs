@@ -73,18 +73,19 @@ pub(crate) struct EngineArgs {
     /// Drafts, as JSON: {"method": "ngram", "num_speculative_tokens": 4}.
     #[arg(long, value_name = "JSON")]
     speculative_config: Option<String>,
-    /// How long KV that another group computes is waited for before it is computed here, beside 2 ms
-    /// for each token [default: 2000].
+    /// How long KV that another group computes is waited for before it is computed here, beside 2
+    /// ms for each token [default: 2000].
     #[arg(long, value_name = "MS")]
     kv_transfer_timeout_ms: Option<u32>,
-    /// The hosts' memory for KV blocks that devices give up, of the whole group, in GiB [default: 0].
+    /// The hosts' memory for KV blocks that devices give up, of the whole group, in GiB [default:
+    /// 0].
     #[arg(long, value_name = "GIB", value_parser = gib)]
     kv_offloading_size: Option<u64>,
     /// Taken as vLLM's flag is: who keeps those blocks.
     #[arg(long, value_name = "NAME", value_parser = ["native"])]
     kv_offloading_backend: Option<String>,
-    /// What makes room when they are full: what was not used for longest, or ARC, with which what is
-    /// used often stays longer [default: lru].
+    /// What makes room when they are full: what was not used for longest, or ARC, with which what
+    /// is used often stays longer [default: lru].
     #[arg(long, value_name = "POLICY", value_parser = ["lru", "arc"])]
     kv_offloading_eviction_policy: Option<String>,
     /// The hosts' disks for what leaves that memory, of the whole group, in GiB [default: 0].

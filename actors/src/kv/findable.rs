@@ -58,8 +58,8 @@ impl Findable {
         }
     }
 
-    /// A block is filled although `step`, which it was named for, is not done: it was named late, when
-    /// results had said so.
+    /// A block is filled although `step`, which it was named for, is not done: it was named late,
+    /// when results had said so.
     pub(super) fn filled(&mut self, key: BlockKey, step: StepId) {
         if step > self.done
             && let Some(at) = self.planned.iter().position(|(_, name)| name.key == key)

@@ -1,8 +1,9 @@
 //! The tiers beside the device as the pools use them: what the device gives up goes there, and what
 //! a sequence lacks is looked for there by the same names.
 //!
-//! A pool notes which blocks it gives to somebody else. That is acted on when whoever plans asks for
-//! the moves, before the plan that uses those blocks goes out: until then their bytes are there.
+//! A pool notes which blocks it gives to somebody else. That is acted on when whoever plans asks
+//! for the moves, before the plan that uses those blocks goes out: until then their bytes are
+//! there.
 
 use troupe_runtime::wire::{
     tier::{TierMove, TierPlace},

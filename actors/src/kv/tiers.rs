@@ -2,9 +2,9 @@
 //!
 //! Names and slots only, never bytes. Every rank holds its own share of a block in the slot of the
 //! same number, so one book is enough for a group. A block that the device gives to somebody else
-//! is kept in the host's memory; what makes room for it there ([`super::evict`]) goes to the disk, and
-//! what makes room there is dropped. What is found again stays where it
-//! is, so that giving it up once more costs nothing.
+//! is kept in the host's memory; what makes room for it there ([`super::evict`]) goes to the disk,
+//! and what makes room there is dropped. What is found again stays where it is, so that giving it
+//! up once more costs nothing.
 //!
 //! What is being loaded is pinned: its slot is not used for anything else until whoever loads has
 //! told every rank to stop.

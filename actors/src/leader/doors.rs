@@ -165,8 +165,8 @@ const LOAD_INTERVAL: Duration = Duration::from_millis(50);
 /// The most between two words on the load.
 const LOAD_AT_LEAST: Duration = Duration::from_secs(1);
 /// Form, Start, Stop, a plan for each of at most 1021 stages, and for every transfer to and from
-/// here its beginning and its end; before each plan, and each transfer that comes here, what is to be
-/// kept of the devices' blocks.
+/// here its beginning and its end; before each plan, and each transfer that comes here, what is to
+/// be kept of the devices' blocks.
 const MEMBER_OUTBOX: usize = 2 * 1024 + 5 * MOST_TRANSFERS;
 /// That it is sent, or why not.
 const PREFILL_OUTBOX: usize = 4;

@@ -200,6 +200,7 @@ impl Engine {
         self.load_waiting(now, &mut effects);
         while let Some(plan) = self.scheduler.compose(self.settings.endpoint.epoch) {
             self.keep_moved(&mut effects);
+            self.preempted(&plan.preempted);
             self.planned(now, &plan, &mut effects);
             effects.push(EngineEffect::Plan(plan));
         }

@@ -1,5 +1,5 @@
-//! A request whose prompt another group computes, or the tiers beside the device have: the side that
-//! wants the blocks.
+//! A request whose prompt another group computes, or the tiers beside the device have: the side
+//! that wants the blocks.
 //!
 //! The engine reserves all blocks, has its ranks take what comes, and asks the other group's leader
 //! for what it lacks itself. Ranks say how far the blocks are complete without a gap. When all is
@@ -231,10 +231,10 @@ impl Engine {
 
     /// The sequence ends, or its group does: its blocks are wanted no more.
     pub(super) fn drop_fetch(&mut self, id: SequenceId, effects: &mut Vec<EngineEffect>) {
-        if let Some(transfer) = self.transfers.of(id) {
-            if let Some(fetch) = self.transfers.fetches.remove(&transfer) {
-                self.stop_fetch(transfer, &fetch.source, effects);
-            }
+        if let Some(transfer) = self.transfers.of(id)
+            && let Some(fetch) = self.transfers.fetches.remove(&transfer)
+        {
+            self.stop_fetch(transfer, &fetch.source, effects);
         }
         self.transfers.wanting.remove(&id);
     }
@@ -254,8 +254,8 @@ impl Engine {
     }
 }
 
-/// The rate of the fastest transfer of late: slower ones waited for something else than the network,
-/// and what they say counts the less.
+/// The rate of the fastest transfer of late: slower ones waited for something else than the
+/// network, and what they say counts the less.
 fn faster(rate: u32, tokens: u32, time: Duration) -> u32 {
     let measured = f64::from(tokens) / time.as_secs_f64().max(1e-6);
     let rate = f64::from(rate);
@@ -265,7 +265,8 @@ fn faster(rate: u32, tokens: u32, time: Duration) -> u32 {
 
 /// One slow transfer in so many is believed.
 const SLOWER: f64 = 16.0;
-/// Time that each token is given: a prefill of 500 tokens per second is the slowest that is waited for.
+/// Time that each token is given: a prefill of 500 tokens per second is the slowest that is waited
+/// for.
 const TIME_PER_TOKEN: Duration = Duration::from_millis(2);
 /// Once everything has been sent it is here soon, or something was lost on the way.
 const TIME_TO_ARRIVE: Duration = Duration::from_secs(5);

@@ -2,7 +2,7 @@
 //!
 //! It is a transfer as one from another group is ([`super::fetch`]), but every rank has the bytes
 //! itself, and nobody is asked. It begins when the request arrives, or as soon as there is room for
-//! the blocks: until then the request waits for that room anyway.
+//! the blocks: until then the request waits for that room anyway. So it does when it is preempted.
 
 use std::time::Duration;
 
@@ -28,28 +28,42 @@ impl Engine {
         self.scheduler.tiers()
     }
 
-    /// Has the ranks bring back what tiers have of a sequence that has just begun to wait; later, if
-    /// there is no room yet.
+    /// Has the ranks bring back what tiers have of a sequence that has just begun to wait; later,
+    /// if there is no room yet.
     pub(super) fn bring_back(
         &mut self,
         now: Duration,
         id: SequenceId,
         effects: &mut Vec<EngineEffect>,
     ) {
-        if self.scheduler.is_kept(id) && !self.begin_load(now, id, effects) {
+        if self.scheduler.tiers().is_some() && !self.begin_load(now, id, effects) {
             self.transfers.wanting.insert(id);
         }
     }
 
-    /// Begins what had no room: in the order of arrival, so that nobody is overtaken.
+    /// Looks at what waits for room, or may have been given up since it began to wait: in the order
+    /// of arrival and no further than the first that can begin, so that nobody is overtaken and a
+    /// long queue costs nothing.
     pub(super) fn load_waiting(&mut self, now: Duration, effects: &mut Vec<EngineEffect>) {
-        while let Some(&id) = self.transfers.wanting.first() {
-            // What it waits for may have been dropped, or it runs: then it computes the rest.
-            let wants = self.scheduler.is_waiting(id) && self.scheduler.is_kept(id);
-            if wants && !self.begin_load(now, id, effects) {
+        let mut after = None;
+        loop {
+            let next = |id: &&SequenceId| after.is_none_or(|after| **id > after);
+            let Some(&id) = self.transfers.wanting.iter().find(next) else { return };
+            if self.scheduler.is_waiting(id) && !self.scheduler.is_idle(id) {
+                after = Some(id);
+                continue;
+            }
+            if self.scheduler.is_waiting(id) && !self.begin_load(now, id, effects) {
                 return;
             }
             self.transfers.wanting.remove(&id);
+        }
+    }
+
+    /// These have lost their blocks, which may be kept when they go on.
+    pub(super) fn preempted(&mut self, ids: &[SequenceId]) {
+        if self.scheduler.tiers().is_some() {
+            self.transfers.wanting.extend(ids);
         }
     }
 

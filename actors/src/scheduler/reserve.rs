@@ -8,7 +8,7 @@
 use troupe_runtime::{
     id::{BlockId, SequenceId, StepId},
     wire::{
-        step::NewSequence,
+        step::{NewSequence, ResumedSequence},
         tier::{TierMove, TierPlace},
         transfer::Run,
     },
@@ -48,8 +48,9 @@ impl Scheduler {
     pub fn reserve(&mut self, id: SequenceId, least: u32, until: u32) -> Option<Reserved> {
         let size = self.pools.block_size();
         let sequence = self.sequences.get(id).filter(|_| self.waiting.contains(id))?;
-        // Log-probabilities of the prompt need all of its logits, so that nothing is to be had.
-        if sequence.spec.options.prompt_logprobs.is_some() || sequence.mirrored.is_some() {
+        // Log-probabilities of the prompt need all of its logits, so that nothing is to be had. One
+        // that was preempted may be held by a step yet.
+        if sequence.spec.options.prompt_logprobs.is_some() || sequence.in_flight > 0 {
             return None;
         }
         let end = sequence.len().saturating_sub(1).min(until) / size;
@@ -73,8 +74,8 @@ impl Scheduler {
         Some(self.hold(id, &hit, end))
     }
 
-    /// Takes a waiting sequence of whole blocks out of the queue and lets it hold them, if the cache
-    /// has all of them, until it is released; where they are, per KV group.
+    /// Takes a waiting sequence of whole blocks out of the queue and lets it hold them, if the
+    /// cache has all of them, until it is released; where they are, per KV group.
     pub fn pin(&mut self, id: SequenceId) -> Option<Vec<Vec<BlockId>>> {
         let sequence = self.sequences.get(id).filter(|_| self.waiting.contains(id))?;
         let blocks = sequence.len() / self.pools.block_size();
@@ -87,9 +88,9 @@ impl Scheduler {
         self.sequences.get(id).map(|sequence| sequence.tables.clone())
     }
 
-    /// Whether a waiting sequence lacks what a tier has.
-    pub fn is_kept(&self, id: SequenceId) -> bool {
-        self.kept(id).is_some()
+    /// Whether no step in flight holds a sequence.
+    pub fn is_idle(&self, id: SequenceId) -> bool {
+        self.sequences.get(id).is_some_and(|sequence| sequence.in_flight == 0)
     }
 
     /// Reserves for a waiting sequence as [`Scheduler::reserve`] does, if tiers have what it lacks.
@@ -107,7 +108,7 @@ impl Scheduler {
         self.pools.tiers()?;
         let size = self.pools.block_size();
         let sequence = self.sequences.get(id).filter(|_| self.waiting.contains(id))?;
-        if sequence.spec.options.prompt_logprobs.is_some() || sequence.mirrored.is_some() {
+        if sequence.spec.options.prompt_logprobs.is_some() || sequence.in_flight > 0 {
             return None;
         }
         let end = sequence.len().saturating_sub(1) / size;
@@ -153,7 +154,9 @@ impl Scheduler {
             sequence.tables = admitted.tables;
             (sequence.computed, sequence.done) = (hit.positions, hit.positions);
             (sequence.keys.named, sequence.keys.merged) = (admitted.shared, admitted.shared);
-            sequence.cached = hit.positions;
+            if sequence.mirrored.is_none() {
+                sequence.cached = hit.positions;
+            }
             self.waiting.remove(place);
         }
         self.reserved.insert(id);
@@ -165,7 +168,8 @@ impl Scheduler {
     pub fn loaded(&mut self, id: SequenceId, blocks: u32) {
         let positions = blocks * self.pools.block_size();
         let reserved = self.reserved.contains(&id);
-        if let Some(sequence) = self.sequences.get_mut(id).filter(|_| reserved) {
+        let new = |sequence: &&mut Sequence| reserved && sequence.mirrored.is_none();
+        if let Some(sequence) = self.sequences.get_mut(id).filter(new) {
             sequence.cached = sequence.cached.max(positions);
         }
         self.fetched(id, blocks);
@@ -206,10 +210,17 @@ impl Scheduler {
         let step = draft.plan.step;
         self.running.push(id);
         self.counters.admissions += 1;
-        self.counters.prefix_queries += u64::from(sequence.len());
-        self.counters.prefix_hits += u64::from(sequence.cached);
         let span = sequence.advance(count, step);
         name_blocks(&mut self.pools, sequence, step);
+        let part = Part { id, span, drafts: 0, preemptions: sequence.preemptions };
+        if sequence.mirrored.is_some() {
+            let (appended, block_tables) = (sequence.mirror().to_vec(), sequence.tables.clone());
+            let resumed = ResumedSequence { sequence: id, appended, block_tables, span };
+            draft.plan.resumed.push(resumed);
+            return draft.take(1, part);
+        }
+        self.counters.prefix_queries += u64::from(sequence.len());
+        self.counters.prefix_hits += u64::from(sequence.cached);
         sequence.mirror();
         draft.plan.new.push(NewSequence {
             sequence: id,
@@ -223,7 +234,7 @@ impl Scheduler {
             block_tables: sequence.tables.clone(),
             span,
         });
-        draft.take(0, Part { id, span, drafts: 0, preemptions: sequence.preemptions });
+        draft.take(0, part);
     }
 
     /// Sequences that hold blocks and are in no step, now or ever.

@@ -112,6 +112,19 @@ async fn golden_tokens_come_out_of_kv_that_the_host_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_came_back_counts_as_cached() {
+    let folder = tempfile::tempdir().unwrap();
+    let serving = Serving::tensor_free((1 << 20, 0), folder.path()).await;
+    let prompt = |number: u32| (0..62).map(|at| (at * 5 + number * 11) % 97).collect::<Vec<u32>>();
+    for number in 0..8 {
+        serving.tokens(&prompt(number), 2).await;
+    }
+    let chunk = serving.cluster.ask(&serving.endpoint, &prompt(0), 2).await.chunk().await;
+    assert_eq!(chunk.cached_tokens, 60, "fifteen whole blocks");
+    assert!(serving.loaded("host").await > 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_cannot_be_written_costs_no_answer() {
     // No folder can be made there.
     let serving = Serving::tensor_free((32 << 10, 1 << 20), Path::new("/dev/null/kv")).await;

@@ -86,8 +86,8 @@ impl LoadOrder {
     }
 }
 
-/// Refuses impossible lengths: what one plan gives out is at most a block for each token, and keeping
-/// one may send another to the disk.
+/// Refuses impossible lengths: what one plan gives out is at most a block for each token, and
+/// keeping one may send another to the disk.
 pub(super) fn check_moves(moves: &[TierMove]) -> Result<(), String> {
     bounded("moves", moves, 2 * MAX_TOKENS)
 }

@@ -5,7 +5,7 @@
 //! given nothing more to write; what it was not given is not there. So are blocks whose checksum
 //! does not fit. A disk that fails is left alone from then on, and nobody is harmed.
 //!
-//! The file has no name while it is used where the system allows that: it is gone with the process.
+//! The file has no name while it is used: it is gone with the process.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::Path,
-    sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel},
+    sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     thread,
 };
 
@@ -48,8 +48,8 @@ type Answer = (Ticket, Result<Vec<u8>, String>);
 #[derive(Debug)]
 struct Shop {
     file: Option<File>,
-    /// Bytes of a slot of each KV group. Slots of one number lie side by side, so that the file need
-    /// not know how many there are.
+    /// Bytes of a slot of each KV group. Slots of one number lie side by side, so that the file
+    /// need not know how many there are.
     sizes: Vec<u64>,
     held: BTreeMap<(u32, u32), Held>,
 }
@@ -72,7 +72,8 @@ impl Disk {
     pub fn open(folder: &Path, rank: Coordinate, sizes: Vec<u64>) -> io::Result<Self> {
         let mut shop = Shop::open(folder, rank, sizes)?;
         let (jobs, todo) = sync_channel(MOST_JOBS);
-        let (answers, done) = channel();
+        // Whoever asked takes them between steps; until then it waits.
+        let (answers, done) = sync_channel(MOST_JOBS);
         thread::Builder::new().name(format!("kv-disk-{rank}")).spawn(move || {
             // It ends when the rank does.
             while let Ok(job) = todo.recv() {
@@ -132,10 +133,18 @@ impl Disk {
 impl Shop {
     fn open(folder: &Path, rank: Coordinate, sizes: Vec<u64>) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        let name = format!("kv-{rank}-{}.blocks", std::process::id()).replace('/', "-");
-        let path = folder.join(name);
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(true).open(&path)?;
+        options.read(true).write(true).create_new(true);
+        // Others may be about to take theirs, and one that died meanwhile has left its own.
+        let free = (0..MOST_NAMES).find_map(|number| {
+            let name = format!("kv-{rank}-{number}.blocks").replace('/', "-");
+            let path = folder.join(name);
+            match options.open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => None,
+                opened => Some(opened.map(|file| (file, path))),
+            }
+        });
+        let (file, path) = free.unwrap_or_else(|| Err(io::ErrorKind::AlreadyExists.into()))?;
         // What is left of it when the process is gone is nothing that anybody could use.
         fs::remove_file(&path)?;
         Ok(Self { file: Some(file), sizes, held: BTreeMap::new() })
@@ -194,6 +203,8 @@ impl Shop {
 /// Blocks that may wait to be written or read: as much memory as that may be taken by what is on
 /// its way.
 const MOST_JOBS: usize = 64;
+/// Names that are tried for a file.
+const MOST_NAMES: u32 = 1000;
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,5 @@
-//! One sequence's blocks on their way from the tiers to the device: what is next, and what is there.
+//! One sequence's blocks on their way from the tiers to the device: what is next, and what is
+//! there.
 //!
 //! Blocks come in the order of the sequence, so that what is there when something fails is a
 //! beginning, which need not be computed.

@@ -2,8 +2,8 @@
 //!
 //! The leader keeps the books ([`crate::kv::tiers`]); a rank has the bytes of its own share of each
 //! block. Bytes are copied on the device thread, which alone reads and writes its KV; a disk has a
-//! thread of its own, so that no step waits for it. What cannot be kept or read is not there: whoever
-//! wanted it computes it.
+//! thread of its own, so that no step waits for it. What cannot be kept or read is not there:
+//! whoever wanted it computes it.
 //!
 //! - [`shelf`]: the bytes, by slot; [`disk`]: those on the disk
 //! - [`load`]: one sequence's blocks on their way back: which are there (pure)

@@ -1,6 +1,6 @@
 //! A group whose device is small and whose host keeps what it gives up: conversations come back
-//! after others have taken their blocks. Whatever is kept, lost or canceled meanwhile, every request
-//! gets the tokens that it would get alone, and no slot stays pinned.
+//! after others have taken their blocks. Whatever is kept, lost or canceled meanwhile, every
+//! request gets the tokens that it would get alone, and no slot stays pinned.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ impl World {
     fn new(seed: u64, (tensor, stages): (u32, u32), change: impl Fn(&mut Shape)) -> Self {
         let mut shape = shape(stages, 14);
         shape.kept = (40, 0);
-        shape.eviction = if seed % 2 == 0 { Eviction::Lru } else { Eviction::Arc };
+        shape.eviction = if seed.is_multiple_of(2) { Eviction::Lru } else { Eviction::Arc };
         change(&mut shape);
         Self {
             now: Duration::from_secs(10),
