@@ -92,11 +92,13 @@ fn what_a_preempted_sequence_had_comes_back_from_the_tiers() {
         plan = compose(&mut scheduler);
     }
     assert_eq!(plan.preempted, [young]);
+    let mut kept: Vec<_> = scheduler.moves().iter().map(|step| step.key).collect();
     // The old one takes what the young one had, until nothing of it is here.
     while scheduler.sequence(old).is_some_and(|own| own.tokens().len() < 24) {
         complete(&mut scheduler, &plan);
         assert!(scheduler.reserve_kept(young).is_none(), "there is no room");
         plan = compose(&mut scheduler);
+        kept.extend(scheduler.moves().iter().map(|step| step.key));
         assert!(plan.resumed.is_empty());
     }
     complete(&mut scheduler, &plan);
@@ -106,7 +108,6 @@ fn what_a_preempted_sequence_had_comes_back_from_the_tiers() {
     let (run, end) = (reserved.wants[0], reserved.wants[0].end);
     assert!(run.first == 0 && end >= 2, "{run:?}");
     assert_eq!(places[0].len() as u32, run.len());
-    let kept: Vec<_> = scheduler.moves().iter().map(|step| step.key).collect();
     assert!(places[0].iter().all(|place| kept.contains(&place.key)), "ranks were told to");
     scheduler.unpin(&places);
     scheduler.loaded(young, end);
