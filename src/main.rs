@@ -5,6 +5,7 @@ mod cli;
 mod client;
 mod demo;
 mod offline;
+mod sim;
 mod stack;
 
 use std::process::ExitCode;

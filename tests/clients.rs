@@ -18,7 +18,7 @@ mod http;
 #[path = "support/process.rs"]
 mod process;
 
-use process::Server;
+use process::{Server, Troupe};
 
 /// Many times what all of it takes: past it something hangs that no limit in the files stopped.
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -38,10 +38,23 @@ async fn official_clients_get_what_they_expect() {
     let model = golden::model("tiny-chat").expect("both sets have it");
     let chat = Server::serve(&model, &["--api-key", KEY]);
     let slow = Server::serve(&model, &["--stage-time-min-ms", "20"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let foreign = folder.path().join("foreign.yaml");
+    let endpoints = serde_json::json!({
+        "endpoints": [{"name": "chat", "url": url(&chat), "apiKey": KEY}],
+    });
+    fs::write(&foreign, endpoints.to_string()).expect("it can be written");
+    let foreign = foreign.display().to_string();
+    let path = model.display().to_string();
+    let mut args = vec!["serve", &path, "--host", "127.0.0.1", "--port", "0"];
+    args.extend(["--served-model-name", "ours", "--log-format", "json"]);
+    args.extend(["--foreign-endpoints", &foreign, "--grpc-port", "0"]);
+    let mut picking = Troupe::start(&args);
+    let picker = picking.address("endpoint picker on ");
+    picking.address("Troupe serves ours on ");
     // Only the full set has it; without it pytest says which test it skips.
     let stories = golden::model("stories260k").map(|model| (Server::serve(&model, &[]), model));
 
-    let folder = tempfile::tempdir().expect("a folder");
     let said = folder.path().join("said");
     let mut pytest = Command::new(python);
     pytest
@@ -55,6 +68,7 @@ async fn official_clients_get_what_they_expect() {
         .env("TROUPE_CHAT_MODEL", &model)
         .env("TROUPE_CHAT_URL", url(&chat))
         .env("TROUPE_SLOW_URL", url(&slow))
+        .env("TROUPE_PICKER", picker.to_string())
         .env_remove("TROUPE_STORIES_URL")
         .stdin(Stdio::null())
         .kill_on_drop(true);

@@ -15,6 +15,7 @@
 use std::{
     hint::black_box,
     sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -179,7 +180,7 @@ fn sent(criterion: &mut Criterion) {
                     number += 1;
                     chain(number, (len / BLOCK_SIZE) as u128)
                 },
-                |prompt| index.sent(0, &prompt),
+                |prompt| index.sent(Duration::ZERO, 0, &prompt),
                 criterion::BatchSize::SmallInput,
             );
         });

@@ -39,6 +39,12 @@ pub(crate) async fn guard(
         None => return error::unauthorized(),
     };
     if let Some(context) = request.extensions_mut().get_mut::<RequestContext>() {
+        // One tenant's session is none of another's.
+        if !tenants.is_open()
+            && let Some(session) = &mut context.hints.session_id
+        {
+            *session = format!("{}/{session}", caller.tenant);
+        }
         context.caller = caller;
     }
     next.run(request).await

@@ -58,6 +58,11 @@ impl Attempt {
         self.stream.receiver.next().await?.ok_or(LinkError::Ended)
     }
 
+    /// Whom it was made at.
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
+        self.underway.endpoint()
+    }
+
     /// Notes what the endpoint's breaker is to know: it refused, it broke, it never answered.
     pub(crate) fn note(&self, of: Fate) {
         match of {

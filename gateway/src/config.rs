@@ -50,6 +50,9 @@ pub struct GatewayConfig {
     /// How requests are placed where a service does not say; as llm-d does by default if not
     /// given.
     pub picker: Option<PickerConfig>,
+    /// Where proxies ask this gateway who answers a request, by the Endpoint Picker Protocol;
+    /// nowhere if not given.
+    pub picker_listen: Option<SocketAddr>,
     /// Whether KV blocks that another endpoint has cached are fetched from it where that is sooner
     /// done than computing them.
     pub peer_fetch: bool,
@@ -123,6 +126,7 @@ impl GatewayConfig {
             flow: FlowControl::default(),
             foreign: Vec::new(),
             picker: None,
+            picker_listen: None,
             peer_fetch: true,
             resume: Resume::Any,
             data_dir: None,

@@ -15,6 +15,7 @@ use troupe_runtime::{
 
 use crate::{
     config::GatewayConfig,
+    epp,
     foreign::keeper,
     holding::{declared, desk},
     placement::{follower, services},
@@ -26,12 +27,14 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
     /// Another process has the port.
-    #[error("port {port} on {ip} is in use; stop who has it, or choose another with --port")]
+    #[error("port {port} on {ip} is in use; stop who has it, or choose another with {flag}")]
     PortInUse {
         /// The address.
         ip: std::net::IpAddr,
         /// The port.
         port: u16,
+        /// The flag that says it.
+        flag: &'static str,
     },
     /// The address cannot be listened on.
     #[error("cannot listen on {address}")]
@@ -49,6 +52,7 @@ pub enum GatewayError {
 #[derive(Debug)]
 pub struct GatewayHandle {
     address: SocketAddr,
+    picker_address: Option<SocketAddr>,
     tasks: JoinSet<()>,
 }
 
@@ -76,15 +80,8 @@ pub async fn serve(
     surroundings: Surroundings,
     shutdown: Shutdown,
 ) -> Result<GatewayHandle, GatewayError> {
-    let listen = config.listen;
-    let failed = |source: io::Error| match source.kind() {
-        io::ErrorKind::AddrInUse => {
-            GatewayError::PortInUse { ip: listen.ip(), port: listen.port() }
-        }
-        _ => GatewayError::Listen { address: listen, source },
-    };
-    let listener = bind(listen).map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
+    let (listener, address) = listen(config.listen, "--port")?;
+    let picker = config.picker_listen.map(|at| listen(at, "--grpc-port")).transpose()?;
     let Surroundings { link, registry, keys, lease, id } = surroundings;
     let data_dir = config.data_dir.clone();
     let gateway = Arc::new(Gateway::new(config));
@@ -97,6 +94,12 @@ pub async fn serve(
     let services = declared::Follower::new(catalog, keys.clone(), data_dir);
     let mut tasks = JoinSet::new();
     tracing::info!(%address, "gateway listens");
+    let picker_address = picker.as_ref().map(|(_, address)| *address);
+    if let Some((listener, own)) = picker {
+        tracing::info!(address = %own, "the endpoint picker's service listens");
+        let gateway = Arc::clone(&gateway);
+        tasks.spawn(epp::server::run(listener, gateway, address, shutdown.clone()));
+    }
     tasks.spawn(async move {
         // These live as long as requests may need an endpoint, and not longer.
         tokio::select! {
@@ -110,7 +113,7 @@ pub async fn serve(
             never = desk::run(holding, lease, keys, id) => match never {},
         }
     });
-    Ok(GatewayHandle { address, tasks })
+    Ok(GatewayHandle { address, picker_address, tasks })
 }
 
 /// Connections that may wait to be accepted: a second's worth of them at a busy moment.
@@ -119,6 +122,21 @@ const BACKLOG: u32 = 4096;
 /// What the kernel keeps for a client that does not read; without a bound it grows to several MiB
 /// per connection. Connections have it from the socket that accepts them.
 const SEND_BUFFER_BYTES: u32 = 256 << 10;
+
+fn listen(
+    listen: SocketAddr,
+    flag: &'static str,
+) -> Result<(TcpListener, SocketAddr), GatewayError> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            GatewayError::PortInUse { ip: listen.ip(), port: listen.port(), flag }
+        }
+        _ => GatewayError::Listen { address: listen, source },
+    };
+    let listener = bind(listen).map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address {
@@ -138,6 +156,11 @@ impl GatewayHandle {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where proxies ask it who answers a request, if they may.
+    pub fn picker_address(&self) -> Option<SocketAddr> {
+        self.picker_address
     }
 
     /// Returns when it has ended.

@@ -12,6 +12,7 @@
 //! - `auth`, `tenants`, `admission`, `body`, `fields`: who may ask, how many at once, how large
 //! - `rules`: what is declared of paths, shares and priorities
 //! - `foreign`: endpoints that are not ours
+//! - `epp`: placement for another proxy, by the Endpoint Picker Protocol
 //! - `flow`: who goes first when endpoints have no room
 //! - `error`: every failure as a response
 //! - [`openai`]: the API's types; `routes`: its endpoints; `openapi`: their description
@@ -30,6 +31,7 @@ mod client;
 mod config;
 mod connection;
 mod egress;
+mod epp;
 mod error;
 mod fields;
 mod flow;
@@ -57,6 +59,7 @@ pub use placement::{
     endpoints::Endpoints,
     follower::knows_a_cluster,
     prefix::measure::PrefixIndex,
+    rehearsal::{Rehearsal, Rehearsed, Sent},
     trial::Trial,
 };
 pub use tenants::Tenant;

@@ -72,17 +72,23 @@ pub(crate) fn rows() -> Vec<(&'static str, MethodRouter<Arc<Gateway>>)> {
 
 /// All of them, behind what every request passes.
 pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
-    let config = &gateway.config;
-    let tenants = Arc::new(Tenants::new(&config.api_keys, &config.tenants));
     let rows = rows().into_iter().fold(Router::new(), |all, (path, row)| all.route(path, row));
-    rows.merge(openapi::page())
+    let rows = rows
+        .merge(openapi::page())
         // For people who look into one deployment, and no part of the API.
         .route("/debug/placement/{request}", get(placement::explain))
         .fallback(error::not_found)
-        .method_not_allowed_fallback(error::method_not_allowed)
-        .layer(middleware::from_fn_with_state(tenants, auth::guard))
-        .layer(middleware::from_fn_with_state(Arc::clone(&gateway), observe))
-        .with_state(gateway)
+        .method_not_allowed_fallback(error::method_not_allowed);
+    layered(rows, &gateway)
+}
+
+/// Handlers behind what every request passes.
+pub(crate) fn layered(rows: Router<Arc<Gateway>>, gateway: &Arc<Gateway>) -> Router {
+    let config = &gateway.config;
+    let tenants = Arc::new(Tenants::new(&config.api_keys, &config.tenants));
+    rows.layer(middleware::from_fn_with_state(tenants, auth::guard))
+        .layer(middleware::from_fn_with_state(Arc::clone(gateway), observe))
+        .with_state(Arc::clone(gateway))
 }
 
 /// Gives every request its id and its span, and counts it.

@@ -83,6 +83,12 @@ impl Gateway {
         }
     }
 
+    /// Whether a request could be answered, if only by somebody who comes up when it is asked for.
+    pub(crate) fn is_ready(&self) -> bool {
+        let foreign = || self.foreign.all.iter().any(|upstream| upstream.known().ready);
+        !self.directory.table().is_empty() || foreign() || self.holding.catalog.serves_on_demand()
+    }
+
     /// A permit for one request.
     pub(crate) fn admit(&self) -> Result<Permit, ApiError> {
         self.admission.admit().inspect_err(|_| {

@@ -119,7 +119,7 @@ fn peaks(good: &[&Outcome]) -> (f64, u64) {
 
 impl Series {
     /// Of durations in seconds.
-    fn of(seconds: impl Iterator<Item = f64>) -> Self {
+    pub(crate) fn of(seconds: impl Iterator<Item = f64>) -> Self {
         let mut all: Vec<f64> = seconds.map(|seconds| seconds * 1e3).collect();
         all.sort_by(f64::total_cmp);
         Self(all)

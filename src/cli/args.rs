@@ -188,6 +188,10 @@ pub(crate) struct HttpArgs {
     /// service does not say it [default: llm-d's default profile].
     #[arg(long, value_name = "FILE", value_parser = picker)]
     endpoint_picker_config: Option<PickerConfig>,
+    /// Port where proxies that speak Envoy's ext_proc ask who answers a request: the Endpoint Picker
+    /// Protocol, without TLS [default: none].
+    #[arg(long, value_name = "PORT")]
+    grpc_port: Option<u16>,
     /// Whether KV blocks that another endpoint has cached are fetched from it where that is sooner
     /// done than computing them: on or off [default: on].
     #[arg(long, value_name = "ON|OFF", value_parser = on_or_off)]
@@ -223,6 +227,7 @@ impl HttpArgs {
             max_logprobs: 20,
             no_endpoint_timeout: 60,
             endpoint_picker_config: None,
+            grpc_port: None,
             kv_peer_fetch: None,
             resume: Resume::Any,
             tool_call_parser: ParserChoice::Auto,
@@ -251,6 +256,7 @@ impl HttpArgs {
         for warning in config.picker.iter().flat_map(|picker| &picker.warnings) {
             tracing::warn!(warning, "endpoint picker config");
         }
+        config.picker_listen = self.grpc_port.map(|port| (self.host, port).into());
         config.peer_fetch = self.kv_peer_fetch.unwrap_or(config.peer_fetch);
         config.resume = self.resume;
         config.max_logprobs = u32::try_from(self.max_logprobs).ok();

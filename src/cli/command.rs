@@ -4,7 +4,7 @@ use clap::Subcommand;
 
 use super::{
     Failure, batch, bench, certify, chat, completion, explain, gateway, health, join, member, node,
-    operate, run, serve, token, up,
+    operate, run, serve, sim, token, up,
 };
 
 #[derive(Debug, Subcommand)]
@@ -69,6 +69,8 @@ pub(super) enum Command {
     Batch(Box<batch::Batch>),
     /// Put load on a server and measure.
     Bench(bench::Bench),
+    /// Compare ways to place requests, over engines whose devices are played.
+    Sim(Box<sim::Sim>),
     /// One member of a group: started by its node, never by a person.
     #[command(hide = true)]
     Member,
@@ -124,6 +126,7 @@ impl Command {
             Self::Run(run) => run.run(logging).await,
             Self::Batch(batch) => batch.run(logging).await,
             Self::Bench(bench) => bench.run().await,
+            Self::Sim(sim) => sim.run(),
             Self::Member => member::run().await,
         }
     }

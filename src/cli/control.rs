@@ -35,7 +35,7 @@ use super::{
     Failure,
     args::{HostArgs, HttpArgs},
     node::Offered,
-    say,
+    say, say_picker,
 };
 use crate::stack::{
     asked_to_end, colleagues, declare, hub,
@@ -113,6 +113,7 @@ impl ControlHost<'_> {
                 config.data_dir = Some(self.dir.path().to_owned());
                 let gateway =
                     roles::gateway(&membership, config, at, place.link(), listener).await?;
+                say_picker(gateway.picker_address());
                 say(&format!("gateway on http://{}", gateway.address()));
                 Some(gateway)
             }

@@ -1,6 +1,6 @@
 //! What goes wrong, and how the person at the terminal hears of it.
 
-use std::{fmt, io::Write};
+use std::{fmt, io::Write, net::SocketAddr};
 
 use troupe_runtime::wire::operate::Reason;
 
@@ -57,6 +57,13 @@ impl Failure {
 #[expect(clippy::print_stderr, reason = "this is the one place that speaks to the terminal")]
 pub(crate) fn say(text: &str) {
     eprintln!("{text}");
+}
+
+/// Says where proxies find the endpoint picker, if they may ask it.
+pub(crate) fn say_picker(address: Option<SocketAddr>) {
+    if let Some(address) = address {
+        say(&format!("endpoint picker on http://{address}"));
+    }
 }
 
 /// Prints what was asked for. A reader that has gone away ends nothing.

@@ -17,7 +17,7 @@ use super::{
     args::{ClusterArgs, HttpArgs},
     join::{others, report, store, token},
     node::Certifier,
-    say,
+    say, say_picker,
 };
 use crate::stack::{
     asked_to_end,
@@ -88,6 +88,7 @@ impl GatewayCommand {
         config.data_dir = Some(dir.path().to_owned());
         let (owner, listener) = shutdown();
         let mut gateway = roles::gateway(&membership, config, at, place.link(), listener).await?;
+        say_picker(gateway.picker_address());
         say(&format!("gateway on http://{}", gateway.address()));
         let ended = tokio::select! {
             () = asked_to_end() => Ok(()),

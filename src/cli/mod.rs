@@ -25,6 +25,7 @@ mod pod;
 pub(crate) mod progress;
 mod run;
 mod serve;
+mod sim;
 mod token;
 mod up;
 
@@ -34,7 +35,7 @@ use clap::Parser;
 use troupe_runtime::telemetry;
 
 use command::Command;
-pub(crate) use failure::{Failure, print, say};
+pub(crate) use failure::{Failure, print, say, say_picker};
 
 /// Serves large language models on plain machines.
 ///

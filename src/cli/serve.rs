@@ -41,7 +41,7 @@ use super::{
     Failure,
     args::{EngineArgs, HttpArgs},
     pod::{Part, PodArgs},
-    say,
+    say, say_picker,
 };
 use crate::{
     client::http::HttpClient,
@@ -174,6 +174,7 @@ impl Local {
         let here = GatewayPlace { id: NodeId(Uuid::now_v7()), host: Ipv4Addr::LOCALHOST.into() };
         let link = place.link.clone();
         let gateway = roles::gateway(&membership, config, here, link, listener).await?;
+        say_picker(gateway.picker_address());
         let offer = HostOffer {
             id: place.id,
             name: identity::host_name(),

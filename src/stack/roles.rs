@@ -244,6 +244,11 @@ impl RunningGateway {
         self.handle.address()
     }
 
+    /// Where proxies ask it who answers a request, if they may.
+    pub(crate) fn picker_address(&self) -> Option<SocketAddr> {
+        self.handle.picker_address()
+    }
+
     /// Returns when it has ended.
     pub(crate) async fn wait(&mut self) {
         self.handle.wait().await;

@@ -13,6 +13,8 @@ What `tests/clients.rs` tells these files, in the environment:
   TROUPE_CHAT_MODEL   folder of the golden model tiny-chat
   TROUPE_CHAT_URL     a server of it that asks for the key OPENAI_API_KEY
   TROUPE_SLOW_URL     one that needs no key, and at least 20 ms for each step
+  TROUPE_PICKER       where a server that has the model as `ours`, and TROUPE_CHAT_URL as a foreign
+                      endpoint, is asked by proxies
   TROUPE_STORIES_MODEL, TROUPE_STORIES_URL   stories260k; only the full set of goldens has it
 """
 

@@ -1,4 +1,4 @@
-//! Commands that end by themselves: `bench serve`, `run` and `batch`, with the real binary.
+//! Commands that end by themselves: `bench serve`, `run`, `batch` and `sim`, with the real binary.
 
 use std::{
     fs,
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     golden, http,
+    operator::troupe,
     process::{Ended, Server, Troupe, completion, tokens, until},
 };
 
@@ -324,6 +325,25 @@ fn a_batch_asks_again_where_there_is_no_room() {
     server.join().expect("four requests came");
     assert_eq!(ended.code, Some(0), "{}", ended.log);
     assert_eq!(read(&output)[0]["response"]["body"], json!({"a": 1}));
+}
+
+/// In two processes, so that no order of a hash table is the same by accident.
+#[test]
+fn a_simulation_is_the_same_in_every_process() {
+    let simulate = |seed: &str| {
+        let args = ["sim", "--conversations", "60", "--output-format", "json", "--seed", seed];
+        let said = troupe(&args);
+        assert_eq!(said.code, Some(0), "{}", said.err);
+        serde_json::from_str::<Value>(&said.out).expect("figures and nothing else")
+    };
+    let (first, other) = (simulate("3"), simulate("4"));
+    assert_eq!(first, simulate("3"));
+    let profiles = first.as_array().expect("one for each profile");
+    assert_eq!(profiles.len(), 5);
+    for (at, figures) in profiles.iter().enumerate() {
+        assert_eq!(figures["requests"], 300, "{figures}");
+        assert_ne!(figures["trace"], other[at]["trace"], "{figures}");
+    }
 }
 
 #[test]

@@ -242,9 +242,14 @@ impl LeaderState {
     pub(super) fn look_at_drain(&mut self) {
         while self.requests.try_join_next().is_some() {}
         let requests = self.engine.as_ref().map_or(0, Engine::open_requests);
-        let stand = self.drain.map(|drain| drain.stand(self.now(), requests, self.requests.len()));
+        let (now, doors) = (self.now(), self.requests.len());
+        let stand = self.drain.as_mut().map(|drain| drain.stand(now, requests, doors));
         match stand {
             None | Some(Stand::Goes) => return,
+            Some(Stand::Moves) => {
+                tracing::info!(requests, "what is left of the group's requests moves");
+                return self.engine(EngineEvent::Move);
+            }
             Some(Stand::Done) => {}
             Some(Stand::Late) => {
                 tracing::warn!(requests, "the time to drain is over");

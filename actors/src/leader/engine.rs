@@ -47,6 +47,8 @@ pub enum EngineEvent {
     Tick,
     /// Nothing new is taken from now on.
     Drain,
+    /// What is under way goes on elsewhere.
+    Move,
     /// The group is over: nothing that is under way can go on.
     Fail(PublicError),
 }
@@ -191,6 +193,7 @@ impl Engine {
                 self.check_when_idle(&mut effects);
             }
             EngineEvent::Drain => self.draining = true,
+            EngineEvent::Move => self.move_all(&mut effects),
             EngineEvent::Fail(error) => {
                 self.fail_all(&error, &mut effects);
                 self.fail_prefills(&error.message, &mut effects);
@@ -566,6 +569,16 @@ impl Engine {
             let message = "The request's deadline has passed.";
             let error = PublicError::new(ErrorKind::DeadlineExceeded, message);
             effects.push(EngineEffect::Send(key, GenerateDown::Failed(error)));
+            self.abort(key, effects);
+        }
+    }
+
+    /// Whatever runs or waits goes on elsewhere; what was computed stays in the cache.
+    fn move_all(&mut self, effects: &mut Vec<EngineEffect>) {
+        let error = PublicError::new(ErrorKind::Unavailable, "The endpoint is going away.");
+        let keys: Vec<_> = self.by_key.keys().copied().collect();
+        for key in keys {
+            effects.push(EngineEffect::Send(key, GenerateDown::Moved(error.clone())));
             self.abort(key, effects);
         }
     }

@@ -85,6 +85,12 @@ impl Apart {
         Self { cluster, prefill: from, decode: to, prefill_host: Some(first), _decode_host: second }
     }
 
+    /// The same, where only so many tokens are asked for, and only if they are cached.
+    async fn tokens_from_cache(&self, prompt: &[u32], count: u32, cached: u32) -> Vec<u32> {
+        let source = source(&self.prefill).map(|from| KvSource { cached: Some(cached), ..from });
+        self.cluster.ask_with(&self.decode, prompt, count, source).await.tokens().await
+    }
+
     async fn tokens(&self, prompt: &[u32], count: u32) -> Vec<u32> {
         let source = source(&self.prefill);
         self.cluster.ask_with(&self.decode, prompt, count, source).await.tokens().await
@@ -103,6 +109,22 @@ impl Apart {
 
 fn id(number: u128) -> NodeId {
     NodeId(Uuid::from_u128(number))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_group_has_cached_is_not_computed_twice_and_what_it_has_not_is_computed_here() {
+    let apart = Apart::of_tensor_free([(2, 1), (1, 2)], MemberPer::Host).await;
+    let steps = || apart.cluster.counted(&apart.prefill, "vllm:iteration_tokens_total_count", "");
+    let prompt: Vec<u32> = (0..42).map(|at| (at * 5 + 3) % 97).collect();
+    assert_eq!(apart.tokens_from_cache(&prompt, 20, 40).await, expected(&prompt, 20));
+    assert_eq!(apart.transfers("nothing").await, 1.0, "nobody has it");
+    let other: Vec<u32> = (0..42).map(|at| (at * 7 + 1) % 97).collect();
+    apart.cluster.ask(&apart.prefill, &other, 1).await.tokens().await;
+    let before = steps().await;
+    assert_eq!(apart.tokens_from_cache(&other, 20, 32).await, expected(&other, 20));
+    assert_eq!(apart.transfers("complete").await, 1.0);
+    assert_eq!(apart.tokens_that_came().await, 32.0, "what was asked for, and no more");
+    assert_eq!(steps().await, before, "it computed nothing for that");
 }
 
 #[tokio::test(flavor = "multi_thread")]

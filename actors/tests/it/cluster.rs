@@ -103,7 +103,7 @@ async fn one_member_lost_ends_the_incarnation_with_an_error_on_the_stream() {
     let failed = loop {
         match asked.next().await {
             GenerateDown::Chunk(_) => {}
-            GenerateDown::Failed(error) => break error,
+            GenerateDown::Failed(error) | GenerateDown::Moved(error) => break error,
             GenerateDown::Refused(error) => panic!("{error}"),
         }
     };

@@ -12,7 +12,7 @@ use troupe_runtime::{
     error::ErrorKind,
     id::NodeId,
     spec::EngineFlags,
-    wire::generate::GenerateDown,
+    wire::generate::{GenerateDown, KvSource},
 };
 use uuid::Uuid;
 
@@ -69,6 +69,45 @@ async fn a_group_that_drains_finishes_what_it_has_and_sends_the_rest_elsewhere()
     };
     tokio::join!(told, finishes);
     cluster.endpoint(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_drain_will_not_finish_goes_on_elsewhere_with_its_kv() {
+    let cluster = Cluster::start().await;
+    let mut hosts = Vec::new();
+    for number in 1..=4 {
+        hosts.push(cluster.host(id(number), 1).await);
+    }
+    let mut slow = service();
+    slow.flags.stage_time_min_ms = Some(25);
+    cluster.declare("from", &slow).await;
+    let from = cluster.endpoint_of("from").await;
+    cluster.declare("to", &service()).await;
+    let to = cluster.endpoint_of("to").await;
+    let mut asked = cluster.ask(&from, &[1], 100_000).await;
+    let mut told = vec![1];
+    told.extend(asked.chunk().await.tokens);
+    cluster.drain(&from.info.endpoint.group, 8).await;
+    loop {
+        match asked.next().await {
+            GenerateDown::Chunk(chunk) => told.extend(chunk.tokens),
+            GenerateDown::Moved(error) => break assert_eq!(error.kind, ErrorKind::Unavailable),
+            other => panic!("{other:?}"),
+        }
+    }
+    // As a gateway does: it is through with the one and goes to the other.
+    drop(asked);
+    let source = KvSource {
+        endpoint: from.info.endpoint.clone(),
+        address: from.address.clone(),
+        cached: Some(told.len() as u32),
+    };
+    let more = cluster.ask_with(&to, &told, 20, Some(source)).await.tokens().await;
+    assert_eq!(more, expected(&told, 20));
+    let came = cluster.counted(&to, "troupe:kv_transfer_tokens_total", "").await;
+    assert_eq!(came, f64::from(told.len() as u32 - 1).div_euclid(4.0) * 4.0, "all whole blocks");
+    let key = cluster.keys.endpoint(&from.info.endpoint.group, from.info.endpoint.epoch);
+    cluster.until_gone(&key).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

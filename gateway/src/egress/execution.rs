@@ -60,6 +60,8 @@ struct Execution {
     core: StreamCore<Decoder>,
     chosen: Option<Placed>,
     attempt: Option<Attempt>,
+    /// The endpoint that sent it elsewhere, and has what it has computed.
+    left: Option<Arc<Endpoint>>,
     ready: VecDeque<Delta>,
     then: Then,
     meter: Meter,
@@ -77,9 +79,20 @@ pub(crate) fn execute(
     let resumable = places.resume != Resume::Off;
     let core = StreamCore::new(request.stream_options(&prompt, resumable), decoders);
     let (ready, then) = (VecDeque::new(), Then::Place);
-    let (hashes, chosen, attempt) = (Hashes::NONE, None, None);
-    let execution =
-        Execution { places, request, prompt, hashes, core, chosen, attempt, ready, then, meter };
+    let (hashes, chosen, attempt, left) = (Hashes::NONE, None, None, None);
+    let execution = Execution {
+        places,
+        request,
+        prompt,
+        hashes,
+        core,
+        chosen,
+        attempt,
+        left,
+        ready,
+        then,
+        meter,
+    };
     // A body is polled outside the handler, and so outside the handler's span.
     let span = tracing::Span::current();
     stream::unfold(Some(execution), move |execution| {
@@ -191,6 +204,7 @@ impl Execution {
                         attempt.note(Fate::Broke);
                     }
                     GenerateDown::Refused(_) => attempt.note(Fate::Refused),
+                    GenerateDown::Moved(_) => self.left = Some(Arc::clone(attempt.endpoint())),
                     GenerateDown::Failed(_) | GenerateDown::Chunk(_) => {}
                 }
                 Event::Down(down)
@@ -266,20 +280,25 @@ impl Execution {
         };
         // Who was waited for may name blocks as nobody did before.
         self.hash().await;
+        let directory = &self.places.directory;
         // So that who asks the same at the same time is sent the same way.
         for endpoint in [Some(&placed.endpoint), placed.prefill.as_ref()].into_iter().flatten() {
             if let Some(named) = self.hashes.named(endpoint.cached.naming()) {
-                endpoint.cached.sent(&named.hashes);
+                endpoint.cached.sent(directory.now(), &named.hashes);
             }
         }
         let endpoint = &placed.endpoint;
         let named = self.hashes.named(endpoint.cached.naming()).cloned();
+        let left = self.left.take();
+        let alike = |left: &&Arc<Endpoint>| left.info.fingerprint == endpoint.info.fingerprint;
+        let left = left.as_ref().filter(alike).map(|left| (&**left, Some(self.computed())));
         let peer = || placed.peer.as_ref().map(|peer| (&*peer.endpoint, Some(peer.tokens)));
-        let source = placed.prefill.as_deref().map(|prefill| (prefill, None)).or_else(peer);
+        let prefill = || placed.prefill.as_deref().map(|prefill| (prefill, None));
+        let source = left.or_else(prefill).or_else(peer);
         let generate = self.generate(&endpoint.info, named, source);
         let max_tokens = self.prompt.options.max_tokens;
-        let directory = &self.places.directory;
-        let underway = Underway::begin(directory, &placed, self.request.n, max_tokens);
+        let choices = self.request.n;
+        let underway = Underway::begin(directory, &placed, choices, max_tokens, Instant::now());
         match Attempt::open(endpoint, generate, underway).await {
             Ok(attempt) => {
                 self.attempt = Some(attempt);
@@ -290,6 +309,12 @@ impl Execution {
                 Event::Broken(chain(&error))
             }
         }
+    }
+
+    /// Tokens whose KV an endpoint has that told all of these.
+    fn computed(&self) -> u32 {
+        let told = self.core.choices_so_far().first().map_or(0, |choice| choice.output.len());
+        (self.prompt.tokens.len() + told) as u32
     }
 
     fn generate(

@@ -244,9 +244,12 @@ impl<D: Decode> StreamCore<D> {
             Event::Down(GenerateDown::Refused(error)) if error.kind == ErrorKind::Unavailable => {
                 self.elsewhere(error)
             }
-            Event::Down(GenerateDown::Refused(error) | GenerateDown::Failed(error)) => {
-                self.attempt_over(error)
-            }
+            Event::Down(GenerateDown::Moved(error)) if self.may_go_on() => self.elsewhere(error),
+            Event::Down(
+                GenerateDown::Refused(error)
+                | GenerateDown::Failed(error)
+                | GenerateDown::Moved(error),
+            ) => self.attempt_over(error),
             Event::Broken(why) => {
                 tracing::info!(request = %self.options.request, why, "attempt broke");
                 let message = "The engine that ran the request is gone.";
@@ -258,13 +261,16 @@ impl<D: Decode> StreamCore<D> {
     /// Elsewhere, if that can help: with what was told to the client by then.
     fn attempt_over(&mut self, error: PublicError) -> Effects {
         let elsewhere = !matches!(error.kind, ErrorKind::BadRequest | ErrorKind::DeadlineExceeded);
-        let untold = self.choices.iter().all(|choice| !choice.begun);
         self.failures += 1;
-        let may = untold || self.options.resumable;
-        if !elsewhere || !may || self.failures >= MAX_ATTEMPTS {
+        if !elsewhere || !self.may_go_on() || self.failures >= MAX_ATTEMPTS {
             return Effects::then(Then::Fail(error));
         }
         self.elsewhere(error)
+    }
+
+    /// Whether another endpoint may take it, as far as was told to the client.
+    fn may_go_on(&self) -> bool {
+        self.options.resumable || self.choices.iter().all(|choice| !choice.begun)
     }
 
     /// The next attempt. No endpoint is tried twice, so there are not more than endpoints.

@@ -48,7 +48,7 @@ impl Upstreams {
         });
         let picked = placer.place(query, Scene::of(candidates)).endpoint?;
         let (upstream, _) = all.get(picked)?;
-        self.guessed.sent(&upstream.cached, query.hashes);
+        self.guessed.sent(now, &upstream.cached, query.hashes);
         Some(Arc::clone(upstream))
     }
 }
@@ -60,6 +60,7 @@ impl Upstream {
         let Load { running, waiting, blocks_used, blocks_total, .. } = known.load;
         Candidate {
             info: &self.info,
+            number: self.number,
             load: Busy { running, waiting, blocks_used, blocks_total, fetch_rate: 0 },
             in_flight: self.in_flight(),
             uncached_in_flight: 0,

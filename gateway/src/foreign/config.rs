@@ -1,10 +1,12 @@
 //! The file that names foreign endpoints.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use axum::http::{HeaderValue, Uri, uri::Authority};
 use serde::Deserialize;
 use serde_json::Value;
+
+use super::tls::Tls;
 
 /// One foreign endpoint, as it is configured.
 #[derive(Clone, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub struct ForeignEndpoint {
     pub(crate) base: String,
     pub(crate) authorization: Option<HeaderValue>,
     pub(crate) labels: BTreeMap<String, String>,
+    /// How TLS is spoken to it, if it is.
+    pub(crate) tls: Option<Tls>,
 }
 
 /// The file, as it is written.
@@ -36,6 +40,10 @@ struct Written {
     api_key: Option<String>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
+    #[serde(default)]
+    ca_file: Option<PathBuf>,
+    #[serde(default)]
+    insecure_skip_verify: bool,
 }
 
 fn default_namespace() -> String {
@@ -75,20 +83,24 @@ impl ForeignEndpoint {
     }
 
     fn new(written: Written) -> Result<Self, (&'static str, String)> {
-        let Written { name, namespace, url, api_key, labels } = written;
+        let Written { name, namespace, url, api_key, labels, ca_file, insecure_skip_verify } =
+            written;
         for (field, value) in [("name", &name), ("namespace", &namespace)] {
             if value.is_empty() || value.len() > 253 || value.contains(['/', ' ']) {
                 let why = "must have 1 to 253 bytes without / and spaces";
                 return Err((field, format!("{why}, got {value:?}")));
             }
         }
-        let right = "must be as http://10.0.0.5:8000";
+        let right = "must be as http://10.0.0.5:8000 or https://host";
         let uri: Uri = url.parse().map_err(|_| ("url", format!("{right}, got {url}")))?;
-        match uri.scheme_str() {
-            Some("http") => {}
-            Some("https") => return Err(("url", format!("TLS is not spoken to it, {right}"))),
+        let tls = match uri.scheme_str() {
+            Some("http") if ca_file.is_some() || insecure_skip_verify => {
+                return Err(("url", "must begin with https:// where TLS is configured".to_owned()));
+            }
+            Some("http") => None,
+            Some("https") => Some(Tls::new(ca_file.as_deref(), insecure_skip_verify)?),
             _ => return Err(("url", format!("{right}, got {url}"))),
-        }
+        };
         let Some(authority) = uri.authority().cloned() else {
             return Err(("url", format!("{right}, got {url}")));
         };
@@ -102,14 +114,14 @@ impl ForeignEndpoint {
             Ok(value)
         });
         let authorization = authorization.transpose()?;
-        Ok(Self { name, namespace, authority, base, authorization, labels })
+        Ok(Self { name, namespace, authority, base, authorization, labels, tls })
     }
 
     /// The address of a path there.
     pub(crate) fn uri(&self, path: &str) -> Option<Uri> {
         let path = format!("{}{path}", self.base);
         Uri::builder()
-            .scheme("http")
+            .scheme(if self.tls.is_some() { "https" } else { "http" })
             .authority(self.authority.clone())
             .path_and_query(path)
             .build()
@@ -150,7 +162,15 @@ mod tests {
             (json!({}), "missing field `endpoints`"),
             (one(json!({"name": "a"})), "endpoints[0]: missing field `url`"),
             (one(json!({"name": "a", "url": "10.0.0.5:8000"})), "endpoints[0].url: must be as"),
-            (one(json!({"name": "a", "url": "https://h"})), "endpoints[0].url: TLS is not"),
+            (one(json!({"name": "a", "url": "ftp://h"})), "endpoints[0].url: must be as"),
+            (
+                one(json!({"name": "a", "url": "http://h", "insecureSkipVerify": true})),
+                "endpoints[0].url: must begin with https://",
+            ),
+            (
+                one(json!({"name": "a", "url": "https://h", "caFile": "/nowhere.pem"})),
+                "endpoints[0].caFile: /nowhere.pem: ",
+            ),
             (one(json!({"name": "a/b", "url": "http://h"})), "endpoints[0].name: must have"),
             (one(json!({"name": "a", "url": "http://h", "port": 1})), "unknown field `port`"),
             (

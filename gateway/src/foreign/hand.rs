@@ -1,6 +1,6 @@
 //! A request's way to a foreign endpoint: noticed by its model, let in, placed, handed on.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use axum::{http::HeaderMap, response::Response};
 use bytes::Bytes;
@@ -8,14 +8,14 @@ use serde::Deserialize;
 use serde_json::Value;
 use troupe_runtime::id::{Digest, RequestId};
 
-use super::{choose::BYTES_PER_TOKEN, proxy::Handed};
+use super::{choose::BYTES_PER_TOKEN, proxy::Handed, upstream::Upstream};
 use crate::{
     admission::Permit,
     body::JsonBody,
     error::ApiError,
     flow::gate::Entry,
     ingress::context::RequestContext,
-    placement::Query,
+    placement::{Query, prefix::namings::Hashes},
     state::{Gateway, meant},
 };
 
@@ -35,6 +35,26 @@ pub(crate) struct Elsewhere {
     asked: String,
 }
 
+/// A request whose turn has come.
+pub(crate) struct Turn<'a> {
+    /// The model's name there.
+    pub(crate) model: &'a str,
+    /// As the endpoint is to have it.
+    pub(crate) body: Bytes,
+    request: RequestId,
+    tokens: usize,
+    hashes: Hashes,
+}
+
+// === impl Elsewhere ===
+
+impl Elsewhere {
+    /// Whether the request says another name than the one that the model has there.
+    pub(crate) fn is_renamed(&self) -> bool {
+        self.asked != self.model
+    }
+}
+
 // === impl Gateway ===
 
 impl Gateway {
@@ -48,14 +68,13 @@ impl Gateway {
         serves.then_some(Elsewhere { model, asked })
     }
 
-    /// Lets a request in when it is its turn, and hands it on to whoever is best.
-    pub(crate) async fn hand_on(
+    /// Waits until it is a request's turn; the permit is to live as long as its answer.
+    pub(crate) async fn turn<'a>(
         &self,
         context: &RequestContext,
-        (path, headers): (&str, &HeaderMap),
-        (body, elsewhere): (&JsonBody, &Elsewhere),
+        (body, elsewhere): (&JsonBody, &'a Elsewhere),
         permit: Permit,
-    ) -> Result<Response, ApiError> {
+    ) -> Result<(Turn<'a>, Permit), ApiError> {
         let model = elsewhere.model.as_str();
         let tokens = body.len() / BYTES_PER_TOKEN;
         let ranks = &self.book.rules().ranks;
@@ -71,29 +90,49 @@ impl Gateway {
                 deadline: context.deadline,
             })
             .await?;
-        let (request, exclude) = (RequestId::new(), BTreeSet::new());
         let hashes = self.foreign.guessed.hashes(model, &body.bytes()).await;
+        let body = if elsewhere.is_renamed() { renamed(body, model)? } else { body.bytes() };
+        let turn = Turn { model, body, request: RequestId::new(), tokens, hashes };
+        Ok((turn, permit.with(pass)))
+    }
+
+    /// Who answers it, of those that were not tried.
+    pub(crate) fn choose(
+        &self,
+        context: &RequestContext,
+        turn: &Turn<'_>,
+        tried: &BTreeSet<(String, String)>,
+    ) -> Option<Arc<Upstream>> {
+        let exclude = BTreeSet::new();
         let query = Query {
-            model,
+            model: turn.model,
             tokenizer: Digest::default(),
             exclude: &exclude,
             goes_on: None,
             name: &context.id,
-            request,
-            tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
-            hashes: &hashes,
+            request: turn.request,
+            tokens: u32::try_from(turn.tokens).unwrap_or(u32::MAX),
+            hashes: &turn.hashes,
             scope: context.scope.as_ref(),
             hints: &context.hints,
             now: self.directory.now(),
         };
-        let placer = self.directory.otherwise();
-        let bytes = match elsewhere.asked == model {
-            true => body.bytes(),
-            false => renamed(body, model)?,
-        };
-        let handed = Handed { context, path, headers, body: bytes, model };
-        let choose = |tried: &_| self.foreign.choose(&query, &placer, tried);
-        self.foreign.hand_on(handed, permit.with(pass), choose).await
+        self.foreign.choose(&query, &self.directory.otherwise(), tried)
+    }
+
+    /// Lets a request in when it is its turn, and hands it on to whoever is best.
+    pub(crate) async fn hand_on(
+        &self,
+        context: &RequestContext,
+        (path, headers): (&str, &HeaderMap),
+        asked: (&JsonBody, &Elsewhere),
+        permit: Permit,
+    ) -> Result<Response, ApiError> {
+        let (turn, permit) = self.turn(context, asked, permit).await?;
+        let (body, model) = (turn.body.clone(), turn.model);
+        let handed = Handed { context, path, headers, body, model };
+        let choose = |tried: &_| self.choose(context, &turn, tried);
+        self.foreign.hand_on(handed, permit, choose).await
     }
 }
 

@@ -50,7 +50,7 @@ async fn keep(upstreams: Arc<Upstreams>, upstream: Arc<Upstream>) {
     let mut looks = 0;
     loop {
         if looks == 0 {
-            models(&upstreams, &upstream).await;
+            models(&upstream).await;
         }
         let ready = upstream.known().ready;
         if ready {
@@ -63,8 +63,8 @@ async fn keep(upstreams: Arc<Upstreams>, upstream: Arc<Upstream>) {
     }
 }
 
-async fn models(upstreams: &Upstreams, upstream: &Upstream) {
-    let told = get(upstreams, upstream, "/v1/models").await;
+async fn models(upstream: &Upstream) {
+    let told = get(upstream, "/v1/models").await;
     let told = told.and_then(|bytes| {
         serde_json::from_slice::<List>(&bytes).map_err(|error| format!("its models: {error}"))
     });
@@ -90,7 +90,7 @@ async fn models(upstreams: &Upstreams, upstream: &Upstream) {
 }
 
 async fn load(upstreams: &Upstreams, upstream: &Upstream) {
-    match get(upstreams, upstream, "/metrics").await {
+    match get(upstream, "/metrics").await {
         Ok(bytes) => {
             if let Some(load) = scrape::load(&String::from_utf8_lossy(&bytes)) {
                 let mut known = upstream.known();
@@ -104,7 +104,7 @@ async fn load(upstreams: &Upstreams, upstream: &Upstream) {
     }
 }
 
-async fn get(upstreams: &Upstreams, upstream: &Upstream, path: &str) -> Result<Vec<u8>, String> {
+async fn get(upstream: &Upstream, path: &str) -> Result<Vec<u8>, String> {
     let asked = async {
         let uri = upstream.config.uri(path).ok_or("its address has no such path")?;
         let mut request = Request::get(uri);
@@ -112,8 +112,7 @@ async fn get(upstreams: &Upstreams, upstream: &Upstream, path: &str) -> Result<V
             request = request.header("authorization", authorization);
         }
         let request = request.body(Body::empty()).map_err(|error| error.to_string())?;
-        let response =
-            upstreams.client.request(request).await.map_err(|error| error.to_string())?;
+        let response = upstream.client.request(request).await.map_err(|error| error.to_string())?;
         if !response.status().is_success() {
             return Err(format!("{path} answers {}", response.status()));
         }

@@ -6,6 +6,7 @@
 //! give is not there: streams that go on elsewhere, block events, tokens counted exactly.
 //!
 //! - [`config`]: the file
+//! - `tls`: how its certificate is checked
 //! - [`upstream`]: one endpoint, as far as this gateway knows it
 //! - [`choose`]: which of them answers
 //! - [`scrape`]: load out of a metrics text (pure)
@@ -19,4 +20,5 @@ mod hand;
 pub(crate) mod keeper;
 pub(crate) mod proxy;
 pub(crate) mod scrape;
+mod tls;
 pub(crate) mod upstream;

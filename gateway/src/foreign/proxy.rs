@@ -132,7 +132,7 @@ impl Upstreams {
         if let Some(authorization) = &upstream.config.authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
-        self.client.request(request).await.map_err(|error| error.to_string())
+        upstream.client.request(request).await.map_err(|error| error.to_string())
     }
 }
 

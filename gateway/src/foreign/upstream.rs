@@ -10,6 +10,7 @@ use std::{
 };
 
 use axum::body::Body;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
@@ -17,7 +18,7 @@ use hyper_util::{
 use tokio::time::Instant;
 use troupe_runtime::wire::status::{EndpointInfo, Load};
 
-use super::{choose, config::ForeignEndpoint};
+use super::{choose, config::ForeignEndpoint, tls::Tls};
 use crate::placement::{
     breaker::Breaker,
     prefix::{cached::Cached, guessed::Guessed},
@@ -31,7 +32,6 @@ const IDLE_CONNECTIONS: usize = 256;
 /// All that are configured.
 pub(crate) struct Upstreams {
     pub(crate) all: Vec<Arc<Upstream>>,
-    pub(crate) client: Client<HttpConnector, Body>,
     /// What was sent to whom.
     pub(crate) guessed: Guessed,
     origin: Instant,
@@ -42,6 +42,9 @@ pub(crate) struct Upstreams {
 pub(crate) struct Upstream {
     pub(crate) config: ForeignEndpoint,
     pub(crate) info: EndpointInfo,
+    /// Its place in the file.
+    pub(super) number: u32,
+    pub(super) client: Client<HttpsConnector<HttpConnector>, Body>,
     /// What it may have cached.
     pub(super) cached: Cached,
     in_flight: AtomicU32,
@@ -77,21 +80,15 @@ pub(crate) struct There(Arc<Upstream>);
 impl Upstreams {
     /// None of them is known to answer yet.
     pub(crate) fn new(configs: &[ForeignEndpoint]) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .pool_timer(TokioTimer::new())
-            .build(connector);
         let guessed = Guessed::default();
-        let upstream = |config: &ForeignEndpoint| {
+        let upstream = |(number, config): (u32, &ForeignEndpoint)| {
             let (in_flight, known) = (AtomicU32::new(0), Mutex::default());
             let (info, config) = (choose::info(config), config.clone());
-            Arc::new(Upstream { config, info, cached: guessed.cached(), in_flight, known })
+            let (client, cached) = (client(&config), guessed.cached());
+            Arc::new(Upstream { config, info, number, client, cached, in_flight, known })
         };
-        let all = configs.iter().map(upstream).collect();
-        Self { all, client, guessed, origin: Instant::now() }
+        let all = (0..).zip(configs).map(upstream).collect();
+        Self { all, guessed, origin: Instant::now() }
     }
 
     /// Time as breakers count it.
@@ -116,6 +113,22 @@ impl Upstreams {
         let known = self.all.iter().map(|upstream| upstream.known().clone());
         known.filter(|known| known.ready).flat_map(|known| known.models.to_vec()).collect()
     }
+}
+
+fn client(config: &ForeignEndpoint) -> Client<HttpsConnector<HttpConnector>, Body> {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CONNECT));
+    connector.enforce_http(false);
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(Tls::config(config.tls.as_ref()))
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(connector);
+    Client::builder(TokioExecutor::new())
+        .pool_max_idle_per_host(IDLE_CONNECTIONS)
+        .pool_timer(TokioTimer::new())
+        .build(connector)
 }
 
 // === impl Upstream ===

@@ -18,8 +18,8 @@ use super::{
     explain::{recent::Recent, record::Decision},
     handler::Placer,
     latency::{Features, Measured, Predicted, Predictor},
-    peers::{self, Offer, Peer},
-    pools::Pools,
+    peers::{self, Peer},
+    pools::{Pool, Pools},
     prefix::namings::{Naming, Prefixes},
     scene::Scene,
     session,
@@ -118,7 +118,8 @@ impl Directory {
         let serves = |endpoint: &&Arc<Endpoint>| {
             within(endpoint) && endpoint.info.model_names.iter().any(|n| n == name)
         };
-        let Some(endpoint) = table.values().find(serves) else {
+        let text_side = |endpoint: &Arc<Endpoint>| endpoint.model.clone();
+        let Some(model) = table.values().filter(serves).find_map(text_side) else {
             let known = self.known.borrow();
             if known.contains(name) {
                 return Err(Unserved::NotReady(name.to_owned()));
@@ -129,8 +130,8 @@ impl Directory {
         let lengths = table.values().filter(serves).map(|endpoint| endpoint.info.max_model_len);
         Ok(Served {
             name: name.to_owned(),
-            model: Arc::clone(&endpoint.model),
-            max_model_len: lengths.min().unwrap_or(endpoint.info.max_model_len),
+            model,
+            max_model_len: lengths.min().unwrap_or_default(),
             priority: None,
         })
     }
@@ -138,55 +139,55 @@ impl Directory {
     /// Where a request goes, if anybody can take it.
     pub(crate) fn place(&self, query: &Query<'_>) -> Option<Placed> {
         let pool = self.pools.of(query.model)?;
-        let fits = |endpoint: &&Arc<Endpoint>| {
-            let fingerprint = &endpoint.info.fingerprint;
-            // During a rolling update one name may have two tokenizers.
-            fingerprint.tokenizer == query.tokenizer
-                && query.goes_on.is_none_or(|goes_on| goes_on.at(fingerprint))
-                && !query.exclude.contains(&endpoint.info.endpoint)
-                && query.scope.is_none_or(|scope| scope.has(&endpoint.info.endpoint.group))
-        };
-        let mut endpoints: Vec<&Arc<Endpoint>> = pool.members.iter().filter(fits).collect();
-        // Who keeps failing is only taken if there is nobody else.
-        if endpoints.iter().any(|endpoint| !endpoint.rests(query.now)) {
-            endpoints.retain(|endpoint| !endpoint.rests(query.now));
-        }
-        let (now, matched) = (Instant::now(), self.matched(query, &endpoints));
-        let candidate = |row: usize| endpoints[row].candidate(now, matched[row]);
-        let mut scene = Scene::of((0..endpoints.len()).map(candidate));
+        let rows = pool.rows(query);
+        let endpoint = |row: usize| &pool.members[rows[row] as usize];
+        let matched = self.matched(query, (&pool, &rows));
+        let candidate = |row: usize| endpoint(row).candidate(query.now, matched[row]);
+        let mut scene = Scene::of((0..rows.len()).map(candidate));
         if pool.placer.predicts(&scene) {
-            scene.predict(self.expected(query, &scene));
+            scene.predict(self.expected(query, &scene, (&pool, &rows)));
         }
         let outcome = pool.placer.place(query, scene);
         let (at, prefill) = (outcome.endpoint?, outcome.prefill);
         let features = Features::of(query, &Scene::of([candidate(at)].into_iter()), 0);
         let (predicted, offer) = {
             let predictor = self.predictor();
-            let fingerprint = &endpoints[at].info.fingerprint;
+            let fingerprint = &endpoint(at).info.fingerprint;
             let sooner = |tokens| peers::sooner(&predictor, fingerprint, &features, tokens);
+            let info = |row: usize| &endpoint(row).info;
             let alone = self.peer_fetch && prefill.is_none();
-            let offer = alone.then(|| peers::offer(&endpoints, &matched, at, sooner)).flatten();
-            (predictor.predict(fingerprint, &features), offer)
+            let offer = alone
+                .then(|| peers::offer(info, &matched, (at, endpoint(at).fetch_rate()), sooner));
+            (predictor.predict(fingerprint, &features), offer.flatten())
         };
-        let peer = offer.as_ref().and_then(|offer| peer(offer, &endpoints));
-        let decision = Decision::new(query, &endpoints, outcome, (features, predicted), offer)?;
+        let peer = offer.filter(|offer| offer.fetched).map(|offer| Peer {
+            endpoint: Arc::clone(endpoint(offer.row)),
+            tokens: offer.cached_tokens,
+        });
+        let name = |row: usize| Arc::clone(&endpoint(row).name);
+        let learned = (features, predicted);
+        let decision = Decision::new(query, (rows.len(), &name), outcome, learned, offer)?;
         let decision = Arc::new(decision);
         self.recent.keep(&decision);
         Some(Placed {
-            endpoint: Arc::clone(endpoints[at]),
-            prefill: prefill.map(|at| Arc::clone(endpoints[at])),
+            endpoint: Arc::clone(endpoint(at)),
+            prefill: prefill.map(|at| Arc::clone(endpoint(at))),
             peer,
-            token: pool.placer.tokens.then(|| session::token_of(&endpoints[at].info.endpoint)),
+            token: pool.placer.tokens.then(|| session::token_of(&endpoint(at).info.endpoint)),
             decision,
         })
     }
 
     /// Tokens of the prompt's beginning that each one's cache holds.
-    fn matched(&self, query: &Query<'_>, endpoints: &[&Arc<Endpoint>]) -> Vec<u32> {
-        let mut matched = vec![0; endpoints.len()];
+    fn matched(&self, query: &Query<'_>, (pool, rows): (&Pool, &[u32])) -> Vec<u32> {
+        let mut matched = vec![0; rows.len()];
         for named in query.hashes.all() {
             let runs = self.prefixes.index.runs(&named.hashes);
-            for (matched, endpoint) in matched.iter_mut().zip(endpoints) {
+            if runs.is_empty() {
+                continue;
+            }
+            for (matched, row) in matched.iter_mut().zip(rows) {
+                let endpoint = &pool.members[*row as usize];
                 if endpoint.cached.naming() == named.naming {
                     *matched = endpoint.cached.run(&runs) * named.block_size;
                 }
@@ -218,12 +219,17 @@ impl Directory {
     }
 
     /// What is expected of each; nothing if it is not known of all.
-    fn expected(&self, query: &Query<'_>, scene: &Scene<'_>) -> Vec<Predicted> {
+    fn expected(
+        &self,
+        query: &Query<'_>,
+        scene: &Scene<'_>,
+        (pool, rows): (&Pool, &[u32]),
+    ) -> Vec<Predicted> {
         let predictor = self.predictor();
-        let of = |row: usize| {
-            let features = Features::of(query, scene, row);
-            predictor.predict(&scene.rows()[row].info.fingerprint, &features)
-        };
+        // Looked for once for each way, and not for each endpoint.
+        let times: Vec<_> = pool.fingerprints().iter().map(|of| predictor.times(of)).collect();
+        let of =
+            |row: usize| times[pool.kind(rows[row])]?.predict(&Features::of(query, scene, row));
         (0..scene.len()).map(of).collect::<Option<_>>().unwrap_or_default()
     }
 
@@ -244,6 +250,16 @@ impl Directory {
     /// The gateway's time, as plug-ins know it.
     pub(crate) fn now(&self) -> Duration {
         self.born.elapsed()
+    }
+
+    /// The gateway's time at a moment.
+    pub(crate) fn at(&self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.born)
+    }
+
+    /// What the gateway's time counts from.
+    pub(crate) fn born(&self) -> Instant {
+        self.born
     }
 
     /// What places requests where no service says how.
@@ -284,14 +300,6 @@ impl Directory {
         });
         self.look_at_namings();
     }
-}
-
-/// Who is asked, if the offer is taken.
-fn peer(offer: &Offer, endpoints: &[&Arc<Endpoint>]) -> Option<Peer> {
-    let taken = offer.fetched.then_some(offer)?;
-    let by_name = |endpoint: &&&Arc<Endpoint>| endpoint.name == taken.endpoint;
-    let endpoint = Arc::clone(endpoints.iter().find(by_name)?);
-    Some(Peer { endpoint, tokens: taken.cached_tokens })
 }
 
 // === impl Unserved ===

@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
 use troupe_runtime::{
     prefix::Parameters,
     transport::{Connection, Conversation, LinkError, Stream},
@@ -34,11 +33,10 @@ const METRICS_DEADLINE: Duration = Duration::from_secs(1);
 pub(crate) struct Endpoint {
     /// What it is.
     pub(crate) info: EndpointInfo,
-    /// Its model's text side.
-    pub(crate) model: Arc<ServedModel>,
+    /// Its model's text side; none where prompts come as tokens and answers stay such.
+    pub(crate) model: Option<Arc<ServedModel>>,
     /// What it may be selected by.
     pub(crate) labels: BTreeMap<String, String>,
-    duty: Duty,
     /// Where its leader is reached.
     pub(crate) address: String,
     /// Its leader.
@@ -63,14 +61,15 @@ struct Cells {
     sequences: AtomicU64,
     /// KV blocks in use and in all.
     blocks: AtomicU64,
-    /// When that was told, in microseconds since `born`.
+    /// When that was told, in microseconds of the gateway's time.
     told: AtomicU64,
-    born: Instant,
     in_flight: AtomicU32,
     uncached: AtomicU64,
     fetch_rate: AtomicU32,
     /// Until when others are taken before it, in microseconds of the gateway's time.
     rests: AtomicU64,
+    duty: Duty,
+    number: u32,
 }
 
 /// Counts one request at an endpoint for as long as it lives.
@@ -94,26 +93,24 @@ pub(crate) struct Owed {
 impl Endpoint {
     pub(crate) fn new(
         info: EndpointInfo,
-        model: Arc<ServedModel>,
+        model: Option<Arc<ServedModel>>,
         labels: BTreeMap<String, String>,
         address: String,
         connection: Arc<dyn Connection>,
         prefixes: &Arc<Prefixes>,
     ) -> Self {
         let cached = Arc::new(Cached::new(Arc::clone(prefixes), &Parameters::of(&info)));
-        let name = info.endpoint.to_string().into();
-        let duty = Duty::of(info.role, &labels);
+        let (name, duty) = (info.endpoint.to_string().into(), Duty::of(info.role, &labels));
         Self {
             info,
             model,
             labels,
-            duty,
             address,
             connection,
             cached,
             name,
             load: Mutex::default(),
-            cells: Cells::new(),
+            cells: Cells::new(duty, prefixes.number()),
             breaker: Mutex::default(),
             metrics: Mutex::new(Arc::from("")),
         }
@@ -157,9 +154,9 @@ impl Endpoint {
         self.cells.rests.store(until, Ordering::Relaxed);
     }
 
-    /// Keeps what the leader says.
-    pub(crate) fn set_load(&self, load: Load) {
-        self.cells.tell(&load);
+    /// Keeps what the leader says now.
+    pub(crate) fn set_load(&self, now: Duration, load: Load) {
+        self.cells.tell(now, &load);
         *self.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
     }
 
@@ -201,13 +198,14 @@ impl Endpoint {
     }
 
     /// As placement looks at it now, where so much of the prompt's beginning is in its cache.
-    pub(crate) fn candidate(&self, now: Instant, matched: u32) -> Candidate<'_> {
+    pub(crate) fn candidate(&self, now: Duration, matched: u32) -> Candidate<'_> {
         let cells = &self.cells;
         let (running, waiting) = halves(cells.sequences.load(Ordering::Relaxed));
         let (blocks_used, blocks_total) = halves(cells.blocks.load(Ordering::Relaxed));
         let told = Duration::from_micros(cells.told.load(Ordering::Relaxed));
         Candidate {
             info: &self.info,
+            number: cells.number,
             load: Busy {
                 running,
                 waiting,
@@ -219,8 +217,8 @@ impl Endpoint {
             uncached_in_flight: cells.uncached.load(Ordering::Relaxed),
             matched,
             labels: &self.labels,
-            duty: self.duty,
-            load_age: now.saturating_duration_since(cells.born).saturating_sub(told),
+            duty: cells.duty,
+            load_age: now.saturating_sub(told),
         }
     }
 }
@@ -228,22 +226,23 @@ impl Endpoint {
 // === impl Cells ===
 
 impl Cells {
-    fn new() -> Self {
+    fn new(duty: Duty, number: u32) -> Self {
         Self {
             sequences: AtomicU64::new(0),
             blocks: AtomicU64::new(0),
             told: AtomicU64::new(0),
-            born: Instant::now(),
             in_flight: AtomicU32::new(0),
             uncached: AtomicU64::new(0),
             fetch_rate: AtomicU32::new(0),
             rests: AtomicU64::new(0),
+            duty,
+            number,
         }
     }
 
-    fn tell(&self, load: &Load) {
+    fn tell(&self, now: Duration, load: &Load) {
         let both = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
-        let told = u64::try_from(self.born.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let told = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
         self.sequences.store(both(load.running, load.waiting), Ordering::Relaxed);
         self.blocks.store(both(load.blocks_used, load.blocks_total), Ordering::Relaxed);
         self.fetch_rate.store(load.fetch_rate, Ordering::Relaxed);
@@ -330,6 +329,7 @@ pub(crate) mod tests {
     pub(crate) fn candidate(info: &EndpointInfo) -> Candidate<'_> {
         Candidate {
             info,
+            number: info.endpoint.group.index,
             load: Busy::default(),
             in_flight: 0,
             uncached_in_flight: 0,

@@ -91,7 +91,7 @@ impl Keeper {
         }
         let endpoint = Arc::new(Endpoint::new(
             told,
-            model,
+            Some(model),
             self.record.labels.clone(),
             self.record.address.clone(),
             Arc::clone(&connection),
@@ -105,8 +105,10 @@ impl Keeper {
         retry.reset();
         let mut follower = JoinSet::new();
         let (info, cached) = (entered.endpoint.info.clone(), Arc::clone(&entered.endpoint.cached));
-        follower.spawn(prefix::follow::task::follow(info, cached, Arc::clone(&connection)));
-        Ok(follow(&entered.endpoint, &connection, receiver).await)
+        let (connection, born) = (&connection, self.directory.born());
+        let following = prefix::follow::task::follow(info, cached, Arc::clone(connection), born);
+        follower.spawn(following);
+        Ok(follow(&entered, connection, receiver).await)
     }
 }
 
@@ -120,7 +122,7 @@ async fn introduction(receiver: &mut FrameReceiver) -> Result<EndpointInfo, NotR
 
 /// Keeps the load up to date until conversation or connection end.
 async fn follow(
-    endpoint: &Endpoint,
+    entered: &Entered<'_>,
     connection: &Arc<dyn Connection>,
     mut receiver: FrameReceiver,
 ) -> NotReady {
@@ -129,7 +131,9 @@ async fn follow(
             biased;
             closed = connection.closed() => return closed.into(),
             message = receiver.next::<StatusDown>() => match message {
-                Ok(Some(StatusDown::Load(load))) => endpoint.set_load(load),
+                Ok(Some(StatusDown::Load(load))) => {
+                    entered.endpoint.set_load(entered.directory.now(), load);
+                }
                 Ok(Some(StatusDown::Info(_) | StatusDown::Metrics(_))) => {}
                 Ok(None) => return troupe_runtime::transport::LinkError::Ended.into(),
                 Err(error) => return error.into(),

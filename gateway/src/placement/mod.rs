@@ -16,7 +16,8 @@
 //! - `pools`: who serves what; [`underway`]: an attempt, counted and measured
 //! - [`directory`]: the live table of endpoints, kept by one [`keeper`] task per endpoint
 //! - `follower`: which endpoints are kept, as the store says; [`view`]: what to make of its silence
-//! - `endpoints`: the table alone, to be measured; [`trial`]: decisions alone
+//! - `endpoints`: the table alone, to be measured; [`trial`]: decisions alone;
+//!   [`rehearsal`]: all of it, among endpoints that a simulator plays
 //! - [`endpoint`]: one ready endpoint: connection, load, what this gateway has in flight there
 //! - [`prefix`]: which of them hold how much of a prompt already
 //! - `fence`: ends what still waits at an incarnation that is over
@@ -42,6 +43,7 @@ mod pools;
 pub(crate) mod prefix;
 pub(crate) mod profile;
 mod query;
+pub(crate) mod rehearsal;
 pub(crate) mod scene;
 pub(crate) mod scorer;
 pub(crate) mod services;

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use troupe_runtime::wire::status::Fingerprint;
+use troupe_runtime::wire::status::{EndpointInfo, Fingerprint};
 
 use super::{
     endpoint::Endpoint,
@@ -27,10 +27,12 @@ pub(crate) struct Peer {
 }
 
 /// What was compared.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Offer {
-    pub(crate) endpoint: Arc<str>,
+    /// Who has it, among the candidates.
+    #[serde(skip)]
+    pub(crate) row: usize,
     pub(crate) cached_tokens: u32,
     /// Seconds that computing what it has takes.
     pub(crate) computing: f32,
@@ -39,35 +41,37 @@ pub(crate) struct Offer {
     pub(crate) fetched: bool,
 }
 
-/// Whether the endpoint at `at` fetches what another one has, where so many tokens of the prompt
-/// are in the cache of each; nothing if nobody has more than it has itself.
-pub(super) fn offer(
-    endpoints: &[&Arc<Endpoint>],
+/// Whether the endpoint at `at`, to which KV of so many tokens comes in a second (0 if that is not
+/// known), fetches what another one has, where so many tokens of the prompt are in the cache of
+/// each; nothing if nobody has more than it has itself. `seconds` is what computing tokens takes.
+pub(super) fn offer<'a>(
+    endpoint: impl Fn(usize) -> &'a EndpointInfo,
     matched: &[u32],
-    at: usize,
+    (at, fetch_rate): (usize, u32),
     seconds: impl Fn(f32) -> Option<f32>,
 ) -> Option<Offer> {
-    let own = &endpoints[at].info;
-    let helps = |other: &Fingerprint| *other == own.fingerprint;
-    let most = (0..endpoints.len())
-        .filter(|row| matched[*row] > matched[at])
-        .filter(|row| {
-            let info = &endpoints[*row].info;
-            info.block_size == own.block_size && helps(&info.fingerprint)
-        })
-        // The first of equals, whoever that is.
-        .max_by_key(|row| (matched[*row], std::cmp::Reverse(*row)))?;
+    let own = endpoint(at);
+    let has_more = |row: &usize| {
+        // Looked at before anything else, because it seldom is so.
+        if matched[*row] <= matched[at] {
+            return false;
+        }
+        let other = endpoint(*row);
+        other.block_size == own.block_size && other.fingerprint == own.fingerprint
+    };
+    let all = (0..matched.len()).filter(has_more);
+    // The first of equals, whoever that is.
+    let row = all.max_by_key(|row| (matched[*row], std::cmp::Reverse(*row)))?;
     let cost = Cost::default();
-    let missing = (matched[most] - matched[at]) as f32;
-    let rate = match endpoints[at].fetch_rate() {
+    let missing = (matched[row] - matched[at]) as f32;
+    let rate = match fetch_rate {
         0 => cost.transfer_rate,
         measured => measured as f32,
     };
     let computing = seconds(missing).unwrap_or(missing / cost.prefill_rate);
     let sending = missing / rate + cost.setup;
-    let endpoint = Arc::clone(&endpoints[most].name);
     let fetched = sending < computing;
-    Some(Offer { endpoint, cached_tokens: matched[most], computing, sending, fetched })
+    Some(Offer { row, cached_tokens: matched[row], computing, sending, fetched })
 }
 
 /// How much sooner the first token is there if so many tokens less are to be computed.
@@ -80,4 +84,38 @@ pub(super) fn sooner(
     let uncached = (features.uncached - tokens).max(0.0);
     let less = predictor.predict(of, &Features { uncached, ..*features })?;
     Some(predictor.predict(of, features)?.ttft - less.ttft)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::endpoint::tests::info;
+
+    #[test]
+    fn blocks_are_fetched_from_who_has_most_if_that_is_sooner() {
+        let infos: Vec<_> = (0..4).map(|index| info("m", index)).collect();
+        let all = |row: usize| &infos[row];
+        let none = |_| None;
+        let told = offer(all, &[64, 4096, 8192, 8192], (0, 0), none).expect("two have more");
+        assert_eq!((told.row, told.cached_tokens, told.fetched), (2, 8192, true), "{told:?}");
+        assert_eq!(offer(all, &[64, 64, 0, 16], (0, 0), none), None, "nobody has more");
+        let few = offer(all, &[64, 96, 0, 0], (0, 0), none).expect("one has more");
+        assert!(!few.fetched, "32 tokens are computed before a transfer is set up: {few:?}");
+        // What was measured counts, of either.
+        assert!(!offer(all, &[0, 8192, 0, 0], (0, 900), none).expect("more").fetched);
+        let quick = |_| Some(0.001);
+        assert!(!offer(all, &[0, 8192, 0, 0], (0, 0), quick).expect("more").fetched);
+        let slow = |tokens| Some(tokens / 500.0);
+        assert!(offer(all, &[0, 8192, 0, 0], (0, 900), slow).expect("more").fetched);
+    }
+
+    #[test]
+    fn who_executes_in_another_way_is_not_asked() {
+        let (own, mut other, mut blocks) = (info("m", 0), info("m", 1), info("m", 2));
+        other.fingerprint.tensor_parallel = 2;
+        blocks.block_size = 32;
+        let all = [own, other, blocks];
+        let all = |row: usize| &all[row];
+        assert_eq!(offer(all, &[0, 8192, 8192], (0, 0), |_| None), None);
+    }
 }

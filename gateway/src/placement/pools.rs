@@ -6,7 +6,9 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use super::{defaults, directory::Table, endpoint::Endpoint, handler::Placer};
+use troupe_runtime::{id::Digest, wire::status::Fingerprint};
+
+use super::{Query, defaults, directory::Table, endpoint::Endpoint, handler::Placer};
 
 /// Read for every request, written when an endpoint comes or goes.
 #[derive(Debug)]
@@ -20,7 +22,19 @@ pub(crate) struct Pools {
 pub(crate) struct Pool {
     /// In the order of their ids.
     pub(crate) members: Arc<[Arc<Endpoint>]>,
+    /// What is the same for many of them, found out when they come and not for each request.
+    common: Arc<Common>,
     pub(crate) placer: Arc<Placer>,
+}
+
+#[derive(Debug)]
+struct Common {
+    /// The tokenizer of all of them, if it is one.
+    tokenizer: Option<Digest>,
+    /// The ways in which they execute.
+    fingerprints: Vec<Fingerprint>,
+    /// For each of them, which of those it is.
+    kinds: Vec<u32>,
 }
 
 /// What places requests.
@@ -64,7 +78,8 @@ impl Pools {
         let placers = self.placers.read().unwrap_or_else(PoisonError::into_inner);
         let pools = members.into_iter().map(|(name, members)| {
             let placer = placers.of(&members);
-            (name.clone(), Pool { members: members.into(), placer })
+            let common = Arc::new(Common::of(&members));
+            (name.clone(), Pool { members: members.into(), common, placer })
         });
         *self.by_name.write().unwrap_or_else(PoisonError::into_inner) = pools.collect();
     }
@@ -72,6 +87,64 @@ impl Pools {
     /// How services say that their requests are placed, by namespace and name.
     pub(crate) fn configure(&self, services: BTreeMap<(String, String), Arc<Placer>>) {
         self.placers.write().unwrap_or_else(PoisonError::into_inner).services = services;
+    }
+}
+
+// === impl Pool ===
+
+impl Pool {
+    /// Those that can answer a request, by their places among the members.
+    pub(crate) fn rows(&self, query: &Query<'_>) -> Vec<u32> {
+        let all = 0..self.members.len() as u32;
+        let fits = |member: &u32| {
+            let info = &self.members[*member as usize].info;
+            // During a rolling update one name may have two tokenizers.
+            info.fingerprint.tokenizer == query.tokenizer
+                && query.goes_on.is_none_or(|goes_on| goes_on.at(&info.fingerprint))
+                && !query.exclude.contains(&info.endpoint)
+                && query.scope.is_none_or(|scope| scope.has(&info.endpoint.group))
+        };
+        // A first try of a request that goes anywhere need not look at each of them.
+        let plain = self.common.tokenizer == Some(query.tokenizer)
+            && query.goes_on.is_none()
+            && query.exclude.is_empty()
+            && query.scope.is_none();
+        let mut rows: Vec<u32> = if plain { all.collect() } else { all.filter(fits).collect() };
+        // Who keeps failing is only taken if there is nobody else.
+        let rests = |row: &u32| self.members[*row as usize].rests(query.now);
+        if rows.iter().any(rests) && !rows.iter().all(rests) {
+            rows.retain(|row| !rests(row));
+        }
+        rows
+    }
+
+    /// The ways in which members execute.
+    pub(crate) fn fingerprints(&self) -> &[Fingerprint] {
+        &self.common.fingerprints
+    }
+
+    /// Which of those is the way of a member.
+    pub(crate) fn kind(&self, member: u32) -> usize {
+        self.common.kinds[member as usize] as usize
+    }
+}
+
+impl Common {
+    fn of(members: &[Arc<Endpoint>]) -> Self {
+        let mut fingerprints: Vec<Fingerprint> = Vec::new();
+        let kind = |endpoint: &Arc<Endpoint>| {
+            let own = &endpoint.info.fingerprint;
+            let known = fingerprints.iter().position(|known| known == own);
+            known.unwrap_or_else(|| {
+                fingerprints.push(own.clone());
+                fingerprints.len() - 1
+            }) as u32
+        };
+        let kinds = members.iter().map(kind).collect();
+        let mut tokenizers = fingerprints.iter().map(|fingerprint| fingerprint.tokenizer);
+        let first = tokenizers.next();
+        let tokenizer = first.filter(|first| tokenizers.all(|other| other == *first));
+        Self { tokenizer, fingerprints, kinds }
     }
 }
 

@@ -67,6 +67,8 @@ impl GoesOn<'_> {
 pub(crate) struct Candidate<'a> {
     /// What it is.
     pub(crate) info: &'a EndpointInfo,
+    /// Its own among all that this gateway has known.
+    pub(crate) number: u32,
     /// How busy its leader last said it is.
     pub(crate) load: Busy,
     /// Requests of this gateway that are there now; newer than `load`.

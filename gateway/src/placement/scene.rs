@@ -36,6 +36,8 @@ pub(crate) struct Row<'a> {
     pub(crate) info: &'a EndpointInfo,
     pub(crate) labels: &'a BTreeMap<String, String>,
     duty: Duty,
+    /// Its own among all that this gateway has known.
+    pub(crate) number: u32,
     /// Tokens whose KV comes to it from others in a second; 0 if none came yet.
     pub(crate) fetch_rate: u32,
     /// Its place among all candidates of the decision, also where others were dropped.
@@ -73,37 +75,25 @@ const HALF_LIFE: Duration = Duration::from_secs(2);
 
 impl<'a> Scene<'a> {
     /// Of these candidates.
-    pub(crate) fn of(candidates: impl Iterator<Item = Candidate<'a>>) -> Self {
-        let mut scene = Self::default();
-        let (room, _) = candidates.size_hint();
-        scene.rows.reserve(room);
-        scene.belief.reserve(room);
-        scene.columns.iter_mut().for_each(|column| column.reserve(room));
-        for (at, candidate) in candidates.enumerate() {
-            scene.push(at, &candidate);
-        }
+    pub(crate) fn of(candidates: impl ExactSizeIterator<Item = Candidate<'a>>) -> Self {
+        let count = candidates.len();
+        let mut columns: [Vec<f32>; SIGNALS] = std::array::from_fn(|_| vec![0.0; count]);
+        let mut belief = vec![0.0; count];
+        let rows = {
+            let mut slices = columns.each_mut().map(Vec::as_mut_slice);
+            let belief = belief.as_mut_slice();
+            let row = |(at, candidate): (usize, Candidate<'a>)| {
+                belief[at] = believed(candidate.load_age);
+                for (column, number) in slices.iter_mut().zip(numbers(&candidate)) {
+                    column[at] = number;
+                }
+                Row::of(at, &candidate)
+            };
+            candidates.enumerate().map(row).collect()
+        };
+        let mut scene = Self { rows, columns, belief, ..Self::default() };
         scene.settle();
         scene
-    }
-
-    fn push(&mut self, at: usize, candidate: &Candidate<'a>) {
-        let load = &candidate.load;
-        let unseen = candidate.in_flight.saturating_sub(load.running.saturating_add(load.waiting));
-        let Candidate { info, labels, duty, .. } = *candidate;
-        self.rows.push(Row { info, labels, duty, fetch_rate: load.fetch_rate, at });
-        let kv = load.blocks_used as f32 / load.blocks_total.max(1) as f32;
-        let numbers = [
-            candidate.in_flight as f32,
-            candidate.uncached_in_flight as f32,
-            kv.min(1.0),
-            candidate.matched as f32,
-            load.running as f32,
-            load.waiting.saturating_add(unseen) as f32,
-        ];
-        for (column, number) in self.columns.iter_mut().zip(numbers) {
-            column.push(number);
-        }
-        self.belief.push(belief(candidate.load_age));
     }
 
     /// Draws what is not believed towards the mean of what is.
@@ -208,7 +198,21 @@ fn gather<T: Copy>(column: &mut Vec<T>, kept: &[usize]) {
     column.truncate(kept.len());
 }
 
-fn belief(age: Duration) -> f32 {
+fn numbers(candidate: &Candidate<'_>) -> [f32; SIGNALS] {
+    let load = &candidate.load;
+    let unseen = candidate.in_flight.saturating_sub(load.running.saturating_add(load.waiting));
+    let kv = load.blocks_used as f32 / load.blocks_total.max(1) as f32;
+    [
+        candidate.in_flight as f32,
+        candidate.uncached_in_flight as f32,
+        kv.min(1.0),
+        candidate.matched as f32,
+        load.running as f32,
+        load.waiting.saturating_add(unseen) as f32,
+    ]
+}
+
+fn believed(age: Duration) -> f32 {
     if age <= FRESH {
         return 1.0;
     }
@@ -218,7 +222,12 @@ fn belief(age: Duration) -> f32 {
 
 // === impl Row ===
 
-impl Row<'_> {
+impl<'a> Row<'a> {
+    fn of(at: usize, candidate: &Candidate<'a>) -> Self {
+        let Candidate { info, number, labels, duty, .. } = *candidate;
+        Self { info, labels, duty, number, fetch_rate: candidate.load.fetch_rate, at }
+    }
+
     /// A label of it.
     pub(crate) fn label(&self, key: &str) -> Option<&str> {
         self.labels.get(key).map(String::as_str)

@@ -28,7 +28,7 @@ type State = (u32, u32, u32, u32, u64);
 fn candidates<'a>(
     infos: &'a [EndpointInfo],
     states: &'a [State],
-) -> impl Iterator<Item = Candidate<'a>> {
+) -> impl ExactSizeIterator<Item = Candidate<'a>> {
     infos.iter().zip(states).map(|(info, (waiting, running, used, matched, tokens))| {
         let load = Busy {
             waiting: *waiting,

@@ -1,8 +1,9 @@
 //! Placement on its own, among endpoints that nobody serves: for whoever measures what a decision
 //! costs.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
 use troupe_runtime::{
     discovery::directory::EndpointRecord, id::RequestId, model::source::HubCache,
     transport::Connection, wire::status::Load,
@@ -48,16 +49,18 @@ impl Trial {
             let (model, labels) = (Arc::clone(&model), record.labels.clone());
             let (address, connection) = (record.address.clone(), Arc::clone(&connection));
             let prefixes = directory.prefixes();
-            let endpoint = Endpoint::new(info, model, labels, address, connection, prefixes);
+            let endpoint = Endpoint::new(info, Some(model), labels, address, connection, prefixes);
             // Numbers that are not alike, and the same in every run.
             let some = |most: u32, by: u32| index.wrapping_mul(by) % most;
-            endpoint.set_load(Load {
+            let load = Load {
                 running: some(32, 7),
                 waiting: some(8, 5),
                 blocks_used: some(1000, 617),
                 blocks_total: 1000,
                 ..Load::default()
-            });
+            };
+            // Told just now, however long this is measured.
+            endpoint.set_load(Duration::MAX, load);
             directory.enter(Arc::new(endpoint));
         }
         Ok(Self { directory: Arc::new(directory), record, hints: Hints::default() })
@@ -79,7 +82,7 @@ impl Trial {
             now: self.directory.now(),
         })?;
         let name = Arc::clone(&placed.endpoint.name);
-        drop(Underway::begin(&self.directory, &placed, 1, 256));
+        drop(Underway::begin(&self.directory, &placed, 1, 256, Instant::now()));
         Some(name)
     }
 }

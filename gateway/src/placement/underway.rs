@@ -32,12 +32,13 @@ const OUTPUT_RATIO: f32 = 1.5;
 // === impl Underway ===
 
 impl Underway {
-    /// It begins, with so many choices of so many tokens each at the most.
+    /// It begins now, with so many choices of so many tokens each at the most.
     pub(crate) fn begin(
         directory: &Arc<Directory>,
         placed: &Placed,
         choices: u32,
         max_tokens: u32,
+        now: Instant,
     ) -> Self {
         let features = &placed.decision.features;
         let most = choices.saturating_mul(max_tokens);
@@ -45,19 +46,23 @@ impl Underway {
             prompt: features.uncached as u32,
             output: most.min((features.tokens * OUTPUT_RATIO) as u32),
         };
-        let began = Instant::now();
-        placed.endpoint.sent(directory.now());
+        placed.endpoint.sent(directory.at(now));
         Self {
             directory: Arc::clone(directory),
             endpoint: Arc::clone(&placed.endpoint),
             decision: Arc::clone(&placed.decision),
             in_flight: placed.endpoint.begin(owed),
             choices: choices.max(1),
-            began,
+            began: now,
             first: None,
-            last: began,
+            last: now,
             actual: Actual::default(),
         }
+    }
+
+    /// Where it is.
+    pub(crate) fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
     }
 
     /// So many tokens came.

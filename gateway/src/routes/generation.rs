@@ -78,7 +78,8 @@ pub(crate) async fn receive<T: DeserializeOwned>(
     Ok(Asked::Here(Box::new(Received { permit, asked, own, served, head })))
 }
 
-fn path_of(request: &Request) -> String {
+/// A request's path with its query.
+pub(crate) fn path_of(request: &Request) -> String {
     let path = request.uri().path_and_query();
     path.map_or_else(|| request.uri().path().to_owned(), ToString::to_string)
 }

@@ -79,13 +79,14 @@ fn cards(table: &Table, scope: Option<&Scope>) -> BTreeMap<String, ModelCard> {
     let mut cards = BTreeMap::new();
     let within = |group| scope.is_none_or(|scope: &Scope| scope.has(group));
     for endpoint in table.values().filter(|one| within(&one.info.endpoint.group)) {
+        let Some(model) = &endpoint.model else { continue };
         for name in &endpoint.info.model_names {
             cards.entry(name.clone()).or_insert_with(|| ModelCard {
                 id: name.clone(),
                 object: "model",
-                created: endpoint.model.created,
+                created: model.created,
                 owned_by: "troupe",
-                root: endpoint.model.root().to_owned(),
+                root: model.root().to_owned(),
                 parent: None,
                 max_model_len: endpoint.info.max_model_len,
                 permission: Vec::new(),

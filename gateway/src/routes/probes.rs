@@ -30,9 +30,7 @@ use crate::{
     )
 )]
 pub(crate) async fn health(State(gateway): State<Arc<Gateway>>) -> StatusCode {
-    let foreign = || gateway.foreign.all.iter().any(|upstream| upstream.known().ready);
-    let ready = !gateway.directory.table().is_empty() || foreign();
-    match ready || gateway.holding.catalog.serves_on_demand() {
+    match gateway.is_ready() {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
     }

@@ -76,7 +76,7 @@ type Ends = fn(&[Act]) -> Vec<Act>;
 
 /// How an attempt can end after the client was told something, and what the client is told if that
 /// is the end. The last one leaves a chunk out.
-const ENDS: [(Ends, u16); 4] = [
+const ENDS: [(Ends, u16); 5] = [
     (
         |_| {
             let error = PublicError::new(ErrorKind::Internal, "the device is gone");
@@ -86,8 +86,14 @@ const ENDS: [(Ends, u16); 4] = [
     ),
     (|_| vec![Act::Reset], 503),
     (|_| vec![Act::Crash], 503),
+    (moves, 503),
     (|rest| vec![rest[1].clone()], 500),
 ];
+
+fn moves(_: &[Act]) -> Vec<Act> {
+    let error = PublicError::new(ErrorKind::Unavailable, "it is going away");
+    vec![Act::Say(GenerateDown::Moved(error))]
+}
 
 /// Asks two leaders, of whom the first ends like this after two tokens.
 async fn cut_off(ends: Ends, resume: Resume, stream: bool) -> (Stage, Reply) {
@@ -129,6 +135,18 @@ async fn a_failure_after_the_first_token_goes_on_elsewhere() {
                        fidelity=\"exact\"} 1";
         stage.until(|text| text.contains(counted)).await;
     }
+}
+
+#[tokio::test]
+async fn who_goes_away_is_asked_for_what_it_has_computed() {
+    let (stage, reply) = cut_off(moves, Resume::Exact, false).await;
+    reply.ok();
+    let (first, second) = (stage.leaders[0].started().await, stage.leaders[1].started().await);
+    let source = second.kv_source.expect("somebody has it");
+    assert_eq!(source.endpoint, first.endpoint);
+    assert_eq!(source.cached, Some(first.prompt.len() as u32 + 2), "with what was told");
+    let (stage, _) = cut_off(ENDS[0].0, Resume::Exact, false).await;
+    assert_eq!(stage.leaders[1].started().await.kv_source, None, "who failed is not asked");
 }
 
 #[tokio::test]

@@ -240,3 +240,68 @@ async fn half_a_server() -> (SocketAddr, JoinSet<()>) {
     });
     (address, task)
 }
+
+/// Speaks TLS before a server, as `localhost` and signed by a CA, whose certificate it gives.
+async fn behind_tls(server: &Server) -> (SocketAddr, String, JoinSet<()>) {
+    let ca_key = rcgen::KeyPair::generate().expect("a key");
+    let mut ca = rcgen::CertificateParams::new(Vec::<String>::new()).expect("parameters");
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_pem = ca.self_signed(&ca_key).expect("a certificate").pem();
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let own = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
+    let own = own.signed_by(&key, &rcgen::Issuer::new(ca, ca_key)).expect("a certificate");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![own.der().clone()], key.into())
+        .expect("they fit");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let (address, to) = (listener.local_addr().expect("an address"), server.address);
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            connections.spawn(async move {
+                // Who does not trust it ends the handshake.
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut to = TcpStream::connect(to).await.expect("it is there");
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut to).await;
+            });
+        }
+    });
+    (address, ca_pem, task)
+}
+
+#[tokio::test]
+async fn an_endpoint_behind_tls_is_trusted_by_its_ca_or_if_nobody_asks() {
+    let server = server("secret", Does::Answers).await;
+    let (address, ca, _task) = behind_tls(&server).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let ca_file = folder.path().join("ca.pem");
+    std::fs::write(&ca_file, ca).expect("it can be written");
+    let url = format!("https://localhost:{}", address.port());
+    let by_ca = json!({"name": "a", "url": url, "caFile": ca_file});
+    let by_nothing = json!({"name": "a", "url": url, "insecureSkipVerify": true});
+    for endpoint in [&by_ca, &by_nothing] {
+        let stage = behind_file(json!({"endpoints": [endpoint]})).await;
+        assert_eq!(ask(&stage, "llama").await.ok()["from"], "secret");
+    }
+    // No authority that browsers trust has signed it: the one beside it is all that is known.
+    let plain = format!("http://{}", server.address);
+    let untrusted = json!({"name": "a", "url": url, "labels": {}});
+    let beside = json!({"name": "b", "url": plain});
+    let before = server.state.asked.load(Ordering::Relaxed);
+    let stage = behind_file(json!({"endpoints": [untrusted, beside]})).await;
+    for _ in 0..4 {
+        let reply = ask(&stage, "llama").await;
+        assert_eq!(
+            reply.header("x-gateway-destination-endpoint-served"),
+            server.address.to_string(),
+        );
+    }
+    assert_eq!(server.state.asked.load(Ordering::Relaxed), before + 4);
+}

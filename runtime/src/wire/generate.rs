@@ -208,6 +208,9 @@ pub enum GenerateDown {
     Refused(PublicError),
     /// Execution began and cannot go on. Every open choice is over.
     Failed(PublicError),
+    /// Execution began and is to go on elsewhere: what was computed stays here for a while, for
+    /// whoever fetches it. Every open choice is over here.
+    Moved(PublicError),
 }
 
 /// Consecutive tokens of one choice.

@@ -59,7 +59,7 @@ impl Books {
                 assert!(!asked.fits(), "it was refused: {error}");
                 asked.end_all()
             }
-            GenerateDown::Failed(error) => {
+            GenerateDown::Failed(error) | GenerateDown::Moved(error) => {
                 assert!(asked.may_fail, "it failed: {error}");
                 asked.end_all()
             }

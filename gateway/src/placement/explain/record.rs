@@ -10,7 +10,6 @@ use troupe_runtime::id::RequestId;
 
 use crate::placement::{
     Query,
-    endpoint::Endpoint,
     handler::{Outcome, Weighed},
     latency::{Features, Predicted},
     peers::Offer,
@@ -49,9 +48,17 @@ struct Told {
     prefill_apart: Option<Weighed>,
     /// Whether KV is fetched from an endpoint that has more of the prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
-    peer: Option<Offer>,
+    peer: Option<Peer>,
     #[serde(skip_serializing_if = "Option::is_none")]
     predicted: Option<Expected>,
+}
+
+/// Somebody who has more of the prompt cached.
+#[derive(Debug, Serialize)]
+struct Peer {
+    endpoint: Arc<str>,
+    #[serde(flatten)]
+    offer: Offer,
 }
 
 #[derive(Debug, Serialize)]
@@ -119,15 +126,14 @@ struct Whole<'a> {
 // === impl Decision ===
 
 impl Decision {
-    /// Of an outcome whose rows are these endpoints; `None` if nobody was picked.
+    /// Of an outcome whose rows are so many endpoints of these names; `None` if nobody was picked.
     pub(crate) fn new(
         query: &Query<'_>,
-        endpoints: &[&Arc<Endpoint>],
+        (candidates, name): (usize, &impl Fn(usize) -> Arc<str>),
         outcome: Outcome,
         (features, predicted): (Features, Option<Predicted>),
         peer: Option<Offer>,
     ) -> Option<Self> {
-        let name = |row: usize| Arc::clone(&endpoints[row].name);
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let told = Told {
             request: query.name.to_owned(),
@@ -135,12 +141,12 @@ impl Decision {
             at: at.unwrap_or_default().as_secs_f64(),
             tried: query.exclude.len(),
             prompt_tokens: query.tokens,
-            candidates: endpoints.len(),
+            candidates,
             endpoint: name(outcome.endpoint?),
             cached_tokens: (features.tokens - features.uncached).max(0.0) as u32,
             prefill_endpoint: outcome.prefill.map(name),
             prefill_apart: outcome.weighed,
-            peer,
+            peer: peer.map(|offer| Peer { endpoint: name(offer.row), offer }),
             predicted: predicted.map(|Predicted { ttft, tpot }| Expected {
                 first_token_seconds: ttft,
                 per_token_seconds: tpot,
@@ -148,7 +154,7 @@ impl Decision {
             profiles: outcome
                 .steps
                 .into_iter()
-                .map(|(profile, verdict)| Step::new(&profile, verdict, &name))
+                .map(|(profile, verdict)| Step::new(&profile, verdict, name))
                 .collect(),
         };
         Some(Self { told, request: query.request, features, actual: Mutex::default() })

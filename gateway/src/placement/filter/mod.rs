@@ -52,7 +52,7 @@ pub(crate) mod tests {
     pub(crate) fn left<'a>(
         filter: &dyn Filter,
         query: &Query<'_>,
-        candidates: impl Iterator<Item = Candidate<'a>>,
+        candidates: impl ExactSizeIterator<Item = Candidate<'a>>,
     ) -> Vec<usize> {
         let scene = Scene::of(candidates);
         let mut mask = Mask::all(scene.len());

@@ -38,8 +38,9 @@ pub(crate) struct Predictor {
     known: Vec<(Fingerprint, Times)>,
 }
 
+/// What was learned of those that execute in one way.
 #[derive(Debug, Default)]
-struct Times {
+pub(crate) struct Times {
     first_token: Fit<6>,
     per_token: Fit<4>,
 }
@@ -71,10 +72,13 @@ impl Predictor {
     /// What is expected; `None` if too little is known. A time per token that is not known yet
     /// counts as none.
     pub(crate) fn predict(&self, of: &Fingerprint, features: &Features) -> Option<Predicted> {
-        let (_, times) = self.known.iter().rev().find(|(known, _)| known == of)?;
-        let ttft = times.first_token.at(&first_token(features))? as f32;
-        let tpot = times.per_token.at(&per_token(features)).unwrap_or_default() as f32;
-        Some(Predicted { ttft, tpot })
+        self.times(of)?.predict(features)
+    }
+
+    /// All that is known of those that execute so.
+    pub(crate) fn times(&self, of: &Fingerprint) -> Option<&Times> {
+        let known = self.known.iter().rev().find(|(known, _)| known == of);
+        known.map(|(_, times)| times)
     }
 
     /// Learns from what happened.
@@ -94,6 +98,17 @@ impl Predictor {
         if self.known.len() > MOST {
             self.known.remove(0);
         }
+    }
+}
+
+// === impl Times ===
+
+impl Times {
+    /// What is expected; `None` if too little is known.
+    pub(crate) fn predict(&self, features: &Features) -> Option<Predicted> {
+        let ttft = self.first_token.at(&first_token(features))? as f32;
+        let tpot = self.per_token.at(&per_token(features)).unwrap_or_default() as f32;
+        Some(Predicted { ttft, tpot })
     }
 }
 

@@ -10,9 +10,9 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
-use tokio::time::Instant;
 use troupe_runtime::{prefix::Parameters, wire::cache::CacheBatch};
 
 use super::{
@@ -26,8 +26,6 @@ use super::{
 pub(crate) struct Cached {
     prefixes: Arc<Prefixes>,
     naming: Naming,
-    /// What `now` counts from.
-    origin: Instant,
     /// For those who look up; [`NOBODY`] if the index has no number for it.
     owner: AtomicU32,
     // A std mutex: held while a batch or a prompt is entered, never across an await.
@@ -58,7 +56,7 @@ impl Cached {
         let number = AtomicU32::new(owner.map_or(NOBODY, u32::from));
         let recent = Recent::new(Belief::GUESSED);
         let state = Mutex::new(State { owner, recent, held: 0, fresh: None });
-        Self { prefixes, naming, origin: Instant::now(), owner: number, state }
+        Self { prefixes, naming, owner: number, state }
     }
 
     /// How it names its blocks.
@@ -72,11 +70,10 @@ impl Cached {
         owner.map_or(0, |owner| runs.of(owner))
     }
 
-    /// A prompt with these blocks is on its way there.
-    pub(crate) fn sent(&self, hashes: &[u128]) {
+    /// A prompt with these blocks is on its way there. `now` is the gateway's time.
+    pub(crate) fn sent(&self, now: Duration, hashes: &[u128]) {
         let (mut state, index) = (self.state(), &self.prefixes.index);
         let Some(owner) = state.owner else { return };
-        let now = self.origin.elapsed();
         let hashes = &hashes[..hashes.len().min(MOST_SENT)];
         let mut news = Vec::with_capacity(hashes.len());
         index.add(owner, hashes, |_, is_new| news.push(is_new));
@@ -86,21 +83,21 @@ impl Cached {
     }
 
     /// Takes back what was sent so long ago that it is not believed any more.
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self, now: Duration) {
         let mut state = self.state();
-        let forgotten = state.recent.forget(self.origin.elapsed());
+        let forgotten = state.recent.forget(now);
         if let Some(owner) = state.owner {
             self.prefixes.index.remove(owner, &forgotten);
         }
     }
 
     /// The leader tells what it holds: guesses are only needed until it has.
-    pub(super) fn told(&self) {
+    pub(crate) fn told(&self) {
         self.state().recent.believe(Belief::TOLD);
     }
 
     /// Enters what has changed, and returns how many blocks the leader has told of.
-    pub(super) fn apply(&self, batch: &CacheBatch) -> usize {
+    pub(crate) fn apply(&self, batch: &CacheBatch) -> usize {
         if batch.cleared {
             self.begin();
             self.fill(&[]);
@@ -120,7 +117,7 @@ impl Cached {
     }
 
     /// All that the leader holds will be told anew.
-    pub(super) fn begin(&self) {
+    pub(crate) fn begin(&self) {
         let (mut state, index) = (self.state(), &self.prefixes.index);
         if let Some((owner, _)) = state.fresh.take() {
             index.retire(owner);
@@ -129,7 +126,7 @@ impl Cached {
     }
 
     /// A part of it.
-    pub(super) fn fill(&self, hashes: &[u128]) {
+    pub(crate) fn fill(&self, hashes: &[u128]) {
         let mut state = self.state();
         if let Some((owner, held)) = &mut state.fresh {
             let add = |_, is_new| *held += usize::from(is_new);
@@ -138,7 +135,7 @@ impl Cached {
     }
 
     /// That was all: it replaces what was known. Returns how many blocks there are.
-    pub(super) fn finish(&self) -> usize {
+    pub(crate) fn finish(&self) -> usize {
         let (mut state, index) = (self.state(), &self.prefixes.index);
         let Some((fresh, held)) = state.fresh.take() else { return state.held };
         let believed: Vec<u128> = state.recent.all().collect();

@@ -5,7 +5,7 @@
 //! they came. So their bytes stand for tokens: two requests that begin with the same bytes begin
 //! with the same tokens, and four bytes are about one of them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use troupe_runtime::{id::Digest, prefix::Parameters};
 
@@ -61,9 +61,9 @@ impl Guessed {
     }
 
     /// It is sent there.
-    pub(crate) fn sent(&self, cached: &Cached, hashes: &Hashes) {
+    pub(crate) fn sent(&self, now: Duration, cached: &Cached, hashes: &Hashes) {
         if let Some(named) = hashes.named(self.naming) {
-            cached.sent(&named.hashes);
+            cached.sent(now, &named.hashes);
         }
     }
 }
@@ -86,7 +86,7 @@ mod tests {
         let (one, other) = (guessed.cached(), guessed.cached());
         let first = "x".repeat(1000);
         let hashes = guessed.hashes("m", first.as_bytes()).await;
-        guessed.sent(&one, &hashes);
+        guessed.sent(Duration::ZERO, &one, &hashes);
         let more = format!("{first} and more of it {}", "y".repeat(500));
         for (model, matched) in [("m", 192), ("another", 0)] {
             let hashes = guessed.hashes(model, more.as_bytes()).await;

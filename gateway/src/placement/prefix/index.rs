@@ -164,6 +164,11 @@ impl Index {
 // === impl Runs ===
 
 impl Runs {
+    /// Whether nobody holds any.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// How many leading blocks this one holds.
     pub(super) fn of(&self, owner: Owner) -> u32 {
         self.0.get(usize::from(owner)).copied().unwrap_or(0)

@@ -1,6 +1,6 @@
 //! The index on its own, for whoever measures it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use troupe_runtime::{id::Digest, prefix::Parameters, wire::cache::CacheBatch};
 
@@ -30,8 +30,8 @@ impl PrefixIndex {
     }
 
     /// A prompt with these blocks was sent there.
-    pub fn sent(&self, endpoint: usize, hashes: &[u128]) {
-        self.endpoints[endpoint].sent(hashes);
+    pub fn sent(&self, now: Duration, endpoint: usize, hashes: &[u128]) {
+        self.endpoints[endpoint].sent(now, hashes);
     }
 
     /// How many leading blocks of a prompt each endpoint holds, as placement asks for one request.

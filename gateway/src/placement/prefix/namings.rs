@@ -6,7 +6,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use troupe_runtime::prefix::Parameters;
@@ -23,6 +26,8 @@ pub(crate) struct Prefixes {
     pub(crate) index: Index,
     /// By number. One is added when a model is served in a way that it was not before.
     namings: Mutex<Vec<Parameters>>,
+    /// Endpoints that there have been.
+    numbers: AtomicU32,
 }
 
 /// The names of one prompt's blocks, in every way that was asked for.
@@ -55,6 +60,11 @@ impl Prefixes {
         Naming(at as u32)
     }
 
+    /// A new endpoint's number.
+    pub(crate) fn number(&self) -> u32 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
     fn parameters(&self, naming: Naming) -> Option<Parameters> {
         let namings = self.namings.lock().unwrap_or_else(PoisonError::into_inner);
         namings.get(naming.0 as usize).cloned()
@@ -66,6 +76,12 @@ impl Prefixes {
 impl Hashes {
     /// None.
     pub(crate) const NONE: Self = Self(Vec::new());
+
+    /// Those of a prompt without a salt, in one way, computed by whoever asks.
+    pub(crate) fn of(naming: Naming, parameters: &Parameters, hashes: Arc<[u128]>) -> Self {
+        let (block_size, seed) = (parameters.block_size, parameters.chain(None, None).seed());
+        Self(vec![Named { naming, block_size, seed, hashes }])
+    }
 
     /// In one way, if that was asked for.
     pub(crate) fn named(&self, naming: Naming) -> Option<&Named> {

@@ -60,7 +60,7 @@ pub(crate) mod tests {
     pub(crate) fn scores<'a>(
         scorer: &dyn Scorer,
         query: &Query<'_>,
-        candidates: impl Iterator<Item = Candidate<'a>>,
+        candidates: impl ExactSizeIterator<Item = Candidate<'a>>,
     ) -> Vec<f32> {
         let scene = Scene::of(candidates);
         let mut scores = vec![0.0; scene.len()];

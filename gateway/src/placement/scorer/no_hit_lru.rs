@@ -6,8 +6,6 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use troupe_runtime::id::EndpointId;
-
 use super::{Query, Scene, Scorer};
 use crate::placement::scene::{Row, Signal};
 
@@ -22,7 +20,7 @@ pub(crate) struct NoHitLruScorer {
 /// When each took a cold request, in a count of them.
 #[derive(Debug, Default)]
 struct Used {
-    last: BTreeMap<EndpointId, u64>,
+    last: BTreeMap<u32, u64>,
     count: u64,
 }
 
@@ -42,7 +40,11 @@ impl Scorer for NoHitLruScorer {
             return;
         }
         let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = |row: &Row<'_>| used.last.get(&row.info.endpoint).copied();
+        if used.last.is_empty() {
+            scores.fill(1.0);
+            return;
+        }
+        let last = |row: &Row<'_>| used.last.get(&row.number).copied();
         let times: Vec<Option<u64>> = scene.rows().iter().map(last).collect();
         let mut order: Vec<u64> = times.iter().flatten().copied().collect();
         order.sort_unstable();
@@ -62,10 +64,10 @@ impl Scorer for NoHitLruScorer {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         used.count += 1;
         let count = used.count;
-        used.last.insert(scene.rows()[row].info.endpoint.clone(), count);
+        used.last.insert(scene.rows()[row].number, count);
         if used.last.len() > self.size {
             let oldest = used.last.iter().min_by_key(|(_, count)| **count);
-            if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+            if let Some(oldest) = oldest.map(|(number, _)| *number) {
                 used.last.remove(&oldest);
             }
         }

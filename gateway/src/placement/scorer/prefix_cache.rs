@@ -17,6 +17,11 @@ impl Scorer for PrefixCacheScorer {
     fn score(&self, query: &Query<'_>, scene: &Scene<'_>, scores: &mut [f32]) {
         let rows = scene.rows().iter().zip(scene.column(Signal::Matched));
         for (score, (row, matched)) in scores.iter_mut().zip(rows) {
+            // Nearly all have nothing of a prompt.
+            if *matched <= 0.0 {
+                *score = 0.0;
+                continue;
+            }
             // Blocks are compared, and a last one that is not full is never in a cache.
             let block = row.info.block_size.max(1);
             let full = (query.tokens / block * block) as f32;

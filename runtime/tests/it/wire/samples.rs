@@ -483,6 +483,7 @@ pub(super) fn samples() -> Vec<Sample> {
         sample(GenerateDown::Chunk(chunk())),
         sample(GenerateDown::Refused(error())),
         sample(GenerateDown::Failed(PublicError::new(ErrorKind::Internal, "why"))),
+        sample(GenerateDown::Moved(PublicError::new(ErrorKind::Unavailable, "why"))),
         sample(MemberUp::Hello(hello)),
         sample(MemberUp::Loaded(vec![report()])),
         sample(MemberUp::Progress(progress)),

@@ -16,6 +16,8 @@ fn batch(removed: &[u128], stored: &[u128]) -> CacheBatch {
     CacheBatch { removed, stored, ..CacheBatch::default() }
 }
 
+const HOUR: Duration = Duration::from_secs(3600);
+
 struct Endpoint {
     prefixes: Arc<Prefixes>,
     cached: Cached,
@@ -33,49 +35,46 @@ impl Endpoint {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_was_sent_counts_until_the_leader_has_told_of_it_or_its_time_is_over() {
+#[test]
+fn what_was_sent_counts_until_the_leader_has_told_of_it_or_its_time_is_over() {
     let endpoint = Endpoint::new();
     endpoint.cached.told();
     assert_eq!(endpoint.run(&[1, 2, 3]), 0);
-    endpoint.cached.sent(&[1, 2, 3]);
+    endpoint.cached.sent(Duration::ZERO, &[1, 2, 3]);
     assert_eq!(endpoint.run(&[1, 2, 3]), 3);
     assert_eq!(endpoint.cached.apply(&batch(&[], &[1, 2])), 2);
-    tokio::time::advance(Duration::from_secs(6)).await;
-    endpoint.cached.forget();
+    endpoint.cached.forget(Duration::from_secs(6));
     assert_eq!(endpoint.run(&[1, 2, 3]), 2, "the third never came");
     assert_eq!(endpoint.cached.apply(&batch(&[2], &[])), 1);
     assert_eq!(endpoint.run(&[1, 2, 3]), 1);
 }
 
-#[tokio::test(start_paused = true)]
-async fn where_nobody_tells_what_was_sent_counts_as_long_as_there_is_room() {
+#[test]
+fn where_nobody_tells_what_was_sent_counts_as_long_as_there_is_room() {
     let endpoint = Endpoint::new();
-    endpoint.cached.sent(&[1, 2, 3]);
-    tokio::time::advance(Duration::from_secs(3600)).await;
-    endpoint.cached.forget();
+    endpoint.cached.sent(Duration::ZERO, &[1, 2, 3]);
+    endpoint.cached.forget(HOUR);
     assert_eq!(endpoint.run(&[1, 2, 3]), 3);
     for number in 1..20_u128 {
         let prompt: Vec<u128> = (0..2_000).map(|at| number * 10_000 + at).collect();
-        endpoint.cached.sent(&prompt);
+        endpoint.cached.sent(HOUR, &prompt);
     }
     assert_eq!(endpoint.run(&[1, 2, 3]), 0);
     assert!(endpoint.prefixes.index.blocks() <= 31_250);
 }
 
-#[tokio::test(start_paused = true)]
-async fn all_told_anew_replaces_what_was_told_when_it_is_whole() {
+#[test]
+fn all_told_anew_replaces_what_was_told_when_it_is_whole() {
     let endpoint = Endpoint::new();
     endpoint.cached.told();
     endpoint.cached.apply(&batch(&[], &[1, 2, 3]));
-    endpoint.cached.sent(&[7, 8]);
+    endpoint.cached.sent(Duration::ZERO, &[7, 8]);
     endpoint.cached.begin();
     endpoint.cached.fill(&[1, 7]);
     assert_eq!((endpoint.run(&[1, 2, 3]), endpoint.run(&[7, 8])), (3, 2), "it is not whole yet");
     assert_eq!(endpoint.cached.finish(), 2);
     assert_eq!((endpoint.run(&[1, 2, 3]), endpoint.run(&[7, 8])), (1, 2));
-    tokio::time::advance(Duration::from_secs(6)).await;
-    endpoint.cached.forget();
+    endpoint.cached.forget(Duration::from_secs(6));
     assert_eq!(endpoint.run(&[7, 8]), 1, "told of, and only believed");
     let all = CacheBatch { cleared: true, ..batch(&[], &[4, 5]) };
     assert_eq!(endpoint.cached.apply(&all), 2);

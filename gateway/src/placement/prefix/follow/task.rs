@@ -29,15 +29,15 @@ enum Over {
     Refused(#[source] Refusal),
 }
 
-/// Ends with its task.
+/// Ends with its task. The gateway's time counts from `origin`.
 pub(crate) async fn follow(
     info: EndpointInfo,
     cached: Arc<Cached>,
     connection: Arc<dyn Connection>,
+    origin: Instant,
 ) {
     let (endpoint, hashing) = (&info.endpoint, Parameters::of(&info).digest());
     let mut follow = Follow::new(endpoint.clone(), info.block_size, hashing);
-    let origin = Instant::now();
     let mut retry = Retry::default();
     loop {
         let mut told = Told { epoch: endpoint.epoch, cached: &cached, origin, retry: &mut retry };
@@ -58,7 +58,7 @@ pub(crate) async fn follow(
 struct Told<'a> {
     epoch: Epoch,
     cached: &'a Cached,
-    /// What the core's `now` counts from.
+    /// What the gateway's time counts from.
     origin: Instant,
     retry: &'a mut Retry,
 }
@@ -89,7 +89,7 @@ impl Told<'_> {
                     Event::Down(down?.ok_or(LinkError::Ended)?)
                 }
                 _ = tick.tick() => {
-                    self.cached.forget();
+                    self.cached.forget(self.origin.elapsed());
                     if heard.elapsed() > SILENCE {
                         let (what, deadline) = ("hearing of a cache", SILENCE);
                         return Err(LinkError::Deadline { what, deadline }.into());

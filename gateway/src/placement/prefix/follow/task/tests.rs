@@ -40,7 +40,7 @@ impl Ends {
         let prefixes = Arc::new(Prefixes::default());
         let parameters = Parameters::of(&info("m", 0));
         let cached = Arc::new(Cached::new(Arc::clone(&prefixes), &parameters));
-        tasks.spawn(follow(info("m", 0), Arc::clone(&cached), ours));
+        tasks.spawn(follow(info("m", 0), Arc::clone(&cached), ours, Instant::now()));
         Self { prefixes, cached, asked, _links: links, _tasks: tasks }
     }
 
