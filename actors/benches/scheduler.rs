@@ -15,7 +15,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use troupe_actors::{
     leader::{
         engine::{Engine, EngineEffect, EngineEvent},
-        settings::{EngineLimits, EngineSettings},
+        settings::{EngineLimits, EngineSettings, Offload},
     },
     scheduler::Policy,
     worker::{mirror::Mirror, tokens::SampledAt},
@@ -61,6 +61,7 @@ fn engine(prefix_caching: bool) -> Engine {
             policy: Policy::Fcfs,
             prefix_caching,
             kv_transfer_timeout: Duration::from_secs(2),
+            offload: Offload::default(),
             speculation: None,
         },
         stages: 1,

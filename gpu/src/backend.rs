@@ -317,6 +317,19 @@ pub trait Backend: Send + 'static {
     /// # Errors
     /// [`DeviceError::Contract`] if there is no such layer, head or block, or sizes do not fit.
     fn import_kv(&mut self, kv: &mut Self::Kv, span: &KvSpan<'_>, bytes: &[u8]) -> Done;
+
+    /// Waits, then puts all of one block into `bytes` (cleared first) as it lies on this device:
+    /// [`Backend::kv_block_bytes`] of them.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if there is no such block.
+    fn save_block(&mut self, kv: &Self::Kv, block: BlockId, bytes: &mut Vec<u8>) -> Done;
+
+    /// The reverse of [`Backend::save_block`].
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if there is no such block or the size does not fit.
+    fn restore_block(&mut self, kv: &mut Self::Kv, block: BlockId, bytes: &[u8]) -> Done;
 }
 
 /// What the host knows of a buffer without asking the device.

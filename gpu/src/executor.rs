@@ -97,6 +97,29 @@ pub trait Executor: Send {
         span: &KvSpan<'_>,
         bytes: &[u8],
     ) -> Result<(), DeviceError>;
+
+    /// Puts all that this rank holds of one block into `bytes`, cleared first, as it lies there:
+    /// [`MemoryReport::block_bytes`] of them, for [`Executor::restore_block`] of this rank alone.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if there is no such group or block.
+    fn save_block(
+        &mut self,
+        group: usize,
+        block: BlockId,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), DeviceError>;
+
+    /// Fills one block with what this rank saved of any.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`], as for saving, or if the size is wrong: nothing is changed.
+    fn restore_block(
+        &mut self,
+        group: usize,
+        block: BlockId,
+        bytes: &[u8],
+    ) -> Result<(), DeviceError>;
 }
 
 /// Watches a step layer by layer.

@@ -5,7 +5,7 @@
 //! the last stage, hidden states at every other. Hidden states travel in the type that the device
 //! keeps activations in, so how many stages there are changes no bit.
 
-use troupe_runtime::id::Coordinate;
+use troupe_runtime::id::{BlockId, Coordinate};
 
 use crate::{
     backend::{Activations, Backend, KvSpan, StepRows},
@@ -138,6 +138,26 @@ impl<B: Backend> Executor for RankExecutor<B> {
     ) -> Result<(), DeviceError> {
         let pool = self.kv.get_mut(group).ok_or_else(|| no_group(group))?;
         self.context.backend.import_kv(pool, span, bytes)
+    }
+
+    fn save_block(
+        &mut self,
+        group: usize,
+        block: BlockId,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), DeviceError> {
+        let pool = self.kv.get(group).ok_or_else(|| no_group(group))?;
+        self.context.backend.save_block(pool, block, bytes)
+    }
+
+    fn restore_block(
+        &mut self,
+        group: usize,
+        block: BlockId,
+        bytes: &[u8],
+    ) -> Result<(), DeviceError> {
+        let pool = self.kv.get_mut(group).ok_or_else(|| no_group(group))?;
+        self.context.backend.restore_block(pool, block, bytes)
     }
 }
 

@@ -12,7 +12,7 @@ use troupe_gateway::{
     FlowControl, ForeignEndpoint, GatewayConfig, ParserChoice, PickerConfig, ReasoningFamily,
     Resume, Tenant, ToolFamily,
 };
-use troupe_runtime::spec::EngineFlags;
+use troupe_runtime::spec::{EngineFlags, gib};
 
 use super::Failure;
 use crate::stack::{
@@ -73,10 +73,27 @@ pub(crate) struct EngineArgs {
     /// Drafts, as JSON: {"method": "ngram", "num_speculative_tokens": 4}.
     #[arg(long, value_name = "JSON")]
     speculative_config: Option<String>,
-    /// How long KV that another group computes is waited for before it is computed here, beside 2 ms
-    /// for each token [default: 2000].
+    /// How long KV that another group computes is waited for before it is computed here, beside 2
+    /// ms for each token [default: 2000].
     #[arg(long, value_name = "MS")]
     kv_transfer_timeout_ms: Option<u32>,
+    /// The hosts' memory for KV blocks that devices give up, of the whole group, in GiB [default:
+    /// 0].
+    #[arg(long, value_name = "GIB", value_parser = gib)]
+    kv_offloading_size: Option<u64>,
+    /// Taken as vLLM's flag is: who keeps those blocks.
+    #[arg(long, value_name = "NAME", value_parser = ["native"])]
+    kv_offloading_backend: Option<String>,
+    /// What makes room when they are full: what was not used for longest, or ARC, with which what
+    /// is used often stays longer [default: lru].
+    #[arg(long, value_name = "POLICY", value_parser = ["lru", "arc"])]
+    kv_offloading_eviction_policy: Option<String>,
+    /// The hosts' disks for what leaves that memory, of the whole group, in GiB [default: 0].
+    #[arg(long, value_name = "GIB", value_parser = gib)]
+    kv_offloading_disk_size: Option<u64>,
+    /// The folder of that on each host [default: kv in the data directory].
+    #[arg(long, value_name = "FOLDER")]
+    kv_offloading_disk_path: Option<String>,
     /// Threads per device [default: the machine's, divided by its devices].
     #[arg(long, value_name = "N")]
     threads: Option<u32>,
@@ -125,6 +142,11 @@ impl EngineArgs {
             },
             speculative_config: self.speculative_config.clone(),
             kv_transfer_timeout_ms: self.kv_transfer_timeout_ms,
+            kv_offloading_bytes: self.kv_offloading_size,
+            kv_offloading_backend: self.kv_offloading_backend.clone(),
+            kv_offloading_eviction_policy: self.kv_offloading_eviction_policy.clone(),
+            kv_offloading_disk_bytes: self.kv_offloading_disk_size,
+            kv_offloading_disk_path: self.kv_offloading_disk_path.clone(),
             threads: self.threads,
             cpu_path: self.cpu_path.clone(),
             stage_time_min_ms: self.stage_time_min_ms,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use troupe_actors::{
-    leader::settings::{EngineLimits, EngineSettings},
+    leader::settings::{EngineLimits, EngineSettings, Offload},
     scheduler::Policy,
 };
 use troupe_runtime::{
@@ -81,6 +81,7 @@ impl Cluster {
                 policy: Policy::Fcfs,
                 prefix_caching: true,
                 kv_transfer_timeout: Duration::ZERO,
+                offload: Offload::default(),
                 speculation: None,
             },
             stages: 1,

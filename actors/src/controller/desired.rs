@@ -9,7 +9,7 @@ use troupe_runtime::{
     spec::{
         AppliedConfig, EngineFlags, GroupPolicy, LeaderWorkerSet, ServiceConfig, ServiceSpec,
         SpecError, resolve,
-        service::{self, Scaling, WorkloadSpec},
+        service::{self, Eviction, FileTier, KvOffload, Scaling, WorkloadSpec},
     },
     wire::status::Role,
 };
@@ -187,7 +187,11 @@ impl Desired {
             pipeline_parallel: parallelism.pipeline,
             member_per: member_per(&metadata.annotations)?,
             role,
-            flags: template.map(|pod| pod.flags.clone()).unwrap_or_default(),
+            flags: offloading(
+                path,
+                template.map(|pod| pod.flags.clone()).unwrap_or_default(),
+                workload.kv_offload.as_ref(),
+            )?,
         };
         check_members(path, &launch, &wishes)?;
         Ok(Self {
@@ -204,6 +208,35 @@ impl Desired {
             applied: Vec::new(),
         })
     }
+}
+
+/// The engine's flags with what `kvCacheOffloading` says, where the flags do not say it themselves.
+/// Its amounts are those of a whole group.
+fn offloading(
+    path: &str,
+    mut flags: EngineFlags,
+    offload: Option<&KvOffload>,
+) -> Result<EngineFlags, String> {
+    let Some(offload) = offload else { return Ok(flags) };
+    let field = format!("{path}.kvCacheOffloading");
+    let disk = match offload.files.as_slice() {
+        [] => None,
+        [FileTier::Local { bytes }] => Some(*bytes),
+        [FileTier::Volume { .. }] => {
+            let why = "must be emptyDir for now, got pvc";
+            return Err(format!("{field}.secondary[0].fileSystem: {why}"));
+        }
+        more => {
+            let count = more.len();
+            return Err(format!("{field}.secondary: must have one entry for now, has {count}"));
+        }
+    };
+    if offload.eviction == Eviction::Arc {
+        flags.kv_offloading_eviction_policy.get_or_insert_with(|| "arc".to_owned());
+    }
+    flags.kv_offloading_bytes = flags.kv_offloading_bytes.or(Some(offload.cpu));
+    flags.kv_offloading_disk_bytes = flags.kv_offloading_disk_bytes.or(disk);
+    Ok(flags)
 }
 
 fn member_per(annotations: &BTreeMap<String, String>) -> Result<MemberPer, String> {
@@ -334,6 +367,23 @@ mod tests {
         let Problem { reason, message, .. } = desired(&document).expect_err("no such member");
         assert!(message.contains(MEMBER_PER) && message.contains("galaxy"), "{message}");
         assert_eq!(reason, INVALID);
+    }
+
+    #[test]
+    fn what_is_kept_beside_devices_is_a_setting_of_the_engine() {
+        let flags = EngineFlags { kv_offloading_disk_bytes: Some(5), ..EngineFlags::default() };
+        let mut document = declare("s", 1, &launch("file:///m".into(), "m".into(), flags));
+        let disk = json!({"fileSystem": {"emptyDir": {"size": "2Gi"}}});
+        document["spec"]["kvCacheOffloading"] = json!({"cpu": "1Gi", "secondary": [disk]});
+        let sides = desired(&document).expect("a good service");
+        let flags = &sides[0].launch.flags;
+        let kept = (flags.kv_offloading_bytes, flags.kv_offloading_disk_bytes);
+        assert_eq!(kept, (Some(1 << 30), Some(5)), "flags say it last");
+        let offload = &mut document["spec"]["kvCacheOffloading"];
+        offload["evictionPolicy"] = json!("arc");
+        offload["secondary"] = json!([{"fileSystem": {"pvc": {"ref": {"name": "kv"}}}}]);
+        let Problem { message, .. } = desired(&document).expect_err("not yet");
+        assert!(message.contains("must be emptyDir for now, got pvc"), "{message}");
     }
 
     #[test]

@@ -40,6 +40,9 @@ pub struct Need {
     pub kv: u64,
     /// For what a step holds.
     pub workspace: u64,
+    /// For blocks that the device gives up. It is the host's memory, which is the device's as long
+    /// as devices are CPUs.
+    pub kept: u64,
 }
 
 // === impl Need ===
@@ -70,19 +73,24 @@ impl Need {
         // gated feed-forward layer, at 4 bytes each; logits of every sequence once.
         let activations = tokens * (4 * hidden + 2 * inner) * 4;
         let logits = sequences * u64::from(facts.vocab_size).div_ceil(tensor) * 4;
-        Self { weights, kv, workspace: activations + logits }
+        let kept = flags.kv_offloading_bytes.unwrap_or(0).div_ceil(tensor * stages);
+        Self { weights, kv, workspace: activations + logits, kept }
     }
 
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.weights + self.kv + self.workspace
+        self.weights + self.kv + self.workspace + self.kept
     }
 
     /// For people.
     pub fn told(&self) -> String {
         let (weights, kv, workspace) = (human(self.weights), human(self.kv), human(self.workspace));
         let total = human(self.total());
-        format!("{total} per device: {weights} weights, {kv} KV, {workspace} workspace")
+        let told = format!("{total} per device: {weights} weights, {kv} KV, {workspace} workspace");
+        match self.kept {
+            0 => told,
+            kept => format!("{told}, {} of KV that is kept", human(kept)),
+        }
     }
 }
 
@@ -159,6 +167,14 @@ mod tests {
     fn what_the_engine_is_told_counts() {
         let flags = EngineFlags { kv_cache_memory_bytes: Some(1 << 30), ..EngineFlags::default() };
         assert_eq!(need(4, 2, flags).kv, 1 << 30);
+    }
+
+    #[test]
+    fn what_is_kept_of_blocks_is_divided_over_all_ranks() {
+        let flags = EngineFlags { kv_offloading_bytes: Some(8 << 30), ..EngineFlags::default() };
+        let need = need(2, 2, flags);
+        assert_eq!(need.kept, 2 << 30);
+        assert!(need.told().ends_with(", 2.0 GiB of KV that is kept"), "{}", need.told());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::{
     findable::Findable,
     hit::Hit,
     pool::{BlockKey, Part, Pool, Usage},
+    tiers::Tiers,
 };
 
 /// A sequence's blocks: one table per KV group, covering the same positions.
@@ -32,6 +33,8 @@ pub struct BlockPools {
     pub(super) groups: Vec<Pool>,
     /// What others may be told, if anybody is.
     pub(super) findable: Option<Findable>,
+    /// Where blocks go that the groups give up, if anywhere.
+    pub(super) tiers: Option<Tiers>,
     /// How far back each group's layers see, their own position included, if not to the start.
     windows: Vec<Option<u32>>,
     /// Blocks that are given back once a step is done: (group, block, whether to keep it).
@@ -56,7 +59,7 @@ impl BlockPools {
         assert!(block_size > 0, "a block holds at least one position");
         let groups = totals.iter().map(|&total| Pool::new(total)).collect();
         let (windows, fenced) = (vec![None; totals.len()], BTreeMap::new());
-        Self { block_size, groups, findable: None, windows, fenced }
+        Self { block_size, groups, findable: None, tiers: None, windows, fenced }
     }
 
     /// The same where layers of group `g` see `windows[g]` positions only, their own included.
@@ -69,6 +72,12 @@ impl BlockPools {
     pub fn telling(self) -> Self {
         let groups = self.groups.into_iter().map(Pool::remembering).collect();
         Self { groups, findable: Some(Findable::default()), ..self }
+    }
+
+    /// The same with tiers for what its groups give up.
+    pub fn with_tiers(self, tiers: Tiers) -> Self {
+        let groups = self.groups.into_iter().map(Pool::noting).collect();
+        Self { groups, tiers: Some(tiers), ..self }
     }
 
     /// Empty tables for a new sequence.
@@ -263,16 +272,23 @@ impl BlockPools {
         swaps
     }
 
-    /// Forgets what a sequence's blocks contain: it turned out to be worthless.
+    /// Forgets what a sequence's blocks contain, wherever that is: it turned out to be worthless.
     pub fn forget(&mut self, tables: &BlockTables) {
-        for (pool, table) in self.groups.iter_mut().zip(tables) {
-            kept(table).for_each(|block| pool.forget(block));
+        for (group, (pool, table)) in self.groups.iter_mut().zip(tables).enumerate() {
+            for block in kept(table) {
+                if let (Some(tiers), Some(key)) = (&mut self.tiers, pool.full_key(block)) {
+                    tiers.forget(group, key);
+                }
+                pool.forget(block);
+            }
         }
     }
 
     /// Forgets everything that no sequence holds.
     pub fn clear_cache(&mut self) {
         self.groups.iter_mut().for_each(Pool::clear_cache);
+        self.keep_given_up();
+        self.tiers.iter_mut().for_each(Tiers::clear);
     }
 
     /// How the blocks of the fullest group are used.
@@ -303,7 +319,7 @@ impl BlockPools {
             }
             pool.check_integrity(&holders).map_err(|why| format!("KV group {group}: {why}"))?;
         }
-        Ok(())
+        self.tiers.as_ref().map_or(Ok(()), Tiers::check_integrity)
     }
 
     pub(super) fn find_in(&self, group: usize, key: BlockKey) -> Option<BlockId> {

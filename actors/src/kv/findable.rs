@@ -8,7 +8,8 @@
 //! With several KV groups a block can be found where it is in all groups whose layers see every
 //! position. Groups with windows need only what is near the end, which may be there or not: that is
 //! left out, and costs a prompt that is sent here too hopefully some recomputing, never a wrong
-//! token.
+//! token. What the device has given up and a tier keeps can be found too: it can be had without
+//! being computed.
 
 use std::{collections::VecDeque, mem};
 
@@ -57,6 +58,16 @@ impl Findable {
         }
     }
 
+    /// A block is filled although `step`, which it was named for, is not done: it was named late,
+    /// when results had said so.
+    pub(super) fn filled(&mut self, key: BlockKey, step: StepId) {
+        if step > self.done
+            && let Some(at) = self.planned.iter().position(|(_, name)| name.key == key)
+        {
+            self.computed.extend(self.planned.remove(at).map(|(_, name)| name));
+        }
+    }
+
     /// All steps up to this one are done.
     pub(super) fn step_done(&mut self, step: StepId) {
         self.done = self.done.max(step);
@@ -72,16 +83,16 @@ impl BlockPools {
     /// What has come and gone since this was last asked; nothing unless they were made
     /// [`BlockPools::telling`]. A change may be told that changed nothing.
     pub fn changes(&mut self) -> Vec<Change> {
+        self.keep_given_up();
         let Some(findable) = &mut self.findable else { return Vec::new() };
         let computed = mem::take(&mut findable.computed);
         let done = findable.done;
         let mut changes = Vec::new();
         for group in 0..self.groups.len() {
-            if self.decides(group) {
-                changes.extend(self.groups[group].gone().map(Change::Removed));
-            } else {
-                self.groups[group].gone().for_each(drop);
-            }
+            let decides = self.decides(group);
+            let gone = self.groups[group].gone();
+            let dropped = self.tiers.iter_mut().flat_map(|tiers| tiers.gone(group));
+            changes.extend(gone.chain(dropped).filter(|_| decides).map(Change::Removed));
         }
         // What is there again, or was told to be and has gone since: as it is now.
         if !changes.is_empty() {
@@ -99,14 +110,22 @@ impl BlockPools {
     pub fn computed(&self) -> Vec<BlockKey> {
         let done = self.findable.as_ref().map_or(StepId(0), |findable| findable.done);
         let first = (0..self.groups.len()).find(|group| self.decides(*group));
-        let keys = first.map(|group| self.groups[group].full_keys());
-        keys.into_iter().flatten().filter(|key| self.is_findable(*key, done)).collect()
+        let Some(first) = first else { return Vec::new() };
+        let kept = self.tiers.iter().flat_map(|tiers| tiers.keys(first));
+        let keys = self.groups[first].full_keys().chain(kept);
+        let mut keys: Vec<_> = keys.filter(|key| self.is_findable(*key, done)).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
     }
 
     /// Whether a block of these contents can be found by steps that begin when `done` is done.
     fn is_findable(&self, key: BlockKey, done: StepId) -> bool {
         let mut groups = (0..self.groups.len()).filter(|group| self.decides(*group));
-        groups.all(|group| self.groups[group].filled(key).is_some_and(|step| step <= done))
+        groups.all(|group| {
+            self.groups[group].filled(key).is_some_and(|step| step <= done)
+                || self.tiers.as_ref().is_some_and(|tiers| tiers.holds(group, key))
+        })
     }
 
     /// Whether a block must be in this group to be found.

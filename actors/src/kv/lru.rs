@@ -23,10 +23,16 @@ struct Link {
 const OUT: Link = Link { previous: u32::MAX, next: u32::MAX };
 
 impl Lru {
-    /// All blocks below `total`, in the order of their ids.
-    pub fn full(total: u32) -> Self {
+    /// None of the blocks below `total`.
+    pub fn empty(total: u32) -> Self {
         let mut list = Self { links: vec![OUT; total as usize], len: 0 };
         list.links.push(Link { previous: total, next: total });
+        list
+    }
+
+    /// All blocks below `total`, in the order of their ids.
+    pub fn full(total: u32) -> Self {
+        let mut list = Self::empty(total);
         (0..total).for_each(|id| list.push_back(BlockId(id)));
         list
     }

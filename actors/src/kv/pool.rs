@@ -23,6 +23,9 @@ pub struct Pool {
     cached: u32,
     /// Keys of full blocks that lead nowhere any more, if anybody wants to know.
     gone: Option<Vec<BlockKey>>,
+    /// Full blocks that were given out for something else and whose bytes are there yet, if anybody
+    /// would keep them.
+    given_up: Option<Vec<GivenUp>>,
 }
 
 /// Which contents of a block a key names. Each has one place: the first of the block's keys is that
@@ -47,6 +50,17 @@ struct Block {
     filled: StepId,
 }
 
+/// A full block that was given out for something else.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GivenUp {
+    /// What it contained.
+    pub(super) key: BlockKey,
+    /// Which it is.
+    pub(super) block: BlockId,
+    /// The step that filled it, or a later one.
+    pub(super) filled: StepId,
+}
+
 /// How many blocks a pool has of each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -69,12 +83,28 @@ impl Pool {
             by_key: Index::default(),
             cached: 0,
             gone: None,
+            given_up: None,
         }
     }
 
     /// The same, which remembers from now on which keys are gone.
     pub(super) fn remembering(self) -> Self {
         Self { gone: Some(Vec::new()), ..self }
+    }
+
+    /// The same, which notes from now on what it gives up.
+    pub(super) fn noting(self) -> Self {
+        Self { given_up: Some(Vec::new()), ..self }
+    }
+
+    /// The full blocks that were given out for something else since this was last asked, in order.
+    pub(super) fn given_up(&mut self) -> impl Iterator<Item = GivenUp> + '_ {
+        self.given_up.iter_mut().flat_map(|given_up| given_up.drain(..))
+    }
+
+    /// The key of a block that is full.
+    pub(super) fn full_key(&self, block: BlockId) -> Option<BlockKey> {
+        self.blocks[block.0 as usize].keys[Part::Full as usize]
     }
 
     /// The keys of full blocks that lead nowhere since this was last asked.
@@ -133,6 +163,10 @@ impl Pool {
         debug_assert_eq!(entry.refs, 0, "block {block} is held and was to be reused");
         self.cached -= u32::from(entry.keys != [None; 2]);
         entry.refs = 1;
+        let (full, filled) = (entry.keys[Part::Full as usize], entry.filled);
+        if let Some(given_up) = &mut self.given_up {
+            given_up.extend(full.map(|key| GivenUp { key, block, filled }));
+        }
         self.forget(block);
         Some(block)
     }

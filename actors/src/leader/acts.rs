@@ -156,10 +156,11 @@ impl LeaderState {
             secret[16..].copy_from_slice(Uuid::new_v4().as_bytes());
             engine = engine.with_transfers(TransferSetup::new(secret, formation, reports));
         }
-        self.engine = Some(engine);
         self.observer.begin(&self.args.settings, blocks);
         let info = self.args.endpoint.info(&self.args.settings, blocks, reports);
-        self.cache.begin(self.args.endpoint.cache(&self.args.settings, blocks));
+        let cache = self.args.endpoint.cache(&self.args.settings, blocks, engine.tiers());
+        self.cache.begin(cache);
+        self.engine = Some(engine);
         let record = self.args.endpoint.record(info.clone());
         self.info.send_replace(Some(info));
         // The node's queue has room for the few messages that a member ever sends.
@@ -182,6 +183,7 @@ impl LeaderState {
         let effects = engine.handle(now, event);
         let load = engine.load();
         self.observer.load(&load, engine.counters());
+        self.observer.tiers(engine.tiers());
         self.load.send_if_modified(|told| std::mem::replace(told, load) != load);
         for effect in effects {
             match effect {

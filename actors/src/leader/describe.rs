@@ -8,10 +8,12 @@ use troupe_runtime::{
         cache::CacheParams,
         group::RankReport,
         status::{EndpointInfo, Fingerprint, Role},
+        tier::Tier,
     },
 };
 
 use super::settings::EngineSettings;
+use crate::kv::tiers::Tiers;
 
 /// What is known of an endpoint before its ranks have reported.
 #[derive(Clone, Debug)]
@@ -53,12 +55,19 @@ impl Endpoint {
         }
     }
 
-    /// For gateways that follow its cache.
-    pub fn cache(&self, settings: &EngineSettings, blocks: &[u32]) -> CacheParams {
+    /// For gateways that follow its cache, which is the device's and that of the tiers.
+    pub fn cache(
+        &self,
+        settings: &EngineSettings,
+        blocks: &[u32],
+        tiers: Option<&Tiers>,
+    ) -> CacheParams {
+        let kept = [Tier::Host, Tier::Disk].map(|tier| tiers.map_or(0, |all| all.usage(tier).1));
+        let own = blocks.iter().copied().max().unwrap_or(0);
         CacheParams {
             endpoint: settings.endpoint.clone(),
             block_size: settings.limits.block_size,
-            blocks: blocks.iter().copied().max().unwrap_or(0),
+            blocks: kept.into_iter().fold(own, u32::saturating_add),
             hashing: settings.hashing().digest(),
         }
     }

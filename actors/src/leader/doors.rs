@@ -165,8 +165,9 @@ const LOAD_INTERVAL: Duration = Duration::from_millis(50);
 /// The most between two words on the load.
 const LOAD_AT_LEAST: Duration = Duration::from_secs(1);
 /// Form, Start, Stop, a plan for each of at most 1021 stages, and for every transfer to and from
-/// here its beginning and its end.
-const MEMBER_OUTBOX: usize = 1024 + 4 * MOST_TRANSFERS;
+/// here its beginning and its end; before each plan, and each transfer that comes here, what is to
+/// be kept of the devices' blocks.
+const MEMBER_OUTBOX: usize = 2 * 1024 + 5 * MOST_TRANSFERS;
 /// That it is sent, or why not.
 const PREFILL_OUTBOX: usize = 4;
 /// No request has more chunks waiting than this, whatever it asked for.

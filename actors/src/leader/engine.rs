@@ -20,13 +20,13 @@ use troupe_runtime::{
 };
 
 use super::{
-    refuse,
+    load, refuse,
     request::{Ended, Request, RequestKey, Times},
     settings::EngineSettings,
     transfers::{TransferEffect, TransferEvent, TransferSetup, Transfers},
 };
 use crate::{
-    kv::{blocks::BlockPools, findable::Change, pool::BlockKey},
+    kv::{blocks::BlockPools, findable::Change, pool::BlockKey, tiers::Tiers},
     scheduler::{Counters, Owner, Part, Scheduler, Sequence, SequenceSpec, arena::Arena},
 };
 
@@ -98,8 +98,10 @@ pub enum Observation {
     },
     /// A request was refused.
     Refused(ErrorKind),
-    /// Another group was asked for KV, and that is over.
+    /// Another group was asked for KV, or this group's tiers were, and that is over.
     Fetched {
+        /// Whether it was the tiers.
+        from_tiers: bool,
         /// Tokens whose KV came.
         tokens: u32,
         /// Tokens whose KV was asked for.
@@ -164,9 +166,13 @@ impl Engine {
         }
     }
 
-    /// The same that takes part in transfers of KV with other groups.
+    /// The same that takes part in transfers of KV with other groups, and has its ranks keep what
+    /// its device gives up, if its settings say so.
     #[must_use]
     pub fn with_transfers(mut self, setup: TransferSetup) -> Self {
+        if let Some(tiers) = load::tiers(&self.settings, &setup) {
+            self.scheduler = self.scheduler.with_tiers(tiers);
+        }
         self.transfers.setup = Some(setup);
         self
     }
@@ -194,7 +200,10 @@ impl Engine {
                 return effects;
             }
         }
+        self.load_waiting(now, &mut effects);
         while let Some(plan) = self.scheduler.compose(self.settings.endpoint.epoch) {
+            self.keep_moved(&mut effects);
+            self.preempted(&plan.preempted);
             self.planned(now, &plan, &mut effects);
             effects.push(EngineEffect::Plan(plan));
         }
@@ -267,7 +276,9 @@ impl Engine {
         if idle && !std::mem::replace(&mut self.checked, idle) {
             let held = self.scheduler.usage().held;
             let leaked = (held > 0).then(|| format!("{held} KV blocks are held by nobody"));
-            let broken = self.check_integrity().err().or(leaked);
+            let pinned = self.scheduler.tiers().map_or(0, Tiers::pinned);
+            let pinned = (pinned > 0).then(|| format!("{pinned} slots are pinned by nobody"));
+            let broken = self.check_integrity().err().or(leaked).or(pinned);
             effects.extend(broken.map(EngineEffect::Broken));
         }
         self.checked = idle;
@@ -321,8 +332,12 @@ impl Engine {
             }
         }
         // Its other choices wait for the first one's prompt anyway.
-        if let (Some(first), Some(source)) = (first_choice, &generate.kv_source) {
+        let Some(first) = first_choice else { return };
+        if let Some(source) = &generate.kv_source {
             self.fetch(now, first, (&generate, source), effects);
+        }
+        if self.transfers.of(first).is_none() {
+            self.bring_back(now, first, effects);
         }
     }
 

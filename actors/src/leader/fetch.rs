@@ -1,4 +1,5 @@
-//! A request whose prompt another group computes: the side that wants the blocks.
+//! A request whose prompt another group computes, or the tiers beside the device have: the side
+//! that wants the blocks.
 //!
 //! The engine reserves all blocks, has its ranks take what comes, and asks the other group's leader
 //! for what it lacks itself. Ranks say how far the blocks are complete without a gap. When all is
@@ -12,8 +13,9 @@ use troupe_runtime::{
     id::{Coordinate, SequenceId, TransferId},
     wire::{
         generate::{Generate, KvSource},
+        tier::TierPlace,
         transfer::{
-            ImportOrder, Imported, Prefill, PrefillDown, TransferOrder, TransferReport,
+            ImportOrder, Imported, Prefill, PrefillDown, RankPlace, TransferOrder, TransferReport,
             TransferState,
         },
     },
@@ -35,9 +37,31 @@ pub(super) struct Fetch {
     end: u32,
     /// How far each rank is, and the bytes that it took.
     ranks: BTreeMap<Coordinate, (u32, u64)>,
+    source: Source,
+}
+
+/// Where the blocks of a transfer come from.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    /// Another group.
+    Group,
+    /// Every rank's own tiers, where these places are pinned, per KV group.
+    Tiers(Vec<Vec<TierPlace>>),
 }
 
 impl Fetch {
+    /// A transfer of the blocks from `first` to before `end` of a sequence, to all of `ranks`.
+    pub(super) fn new(
+        sequence: SequenceId,
+        (began, time): (Duration, Duration),
+        (first, end): (u32, u32),
+        ranks: &[RankPlace],
+        source: Source,
+    ) -> Self {
+        let ranks = ranks.iter().map(|place| (place.rank, (first, 0))).collect();
+        Self { sequence, began, deadline: began + time, first, end, ranks, source }
+    }
+
     /// Blocks that every rank has.
     fn ready(&self) -> u32 {
         self.ranks.values().map(|(ready, _)| *ready).min().unwrap_or(self.first)
@@ -64,8 +88,7 @@ impl Engine {
         let first = reserved.cached / size;
         let end = reserved.wants.iter().map(|run| run.end).max().unwrap_or(first);
         let transfer = self.transfers.mint(&setup);
-        let time =
-            self.settings.limits.kv_transfer_timeout + TIME_PER_TOKEN * ((end - first) * size);
+        let time = self.patience(end - first);
         let time = time.min(Duration::from_millis(generate.time_left_ms));
         let tokens = self.scheduler.sequence(id).map_or(&[][..], |own| own.tokens());
         let prefill = Prefill {
@@ -85,11 +108,10 @@ impl Engine {
             wants: reserved.wants.clone(),
             ranks: setup.ranks.clone(),
         };
-        let ranks = setup.ranks.iter().map(|place| (place.rank, (first, 0))).collect();
-        let (began, deadline) = (now, now + time);
-        let fetch = Fetch { sequence: id, began, deadline, first, end, ranks };
+        let fetch = Fetch::new(id, (now, time), (first, end), &setup.ranks, Source::Group);
         self.transfers.fetches.insert(transfer, fetch);
-        // The ranks know of it before anybody can send.
+        // The ranks know of it before anybody can send, and have kept what these blocks had.
+        self.keep_moved(effects);
         let order = ImportOrder {
             transfer,
             request: generate.request,
@@ -118,7 +140,18 @@ impl Engine {
                 }
                 (fetch.ready() == fetch.end).then_some("")
             }
-            TransferState::Broken(why) => Some(&**why),
+            TransferState::Broken(why) => {
+                // Nobody else is sent there in vain.
+                if let Source::Tiers(places) = &fetch.source {
+                    let ready = fetch.ready();
+                    let lost = places.iter().map(|places| {
+                        let left = (fetch.end - ready).min(places.len() as u32) as usize;
+                        places[places.len() - left..].to_vec()
+                    });
+                    self.scheduler.forget_kept(&lost.collect::<Vec<_>>());
+                }
+                Some(&**why)
+            }
             TransferState::Exported | TransferState::Closed(_) => None,
         };
         if let Some(why) = over {
@@ -167,15 +200,21 @@ impl Engine {
     ) {
         let Some(fetch) = self.transfers.fetches.remove(&transfer) else { return };
         let ready = fetch.ready();
-        self.stop_fetch(transfer, effects);
-        self.scheduler.fetched(fetch.sequence, ready);
+        self.stop_fetch(transfer, &fetch.source, effects);
         let size = self.settings.limits.block_size;
         let tokens = (ready - fetch.first) * size;
         let time = now.saturating_sub(fetch.began);
-        if tokens > 0 {
-            self.fetch_rate = faster(self.fetch_rate, tokens, time);
+        match &fetch.source {
+            Source::Group => {
+                self.scheduler.fetched(fetch.sequence, ready);
+                if tokens > 0 {
+                    self.fetch_rate = faster(self.fetch_rate, tokens, time);
+                }
+            }
+            Source::Tiers(_) => self.scheduler.loaded(fetch.sequence, ready),
         }
         effects.push(EngineEffect::Observe(Observation::Fetched {
+            from_tiers: matches!(fetch.source, Source::Tiers(_)),
             tokens,
             of: (fetch.end - fetch.first) * size,
             bytes: fetch.ranks.values().map(|(_, bytes)| bytes).sum(),
@@ -184,22 +223,39 @@ impl Engine {
         }));
     }
 
-    /// The sequence ends, or its group does: its blocks are wanted no more.
-    pub(super) fn drop_fetch(&mut self, id: SequenceId, effects: &mut Vec<EngineEffect>) {
-        if let Some(transfer) = self.transfers.of(id) {
-            self.transfers.fetches.remove(&transfer);
-            self.stop_fetch(transfer, effects);
-        }
+    /// For how long so many blocks are waited for.
+    pub(super) fn patience(&self, blocks: u32) -> Duration {
+        let limits = &self.settings.limits;
+        limits.kv_transfer_timeout + TIME_PER_TOKEN * (blocks * limits.block_size)
     }
 
-    fn stop_fetch(&mut self, transfer: TransferId, effects: &mut Vec<EngineEffect>) {
+    /// The sequence ends, or its group does: its blocks are wanted no more.
+    pub(super) fn drop_fetch(&mut self, id: SequenceId, effects: &mut Vec<EngineEffect>) {
+        if let Some(transfer) = self.transfers.of(id)
+            && let Some(fetch) = self.transfers.fetches.remove(&transfer)
+        {
+            self.stop_fetch(transfer, &fetch.source, effects);
+        }
+        self.transfers.wanting.remove(&id);
+    }
+
+    fn stop_fetch(
+        &mut self,
+        transfer: TransferId,
+        source: &Source,
+        effects: &mut Vec<EngineEffect>,
+    ) {
         self.transfers.close(transfer, effects);
-        effects.push(TransferEffect::Leave(transfer).into());
+        match source {
+            Source::Group => effects.push(TransferEffect::Leave(transfer).into()),
+            // What is moved into these slots from now on is moved when all ranks have stopped.
+            Source::Tiers(places) => self.scheduler.unpin(places),
+        }
     }
 }
 
-/// The rate of the fastest transfer of late: slower ones waited for something else than the network,
-/// and what they say counts the less.
+/// The rate of the fastest transfer of late: slower ones waited for something else than the
+/// network, and what they say counts the less.
 fn faster(rate: u32, tokens: u32, time: Duration) -> u32 {
     let measured = f64::from(tokens) / time.as_secs_f64().max(1e-6);
     let rate = f64::from(rate);
@@ -209,7 +265,8 @@ fn faster(rate: u32, tokens: u32, time: Duration) -> u32 {
 
 /// One slow transfer in so many is believed.
 const SLOWER: f64 = 16.0;
-/// Time that each token is given: a prefill of 500 tokens per second is the slowest that is waited for.
+/// Time that each token is given: a prefill of 500 tokens per second is the slowest that is waited
+/// for.
 const TIME_PER_TOKEN: Duration = Duration::from_millis(2);
 /// Once everything has been sent it is here soon, or something was lost on the way.
 const TIME_TO_ARRIVE: Duration = Duration::from_secs(5);

@@ -2,7 +2,8 @@
 //!
 //! - [`engine`]: the core: requests in, plans and chunks out (pure)
 //! - [`transfers`]: KV blocks to and from other groups; `fetch`: the side that wants them;
-//!   `prefill`: the side that computes them (pure)
+//!   `prefill`: the side that computes them; `load`: what tiers
+//!   beside the device have of a request (pure)
 //! - [`request`]: one request's choices and when each ends (pure)
 //! - `refuse`: what is turned away at once (pure)
 //! - [`settings`]: flags resolved against the model (pure)
@@ -24,6 +25,7 @@ pub mod engine;
 mod errands;
 mod fetch;
 pub mod ledger;
+mod load;
 pub mod observe;
 mod prefill;
 mod refuse;

@@ -15,7 +15,11 @@ use troupe_runtime::{
 };
 
 use super::{engine::Observation, settings::EngineSettings};
-use crate::scheduler::Counters;
+use crate::{kv::tiers::Tiers, scheduler::Counters};
+
+mod tiers;
+
+use tiers::TierMeters;
 
 /// One number of those that the engine's core counts.
 type CountOf = fn(&Counters) -> u64;
@@ -38,6 +42,7 @@ pub struct Observer {
     inference_time: Histogram,
     preemptions: Histogram,
     transfer_time: Histogram,
+    tiers: Option<TierMeters>,
 }
 
 /// What is counted of drafts beyond the totals, where there are any.
@@ -82,6 +87,7 @@ impl Observer {
             inference_time: histogram(names::REQUEST_INFERENCE_TIME),
             preemptions: histogram(names::REQUEST_NUM_PREEMPTIONS),
             transfer_time: histogram(names::KV_TRANSFER_TIME),
+            tiers: None,
             metrics: metrics.clone(),
             labels,
         }
@@ -138,6 +144,13 @@ impl Observer {
         drafts.acceptance_length.set(1.0 + accepted);
     }
 
+    /// The tiers beside the device, if there are any.
+    pub fn tiers(&mut self, tiers: Option<&Tiers>) {
+        let Some(tiers) = tiers else { return };
+        let new = || TierMeters::new(&self.metrics, &self.labels, tiers);
+        self.tiers.get_or_insert_with(new).observe(tiers);
+    }
+
     /// A rank is through a step.
     pub fn progress(&self, progress: &Progress) {
         let mut labels = self.labels.clone();
@@ -161,7 +174,14 @@ impl Observer {
                     seconds(&self.inference_time, times.prefill + times.decode);
                 }
             }
-            Observation::Fetched { tokens, of, bytes, time, missing } => {
+            Observation::Fetched { from_tiers: true, tokens, of, bytes, time, missing } => {
+                if let Some(why) = missing {
+                    tracing::info!(tokens, of, ?time, why, "KV did not all come from the tiers");
+                }
+                let meters = self.tiers.iter();
+                meters.for_each(|meters| meters.loaded(*tokens, *bytes, *time));
+            }
+            Observation::Fetched { tokens, of, bytes, time, missing, .. } => {
                 if let Some(why) = missing {
                     tracing::info!(tokens, of, ?time, why, "KV of another group did not all come");
                 }

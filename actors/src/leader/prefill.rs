@@ -89,6 +89,9 @@ impl Engine {
             complete,
         };
         effects.push(TransferEffect::Order(TransferOrder::Export(Box::new(order))).into());
+        if !prefill.cached_only {
+            self.bring_back(now, sequence, effects);
+        }
     }
 
     fn refuse_transfer(
@@ -188,6 +191,7 @@ impl Engine {
         let Some(prefill) = self.transfers.prefills.remove(&transfer) else { return };
         self.transfers.close(transfer, effects);
         if let Some(sequence) = prefill.sequence {
+            self.drop_fetch(sequence, effects);
             self.scheduler.release(sequence);
         }
         effects.push(TransferEffect::Hang(transfer).into());

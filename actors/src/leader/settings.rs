@@ -8,7 +8,7 @@ use std::time::Duration;
 use troupe_runtime::{
     id::{Digest, EndpointId},
     prefix::Parameters,
-    spec::EngineFlags,
+    spec::{EngineFlags, service::Eviction},
 };
 
 use super::speculate;
@@ -90,8 +90,54 @@ pub struct EngineLimits {
     pub prefix_caching: bool,
     /// How long KV of another group is waited for, beside the time that its tokens are given.
     pub kv_transfer_timeout: Duration,
+    /// What is kept of blocks that the device gives up.
+    pub offload: Offload,
     /// Drafts, if any.
     pub speculation: Option<NgramSettings>,
+}
+
+/// How much is kept beside the devices of a group, all of them together; nothing, where it is 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offload {
+    /// Bytes of the hosts' memory.
+    pub host_bytes: u64,
+    /// Bytes of their disks.
+    pub disk_bytes: u64,
+    /// What makes room when they are full.
+    pub eviction: Eviction,
+}
+
+impl Offload {
+    /// Resolves flags.
+    ///
+    /// # Errors
+    /// A sentence that names the flag, what was said, and what would be right.
+    fn resolve(flags: &EngineFlags) -> Result<Self, String> {
+        if let Some(name) = flags.kv_offloading_backend.as_deref().filter(|name| *name != "native")
+        {
+            return Err(format!("--kv-offloading-backend is {name}, native is possible"));
+        }
+        let host_bytes = flags.kv_offloading_bytes.unwrap_or(0);
+        let disk_bytes = flags.kv_offloading_disk_bytes.unwrap_or(0);
+        if disk_bytes > 0 && host_bytes == 0 {
+            let why = "is where blocks go that leave the host's memory: --kv-offloading-size says \
+                       how much of that there is";
+            return Err(format!("--kv-offloading-disk-size {why}"));
+        }
+        if host_bytes > 0 && flags.enable_prefix_caching == Some(false) {
+            let why = "keeps what the prefix cache gives up, and --no-enable-prefix-caching is set";
+            return Err(format!("--kv-offloading-size {why}"));
+        }
+        let eviction = match flags.kv_offloading_eviction_policy.as_deref() {
+            None | Some("lru") => Eviction::Lru,
+            Some("arc") => Eviction::Arc,
+            Some(other) => {
+                let flag = "--kv-offloading-eviction-policy";
+                return Err(format!("{flag} is {other}, lru or arc are possible"));
+            }
+        };
+        Ok(Self { host_bytes, disk_bytes, eviction })
+    }
 }
 
 impl EngineLimits {
@@ -123,6 +169,7 @@ impl EngineLimits {
             kv_transfer_timeout: flags
                 .kv_transfer_timeout_ms
                 .map_or(DEFAULT_TRANSFER, |millis| Duration::from_millis(millis.into())),
+            offload: Offload::resolve(flags)?,
             speculation: flags.speculative_config.as_deref().map(speculate::parse).transpose()?,
         };
         let least_one = [
@@ -192,6 +239,13 @@ mod tests {
         assert!(error.contains("--max-model-len") && error.contains("1024"), "{error}");
         let flags = EngineFlags { max_num_seqs: Some(0), ..EngineFlags::default() };
         assert!(EngineLimits::resolve(&flags, 1024).is_err());
+        let flags = EngineFlags { kv_offloading_disk_bytes: Some(1), ..EngineFlags::default() };
+        let error = EngineLimits::resolve(&flags, 1024).expect_err("no memory to go through");
+        assert!(error.contains("--kv-offloading-size"), "{error}");
+        let backend = Some("lmcache".to_owned());
+        let flags = EngineFlags { kv_offloading_backend: backend, ..EngineFlags::default() };
+        let error = EngineLimits::resolve(&flags, 1024).expect_err("not ours");
+        assert!(error.contains("lmcache, native is possible"), "{error}");
         let policy = Some("lifo".to_owned());
         let flags = EngineFlags { scheduling_policy: policy, ..EngineFlags::default() };
         let error = EngineLimits::resolve(&flags, 1024).expect_err("no such policy");

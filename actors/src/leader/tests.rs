@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{
     engine::{Engine, EngineEffect, EngineEvent},
     request::RequestKey,
-    settings::{EngineLimits, EngineSettings},
+    settings::{EngineLimits, EngineSettings, Offload},
 };
 use crate::{kv::findable::Change, scheduler::Policy};
 
@@ -44,6 +44,7 @@ pub(super) fn settings() -> EngineSettings {
             policy: Policy::Fcfs,
             prefix_caching: true,
             kv_transfer_timeout: Duration::from_secs(2),
+            offload: Offload::default(),
             speculation: None,
         },
         stages: 1,

@@ -60,6 +60,8 @@ pub struct TransferSetup {
     pub secret: [u8; 32],
     /// Its ranks.
     pub ranks: Vec<RankPlace>,
+    /// Bytes of one block of every KV group at all ranks together.
+    pub block_bytes: u64,
 }
 
 /// Both sides' state.
@@ -69,6 +71,8 @@ pub(super) struct Transfers {
     counted: u64,
     pub(super) fetches: BTreeMap<TransferId, Fetch>,
     pub(super) prefills: BTreeMap<TransferId, Prefilling>,
+    /// Sequences that wait for room, for what tiers have of them.
+    pub(super) wanting: BTreeSet<SequenceId>,
     /// Over, and these ranks have not said so yet.
     closing: BTreeMap<TransferId, BTreeSet<Coordinate>>,
 }
@@ -94,7 +98,8 @@ impl TransferSetup {
             })
             .collect();
         ranks.sort_by_key(|place| place.rank);
-        Self { secret, ranks }
+        let block_bytes = reports.iter().flat_map(|report| &report.block_bytes).sum();
+        Self { secret, ranks, block_bytes }
     }
 
     /// What each rank holds.

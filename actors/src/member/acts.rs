@@ -1,6 +1,10 @@
 //! What the member does about its core's effects: each is one call.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use troupe_runtime::{
@@ -113,6 +117,7 @@ impl MemberState {
                 limits: self.prepared.limits,
                 loader,
                 grammars: self.args.models.grammars(&self.prepared.launch),
+                disk: self.kv_folder(),
                 pipes,
                 stages: self.parallel.pipeline,
                 stage_time_min: self.prepared.stage_time_min,
@@ -125,6 +130,14 @@ impl MemberState {
             self.workers.insert(rank, worker);
         }
         Ok(())
+    }
+
+    /// The folder for KV blocks on this host's disk, if some are to be there.
+    fn kv_folder(&self) -> Option<PathBuf> {
+        let said = self.prepared.launch.flags.kv_offloading_disk_path.as_ref();
+        let own = || Path::new(&self.args.launch.data_dir).join("kv");
+        let folder = said.map_or_else(own, PathBuf::from);
+        (self.prepared.limits.offload.disk_bytes > 0).then_some(folder)
     }
 
     fn say(&self, up: MemberUp) {

@@ -216,6 +216,7 @@ mod tests {
             weight_bytes_replicated: 0,
             replicated: vec![],
             blocks: vec![1],
+            block_bytes: vec![1],
             kernel_path: String::new(),
             kv: vec![],
         }

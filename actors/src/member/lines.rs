@@ -135,6 +135,8 @@ impl Lines {
                 TransferOrder::Import(order) => {
                     RankOrder::Import(order.clone(), self.inboxes.open(order.transfer, *rank))
                 }
+                TransferOrder::Load(order) => RankOrder::Load(order.clone()),
+                TransferOrder::Move(moves) => RankOrder::Move(moves.clone()),
                 TransferOrder::Close(transfer) => RankOrder::Close(*transfer),
             };
             // One that is gone is reported by its supervision event.

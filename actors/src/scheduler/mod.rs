@@ -15,7 +15,7 @@
 //! - [`scheduler`]: the queues, and what results change
 //! - [`compose`]: the next step: running sequences
 //! - [`admit`]: the next step: waiting sequences
-//! - [`reserve`]: sequences whose blocks are filled by another group
+//! - [`reserve`]: sequences whose blocks are filled by another group, or from beside the device
 //! - [`sequence`]: one sequence and where it stands
 //! - [`waiting`]: who is next; [`ngram`]: drafts; [`arena`]: where sequences live
 //!
@@ -34,7 +34,7 @@ mod tests;
 mod waiting;
 
 pub use ngram::NgramSettings;
-pub use reserve::Reserved;
+pub use reserve::{Kept, Reserved};
 pub use scheduler::{Counters, Limits, Part, Scheduler};
 pub use sequence::{Owner, Sequence, SequenceSpec};
 pub use waiting::Policy;

@@ -1,4 +1,4 @@
-//! Sequences whose blocks are being filled by another group.
+//! Sequences whose blocks are being filled by another group, or from beside the device.
 //!
 //! Such a sequence has all of its blocks and is in no step: it neither waits nor runs, and cannot
 //! be preempted, so how many blocks they hold together is bounded ([`RESERVED_SHARE`]) and whoever
@@ -7,7 +7,11 @@
 
 use troupe_runtime::{
     id::{BlockId, SequenceId, StepId},
-    wire::{step::NewSequence, transfer::Run},
+    wire::{
+        step::{NewSequence, ResumedSequence},
+        tier::{TierMove, TierPlace},
+        transfer::Run,
+    },
 };
 
 use super::{
@@ -15,7 +19,7 @@ use super::{
     scheduler::{Part, Scheduler, name_blocks},
     sequence::Sequence,
 };
-use crate::kv::hit::Hit;
+use crate::kv::{hit::Hit, tiers::Tiers};
 
 /// What was reserved for a sequence, and what of it is to come from elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +32,15 @@ pub struct Reserved {
     pub cached: u32,
 }
 
+/// The same where what is missing is kept beside the device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// What is missing.
+    pub reserved: Reserved,
+    /// Where it is kept, per KV group: until [`Scheduler::unpin`].
+    pub places: Vec<Vec<TierPlace>>,
+}
+
 impl Scheduler {
     /// Takes a waiting sequence out of the queue and gives it all of its blocks, if there is room
     /// and it lacks at least `least` positions that another group could compute: of full blocks
@@ -35,8 +48,9 @@ impl Scheduler {
     pub fn reserve(&mut self, id: SequenceId, least: u32, until: u32) -> Option<Reserved> {
         let size = self.pools.block_size();
         let sequence = self.sequences.get(id).filter(|_| self.waiting.contains(id))?;
-        // Log-probabilities of the prompt need all of its logits, so that nothing is to be had.
-        if sequence.spec.options.prompt_logprobs.is_some() || sequence.mirrored.is_some() {
+        // Log-probabilities of the prompt need all of its logits, so that nothing is to be had. One
+        // that was preempted may be held by a step yet.
+        if sequence.spec.options.prompt_logprobs.is_some() || sequence.in_flight > 0 {
             return None;
         }
         let end = sequence.len().saturating_sub(1).min(until) / size;
@@ -60,8 +74,8 @@ impl Scheduler {
         Some(self.hold(id, &hit, end))
     }
 
-    /// Takes a waiting sequence of whole blocks out of the queue and lets it hold them, if the cache
-    /// has all of them, until it is released; where they are, per KV group.
+    /// Takes a waiting sequence of whole blocks out of the queue and lets it hold them, if the
+    /// cache has all of them, until it is released; where they are, per KV group.
     pub fn pin(&mut self, id: SequenceId) -> Option<Vec<Vec<BlockId>>> {
         let sequence = self.sequences.get(id).filter(|_| self.waiting.contains(id))?;
         let blocks = sequence.len() / self.pools.block_size();
@@ -72,6 +86,56 @@ impl Scheduler {
         }
         self.hold(id, &hit, blocks);
         self.sequences.get(id).map(|sequence| sequence.tables.clone())
+    }
+
+    /// Whether no step in flight holds a sequence.
+    pub fn is_idle(&self, id: SequenceId) -> bool {
+        self.sequences.get(id).is_some_and(|sequence| sequence.in_flight == 0)
+    }
+
+    /// Reserves for a waiting sequence as [`Scheduler::reserve`] does, if tiers have what it lacks.
+    pub fn reserve_kept(&mut self, id: SequenceId) -> Option<Kept> {
+        let until = self.kept(id)? * self.pools.block_size();
+        let reserved = self.reserve(id, 1, until)?;
+        let keys = self.sequences.get(id).map_or(&[][..], |sequence| sequence.prefix().full);
+        // Nothing has changed since they were looked for.
+        let places = self.pools.pin(keys, &reserved.wants).unwrap_or_default();
+        Some(Kept { reserved, places })
+    }
+
+    /// How many blocks a waiting sequence would have with what tiers have of it, if those have any.
+    fn kept(&self, id: SequenceId) -> Option<u32> {
+        self.pools.tiers()?;
+        let size = self.pools.block_size();
+        let sequence = self.sequences.get(id).filter(|_| self.waiting.contains(id))?;
+        if sequence.spec.options.prompt_logprobs.is_some() || sequence.in_flight > 0 {
+            return None;
+        }
+        let end = sequence.len().saturating_sub(1) / size;
+        let hit = self.pools.find_whole(sequence.prefix(), end, StepId(self.last_step + 1));
+        let first = hit.positions / size;
+        let reach = self.pools.reach(sequence.prefix().full, first, end);
+        (reach > first).then_some(reach)
+    }
+
+    /// Nobody reads what was kept there any more.
+    pub fn unpin(&mut self, places: &[Vec<TierPlace>]) {
+        self.pools.unpin(places);
+    }
+
+    /// What was to be there is not.
+    pub fn forget_kept(&mut self, places: &[Vec<TierPlace>]) {
+        self.pools.forget_kept(places);
+    }
+
+    /// What ranks have to do before whatever they are told next.
+    pub fn moves(&mut self) -> Vec<TierMove> {
+        self.pools.moves()
+    }
+
+    /// The tiers beside the device, if there are any.
+    pub fn tiers(&self) -> Option<&Tiers> {
+        self.pools.tiers()
     }
 
     fn hold(&mut self, id: SequenceId, hit: &Hit, end: u32) -> Reserved {
@@ -90,11 +154,25 @@ impl Scheduler {
             sequence.tables = admitted.tables;
             (sequence.computed, sequence.done) = (hit.positions, hit.positions);
             (sequence.keys.named, sequence.keys.merged) = (admitted.shared, admitted.shared);
-            sequence.cached = hit.positions;
+            if sequence.mirrored.is_none() {
+                sequence.cached = hit.positions;
+            }
             self.waiting.remove(place);
         }
         self.reserved.insert(id);
         Reserved { wants, blocks, cached: hit.positions }
+    }
+
+    /// The same as [`Scheduler::fetched`] where tiers had it: it was computed here once, so that it
+    /// counts as found.
+    pub fn loaded(&mut self, id: SequenceId, blocks: u32) {
+        let positions = blocks * self.pools.block_size();
+        let reserved = self.reserved.contains(&id);
+        let new = |sequence: &&mut Sequence| reserved && sequence.mirrored.is_none();
+        if let Some(sequence) = self.sequences.get_mut(id).filter(new) {
+            sequence.cached = sequence.cached.max(positions);
+        }
+        self.fetched(id, blocks);
     }
 
     /// No more comes for a sequence; its first `blocks` blocks are complete. It begins with the
@@ -132,10 +210,17 @@ impl Scheduler {
         let step = draft.plan.step;
         self.running.push(id);
         self.counters.admissions += 1;
-        self.counters.prefix_queries += u64::from(sequence.len());
-        self.counters.prefix_hits += u64::from(sequence.cached);
         let span = sequence.advance(count, step);
         name_blocks(&mut self.pools, sequence, step);
+        let part = Part { id, span, drafts: 0, preemptions: sequence.preemptions };
+        if sequence.mirrored.is_some() {
+            let (appended, block_tables) = (sequence.mirror().to_vec(), sequence.tables.clone());
+            let resumed = ResumedSequence { sequence: id, appended, block_tables, span };
+            draft.plan.resumed.push(resumed);
+            return draft.take(1, part);
+        }
+        self.counters.prefix_queries += u64::from(sequence.len());
+        self.counters.prefix_hits += u64::from(sequence.cached);
         sequence.mirror();
         draft.plan.new.push(NewSequence {
             sequence: id,
@@ -149,7 +234,7 @@ impl Scheduler {
             block_tables: sequence.tables.clone(),
             span,
         });
-        draft.take(0, Part { id, span, drafts: 0, preemptions: sequence.preemptions });
+        draft.take(0, part);
     }
 
     /// Sequences that hold blocks and are in no step, now or ever.

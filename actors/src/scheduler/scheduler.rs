@@ -17,6 +17,7 @@ use crate::kv::{
     blocks::BlockPools,
     findable::Change,
     pool::{BlockKey, Usage},
+    tiers::Tiers,
 };
 
 /// Bounds and rules of planning.
@@ -122,6 +123,11 @@ impl Scheduler {
         }
     }
 
+    /// The same with tiers for what the device gives up.
+    pub fn with_tiers(self, tiers: Tiers) -> Self {
+        Self { pools: self.pools.with_tiers(tiers), ..self }
+    }
+
     /// Puts a sequence into the queue.
     pub fn add(&mut self, spec: SequenceSpec) -> SequenceId {
         let mut sequence = Sequence::new(spec, self.pools.tables(), self.pools.block_size());
@@ -207,6 +213,11 @@ impl Scheduler {
         // Steps in flight compute what is not done, and so see no more than that does.
         let keep = self.limits.prefix_caching;
         self.pools.release_left(&mut sequence.tables, sequence.done, fence, keep);
+    }
+
+    /// Whether a sequence is in the queue.
+    pub fn is_waiting(&self, id: SequenceId) -> bool {
+        self.waiting.contains(id)
     }
 
     /// A live sequence.

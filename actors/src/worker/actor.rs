@@ -61,8 +61,10 @@ impl Actor for Worker {
         args: WorkerArgs,
     ) -> Result<WorkerState, ActorProcessingErr> {
         // The steps in flight, `Start` before the first, and for every transfer that its leader may
-        // have under way, to and from here, its beginning and its end.
-        let most = args.steps_in_flight as usize + 1 + 4 * MOST_TRANSFERS;
+        // have under way, to and from here, its beginning and its end. What is to be kept of the
+        // device's blocks goes before a step, or before a transfer that comes here.
+        let steps = args.steps_in_flight as usize;
+        let most = 2 * steps + 1 + 5 * MOST_TRANSFERS;
         let (commands, queue) = mpsc::sync_channel(most);
         let name = format!("device-{}", args.device.rank);
         thread::Builder::new().name(name).spawn(move || {

@@ -7,6 +7,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
     sync::{
         Arc,
         mpsc::{self, RecvTimeoutError},
@@ -36,6 +37,7 @@ use super::{
     grammar::{self, GrammarSource, Grammars},
     mirror::Mirror,
     pipes::Pipes,
+    tier::{disk::Disk, shelf::Shelf},
     tokens::{self, SampledAt, TokenFeed},
     transfer::{RankOrder, desk::Desk},
 };
@@ -81,6 +83,8 @@ pub struct Device {
     pub loader: Loader,
     /// Makes what grammars are compiled with, where tokens are sampled.
     pub grammars: Option<GrammarSource>,
+    /// The folder for KV blocks on this host's disk, if some are to be there.
+    pub disk: Option<PathBuf>,
     /// To the other ranks.
     pub pipes: Pipes,
     /// Pipeline stages of its group.
@@ -124,7 +128,9 @@ impl Device {
         let depth = steps_in_flight(self.stages);
         let mut feed = self.pipes.tokens_in.take().map(|line| TokenFeed::new(line, depth));
         let mut idle_since = Instant::now();
-        let mut desk = Desk::new(self.rank, self.epoch, executor.memory().kv);
+        let memory = executor.memory();
+        let shelf = self.shelf(memory.block_bytes);
+        let mut desk = Desk::new(self.rank, self.epoch, memory.kv, shelf);
         // The channel ends when the owner is gone: then so is this thread.
         loop {
             let command = match next(commands, &desk) {
@@ -137,7 +143,9 @@ impl Device {
             };
             match command {
                 Command::Start(blocks) => executor.allocate_kv(&blocks)?,
-                Command::Transfer(order) => tell_transfers(desk.order(order), tell),
+                Command::Transfer(order) => {
+                    tell_transfers(desk.order(order, executor.as_mut()), tell);
+                }
                 Command::Step(plan) => {
                     if let Some(feed) = &mut feed {
                         mirror.learn(&feed.take(&plan, NEIGHBOUR_DEADLINE)?);
@@ -243,6 +251,16 @@ impl Device {
             .map_err(|error| DeviceError::Collective(format!("next stage: {error}")))
     }
 
+    /// Where blocks go that the device gives up; `sizes` are the bytes of one in each KV group.
+    fn shelf(&self, sizes: Vec<u64>) -> Shelf {
+        let Some(folder) = &self.disk else { return Shelf::default() };
+        let disk = Disk::open(folder, self.rank, sizes).inspect_err(|error| {
+            let folder = folder.display();
+            tracing::warn!(%error, %folder, "no KV blocks are kept on this disk");
+        });
+        Shelf::new(disk.ok())
+    }
+
     fn report(&self, executor: &dyn Executor) -> RankReport {
         let memory = executor.memory();
         RankReport {
@@ -251,6 +269,7 @@ impl Device {
             weight_bytes_replicated: memory.weight_bytes_replicated,
             replicated: memory.replicated,
             blocks: memory.blocks.into_iter().map(|room| self.limits.blocks(room)).collect(),
+            block_bytes: memory.block_bytes,
             kernel_path: memory.kernel_path,
             kv: memory.kv,
         }

@@ -10,7 +10,7 @@
 //! in its own disguise, and what is read is nonsense unless all of them agree. So a block that came
 //! from elsewhere with one layer or head missing, or in the wrong place, shows too.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::Range};
 
 use troupe_gpu::{
     backend::KvSpan,
@@ -24,7 +24,7 @@ use troupe_gpu::{
     weights::Shard,
 };
 use troupe_runtime::{
-    id::Coordinate,
+    id::{BlockId, Coordinate},
     wire::{
         kv::WireDtype,
         transfer::{KvForm, KvShare, Run},
@@ -120,6 +120,17 @@ impl FakeExecutor {
         });
         let at = |(slot, head)| slot * layers * heads + span.layer * heads + head;
         Ok(slots.map(at).collect())
+    }
+
+    /// Where the numbers of a block are.
+    fn of_block(&self, block: BlockId) -> Result<Range<usize>, DeviceError> {
+        let size = self.model.block_size as usize * self.copies();
+        let first = block.0 as usize * size;
+        let own = first..first + size;
+        match own.end <= self.kv.len() {
+            true => Ok(own),
+            false => Err(DeviceError::Contract(format!("no KV block {block}"))),
+        }
     }
 
     /// The token that follows these.
@@ -229,7 +240,7 @@ impl Executor for FakeExecutor {
 
     fn memory(&self) -> MemoryReport {
         MemoryReport {
-            block_bytes: vec![0],
+            block_bytes: vec![8 * (self.model.block_size as usize * self.copies()) as u64],
             blocks: vec![self.model.blocks],
             kernel_path: "fake".into(),
             kv: vec![self.share],
@@ -335,6 +346,36 @@ impl Executor for FakeExecutor {
         }
         for (at, kept) in places.into_iter().zip(kept) {
             self.kv[at] = u64::from_le_bytes(*kept);
+        }
+        Ok(())
+    }
+
+    fn save_block(
+        &mut self,
+        _group: usize,
+        block: BlockId,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), DeviceError> {
+        let own = self.of_block(block)?;
+        bytes.clear();
+        bytes.extend(self.kv[own].iter().flat_map(|kept| kept.to_le_bytes()));
+        Ok(())
+    }
+
+    fn restore_block(
+        &mut self,
+        _group: usize,
+        block: BlockId,
+        bytes: &[u8],
+    ) -> Result<(), DeviceError> {
+        let own = self.of_block(block)?;
+        let (kept, rest) = bytes.as_chunks::<8>();
+        if kept.len() != own.len() || !rest.is_empty() {
+            let (found, wanted) = (bytes.len(), own.len() * 8);
+            return Err(DeviceError::Contract(format!("{found} bytes of a block, not {wanted}")));
+        }
+        for (to, from) in self.kv[own].iter_mut().zip(kept) {
+            *to = u64::from_le_bytes(*from);
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 //! - [`grammar`]: which tokens may be chosen where an output's form is prescribed; [`reasoning`]:
 //!   where that begins in an output (pure)
 //! - [`transfer`]: KV blocks that leave for another group or come from one
+//! - [`tier`]: KV blocks that the device gave up, and that its host keeps
 //! - [`actor`]: owns the thread, reports its end
 //! - [`fake`]: an executor without tensors, for tests and simulation
 
@@ -17,6 +18,7 @@ pub mod grammar;
 pub mod mirror;
 pub mod pipes;
 mod reasoning;
+pub mod tier;
 pub mod tokens;
 pub mod transfer;
 pub mod verify;

@@ -10,6 +10,7 @@ mod engine;
 #[path = "../../../tests/support/golden.rs"]
 mod golden;
 mod guests;
+mod kept;
 mod operate;
 mod overtaken;
 mod preflight;

@@ -326,6 +326,14 @@ impl Backend for CpuDevice {
     fn import_kv(&mut self, kv: &mut KvPool, span: &KvSpan<'_>, bytes: &[u8]) -> Done {
         kv.import(span, bytes)
     }
+
+    fn save_block(&mut self, kv: &KvPool, block: BlockId, bytes: &mut Vec<u8>) -> Done {
+        kv.save(block, bytes)
+    }
+
+    fn restore_block(&mut self, kv: &mut KvPool, block: BlockId, bytes: &[u8]) -> Done {
+        kv.restore(block, bytes)
+    }
 }
 
 type Done = Result<(), DeviceError>;

@@ -2,8 +2,10 @@
 //!
 //! - [`pool`]: one group's blocks for this rank's layers
 //! - [`export`]: the canonical layout in which blocks travel between devices
+//! - [`save`]: whole blocks as they lie here, for this rank's host to keep
 
 pub mod export;
 pub mod pool;
+pub mod save;
 
 pub use pool::KvPool;

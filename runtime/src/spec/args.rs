@@ -105,6 +105,15 @@ impl Flag<'_> {
                 flags.speculative_config = self.value().map(ToOwned::to_owned);
             }
             "kv-transfer-timeout-ms" => flags.kv_transfer_timeout_ms = self.number_u32(0),
+            "kv-offloading-size" => flags.kv_offloading_bytes = self.gib(),
+            "kv-offloading-backend" => flags.kv_offloading_backend = self.one_of(&["native"]),
+            "kv-offloading-eviction-policy" => {
+                flags.kv_offloading_eviction_policy = self.one_of(&["lru", "arc"]);
+            }
+            "kv-offloading-disk-size" => flags.kv_offloading_disk_bytes = self.gib(),
+            "kv-offloading-disk-path" => {
+                flags.kv_offloading_disk_path = self.value().map(ToOwned::to_owned);
+            }
             "threads" => flags.threads = self.count(),
             "cpu-path" => flags.cpu_path = self.one_of(&CPU_PATHS),
             "stage-time-min-ms" => flags.stage_time_min_ms = self.count(),
@@ -142,6 +151,11 @@ impl Flag<'_> {
             return None;
         }
         Some(value.to_owned())
+    }
+
+    /// A number of GiB, in bytes.
+    fn gib(&self) -> Option<u64> {
+        super::flags::gib(self.value()?).map_err(|why| self.problem(why)).ok()
     }
 
     /// A flag that is said or not; `=true` and `=false` are understood too.

@@ -42,6 +42,18 @@ pub struct EngineFlags {
     /// `--kv-transfer-timeout-ms`: how long KV of another group is waited for, beside the time that
     /// its tokens are given.
     pub kv_transfer_timeout_ms: Option<u32>,
+    /// `--kv-offloading-size`: the hosts' memory for KV blocks that devices give up, of the whole
+    /// group, in bytes; the flag counts GiB.
+    pub kv_offloading_bytes: Option<u64>,
+    /// `--kv-offloading-backend`: who does that; `native` is this engine.
+    pub kv_offloading_backend: Option<String>,
+    /// `--kv-offloading-eviction-policy`: what makes room when it is full, `lru` or `arc`.
+    pub kv_offloading_eviction_policy: Option<String>,
+    /// `--kv-offloading-disk-size`: the hosts' disks for what leaves that memory, of the whole
+    /// group, in bytes; the flag counts GiB.
+    pub kv_offloading_disk_bytes: Option<u64>,
+    /// `--kv-offloading-disk-path`: the folder of that on each host.
+    pub kv_offloading_disk_path: Option<String>,
     /// Threads per device (CPU).
     pub threads: Option<u32>,
     /// `--cpu-path`: which of the CPU's kernel paths to take, for tests and comparisons.
@@ -77,10 +89,19 @@ impl EngineFlags {
             ("--dtype", &self.dtype),
             ("--scheduling-policy", &self.scheduling_policy),
             ("--cpu-path", &self.cpu_path),
+            ("--kv-offloading-backend", &self.kv_offloading_backend),
+            ("--kv-offloading-eviction-policy", &self.kv_offloading_eviction_policy),
+            ("--kv-offloading-disk-path", &self.kv_offloading_disk_path),
             ("--speculative-config", &self.speculative_config),
         ];
         let texts = texts.into_iter().filter_map(|(flag, value)| Some((flag, value.as_ref()?)));
         args.extend(texts.map(|(flag, value)| format!("{flag}={value}")));
+        let sizes = [
+            ("--kv-offloading-size", self.kv_offloading_bytes),
+            ("--kv-offloading-disk-size", self.kv_offloading_disk_bytes),
+        ];
+        let sizes = sizes.into_iter().filter_map(|(flag, bytes)| Some((flag, bytes?)));
+        args.extend(sizes.map(|(flag, bytes)| format!("{flag}={}", bytes as f64 / GIB)));
         args.extend(self.enable_prefix_caching.map(|on| {
             if on { "--enable-prefix-caching" } else { "--no-enable-prefix-caching" }.to_owned()
         }));
@@ -89,5 +110,41 @@ impl EngineFlags {
             args.extend(self.served_model_name.iter().cloned());
         }
         args
+    }
+}
+
+/// A number of GiB, with a fraction or without, in bytes.
+///
+/// # Errors
+/// What would be right.
+pub fn gib(text: &str) -> Result<u64, String> {
+    let bytes = text.parse::<f64>().ok().map(|size| (size * GIB).round());
+    // Up to here every whole number of bytes is told apart.
+    let bytes = bytes.filter(|bytes| (0.0..=MOST_BYTES).contains(bytes));
+    bytes.map(|bytes| bytes as u64).ok_or_else(|| {
+        format!("must be a number of GiB from 0 to {}, got {text}", MOST_BYTES / GIB)
+    })
+}
+
+const GIB: f64 = (1_u64 << 30) as f64;
+const MOST_BYTES: f64 = (1_u64 << 52) as f64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_they_are_written() {
+        assert_eq!(gib("2"), Ok(2 << 30));
+        assert_eq!(gib("0.5"), Ok(1 << 29));
+        for bytes in [1, 12_345, (1 << 30) + 1, 1 << 45] {
+            let flags = EngineFlags { kv_offloading_bytes: Some(bytes), ..Default::default() };
+            let args = flags.to_args();
+            let written = args[0].strip_prefix("--kv-offloading-size=").expect("the flag");
+            assert_eq!(gib(written), Ok(bytes), "{written}");
+        }
+        for bad in ["", "x", "-1", "NaN", "inf", "1e30"] {
+            assert!(gib(bad).is_err_and(|why| why.contains("GiB")), "{bad}");
+        }
     }
 }

@@ -33,6 +33,8 @@ pub const LABEL_ENGINE: &str = "engine";
 
 /// The label that says which token of a draft is meant, from 0.
 pub const LABEL_POSITION: &str = "position";
+/// The label that names a tier beside the device: host or disk.
+pub const LABEL_TIER: &str = "tier";
 /// The label that says what came of something.
 pub const LABEL_OUTCOME: &str = "outcome";
 /// The label of every engine metric that names the service, as `namespace/name`: two services may
@@ -147,6 +149,25 @@ metrics! {
     KV_TRANSFER_DROPPED = counter(
         "troupe:kv_transfer_dropped_frames", "Frames of KV that were not taken: wrong, late or \
          sent twice");
+    KV_OFFLOAD_STORED = counter(
+        "troupe:kv_offload_stored_blocks", "KV blocks that came to a tier beside the device");
+    KV_OFFLOAD_LOADED = counter(
+        "troupe:kv_offload_loaded_blocks", "KV blocks that a tier was asked to give back to the \
+         device");
+    KV_OFFLOAD_DROPPED = counter(
+        "troupe:kv_offload_dropped_blocks", "KV blocks that left a tier, to the next one or for \
+         good");
+    KV_OFFLOAD_BLOCKS = gauge(
+        "troupe:kv_offload_blocks", "KV blocks in a tier, of the fullest KV group");
+    KV_OFFLOAD_USAGE_PERC = gauge(
+        "troupe:kv_offload_usage_perc", "Slots of a tier in use, 1 means all of them");
+    KV_OFFLOAD_LOADED_TOKENS = counter(
+        "troupe:kv_offload_loaded_tokens", "Prompt tokens whose KV came back from a tier");
+    KV_OFFLOAD_LOADED_BYTES = counter(
+        "troupe:kv_offload_loaded_bytes", "Bytes of KV that came back from a tier");
+    KV_OFFLOAD_LOAD_TIME = histogram(
+        "troupe:kv_offload_load_seconds", "From asking the tiers for a request's KV to having it, \
+         or to giving up", &REQUEST_SECONDS);
     RANK_BUSY = counter(
         "troupe:rank_busy_microseconds", "Time that a rank computed");
     RANK_IDLE = counter(

@@ -111,6 +111,8 @@ pub struct RankReport {
     pub replicated: Vec<String>,
     /// KV blocks that its memory has room for, one count per KV group.
     pub blocks: Vec<u32>,
+    /// Bytes of one KV block there, per KV group.
+    pub block_bytes: Vec<u64>,
     /// Backend and kernel path, for the execution fingerprint.
     pub kernel_path: String,
     /// What of the model's KV it holds.

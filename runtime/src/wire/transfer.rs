@@ -21,7 +21,13 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use super::{Message, bounded, generate::MAX_TOKENS, group::MAX_RANKS, kv::WireDtype};
+use super::{
+    Message, bounded,
+    generate::MAX_TOKENS,
+    group::MAX_RANKS,
+    kv::WireDtype,
+    tier::{self, LoadOrder, TierMove},
+};
 use crate::{
     error::PublicError,
     id::{BlockId, Coordinate, Digest, EndpointId, Epoch, RequestId, SequenceId, TransferId},
@@ -168,6 +174,10 @@ pub enum TransferOrder {
     Export(Box<ExportOrder>),
     /// Take blocks from elsewhere.
     Import(Box<ImportOrder>),
+    /// Take blocks from beside the device.
+    Load(Box<LoadOrder>),
+    /// Keep blocks beside the device, in this order.
+    Move(Vec<TierMove>),
     /// Send nothing more, take nothing more.
     Close(TransferId),
 }
@@ -393,13 +403,15 @@ impl TransferOrder {
                 bounded("blocks", &order.blocks, MAX_GROUPS)?;
                 order.blocks.iter().try_for_each(|blocks| bounded("blocks", blocks, MAX_TOKENS))
             }
+            Self::Load(order) => order.check(),
+            Self::Move(moves) => tier::check_moves(moves),
             Self::Close(_) => Ok(()),
         }
     }
 }
 
 /// Most KV groups of a model.
-const MAX_GROUPS: usize = 256;
+pub(super) const MAX_GROUPS: usize = 256;
 /// Most routes of one transfer: each rank of one side to each of the other, for some groups.
 const MAX_ROUTES: usize = 1 << 16;
 

@@ -6,7 +6,7 @@
 use super::{source::has_word, tree::File};
 
 /// Cores by other names; `*` stands for one file.
-const CORES: [&str; 57] = [
+const CORES: [&str; 59] = [
     "actors/src/controller/adopt.rs",
     "actors/src/controller/autoscale.rs",
     "actors/src/controller/declared.rs",
@@ -38,12 +38,14 @@ const CORES: [&str; 57] = [
     "actors/src/leader/engine.rs",
     "actors/src/leader/fetch.rs",
     "actors/src/leader/ledger.rs",
+    "actors/src/leader/load.rs",
     "actors/src/leader/prefill.rs",
     "actors/src/leader/rooted.rs",
     "actors/src/leader/transfers.rs",
     "actors/src/scheduler/*.rs",
     "actors/src/worker/mirror.rs",
     "actors/src/worker/reasoning.rs",
+    "actors/src/worker/tier/load.rs",
     "actors/src/worker/transfer/export.rs",
     "actors/src/worker/transfer/import.rs",
     "gateway/src/flow/drain.rs",

@@ -24,6 +24,7 @@ fn report(stage: u32, blocks: u32) -> RankReport {
         weight_bytes_replicated: 0,
         replicated: vec![],
         blocks: vec![blocks],
+        block_bytes: vec![1],
         kernel_path: String::new(),
         kv: vec![],
     }

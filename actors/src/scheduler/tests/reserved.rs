@@ -1,8 +1,9 @@
 //! Sequences whose blocks another group fills: what is reserved, for whom, and what becomes of it.
 
-use troupe_runtime::wire::transfer::Run;
+use troupe_runtime::{spec::service::Eviction, wire::transfer::Run};
 
 use super::*;
+use crate::kv::tiers::Tiers;
 
 #[test]
 fn what_is_missing_of_full_blocks_before_the_last_token_is_reserved() {
@@ -77,4 +78,42 @@ fn complete_all(scheduler: &mut Scheduler) {
     if let Some(plan) = scheduler.compose(Epoch::default()) {
         complete(scheduler, &plan);
     }
+}
+
+#[test]
+fn what_a_preempted_sequence_had_comes_back_from_the_tiers() {
+    let tiers = Tiers::new(1, (16, 0), Eviction::Lru);
+    let mut scheduler = scheduler(64, 1, 6).with_tiers(tiers);
+    let (old, young) = (scheduler.add(other(8, 1)), scheduler.add(other(8, 2)));
+    // One step at a time, so that nothing is in flight when blocks change hands.
+    let mut plan = compose(&mut scheduler);
+    while plan.preempted.is_empty() {
+        complete(&mut scheduler, &plan);
+        plan = compose(&mut scheduler);
+    }
+    assert_eq!(plan.preempted, [young]);
+    let mut kept: Vec<_> = scheduler.moves().iter().map(|step| step.key).collect();
+    // The old one takes what the young one had, until nothing of it is here.
+    while scheduler.sequence(old).is_some_and(|own| own.tokens().len() < 24) {
+        complete(&mut scheduler, &plan);
+        assert!(scheduler.reserve_kept(young).is_none(), "there is no room");
+        plan = compose(&mut scheduler);
+        kept.extend(scheduler.moves().iter().map(|step| step.key));
+        assert!(plan.resumed.is_empty());
+    }
+    complete(&mut scheduler, &plan);
+    scheduler.release(old);
+    let length = scheduler.sequence(young).map_or(0, |own| own.tokens().len()) as u32;
+    let Kept { reserved, places } = scheduler.reserve_kept(young).expect("it is kept");
+    let (run, end) = (reserved.wants[0], reserved.wants[0].end);
+    assert!(run.first == 0 && end >= 2, "{run:?}");
+    assert_eq!(places[0].len() as u32, run.len());
+    assert!(places[0].iter().all(|place| kept.contains(&place.key)), "ranks were told to");
+    scheduler.unpin(&places);
+    scheduler.loaded(young, end);
+    let plan = compose(&mut scheduler);
+    let span = plan.resumed[0].span;
+    assert_eq!((span.computed, span.count), (end * 4, length - end * 4), "and nothing twice");
+    assert!(plan.new.is_empty() && scheduler.tiers().is_some_and(|tiers| tiers.pinned() == 0));
+    complete(&mut scheduler, &plan);
 }

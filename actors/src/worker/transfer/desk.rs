@@ -24,6 +24,7 @@ use super::{
     export::{Export, Piece},
     import::{Import, Wrong},
 };
+use crate::worker::tier::{keeper::Keeper, shelf::Shelf};
 
 /// A rank's transfers.
 #[derive(Debug)]
@@ -35,6 +36,7 @@ pub struct Desk {
     imports: BTreeMap<TransferId, Taking>,
     /// What a step has found out that nobody was told yet.
     untold: Vec<TransferReport>,
+    keeper: Keeper,
     /// Bytes on their way into a line, to be used again.
     bytes: Vec<u8>,
 }
@@ -62,14 +64,35 @@ struct Taking {
 
 impl Desk {
     /// The desk of a rank that holds `shares`, in one incarnation of its group.
-    pub fn new(rank: Coordinate, epoch: Epoch, shares: Vec<KvShare>) -> Self {
-        let (exports, imports) = (BTreeMap::new(), BTreeMap::new());
-        Self { rank, epoch, shares, exports, imports, untold: Vec::new(), bytes: Vec::new() }
+    pub fn new(rank: Coordinate, epoch: Epoch, shares: Vec<KvShare>, shelf: Shelf) -> Self {
+        let keeper = Keeper::new(shares.iter().map(|share| share.group).collect(), shelf);
+        Self {
+            rank,
+            epoch,
+            shares,
+            exports: BTreeMap::new(),
+            imports: BTreeMap::new(),
+            untold: Vec::new(),
+            keeper,
+            bytes: Vec::new(),
+        }
     }
 
-    /// Begins or ends a transfer.
-    pub fn order(&mut self, order: RankOrder) -> Option<TransferReport> {
+    /// Begins or ends a transfer, or keeps blocks before it returns.
+    pub fn order(
+        &mut self,
+        order: RankOrder,
+        executor: &mut dyn Executor,
+    ) -> Option<TransferReport> {
         match order {
+            RankOrder::Load(order) => {
+                self.keeper.begin(&order);
+                None
+            }
+            RankOrder::Move(moves) => {
+                self.keeper.take(&moves, executor);
+                None
+            }
             RankOrder::Export(order, lines) => {
                 let transfer = order.transfer;
                 let export = Export::new(*order, self.rank, &self.shares);
@@ -88,6 +111,7 @@ impl Desk {
             }
             RankOrder::Close(transfer) => {
                 self.exports.remove(&transfer);
+                self.keeper.close(transfer);
                 let dropped = self.imports.remove(&transfer).map_or(0, |taking| taking.dropped);
                 Some(self.report(transfer, TransferState::Closed(dropped)))
             }
@@ -99,7 +123,9 @@ impl Desk {
         let sends =
             |sending: &Sending| !sending.over && sending.export.next(None, |_| true).is_some();
         let takes = |taking: &Taking| !taking.over || taking.told != taking.import.ready();
-        self.exports.values().any(sends) || self.imports.values().any(takes)
+        self.exports.values().any(sends)
+            || self.imports.values().any(takes)
+            || self.keeper.is_busy()
     }
 
     /// Before the layers of a step run: sequences that are sent have these blocks now.
@@ -150,6 +176,8 @@ impl Desk {
                 reports.push(report(*transfer, TransferState::Broken(why)));
             }
         }
+        let loads = self.keeper.poll(executor);
+        reports.extend(loads.into_iter().map(|(transfer, state)| report(transfer, state)));
         reports
     }
 

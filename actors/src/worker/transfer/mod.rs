@@ -17,7 +17,10 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use troupe_runtime::{
     id::{Coordinate, TransferId},
-    wire::transfer::{ExportOrder, ImportOrder, KvFrame},
+    wire::{
+        tier::{LoadOrder, TierMove},
+        transfer::{ExportOrder, ImportOrder, KvFrame},
+    },
 };
 
 /// A frame with its bytes.
@@ -39,7 +42,11 @@ pub enum RankOrder {
     Export(Box<ExportOrder>, Vec<(Coordinate, mpsc::Sender<Sealed>)>),
     /// Take.
     Import(Box<ImportOrder>, mpsc::Receiver<Incoming>),
-    /// Neither any more.
+    /// Take from its own tiers.
+    Load(Box<LoadOrder>),
+    /// Keep in its own tiers.
+    Move(Vec<TierMove>),
+    /// Send and take nothing more.
     Close(TransferId),
 }
 

@@ -18,7 +18,7 @@ use troupe_actors::{
     leader::{
         engine::{Engine, EngineEffect, EngineEvent},
         request::RequestKey,
-        settings::{EngineLimits, EngineSettings, steps_in_flight},
+        settings::{EngineLimits, EngineSettings, Offload, steps_in_flight},
     },
     scheduler::{Counters, NgramSettings, Policy},
     worker::{
@@ -34,6 +34,7 @@ use troupe_gpu::{
 use troupe_runtime::{
     id::{Coordinate, Digest, EndpointId, Epoch, GroupId},
     prefix::Parameters,
+    spec::service::Eviction,
     transport::bulk::{BulkSender, bulk_pair},
     wire::{
         generate::{Finish, FinishReason, Generate},
@@ -58,6 +59,9 @@ pub(super) struct Shape {
     pub(super) speculation: Option<NgramSettings>,
     pub(super) vocab_size: u32,
     pub(super) window: Option<u32>,
+    /// Slots beside the device, in memory and on the disk, where every rank is there to fill them.
+    pub(super) kept: (u32, u32),
+    pub(super) eviction: Eviction,
 }
 
 /// Something that can happen next.
@@ -342,6 +346,7 @@ pub(super) fn settings(shape: Shape) -> EngineSettings {
             policy: shape.policy,
             prefix_caching: shape.prefix_caching,
             kv_transfer_timeout: Duration::from_secs(2),
+            offload: Offload::default(),
             speculation: shape.speculation,
         },
         stages: shape.stages,

@@ -13,6 +13,7 @@ use troupe_actors::{
 };
 use troupe_runtime::{
     id::RequestId,
+    spec::service::Eviction,
     wire::generate::{Choice, Generate, SamplingOptions},
 };
 use uuid::Uuid;
@@ -136,6 +137,8 @@ fn shapes() -> impl Strategy<Value = Shape> {
             speculation,
             vocab_size,
             window,
+            kept: (0, 0),
+            eviction: Eviction::Lru,
         }
     })
 }
@@ -254,6 +257,8 @@ fn roomy(stages: u32) -> Shape {
         speculation: None,
         vocab_size: 50,
         window: None,
+        kept: (0, 0),
+        eviction: Eviction::Lru,
     }
 }
 

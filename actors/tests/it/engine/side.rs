@@ -6,21 +6,23 @@
 //! stages lag behind each other is not what is tested here ([`super::harness`] does that).
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
 use tokio::sync::mpsc;
 use troupe_actors::{
+    kv::{findable::Change, pool::BlockKey},
     leader::{
-        engine::{Engine, EngineEffect, EngineEvent},
-        settings::steps_in_flight,
+        engine::{Engine, EngineEffect, EngineEvent, Observation},
+        settings::{Offload, steps_in_flight},
         transfers::{TransferEffect, TransferEvent, TransferSetup},
     },
     worker::{
         fake::{FakeExecutor, FakeModel},
         mirror::Mirror,
+        tier::{disk::Disk, shelf::Shelf},
         transfer::{Incoming, LINE_FRAMES, RankOrder, Sealed, desk::Desk},
     },
 };
@@ -40,6 +42,7 @@ use troupe_runtime::{
 use super::{
     books::Books,
     harness::{Shape, endpoint, settings},
+    properties::Dice,
 };
 
 /// One rank of several that never waits for the others: they are called one after the other.
@@ -111,6 +114,13 @@ pub(super) struct Side {
     /// Tokens that came from elsewhere, and those that were asked for.
     pub(super) fetched: (u64, u64),
     pub(super) fetches: u64,
+    /// Tokens that came from its tiers, and those that were to come.
+    pub(super) loaded: (u64, u64),
+    /// In how many of a hundred cases a rank does not keep what it is to keep.
+    pub(super) forgetful: usize,
+    dice: Dice,
+    /// Blocks that the engine has said can be found.
+    cached: BTreeSet<BlockKey>,
 }
 
 /// Something that can happen next.
@@ -141,7 +151,8 @@ impl Side {
     /// stages.
     pub(super) fn new(shape: Shape, tensor: u32, number: u64) -> Self {
         let own = endpoint_of(number);
-        let rank = |stage: u32, tp: u32| {
+        let mut block_bytes = 0;
+        let mut rank = |stage: u32, tp: u32| {
             let model = FakeModel {
                 stages: shape.stages,
                 vocab_size: shape.vocab_size,
@@ -155,7 +166,14 @@ impl Side {
             let others = Box::new(OneOf(tp as usize, tensor as usize));
             let mut executor = FakeExecutor::new(at, model, others);
             executor.allocate_kv(&[shape.blocks]).unwrap();
-            let desk = Desk::new(at, own.epoch, executor.memory().kv);
+            let memory = executor.memory();
+            block_bytes += memory.block_bytes[0];
+            let disk = (shape.kept.1 > 0).then(|| {
+                // The file has no name any more when the folder goes.
+                let folder = tempfile::tempdir().unwrap();
+                Disk::open_here(folder.path(), at, memory.block_bytes).unwrap()
+            });
+            let desk = Desk::new(at, own.epoch, memory.kv, Shelf::new(disk));
             let mirror = Mirror::new(own.epoch, shape.block_size);
             Rank { at, mirror, executor, desk, commands: VecDeque::new() }
         };
@@ -168,10 +186,19 @@ impl Side {
             address: number.to_string(),
             shares: rank.executor.memory().kv,
         };
-        let setup =
-            TransferSetup { secret: [number as u8; 32], ranks: ranks.iter().map(place).collect() };
+        let setup = TransferSetup {
+            secret: [number as u8; 32],
+            ranks: ranks.iter().map(place).collect(),
+            block_bytes,
+        };
         let mut settings = settings(shape);
         settings.endpoint = own;
+        let (host, disk) = shape.kept;
+        settings.limits.offload = Offload {
+            host_bytes: block_bytes * u64::from(host),
+            disk_bytes: block_bytes * u64::from(disk),
+            eviction: shape.eviction,
+        };
         Self {
             shape,
             books: Books::new(shape.vocab_size, shape.window),
@@ -184,6 +211,10 @@ impl Side {
             said: VecDeque::new(),
             fetched: (0, 0),
             fetches: 0,
+            loaded: (0, 0),
+            forgetful: 0,
+            dice: Dice(number),
+            cached: BTreeSet::new(),
         }
     }
 
@@ -204,21 +235,34 @@ impl Side {
                 EngineEffect::Close(key) => self.books.closed(key),
                 EngineEffect::Transfer(effect) => self.act(effect),
                 EngineEffect::Observe(observation) => self.observe(&observation),
-                EngineEffect::Cached(_) => {}
+                EngineEffect::Cached(changes) => self.changed(changes),
                 EngineEffect::Broken(why) => panic!("{why}"),
             }
+        }
+        if self.shape.prefix_caching {
+            let cached = self.engine.cached_blocks().into_iter().collect();
+            assert_eq!(self.cached, cached, "what was told is what is there");
         }
         self.engine.check_integrity().unwrap();
         let most = steps_in_flight(self.shape.stages) as usize;
         assert!(self.engine.steps_in_flight() <= most);
     }
 
-    fn observe(&mut self, observation: &troupe_actors::leader::engine::Observation) {
-        use troupe_actors::leader::engine::Observation;
-        if let Observation::Fetched { tokens, of, .. } = observation {
-            self.fetched.0 += u64::from(*tokens);
-            self.fetched.1 += u64::from(*of);
-            self.fetches += 1;
+    fn changed(&mut self, changes: Vec<Change>) {
+        for change in changes {
+            match change {
+                Change::Stored { key, .. } => self.cached.insert(key),
+                Change::Removed(key) => self.cached.remove(&key),
+            };
+        }
+    }
+
+    fn observe(&mut self, observation: &Observation) {
+        if let Observation::Fetched { from_tiers, tokens, of, .. } = observation {
+            let sum = if *from_tiers { &mut self.loaded } else { &mut self.fetched };
+            sum.0 += u64::from(*tokens);
+            sum.1 += u64::from(*of);
+            self.fetches += u64::from(!from_tiers);
         }
     }
 
@@ -240,7 +284,7 @@ impl Side {
             let order = match order {
                 TransferOrder::Export(order) => {
                     let own = order.routes.iter().filter(|route| route.from == rank.at);
-                    let to: std::collections::BTreeSet<_> = own.map(|route| route.to).collect();
+                    let to: BTreeSet<_> = own.map(|route| route.to).collect();
                     let lines = to.into_iter().map(|to| {
                         let (sender, queue) = mpsc::channel(LINE_FRAMES);
                         self.lines.push((order.transfer, to, queue));
@@ -252,6 +296,12 @@ impl Side {
                     let (sender, inbox) = mpsc::channel(LINE_FRAMES);
                     self.inboxes.insert((order.transfer, rank.at), sender);
                     RankOrder::Import(order.clone(), inbox)
+                }
+                TransferOrder::Load(order) => RankOrder::Load(order.clone()),
+                TransferOrder::Move(moves) => {
+                    let mut moves = moves.clone();
+                    moves.retain(|_| self.dice.roll(100) >= self.forgetful);
+                    RankOrder::Move(moves)
                 }
                 TransferOrder::Close(transfer) => RankOrder::Close(*transfer),
             };
@@ -291,7 +341,7 @@ impl Side {
                 let Some(Command::Order(order)) = rank.commands.pop_front() else {
                     panic!("an order was next")
                 };
-                self.reports.extend(rank.desk.order(order));
+                self.reports.extend(rank.desk.order(order, &mut rank.executor));
             }
             Turn::Poll(at) => self.poll(at),
             Turn::Result => {

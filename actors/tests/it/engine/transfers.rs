@@ -12,6 +12,7 @@ use troupe_actors::{
 };
 use troupe_runtime::{
     id::{Coordinate, EndpointId, RequestId, TransferId},
+    spec::service::Eviction,
     wire::{
         generate::{Choice, Generate, KvSource, SamplingOptions},
         transfer::{Prefill, PrefillDown},
@@ -62,7 +63,7 @@ struct World {
     prefill_tensor: u32,
 }
 
-fn shape(stages: u32, blocks: u32) -> Shape {
+pub(super) fn shape(stages: u32, blocks: u32) -> Shape {
     Shape {
         stages,
         budget: 12,
@@ -75,6 +76,8 @@ fn shape(stages: u32, blocks: u32) -> Shape {
         speculation: None,
         vocab_size: 50,
         window: None,
+        kept: (0, 0),
+        eviction: Eviction::Lru,
     }
 }
 
@@ -446,6 +449,15 @@ fn windows_of_layers_need_not_travel_whole() {
     let faults = Faults { lost: 1, repeated: 2, spoiled: 1, canceled: 10, ..Faults::default() };
     let (came, wanted) = seeds(4000, 200, faults, |shape| shape.window = Some(9));
     assert!(came > wanted / 10, "{came} of {wanted} tokens came");
+}
+
+#[test]
+fn tiers_on_both_sides_change_no_token() {
+    let faults = Faults { lost: 1, repeated: 2, spoiled: 1, canceled: 20, ..Faults::default() };
+    let tiers = |shape: &mut Shape| (shape.blocks, shape.kept) = (24, (20, 8));
+    let (came, _) = seeds(7000, 200, faults, tiers);
+    assert!(came > 0);
+    seeds(7200, 100, Faults { cached: true, dies: true, ..faults }, tiers);
 }
 
 /// Some requests of some hundred events each end long before.

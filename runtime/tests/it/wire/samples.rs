@@ -35,6 +35,7 @@ use troupe_runtime::{
             BlockCopy, BlockSwap, NewSequence, Outcome, ResumedSequence, RunningSequence,
             SampledTokens, SequenceResult, Span, StepKind, StepPlan, StepResult,
         },
+        tier::{LoadOrder, Tier, TierFrom, TierMove, TierPlace},
         transfer::{
             ExportOrder, ImportOrder, Imported, KvForm, KvFrame, KvOpen, KvRoute, KvShare, Prefill,
             PrefillDown, PrefillUp, RankPlace, Run, TransferOrder, TransferReport, TransferState,
@@ -231,6 +232,7 @@ fn report() -> RankReport {
         weight_bytes_replicated: 10,
         replicated: vec!["model.norm.weight".into()],
         blocks: vec![64],
+        block_bytes: vec![4096],
         kernel_path: "cpu/avx512".into(),
         kv: vec![share()],
     }
@@ -285,7 +287,7 @@ fn kv_open() -> KvOpen {
     KvOpen { epoch: epoch(), transfer: TransferId(77), from: rank(), to: rank() }
 }
 
-fn orders() -> [TransferOrder; 3] {
+fn orders() -> [TransferOrder; 5] {
     let route = KvRoute {
         from: rank(),
         to: rank(),
@@ -310,9 +312,20 @@ fn orders() -> [TransferOrder; 3] {
             transfer,
             request,
             first: 1,
-            wants,
+            wants: wants.clone(),
             blocks: vec![vec![BlockId(9)]],
         })),
+        TransferOrder::Load(Box::new(LoadOrder {
+            transfer,
+            first: 1,
+            wants,
+            blocks: vec![vec![BlockId(9)]],
+            places: vec![vec![TierPlace { tier: Tier::Disk, slot: 3, key: 11 }]],
+        })),
+        TransferOrder::Move(vec![
+            TierMove { group: 0, key: 11, from: TierFrom::Host(2), slot: 3 },
+            TierMove { group: 0, key: 12, from: TierFrom::Device(BlockId(9)), slot: 2 },
+        ]),
         TransferOrder::Close(transfer),
     ]
 }
@@ -448,7 +461,7 @@ pub(super) fn samples() -> Vec<Sample> {
         next_token: Latencies::default(),
         fetch_rate: 7,
     };
-    let [export, import, close] = orders();
+    let [export, import, back, moves, close] = orders();
     let header =
         TensorHeader { step: StepId(12), index: 1, rows: 3, columns: 8, dtype: WireDtype::Bf16 };
     let launch = MemberLaunch {
@@ -491,6 +504,8 @@ pub(super) fn samples() -> Vec<Sample> {
         sample(MemberDown::Drain),
         sample(MemberDown::Transfer(export)),
         sample(MemberDown::Transfer(import)),
+        sample(MemberDown::Transfer(back)),
+        sample(MemberDown::Transfer(moves)),
         sample(MemberDown::Transfer(close)),
         sample(PrefillUp::Start(Box::new(prefill()))),
         sample(PrefillDown::Refused(error())),

@@ -1,0 +1,134 @@
+//! Whole KV blocks as they lie in a pool: what a block becomes when it leaves the device for the
+//! host, to come back to the same pool. One run of memory for each layer, padding included.
+
+use std::ops::Range;
+
+use troupe_runtime::id::BlockId;
+
+use crate::{
+    error::DeviceError,
+    kv::pool::{KvData, KvPool},
+};
+
+impl KvPool {
+    /// Puts all of a block into `bytes`, cleared first: [`KvPool::block_bytes`] of them.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if there is no such block.
+    pub fn save(&self, block: BlockId, bytes: &mut Vec<u8>) -> Result<(), DeviceError> {
+        self.check_block(block)?;
+        let size = Self::block_bytes(self.spec()) as usize;
+        // What is there is overwritten: only what is new need be cleared.
+        bytes.resize(size, 0);
+        let layers = bytes.chunks_exact_mut((size / self.spec().layers.max(1)).max(1));
+        for (layer, bytes) in layers.enumerate() {
+            let own = self.layer(layer, block);
+            match &self.data {
+                KvData::Bf16(data) | KvData::F16(data) => {
+                    let to = bytes.as_chunks_mut::<2>().0.iter_mut();
+                    to.zip(&data[own]).for_each(|(to, from)| *to = from.to_le_bytes());
+                }
+                KvData::F32(data) => {
+                    let to = bytes.as_chunks_mut::<4>().0.iter_mut();
+                    to.zip(&data[own]).for_each(|(to, from)| *to = from.to_le_bytes());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills a block with what [`KvPool::save`] gave, to the bit.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if there is no such block or the size is wrong; nothing is changed
+    /// then.
+    pub fn restore(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.check_block(block)?;
+        let size = Self::block_bytes(self.spec()) as usize;
+        if bytes.len() != size {
+            let found = bytes.len();
+            let why = format!("{found} bytes of a KV block where {size} were to come");
+            return Err(DeviceError::Contract(why));
+        }
+        let layers = bytes.chunks_exact((size / self.spec().layers.max(1)).max(1));
+        for (layer, bytes) in layers.enumerate() {
+            let own = self.layer(layer, block);
+            match &mut self.data {
+                KvData::Bf16(data) | KvData::F16(data) => {
+                    let from = bytes.as_chunks::<2>().0.iter();
+                    data[own].iter_mut().zip(from).for_each(|(to, from)| {
+                        *to = u16::from_le_bytes(*from);
+                    });
+                }
+                KvData::F32(data) => {
+                    let from = bytes.as_chunks::<4>().0.iter();
+                    data[own].iter_mut().zip(from).for_each(|(to, from)| {
+                        *to = f32::from_le_bytes(*from);
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_block(&self, block: BlockId) -> Result<(), DeviceError> {
+        match (block.0 as usize) < self.blocks() {
+            true => Ok(()),
+            false => {
+                let why = format!("no KV block {block} among {}", self.blocks());
+                Err(DeviceError::Contract(why))
+            }
+        }
+    }
+
+    /// Where one layer of a block is, in elements.
+    fn layer(&self, layer: usize, block: BlockId) -> Range<usize> {
+        let first = self.layout.head(layer, block.0 as usize, 0);
+        first..first + self.layout.heads * self.layout.head_stride
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        dtype::Dtype,
+        kv::pool::KvSlot,
+        shape::{AttentionMask, KvKind, KvSpec},
+    };
+
+    #[test]
+    fn a_block_comes_back_to_the_bit_wherever_it_is_put() {
+        for dtype in [Dtype::Bf16, Dtype::F16, Dtype::F32] {
+            let spec = KvSpec {
+                layers: 3,
+                kind: KvKind::Heads { kv_heads: 2, head_dim: 5 },
+                block_size: 8,
+                dtype,
+                mask: AttentionMask::Causal,
+            };
+            let mut pool = KvPool::new(&spec, 4).unwrap();
+            let slot =
+                |block, n: usize| KvSlot { layer: n % 3, block, head: n / 3 % 2, position: n / 6 };
+            for n in 0..48 {
+                let key = [n as f32, 0.5, -1.0, 2.0, 3.0];
+                pool.write(slot(1, n), &key, &key.map(|x| -x)).unwrap();
+            }
+            let mut bytes = vec![7; 3];
+            pool.save(BlockId(1), &mut bytes).unwrap();
+            assert_eq!(bytes.len() as u64, KvPool::block_bytes(&spec));
+            pool.restore(BlockId(3), &bytes).unwrap();
+            for n in 0..48 {
+                assert_eq!(pool.key(slot(3, n), 0), n as f32);
+                assert_eq!(pool.value(slot(3, n), 4), -3.0);
+                assert_eq!(pool.key(slot(2, n), 1), 0.0, "its neighbor is as it was");
+            }
+            let mut again = Vec::new();
+            pool.save(BlockId(3), &mut again).unwrap();
+            assert_eq!(bytes, again);
+            assert!(pool.restore(BlockId(3), &bytes[1..]).is_err());
+            assert!(pool.restore(BlockId(4), &bytes).is_err());
+            assert!(pool.save(BlockId(4), &mut again).is_err());
+        }
+    }
+}
