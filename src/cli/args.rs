@@ -188,8 +188,8 @@ pub(crate) struct HttpArgs {
     /// service does not say it [default: llm-d's default profile].
     #[arg(long, value_name = "FILE", value_parser = picker)]
     endpoint_picker_config: Option<PickerConfig>,
-    /// Port where proxies that speak Envoy's ext_proc ask who answers a request: the Endpoint Picker
-    /// Protocol, without TLS [default: none].
+    /// Port where proxies that speak Envoy's ext_proc ask who answers a request, by the Endpoint
+    /// Picker Protocol and without TLS [default: none].
     #[arg(long, value_name = "PORT")]
     grpc_port: Option<u16>,
     /// Whether KV blocks that another endpoint has cached are fetched from it where that is sooner

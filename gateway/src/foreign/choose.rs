@@ -22,8 +22,8 @@ pub(crate) const BYTES_PER_TOKEN: usize = 4;
 // === impl Upstreams ===
 
 impl Upstreams {
-    /// Who answers, of those that were not tried, and why. One that keeps failing is only taken if there is
-    /// nobody else.
+    /// Who answers, of those that were not tried, and why. One that keeps failing is only taken if
+    /// there is nobody else.
     pub(crate) fn choose(
         &self,
         query: &Query<'_>,
