@@ -121,6 +121,11 @@ impl Troupe {
             .collect()
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The process ids of the members that it runs as processes.
     pub(crate) fn members(&self) -> Vec<u32> {
         let processes = fs::read_dir("/proc").expect("processes are listed");
