@@ -58,6 +58,9 @@ pub struct GatewayConfig {
     pub peer_fetch: bool,
     /// Whether a stream whose endpoint is lost goes on at another one.
     pub resume: Resume,
+    /// After which a request whose endpoint has said nothing is sent to a second one as well, once;
+    /// never if not given.
+    pub hedge_after: Option<Duration>,
     /// Where what is known of the cluster is kept for a start without the store; nowhere if not
     /// given.
     pub data_dir: Option<PathBuf>,
@@ -129,6 +132,7 @@ impl GatewayConfig {
             picker_listen: None,
             peer_fetch: true,
             resume: Resume::Any,
+            hedge_after: None,
             data_dir: None,
             tokenizers: std::thread::available_parallelism().map_or(1, usize::from),
             hub: HubCache::at(".cache/huggingface/hub"),

@@ -50,9 +50,14 @@ pub(crate) struct Series {
     rejections: Counter,
     resumed_exactly: Counter,
     resumed_approximately: Counter,
+    /// Won by the first attempt, and by the second.
+    hedged: [Counter; 2],
     /// In the order of [`FINISHED_REASONS`].
     finished: Vec<Counter>,
 }
+
+/// Who was first to speak where a request was sent to two.
+const HEDGES_WON: [&str; 2] = ["first", "second"];
 
 // === impl Metrics ===
 
@@ -133,6 +138,7 @@ impl Series {
             rejections: all.counter(names::ADMISSION_REJECTIONS, &rejections),
             resumed_exactly: resumed(Fidelity::Exact),
             resumed_approximately: resumed(Fidelity::Approximate),
+            hedged: HEDGES_WON.map(|by| all.counter(names::GATEWAY_HEDGES, &with("won", by))),
             finished: FINISHED_REASONS.iter().map(finished).collect(),
         }
     }
@@ -143,6 +149,12 @@ impl Series {
             Fidelity::Exact => self.resumed_exactly.inc(),
             Fidelity::Approximate => self.resumed_approximately.inc(),
         };
+    }
+
+    /// One request was sent to a second endpoint, and one of the two was first to speak.
+    pub(crate) fn hedged(&self, by: &str) {
+        let won = HEDGES_WON.iter().zip(&self.hedged).find(|(name, _)| **name == by);
+        won.into_iter().for_each(|(_, counter)| _ = counter.inc());
     }
 
     /// One request was refused for want of room at this gateway.

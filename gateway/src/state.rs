@@ -188,7 +188,8 @@ impl Gateway {
         )
         .counting(output);
         let (directory, holding) = (Arc::clone(&self.directory), Arc::clone(&self.holding));
-        let places = Places { directory, holding, resume: self.config.resume };
+        let (resume, hedge_after) = (self.config.resume, self.config.hedge_after);
+        let places = Places { directory, holding, resume, hedge_after };
         Box::pin(execute(places, Arc::clone(request), prompt, meter))
     }
 }

@@ -201,6 +201,10 @@ pub(crate) struct HttpArgs {
     /// or off (it ends with an error).
     #[arg(long, value_name = "WHERE", default_value = "any")]
     resume: Resume,
+    /// Milliseconds after which a request whose endpoint has said nothing is sent to a second one as
+    /// well, once; whoever speaks first answers [default: never].
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
+    hedge_after_ms: Option<u32>,
     /// How models write tool calls: auto (as their chat templates show), none, hermes, llama3_json,
     /// mistral, pythonic or qwen3_coder.
     #[arg(long, value_name = "NAME", default_value = "auto")]
@@ -230,6 +234,7 @@ impl HttpArgs {
             grpc_port: None,
             kv_peer_fetch: None,
             resume: Resume::Any,
+            hedge_after_ms: None,
             tool_call_parser: ParserChoice::Auto,
             reasoning_parser: ParserChoice::Auto,
             enable_auto_tool_choice: false,
@@ -259,6 +264,7 @@ impl HttpArgs {
         config.picker_listen = self.grpc_port.map(|port| (self.host, port).into());
         config.peer_fetch = self.kv_peer_fetch.unwrap_or(config.peer_fetch);
         config.resume = self.resume;
+        config.hedge_after = self.hedge_after_ms.map(|ms| Duration::from_millis(ms.into()));
         config.max_logprobs = u32::try_from(self.max_logprobs).ok();
         config.tool_call_parser = self.tool_call_parser;
         config.reasoning_parser = self.reasoning_parser;

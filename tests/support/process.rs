@@ -130,7 +130,7 @@ impl Troupe {
     pub(crate) fn members(&self) -> Vec<u32> {
         let processes = fs::read_dir("/proc").expect("processes are listed");
         let ids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        ids.filter(|id| parent(*id) == Some(self.child.id())).collect()
+        ids.filter(|id| parent(*id) == Some(self.id())).collect()
     }
 
     /// Ends it, and only it, as a power cut would.

@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use futures_util::{Stream, stream};
@@ -15,11 +16,14 @@ use tracing::Instrument;
 use troupe_runtime::{
     error::{ErrorKind, PublicError, chain},
     id::EndpointId,
+    transport::LinkError,
     wire::{
         generate::{Generate, GenerateDown, KvSource},
         status::{EndpointInfo, Fingerprint},
     },
 };
+
+mod hedge;
 
 use super::stream::{Decode, Delta, Effects, Event, StreamCore, Then};
 use crate::{
@@ -48,6 +52,8 @@ pub(crate) struct Places {
     pub(crate) holding: Arc<Holding>,
     /// Who may go on with what another began.
     pub(crate) resume: Resume,
+    /// After which an attempt that has said nothing gets company; never if not given.
+    pub(crate) hedge_after: Option<Duration>,
 }
 
 /// One prompt on its way.
@@ -60,6 +66,11 @@ struct Execution {
     core: StreamCore<Decoder>,
     chosen: Option<Placed>,
     attempt: Option<Attempt>,
+    /// When it was opened.
+    opened: Instant,
+    second: Option<hedge::Second>,
+    /// Whether there was a second one.
+    hedged: bool,
     /// The endpoint that sent it elsewhere, and has what it has computed.
     left: Option<Arc<Endpoint>>,
     ready: VecDeque<Delta>,
@@ -88,6 +99,9 @@ pub(crate) fn execute(
         core,
         chosen,
         attempt,
+        opened: Instant::now(),
+        second: None,
+        hedged: false,
         left,
         ready,
         then,
@@ -194,11 +208,12 @@ impl Execution {
     }
 
     async fn read(&mut self) -> Event {
+        let heard = self.hear().await;
         let Some(attempt) = &mut self.attempt else {
             return Event::Broken("there is no attempt".into());
         };
-        match tokio::time::timeout_at(self.core.deadline(), attempt.next()).await {
-            Ok(Ok(down)) => {
+        match heard {
+            Some(Ok(down)) => {
                 match &down {
                     GenerateDown::Failed(error) if error.kind == ErrorKind::Internal => {
                         attempt.note(Fate::Broke);
@@ -209,11 +224,11 @@ impl Execution {
                 }
                 Event::Down(down)
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 attempt.note(Fate::Broke);
                 Event::Broken(chain(&error))
             }
-            Err(_) => {
+            None => {
                 attempt.note(Fate::Late);
                 Event::Tick
             }
@@ -278,6 +293,16 @@ impl Execution {
         let Some(placed) = self.chosen.take() else {
             return Event::Broken("no endpoint was chosen".into());
         };
+        match self.attempt_at(&placed).await {
+            Ok(attempt) => {
+                (self.attempt, self.opened) = (Some(attempt), Instant::now());
+                Event::Opened
+            }
+            Err(error) => Event::Broken(chain(&error)),
+        }
+    }
+
+    async fn attempt_at(&mut self, placed: &Placed) -> Result<Attempt, LinkError> {
         // Who was waited for may name blocks as nobody did before.
         self.hash().await;
         let directory = &self.places.directory;
@@ -298,17 +323,9 @@ impl Execution {
         let generate = self.generate(&endpoint.info, named, source);
         let max_tokens = self.prompt.options.max_tokens;
         let choices = self.request.n;
-        let underway = Underway::begin(directory, &placed, choices, max_tokens, Instant::now());
-        match Attempt::open(endpoint, generate, underway).await {
-            Ok(attempt) => {
-                self.attempt = Some(attempt);
-                Event::Opened
-            }
-            Err(error) => {
-                endpoint.broke(directory.now());
-                Event::Broken(chain(&error))
-            }
-        }
+        let underway = Underway::begin(directory, placed, choices, max_tokens, Instant::now());
+        let opened = Attempt::open(endpoint, generate, underway).await;
+        opened.inspect_err(|_| endpoint.broke(directory.now()))
     }
 
     /// Tokens whose KV an endpoint has that told all of these.

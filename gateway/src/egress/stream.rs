@@ -93,6 +93,8 @@ pub(crate) enum Event {
     Placed(EndpointId, Fingerprint),
     /// The endpoint was handed the request.
     Opened,
+    /// It goes on with this endpoint, which executes like this and was handed the same attempt.
+    Instead(EndpointId, Fingerprint),
     /// No endpoint is left that could take it.
     Nowhere(PublicError),
     /// Nor is there one to wait for, or none came.
@@ -231,6 +233,11 @@ impl<D: Decode> StreamCore<D> {
                 (self.endpoint, self.fingerprint) = (Some(endpoint), Some(fingerprint));
                 Effects::then(Then::Open)
             }
+            Event::Instead(endpoint, fingerprint) => {
+                self.tried.extend(self.endpoint.take());
+                (self.endpoint, self.fingerprint) = (Some(endpoint), Some(fingerprint));
+                Effects::default()
+            }
             Event::Nowhere(error) => {
                 let error = self.last_refusal.take().unwrap_or(error);
                 // Where all are full, waiting for another one would only make the queue longer.
@@ -270,7 +277,12 @@ impl<D: Decode> StreamCore<D> {
 
     /// Whether another endpoint may take it, as far as was told to the client.
     fn may_go_on(&self) -> bool {
-        self.options.resumable || self.choices.iter().all(|choice| !choice.begun)
+        self.options.resumable || self.is_untold()
+    }
+
+    /// Whether nothing was told to the client.
+    pub(crate) fn is_untold(&self) -> bool {
+        self.choices.iter().all(|choice| !choice.begun)
     }
 
     /// The next attempt. No endpoint is tried twice, so there are not more than endpoints.

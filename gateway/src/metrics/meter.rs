@@ -47,6 +47,11 @@ impl Meter {
         self
     }
 
+    /// It was sent to a second endpoint, and one of the two was first to speak.
+    pub(crate) fn hedged(&self, by: &str) {
+        self.series.hedged(by);
+    }
+
     /// A part of an output came.
     pub(crate) fn delta(&mut self, now: Instant, delta: &Delta) {
         if let Some(fidelity) = delta.resumed {

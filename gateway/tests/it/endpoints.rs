@@ -1,6 +1,6 @@
 //! What happens when leaders refuse, fail, break the protocol or go away.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
 use tokio::sync::Notify;
@@ -149,6 +149,56 @@ async fn who_goes_away_is_asked_for_what_it_has_computed() {
     assert_eq!(stage.leaders[1].started().await.kv_source, None, "who failed is not asked");
 }
 
+/// Asks two leaders, of whom the first says nothing until the second has begun, and then this.
+async fn hedged(then: fn(&[Act]) -> Vec<Act>, second: Script) -> (Stage, Reply) {
+    let go = Arc::new(Notify::new());
+    let waits = Arc::clone(&go);
+    let first: Script = Arc::new(move |generate| {
+        let mut acts = vec![Act::Wait(Arc::clone(&waits))];
+        acts.extend(then(&speak(generate, 0, &[70, 71, 72, 73, 74, 75, 76, 77])));
+        acts
+    });
+    let stage = stage_with(vec![first, second], |config| {
+        config.hedge_after = Some(Duration::from_millis(5));
+    })
+    .await;
+    let mut body = request();
+    body["return_token_ids"] = true.into();
+    let begun = async {
+        let (first, second) = (stage.leaders[0].started().await, stage.leaders[1].started().await);
+        assert_eq!((first.request, first.attempt), (second.request, second.attempt));
+        go.notify_one();
+    };
+    let (reply, ()) = tokio::join!(stage.post(PATH, body), begun);
+    (stage, reply)
+}
+
+#[tokio::test]
+async fn who_says_nothing_gets_company_and_who_speaks_first_answers() {
+    let tokens = |from: u64| json!((from..from + 8).collect::<Vec<_>>());
+    let counted = |won: &str| {
+        format!("troupe:gateway_hedges_total{{model_name=\"tiny\",engine=\"0\",won=\"{won}\"}} 1")
+    };
+    // The second never speaks.
+    let silent: Script = Arc::new(|_| Vec::new());
+    let (stage, reply) = hedged(<[Act]>::to_vec, silent).await;
+    assert_eq!(reply.ok()["choices"][0]["token_ids"], tokens(70));
+    assert_eq!(stage.leaders[1].saw_end().await, Seen::Aborted);
+    stage.until(|text| text.contains(&counted("first"))).await;
+    // The first speaks only of its failure, breaks, or never.
+    let speaks: Script = Arc::new(|generate| speak(generate, 0, &[60, 61, 62, 63, 64, 65, 66, 67]));
+    let never: Ends = |_| Vec::new();
+    for ends in [ENDS[0].0, ENDS[1].0, ENDS[2].0, moves, never] {
+        let (stage, reply) = hedged(ends, Arc::clone(&speaks)).await;
+        assert_eq!(reply.ok()["choices"][0]["token_ids"], tokens(60));
+        stage.until(|text| text.contains(&counted("second"))).await;
+    }
+    // The second fails while the first still thinks.
+    let fails: Script = Arc::new(|_| vec![Act::Reset]);
+    let (_, reply) = hedged(<[Act]>::to_vec, fails).await;
+    assert_eq!(reply.ok()["choices"][0]["token_ids"], tokens(70));
+}
+
 #[tokio::test]
 async fn who_does_not_want_that_is_told_at_once() {
     for ((ends, status), stream) in ENDS.into_iter().flat_map(|row| [(row, false), (row, true)]) {
@@ -207,7 +257,7 @@ async fn load_decides_who_is_asked() {
 #[tokio::test]
 async fn a_request_has_only_so_much_time() {
     let stage = stage_with(vec![Arc::new(|_| vec![])], |config| {
-        config.request_timeout = std::time::Duration::from_millis(300);
+        config.request_timeout = Duration::from_millis(300);
     })
     .await;
     let (status, ..) = stage.post(PATH, request()).await.error();
