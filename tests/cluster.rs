@@ -44,6 +44,8 @@ mod invariance;
 mod join;
 #[path = "support/joining.rs"]
 mod joining;
+#[path = "cluster/kept.rs"]
+mod kept;
 #[path = "cluster/metrics.rs"]
 mod metrics;
 #[path = "support/hosts.rs"]

@@ -5,7 +5,7 @@
 //! is told when the body is whole. What was counted at the endpoint stays counted until the proxy
 //! is through with the answer, or goes away.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
 use axum::{Router, body::Body, response::Response};
 use bytes::Bytes;
@@ -131,7 +131,7 @@ impl Conversation {
             // Before it has this the proxy sends no body.
             self.say(words::go_on(Told::RequestHeaders)).await?;
         }
-        let (sender, receiver) = mpsc::channel::<Result<Bytes, std::convert::Infallible>>(PARTS);
+        let (sender, receiver) = mpsc::channel::<Result<Bytes, Infallible>>(PARTS);
         let body = match with_body {
             true => Body::from_stream(stream::unfold(receiver, |mut receiver| async {
                 receiver.recv().await.map(|part| (part, receiver))
@@ -143,9 +143,11 @@ impl Conversation {
         let handled = through(router, &gateway, request);
         tokio::pin!(handled);
         let mut sender = with_body.then_some(sender);
-        let (mut response, mut trailers) = (None, false);
+        let (mut part, mut response, mut trailers) = (None, None, false);
         while response.is_none() || sender.is_some() {
             tokio::select! {
+                // First, or parts would pile up that only the handler can take.
+                biased;
                 done = &mut handled, if response.is_none() => {
                     let refused = done.extensions().get::<Pick>().is_none();
                     response = Some(done);
@@ -153,15 +155,12 @@ impl Conversation {
                         break;
                     }
                 }
-                said = self.next(inbox), if sender.is_some() => {
+                ends = hand_over(&sender, &mut part), if part.is_some() => {
+                    sender = sender.filter(|_| !ends);
+                }
+                said = self.next(inbox), if sender.is_some() && part.is_none() => {
                     match said?.and_then(|said| said.request) {
-                        Some(Said::RequestBody(HttpBody { body, end_of_stream })) => {
-                            if let Some(parts) = &sender {
-                                // A handler that has its decision reads no further.
-                                let _ = parts.send(Ok(body)).await;
-                            }
-                            sender = sender.filter(|_| !end_of_stream);
-                        }
+                        Some(Said::RequestBody(body)) => part = Some(body),
                         Some(Said::RequestTrailers(_)) => (sender, trailers) = (None, true),
                         Some(other) => return Err(out_of_turn(&other)),
                         None => return Err(Status::cancelled("the request was not told whole")),
@@ -246,6 +245,24 @@ impl Conversation {
         let told = self.modes.and_then(|modes| modes.request_body_mode.try_into().ok());
         told.unwrap_or(BodySendMode::FullDuplexStreamed)
     }
+}
+
+/// Gives a part of the body to the handler once that has room for it, and says whether it was the
+/// last. Safe to cancel: the part stays where it is.
+async fn hand_over(
+    parts: &Option<mpsc::Sender<Result<Bytes, Infallible>>>,
+    part: &mut Option<HttpBody>,
+) -> bool {
+    let room = match parts {
+        Some(parts) => parts.reserve().await.ok(),
+        None => None,
+    };
+    let Some(HttpBody { body, end_of_stream }) = part.take() else { return true };
+    // A handler that has its decision reads no further.
+    if let Some(room) = room {
+        room.send(Ok(body));
+    }
+    end_of_stream
 }
 
 fn out_of_turn(said: &Said) -> Status {
