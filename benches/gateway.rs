@@ -1,17 +1,18 @@
-//! What a gateway costs: processor time per request, requests per second, and the time that it adds.
+//! What a gateway costs: processor time per request, requests per second, and the time that it
+//! adds.
 //!
 //! ```text
 //! cargo bench --bench gateway -- [--seconds N] [--endpoints N]
 //! ```
-//! Requests go over HTTP with connections that are kept, through the real binary, to workers in this
-//! process that answer at once with a fixed text. The gateway does for them what it does for all
-//! foreign endpoints: keys, routes, flow control, guessed prefixes, placement, scraping; it does not
-//! tokenize. The last case is of an endpoint of its own, in another process, with tokenizing, and
-//! with prompts that the endpoint has cached.
+//! Requests go over HTTP with connections that are kept, through the real binary, to workers in
+//! this process that answer at once with a fixed text. The gateway does for them what it does
+//! for all foreign endpoints: keys, routes, flow control, guessed prefixes, placement,
+//! scraping; it does not tokenize. The last case is of an endpoint of its own, in another
+//! process, with tokenizing, and with prompts that the endpoint has cached.
 //!
-//! Clients and workers share the machine with the gateway, so that its own processor time is what
-//! counts: `cpu` is user and system time of its process, all threads, idle work included, divided by
-//! the requests; a core serves 1 s / `cpu` of them a second.
+//! Clients and workers share the machine with the gateway, so that its own processor time is
+//! what counts: `cpu` is user and system time of its process, all threads, idle work included,
+//! divided by the requests; a core serves 1 s / `cpu` of them a second.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
 
@@ -94,7 +95,9 @@ async fn foreign(endpoints: usize, time: Duration) {
     let file = folder.path().join("endpoints.yaml");
     let list: Vec<Value> = (0..)
         .zip(&addresses)
-        .map(|(at, address): (u32, _)| json!({"name": format!("w{at}"), "url": format!("http://{address}")}))
+        .map(|(at, address): (u32, _)| {
+            json!({"name": format!("w{at}"), "url": format!("http://{address}")})
+        })
         .collect();
     fs::write(&file, json!({"endpoints": list}).to_string()).expect("it can be written");
     let file = file.display().to_string();
