@@ -201,8 +201,8 @@ pub(crate) struct HttpArgs {
     /// or off (it ends with an error).
     #[arg(long, value_name = "WHERE", default_value = "any")]
     resume: Resume,
-    /// Milliseconds after which a request whose endpoint has said nothing is sent to a second one as
-    /// well, once; whoever speaks first answers [default: never].
+    /// Milliseconds after which a request whose endpoint has said nothing is sent to a second one
+    /// as well, once; whoever speaks first answers [default: never].
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
     hedge_after_ms: Option<u32>,
     /// How models write tool calls: auto (as their chat templates show), none, hermes, llama3_json,

@@ -184,8 +184,8 @@ metrics! {
         "troupe:gateway_holds", "Requests that waited for an endpoint, by how that ended: placed, \
          timeout, full, gone");
     GATEWAY_HEDGES = counter(
-        "troupe:gateway_hedges", "Requests that were sent to a second endpoint because the first said \
-         nothing for too long, by which of them answered: first, second");
+        "troupe:gateway_hedges", "Requests that were sent to a second endpoint because the first \
+         said nothing for too long, by which of them answered: first, second");
     GATEWAY_RESUMES = counter(
         "troupe:gateway_resumes", "Streams that went on at another endpoint after theirs was lost, \
          by whether their tokens are surely the same: exact, approximate");
