@@ -184,9 +184,9 @@ async fn carry(
         stream.sender.send_with_tensor(&frame, bytes, SEND_DEADLINE).await?;
     }
     stream.sender.finish()?;
-    // The connection may live by this stream alone, and what the other side has acknowledged it need
-    // not have read: that is lost if the connection ends. So it stays until the transfer is closed,
-    // which ends this task.
+    // The connection may live by this stream alone, and what the other side has acknowledged it
+    // need not have read: that is lost if the connection ends. So it stays until the transfer is
+    // closed, which ends this task.
     tokio::time::sleep(SEND_DEADLINE).await;
     Ok(())
 }
