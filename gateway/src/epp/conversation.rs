@@ -7,7 +7,7 @@
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
-use axum::{Router, body::Body, response::Response};
+use axum::{Router, body::Body, http::Request, response::Response};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use http_body_util::BodyExt;
@@ -17,8 +17,8 @@ use tonic::{Code, Status};
 use super::{
     front::through,
     messages::{
-        BodySendMode, Common, CommonResponse, HttpBody, HttpHeaders, ProcessingRequest,
-        ProcessingResponse, ProtocolConfiguration, Said, Told, Trailers,
+        BodySendMode, Common, HttpBody, HttpHeaders, ProcessingRequest, ProcessingResponse,
+        ProtocolConfiguration, Said, Told, Trailers,
     },
     pick::{Pick, To},
     words,
@@ -139,7 +139,7 @@ impl Conversation {
             false => Body::empty(),
         };
         let Surroundings { gateway, router, .. } = self.surroundings.clone();
-        let request = words::with_body(parts, body);
+        let request = Request::from_parts(parts, body);
         let handled = through(router, &gateway, request);
         tokio::pin!(handled);
         let mut sender = with_body.then_some(sender);
@@ -233,9 +233,7 @@ impl Conversation {
         });
         let response = match duplex {
             true => words::streamed(Told::ResponseBody, body, end_of_stream),
-            false => words::go_on(|_| {
-                Told::ResponseBody(Common { response: Some(CommonResponse::default()) })
-            }),
+            false => words::go_on(Told::ResponseBody),
         };
         self.say(response).await
     }

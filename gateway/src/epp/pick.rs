@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderValue, StatusCode};
 use bytes::Bytes;
 
 use crate::{
@@ -43,9 +43,6 @@ pub(crate) struct Chosen {
 
 /// The destination, in a header of the request and in metadata for the proxy's load balancer.
 pub(crate) const DESTINATION: &str = "x-gateway-destination-endpoint";
-/// Who answered.
-pub(crate) const SERVED: HeaderName =
-    HeaderName::from_static("x-gateway-destination-endpoint-served");
 
 // === impl Chosen ===
 

@@ -2,13 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use axum::{
-    body::Body,
-    http::{
-        HeaderName, HeaderValue as HttpValue, Method, Request, StatusCode,
-        header::{AUTHORIZATION, CONTENT_LENGTH, HOST},
-        request, response,
-    },
+use axum::http::{
+    HeaderName, HeaderValue as HttpValue, Method, Request, StatusCode,
+    header::{AUTHORIZATION, CONTENT_LENGTH, HOST},
+    request, response,
 };
 use bytes::Bytes;
 use prost_types::{ListValue, Struct, Value, value::Kind};
@@ -18,8 +15,9 @@ use super::{
         self as m, BodyMutation, Common, CommonResponse, HeaderMutation, HeaderValue,
         HeaderValueOption, HttpStatus, Immediate, Metadata, ProcessingResponse, StreamedBody, Told,
     },
-    pick::{DESTINATION, Pick, SERVED, To},
+    pick::{DESTINATION, Pick, To},
 };
+use crate::foreign::proxy::SERVED;
 
 /// Where a proxy's load balancer looks for the destination.
 const METADATA: &str = "envoy.lb";
@@ -41,8 +39,8 @@ pub(super) fn request(
 ) -> Result<request::Parts, String> {
     let mut request = Request::new(());
     let all = headers.headers.iter().flat_map(|map| &map.headers);
-    for HeaderValue { key, value, raw_value } in all {
-        let bytes = if raw_value.is_empty() { value.as_bytes() } else { raw_value };
+    for header in all {
+        let (key, bytes) = (&header.key, bytes_of(header));
         let text = || std::str::from_utf8(bytes).map_err(|_| format!("{key} is no text"));
         match key.as_str() {
             ":method" => {
@@ -92,9 +90,11 @@ fn subset(metadata: &Metadata) -> Option<Vec<u8>> {
 /// The status of an answer.
 pub(super) fn status(headers: &m::HttpHeaders) -> Option<StatusCode> {
     let mut all = headers.headers.iter().flat_map(|map| &map.headers);
-    let HeaderValue { value, raw_value, .. } = all.find(|header| header.key == ":status")?;
-    let bytes = if raw_value.is_empty() { value.as_bytes() } else { raw_value };
-    StatusCode::from_bytes(bytes).ok()
+    StatusCode::from_bytes(bytes_of(all.find(|header| header.key == ":status")?)).ok()
+}
+
+fn bytes_of(HeaderValue { value, raw_value, .. }: &HeaderValue) -> &[u8] {
+    if raw_value.is_empty() { value.as_bytes() } else { raw_value }
 }
 
 /// Go on as it is.
@@ -188,11 +188,6 @@ pub(super) fn served(by: Option<&str>) -> ProcessingResponse {
     let response = CommonResponse { header_mutation: headers, ..CommonResponse::default() };
     let response = Some(Told::ResponseHeaders(Common { response: Some(response) }));
     ProcessingResponse { response, dynamic_metadata: None }
-}
-
-/// A request from its parts.
-pub(super) fn with_body(parts: request::Parts, body: Body) -> Request<Body> {
-    Request::from_parts(parts, body)
 }
 
 fn set(name: &str, value: &[u8]) -> HeaderValueOption {

@@ -29,7 +29,8 @@ use super::upstream::{There, Upstream, Upstreams};
 use crate::{admission::Permit, error::ApiError, ingress::context::RequestContext};
 
 /// Who answered, as the Endpoint Picker Protocol says it.
-const SERVED: HeaderName = HeaderName::from_static("x-gateway-destination-endpoint-served");
+pub(crate) const SERVED: HeaderName =
+    HeaderName::from_static("x-gateway-destination-endpoint-served");
 /// Of one hop, and what is ours to say.
 const OWN: [HeaderName; 10] = [
     AUTHORIZATION,
