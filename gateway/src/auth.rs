@@ -3,17 +3,12 @@
 //! With no key configured everything is open. With keys, everything is guarded but what probes and
 //! scrapers need (vLLM leaves more open than that, such as its tokenizer and its pause switch).
 
-use std::sync::Arc;
-
 use axum::{
-    extract::{Request, State},
+    extract::Request,
     http::{HeaderMap, Method, header::AUTHORIZATION},
-    middleware::Next,
-    response::Response,
 };
 
 use crate::{
-    error,
     ingress::context::RequestContext,
     tenants::{Caller, Tenants},
 };
@@ -25,29 +20,34 @@ const OPEN_PATHS: [&str; 6] =
 /// The files of the description's page.
 const OPEN_FOLDER: &str = "/docs/";
 
-/// Lets through who may ask, and notes who that is.
-pub(crate) async fn guard(
-    State(tenants): State<Arc<Tenants>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let caller = match caller(&tenants, request.headers()) {
+/// Who has no key, and needs one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refused;
+
+/// Lets in who may ask, and notes who that is.
+///
+/// # Errors
+/// [`Refused`].
+pub(crate) fn enter(
+    tenants: &Tenants,
+    request: &Request,
+    context: &mut RequestContext,
+) -> Result<(), Refused> {
+    let caller = match caller(tenants, request.headers()) {
         Some(caller) => caller,
         None if is_open(request.uri().path()) || request.method() == Method::OPTIONS => {
             Caller::default()
         }
-        None => return error::unauthorized(),
+        None => return Err(Refused),
     };
-    if let Some(context) = request.extensions_mut().get_mut::<RequestContext>() {
-        // One tenant's session is none of another's.
-        if !tenants.is_open()
-            && let Some(session) = &mut context.hints.session_id
-        {
-            *session = format!("{}/{session}", caller.tenant);
-        }
-        context.caller = caller;
+    // One tenant's session is none of another's.
+    if !tenants.is_open()
+        && let Some(session) = &mut context.hints.session_id
+    {
+        *session = format!("{}/{session}", caller.tenant);
     }
-    next.run(request).await
+    context.caller = caller;
+    Ok(())
 }
 
 /// Who asks; nobody if a key is needed and this is none.

@@ -115,8 +115,17 @@ impl JsonBody {
         request: Request<Body>,
         limits: &BodyLimits,
     ) -> Result<Self, ApiError> {
-        check_content_type(request.headers())?;
-        let mut body = request.into_body();
+        let (parts, body) = request.into_parts();
+        Self::read_of(&parts.headers, body, limits).await
+    }
+
+    /// As [`Self::read`], of a request whose head is still needed.
+    pub(crate) async fn read_of(
+        headers: &HeaderMap,
+        mut body: Body,
+        limits: &BodyLimits,
+    ) -> Result<Self, ApiError> {
+        check_content_type(headers)?;
         if body.size_hint().lower() > limits.each_bytes as u64 {
             return Err(ApiError::too_large(limits.each_bytes));
         }
@@ -136,6 +145,7 @@ impl JsonBody {
         check(&bytes)?;
         Ok(Self { bytes, _room: arriving.room })
     }
+
     /// The body as the two types that its endpoint reads.
     ///
     /// # Errors

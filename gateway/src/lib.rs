@@ -7,7 +7,8 @@
 //! going away aborts its request.
 //!
 //! # Layout
-//! - `server`: which path goes where, the accept loop, draining; `connection`: slow clients
+//! - `server`: which path goes where, the accept loop, draining; `connection`: slow clients;
+//!   `passage`: what every request passes
 //! - `config`: settings; `state`: what handlers share
 //! - `auth`, `tenants`, `admission`, `body`, `fields`: who may ask, how many at once, how large
 //! - `rules`: what is declared of paths, shares and priorities
@@ -43,6 +44,7 @@ mod metrics;
 mod model;
 pub mod openai;
 mod openapi;
+mod passage;
 mod placement;
 mod routes;
 mod rules;

@@ -11,6 +11,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use axum::http::{Method, StatusCode};
 use futures_util::future::join_all;
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 use troupe_runtime::telemetry::{
@@ -32,6 +33,17 @@ pub(crate) struct Metrics {
     all: telemetry::Metrics,
     /// By model. Only models that are served get here, so a client cannot add any.
     series: Mutex<BTreeMap<String, Arc<Series>>>,
+    /// Of each kind of answer that there was. There are as many as routes, methods and statuses.
+    answers: Mutex<Vec<Answers>>,
+}
+
+/// Requests of one kind that were answered.
+#[derive(Debug)]
+struct Answers {
+    handler: String,
+    method: Method,
+    status: StatusCode,
+    counter: Counter,
 }
 
 /// One model's.
@@ -56,6 +68,9 @@ pub(crate) struct Series {
     finished: Vec<Counter>,
 }
 
+/// Methods that routes have.
+const STANDARD: [Method; 3] = [Method::GET, Method::POST, Method::OPTIONS];
+
 /// Who was first to speak where a request was sent to two.
 const HEDGES_WON: [&str; 2] = ["first", "second"];
 
@@ -63,7 +78,7 @@ const HEDGES_WON: [&str; 2] = ["first", "second"];
 
 impl Metrics {
     pub(crate) fn new() -> Self {
-        Self { all: telemetry::Metrics::new(), series: Mutex::default() }
+        Self { all: telemetry::Metrics::new(), series: Mutex::default(), answers: Mutex::default() }
     }
 
     /// A served model's series, at zero if they are new.
@@ -83,13 +98,27 @@ impl Metrics {
     }
 
     /// One HTTP request was answered.
-    pub(crate) fn answered(&self, handler: &str, method: &str, status: u16) {
+    pub(crate) fn answered(&self, handler: &str, method: &Method, status: StatusCode) {
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = answers.iter().find(|known| {
+            known.status == status && known.method == *method && known.handler == handler
+        });
+        if let Some(known) = known {
+            known.counter.inc();
+            return;
+        }
         let labels = vec![
             ("handler", handler.to_owned()),
-            ("method", method.to_owned()),
-            ("status", status.to_string()),
+            ("method", method.to_string()),
+            ("status", status.as_u16().to_string()),
         ];
-        self.all.counter(HTTP_REQUESTS, &labels).inc();
+        let counter = self.all.counter(HTTP_REQUESTS, &labels);
+        counter.inc();
+        // A client may make up methods: those are counted, and looked up each time.
+        if STANDARD.contains(method) {
+            let (handler, method) = (handler.to_owned(), method.clone());
+            answers.push(Answers { handler, method, status, counter });
+        }
     }
 
     /// The text of `/metrics`: this gateway's, and what every ready endpoint's leader has counted.

@@ -6,10 +6,6 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::{MatchedPath, Request, State},
-    http::HeaderValue,
-    middleware::{self, Next},
-    response::Response,
     routing::{MethodRouter, get, post},
 };
 use hyper::{
@@ -25,21 +21,16 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
-    time::Instant,
 };
-use tracing::Instrument;
-use troupe_runtime::{shutdown::Shutdown, telemetry};
+use troupe_runtime::shutdown::Shutdown;
 
 use crate::{
-    auth,
     connection::StallGuard,
-    error,
-    ingress::context::RequestContext,
-    openapi,
+    error, openapi,
+    passage::Passage,
     routes::{chat, completions, models, placement, probes, tokenize},
     rules::front,
     state::Gateway,
-    tenants::Tenants,
 };
 
 /// How long a client may take to send a request's head.
@@ -84,41 +75,7 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
 
 /// Handlers behind what every request passes.
 pub(crate) fn layered(rows: Router<Arc<Gateway>>, gateway: &Arc<Gateway>) -> Router {
-    let config = &gateway.config;
-    let tenants = Arc::new(Tenants::new(&config.api_keys, &config.tenants));
-    rows.layer(middleware::from_fn_with_state(tenants, auth::guard))
-        .layer(middleware::from_fn_with_state(Arc::clone(gateway), observe))
-        .with_state(Arc::clone(gateway))
-}
-
-/// Gives every request its id and its span, and counts it.
-async fn observe(
-    State(gateway): State<Arc<Gateway>>,
-    path: Option<MatchedPath>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let timeout = gateway.config.request_timeout;
-    let mut context =
-        RequestContext::new(request.headers(), Arc::clone(&gateway.seeds), Instant::now(), timeout)
-            .by(request.extensions().get());
-    // Paths that are no routes are counted as one, or anybody could fill the metrics.
-    let handler = path.as_ref().map_or("none", MatchedPath::as_str).to_owned();
-    let method = request.method().to_string();
-    let span = tracing::info_span!("request", id = %context.id, %method, path = %handler);
-    if let Some(client) = &context.traceparent {
-        telemetry::set_parent(&span, client);
-    }
-    // Without a collector there is no span of ours to hang on, so the client's is passed on.
-    context.traceparent = telemetry::otel::traceparent_of(&span).or(context.traceparent);
-    let id = HeaderValue::from_str(&context.id);
-    request.extensions_mut().insert(context);
-    let mut response = next.run(request).instrument(span).await;
-    gateway.metrics.answered(&handler, &method, response.status().as_u16());
-    if let Ok(id) = id {
-        response.headers_mut().insert("x-request-id", id);
-    }
-    response
+    rows.layer(Passage::new(gateway)).with_state(Arc::clone(gateway))
 }
 
 /// Takes connections until told to end, then lets what is in flight finish, up to a bound.

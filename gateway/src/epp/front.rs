@@ -54,7 +54,7 @@ async fn generation(
         return here(&gateway, request).await;
     }
     let permit = gateway.admit()?;
-    let path = path_of(&request);
+    let path = path_of(request.uri()).to_owned();
     let body = JsonBody::read(request, &gateway.bodies).await?;
     let Some(elsewhere) = gateway.elsewhere(&context, &body) else {
         return Ok(told(Pick { to: To::Here, body: body.bytes(), changed: false }));

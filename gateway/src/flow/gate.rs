@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::{
     sync::{Notify, oneshot},
     time::Instant,
@@ -62,6 +63,8 @@ struct Queue {
     pool: Pool,
     /// When `pool` was made.
     looked_at: Option<Instant>,
+    /// How long requests waited, by their priority and what came of it.
+    durations: BTreeMap<(i32, &'static str), Histogram>,
 }
 
 /// What a request is to a queue, as its gateway knows it.
@@ -264,13 +267,19 @@ impl Flow {
             Ok(()) => "Dispatched",
             Err(refusal) => refusal.why.outcome(),
         };
-        let labels: Labels = vec![
-            (LABEL_MODEL, model.to_owned()),
-            ("priority", band(priority)),
-            ("outcome", outcome.to_owned()),
-        ];
-        let waited = began.elapsed().as_secs_f64();
-        self.metrics.all().histogram(names::FLOW_QUEUE_DURATION, &labels).observe(waited);
+        let (band, waited) = (band(priority), began.elapsed().as_secs_f64());
+        // Its own was made when it was asked to be let in.
+        let mut queues = self.queues();
+        let Some(queue) = queues.get_mut(model) else { return };
+        let durations = queue.durations.entry((band, outcome)).or_insert_with(|| {
+            let labels: Labels = vec![
+                (LABEL_MODEL, model.to_owned()),
+                ("priority", band.to_string()),
+                ("outcome", outcome.to_owned()),
+            ];
+            self.metrics.all().histogram(names::FLOW_QUEUE_DURATION, &labels)
+        });
+        durations.observe(waited);
     }
 
     fn gauge(&self, model: &str, queue: &Queue) {
@@ -293,8 +302,8 @@ impl Flow {
 }
 
 /// A client may claim any priority: few of them are told apart.
-fn band(priority: i32) -> String {
-    priority.clamp(-10, 10).to_string()
+fn band(priority: i32) -> i32 {
+    priority.clamp(-10, 10)
 }
 
 fn refused(refusal: Refusal) -> ApiError {
@@ -321,8 +330,8 @@ fn refused(refusal: Refusal) -> ApiError {
 
 impl Queue {
     fn new(limits: Limits) -> Self {
-        let (waiting, pool) = (BTreeMap::new(), Pool::default());
-        Self { core: Core::new(limits), waiting, pool, looked_at: None }
+        let (waiting, pool, durations) = (BTreeMap::new(), Pool::default(), BTreeMap::new());
+        Self { core: Core::new(limits), waiting, pool, looked_at: None, durations }
     }
 
     fn handle(&mut self, thresholds: &Thresholds, now: Duration, event: Event) -> Vec<Effect> {

@@ -52,7 +52,7 @@ impl Upstreams {
             (0..scene.len()).map(|row| Features::of(query, &scene, row)).collect();
         let outcome = placer.place(query, scene);
         let picked = outcome.endpoint?;
-        let name = |row: usize| all[row].0.name();
+        let name = |row: usize| Arc::clone(&all[row].0.name);
         let learned = (features[picked], None);
         let decision = Decision::new(query, (all.len(), &name), outcome, learned, None)?;
         let (upstream, _) = all.get(picked)?;
@@ -64,11 +64,6 @@ impl Upstreams {
 // === impl Upstream ===
 
 impl Upstream {
-    /// As people are told it.
-    fn name(&self) -> Arc<str> {
-        format!("{:?}", self.config).into()
-    }
-
     fn candidate(&self, known: &Known, now: Duration) -> Candidate<'_> {
         let Load { running, waiting, blocks_used, blocks_total, .. } = known.load;
         Candidate {

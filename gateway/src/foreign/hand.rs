@@ -60,6 +60,9 @@ impl Elsewhere {
 impl Gateway {
     /// The model of a request, if a foreign endpoint serves it and none of this cluster does.
     pub(crate) fn elsewhere(&self, context: &RequestContext, body: &JsonBody) -> Option<Elsewhere> {
+        if self.foreign.all.is_empty() {
+            return None;
+        }
         let asked = body.peek::<Peek>()?.model?;
         let rules = self.book.rules();
         let model = meant(&rules, context, &asked).to_owned();

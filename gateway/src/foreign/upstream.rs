@@ -42,6 +42,8 @@ pub(crate) struct Upstreams {
 pub(crate) struct Upstream {
     pub(crate) config: ForeignEndpoint,
     pub(crate) info: EndpointInfo,
+    /// As people are told it.
+    pub(super) name: Arc<str>,
     /// Its place in the file.
     pub(super) number: u32,
     pub(super) client: Client<HttpsConnector<HttpConnector>, Body>,
@@ -84,8 +86,9 @@ impl Upstreams {
         let upstream = |(number, config): (u32, &ForeignEndpoint)| {
             let (in_flight, known) = (AtomicU32::new(0), Mutex::default());
             let (info, config) = (choose::info(config), config.clone());
+            let name = format!("{config:?}").into();
             let (client, cached) = (client(&config), guessed.cached());
-            Arc::new(Upstream { config, info, number, client, cached, in_flight, known })
+            Arc::new(Upstream { config, info, name, number, client, cached, in_flight, known })
         };
         let all = (0..).zip(configs).map(upstream).collect();
         Self { all, guessed, origin: Instant::now() }

@@ -46,6 +46,16 @@ const TOLD: usize = 8;
 /// Of the picker's dice.
 const SALT: u64 = 0x91c;
 
+// === impl Verdict ===
+
+impl Verdict {
+    /// The candidates that it tells of.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = usize> {
+        let best = self.best.iter().map(|scored| scored.row);
+        best.chain(self.examples.iter().map(|(row, _)| *row))
+    }
+}
+
 // === impl Profile ===
 
 impl Profile {

@@ -3,7 +3,11 @@
 
 use std::sync::Arc;
 
-use axum::{extract::Request, http::HeaderValue, response::Response};
+use axum::{
+    extract::Request,
+    http::{HeaderValue, Uri, uri::PathAndQuery},
+    response::Response,
+};
 use serde::de::DeserializeOwned;
 
 use crate::{
@@ -56,14 +60,11 @@ pub(crate) async fn receive<T: DeserializeOwned>(
     prefix: &str,
 ) -> Result<Asked<T>, ApiError> {
     let permit = gateway.admit()?;
-    // Kept only where a request may have to be handed on as it came.
-    let foreign = !gateway.foreign.all.is_empty();
-    let head = foreign.then(|| (path_of(&request), request.headers().clone()));
-    let body = JsonBody::read(request, &gateway.bodies).await?;
-    if let Some((path, headers)) = head
-        && let Some(model) = gateway.elsewhere(context, &body)
-    {
-        let response = gateway.hand_on(context, (&path, &headers), (&body, &model), permit).await?;
+    let (parts, body) = request.into_parts();
+    let body = JsonBody::read_of(&parts.headers, body, &gateway.bodies).await?;
+    if let Some(model) = gateway.elsewhere(context, &body) {
+        let came = (path_of(&parts.uri), &parts.headers);
+        let response = gateway.hand_on(context, came, (&body, &model), permit).await?;
         return Ok(Asked::Elsewhere(response));
     }
     let (asked, own) = body.parse_both::<Sampling, T>()?;
@@ -79,9 +80,8 @@ pub(crate) async fn receive<T: DeserializeOwned>(
 }
 
 /// A request's path with its query.
-pub(crate) fn path_of(request: &Request) -> String {
-    let path = request.uri().path_and_query();
-    path.map_or_else(|| request.uri().path().to_owned(), ToString::to_string)
+pub(crate) fn path_of(uri: &Uri) -> &str {
+    uri.path_and_query().map_or_else(|| uri.path(), PathAndQuery::as_str)
 }
 
 /// Executes every prompt and tells what comes of it in the endpoint's shape.

@@ -16,17 +16,22 @@ use crate::placement::{
     profile::{Profile, Verdict},
 };
 
-/// What was decided for one attempt at one prompt.
+/// What was decided for one attempt at one prompt. There is one for every request and few are asked
+/// for, so what was found is kept as it is and only put into words when somebody asks.
 #[derive(Debug)]
 pub(crate) struct Decision {
     told: Told,
+    /// The profiles that were run, in order.
+    steps: Vec<(Arc<Profile>, Verdict)>,
+    /// The candidates that the steps tell of.
+    names: Vec<(usize, Arc<str>)>,
     request: RequestId,
     /// How everything was, to learn from.
     pub(crate) features: Features,
     actual: Mutex<Actual>,
 }
 
-/// As it is told.
+/// As it is told, but for the steps.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Told {
@@ -38,7 +43,6 @@ struct Told {
     tried: usize,
     prompt_tokens: u32,
     candidates: usize,
-    profiles: Vec<Step>,
     endpoint: Arc<str>,
     /// Tokens of the prompt that its cache has.
     cached_tokens: u32,
@@ -69,36 +73,36 @@ struct Expected {
 }
 
 /// A profile that was run.
-#[derive(Debug, Serialize)]
-struct Step {
-    profile: Arc<str>,
-    filters: Vec<Filtered>,
-    scorers: Vec<Weight>,
-    picker: Arc<str>,
+#[derive(Serialize)]
+struct Step<'a> {
+    profile: &'a str,
+    filters: Vec<Filtered<'a>>,
+    scorers: Vec<Weight<'a>>,
+    picker: &'a str,
     /// In order of their totals.
-    best: Vec<Best>,
+    best: Vec<Best<'a>>,
 }
 
-#[derive(Debug, Serialize)]
-struct Filtered {
-    filter: Arc<str>,
+#[derive(Serialize)]
+struct Filtered<'a> {
+    filter: &'a str,
     dropped: u32,
     /// Some of them.
-    examples: Vec<Arc<str>>,
+    examples: Vec<&'a str>,
 }
 
-#[derive(Debug, Serialize)]
-struct Weight {
-    scorer: Arc<str>,
+#[derive(Serialize)]
+struct Weight<'a> {
+    scorer: &'a str,
     weight: f32,
 }
 
-#[derive(Debug, Serialize)]
-struct Best {
-    endpoint: Arc<str>,
+#[derive(Serialize)]
+struct Best<'a> {
+    endpoint: &'a str,
     total: f32,
     /// In the scorers' order, without their weights.
-    scores: Vec<f32>,
+    scores: &'a [f32],
     picked: bool,
 }
 
@@ -120,6 +124,7 @@ pub(crate) struct Actual {
 struct Whole<'a> {
     #[serde(flatten)]
     told: &'a Told,
+    profiles: Vec<Step<'a>>,
     actual: Actual,
 }
 
@@ -151,13 +156,22 @@ impl Decision {
                 first_token_seconds: ttft,
                 per_token_seconds: tpot,
             }),
-            profiles: outcome
-                .steps
-                .into_iter()
-                .map(|(profile, verdict)| Step::new(&profile, verdict, name))
-                .collect(),
         };
-        Some(Self { told, request: query.request, features, actual: Mutex::default() })
+        let steps = outcome.steps;
+        let rows = steps.iter().flat_map(|(_, verdict)| verdict.rows());
+        let mut names = Vec::new();
+        for row in rows {
+            if !names.iter().any(|(known, _)| *known == row) {
+                names.push((row, name(row)));
+            }
+        }
+        let actual = Mutex::default();
+        Some(Self { told, steps, names, request: query.request, features, actual })
+    }
+
+    /// What a candidate is called that a step tells of.
+    fn name(&self, row: usize) -> &str {
+        self.names.iter().find(|(known, _)| *known == row).map_or("", |(_, name)| name)
     }
 
     /// Whether it is a request's of this name.
@@ -174,58 +188,52 @@ impl Decision {
     pub(crate) fn to_json(&self) -> serde_json::Value {
         let actual = *self.actual.lock().unwrap_or_else(PoisonError::into_inner);
         // Plain structs with string keys, which are always JSON.
-        serde_json::to_value(Whole { told: &self.told, actual }).unwrap_or_default()
+        let profiles = self.steps.iter().map(|(profile, verdict)| self.step(profile, verdict));
+        let whole = Whole { told: &self.told, profiles: profiles.collect(), actual };
+        serde_json::to_value(whole).unwrap_or_default()
     }
 
     /// What a trace says of it.
     pub(crate) fn trace(&self) -> tracing::Span {
         let told = &self.told;
         let prefill = told.prefill_endpoint.as_deref().unwrap_or("");
-        let last = told.profiles.first().and_then(|step| step.best.iter().find(|one| one.picked));
+        let picked = |verdict: &Verdict| {
+            verdict.best.iter().find(|one| Some(one.row) == verdict.picked).map(|one| one.total)
+        };
+        let score = self.steps.first().and_then(|(_, verdict)| picked(verdict));
         tracing::info_span!(
             "place",
             endpoint = %told.endpoint,
             prefill,
             candidates = told.candidates,
             cached_tokens = told.cached_tokens,
-            score = last.map(|best| best.total),
+            score,
             predicted_first_token = told.predicted.as_ref().map(|it| it.first_token_seconds),
         )
     }
-}
 
-// === impl Step ===
-
-impl Step {
-    fn new(profile: &Profile, verdict: Verdict, name: &impl Fn(usize) -> Arc<str>) -> Self {
+    fn step<'a>(&'a self, profile: &'a Profile, verdict: &'a Verdict) -> Step<'a> {
         let filters = profile.filters.iter().zip(&verdict.dropped).enumerate();
-        let filtered = |(at, ((filter, _), dropped)): (usize, (&(Arc<str>, _), &u32))| {
+        let filtered = |(at, ((filter, _), dropped)): (usize, (&'a (Arc<str>, _), &u32))| {
             let of_it = verdict.examples.iter().filter(|(_, by)| *by == at);
-            Filtered {
-                filter: Arc::clone(filter),
-                dropped: *dropped,
-                examples: of_it.map(|(row, _)| name(*row)).collect(),
-            }
+            let examples = of_it.map(|(row, _)| self.name(*row)).collect();
+            Filtered { filter, dropped: *dropped, examples }
         };
-        let weight = |(scorer, _, weight): &(Arc<str>, _, f32)| Weight {
-            scorer: Arc::clone(scorer),
-            weight: *weight,
-        };
-        Self {
-            profile: Arc::clone(&profile.name),
+        let scorers = profile.scorers.iter();
+        let best = verdict.best.iter().map(|scored| Best {
+            endpoint: self.name(scored.row),
+            total: scored.total,
+            scores: &scored.scores,
+            picked: Some(scored.row) == verdict.picked,
+        });
+        Step {
+            profile: &profile.name,
             filters: filters.map(filtered).collect(),
-            scorers: profile.scorers.iter().map(weight).collect(),
-            picker: Arc::clone(&profile.picker.0),
-            best: verdict
-                .best
-                .into_iter()
-                .map(|scored| Best {
-                    endpoint: name(scored.row),
-                    total: scored.total,
-                    scores: scored.scores,
-                    picked: Some(scored.row) == verdict.picked,
-                })
+            scorers: scorers
+                .map(|(scorer, _, weight)| Weight { scorer, weight: *weight })
                 .collect(),
+            picker: &profile.picker.0,
+            best: best.collect(),
         }
     }
 }
