@@ -100,8 +100,11 @@ impl Index {
     pub(super) fn add(&self, owner: Owner, hashes: &[u128], mut each: impl FnMut(u128, bool)) {
         for hashes in hashes.chunks(AT_A_TIME) {
             let mut writer = self.writer();
-            for hash in hashes {
-                each(*hash, writer.add(owner, Tag::of(*hash), &self.rows));
+            for hashes in hashes.chunks(AHEAD) {
+                writer.table.ahead(hashes.iter().map(|hash| Tag::of(*hash)));
+                for hash in hashes {
+                    each(*hash, writer.add(owner, Tag::of(*hash), &self.rows));
+                }
             }
             if writer.entries > writer.table.room() {
                 writer.grow(&self.rows);
@@ -117,8 +120,11 @@ impl Index {
         let mut removed = 0;
         for hashes in hashes.chunks(AT_A_TIME) {
             let mut writer = self.writer();
-            let tags = hashes.iter().map(|hash| Tag::of(*hash));
-            removed += tags.filter(|tag| writer.remove(owner, *tag, &self.rows)).count();
+            for hashes in hashes.chunks(AHEAD) {
+                let tags = hashes.iter().map(|hash| Tag::of(*hash));
+                writer.table.ahead(tags.clone());
+                removed += tags.filter(|tag| writer.remove(owner, *tag, &self.rows)).count();
+            }
             writer.sweep(hashes.len(), &self.rows);
         }
         removed
@@ -329,6 +335,8 @@ impl fmt::Debug for Index {
 
 /// Room that it begins with.
 const FIRST_ROOM: usize = 1 << 12;
+/// Buckets that are fetched at once: processors wait for about so many lines at a time.
+const AHEAD: usize = 16;
 /// Hashes for which a writer keeps others waiting.
 const AT_A_TIME: usize = 1 << 10;
 

@@ -6,7 +6,10 @@
 //! counts the entries that found it full and went on to the next: while there are some, a reader
 //! goes on as well. There is one writer at a time, and a table never grows: its successor does.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    hint::black_box,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use super::owners::Set;
 
@@ -87,6 +90,16 @@ impl Table {
             at = self.next(at);
         }
         Set::EMPTY
+    }
+
+    /// Has the processor fetch what the next few look-ups need, all at once: a bucket is seldom in
+    /// its cache, and one look-up after the other would wait for memory one after the other.
+    pub(super) fn ahead(&self, tags: impl Iterator<Item = Tag>) {
+        let first = |tag: Tag| {
+            let bucket = &self.buckets[self.home(tag)];
+            bucket.tags[0].load(Ordering::Relaxed) ^ bucket.sets[0].load(Ordering::Relaxed)
+        };
+        black_box(tags.map(first).fold(0, |all, one| all ^ one));
     }
 
     /// Where a tag is, for the writer.
