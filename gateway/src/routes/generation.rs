@@ -57,7 +57,7 @@ pub(crate) async fn receive<T: DeserializeOwned>(
 ) -> Result<Asked<T>, ApiError> {
     let permit = gateway.admit()?;
     // Kept only where a request may have to be handed on as it came.
-    let foreign = !gateway.foreign.all.is_empty();
+    let foreign = !gateway.foreign.all().is_empty();
     let head = foreign.then(|| (path_of(&request), request.headers().clone()));
     let body = JsonBody::read(request, &gateway.bodies).await?;
     if let Some((path, headers)) = head
