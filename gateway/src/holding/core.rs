@@ -4,8 +4,8 @@
 //! before there was a hold. A service's demand is told at most once a second, because it is written
 //! to a store; when nobody waits any more, the word is taken back.
 //!
-//! The side of a service that computes prompts is wanted without anybody waiting for it: that counts
-//! as one who waits, until it was not wanted for a while.
+//! The side of a service that computes prompts is wanted without anybody waiting for it: that
+//! counts as one who waits, until it was not wanted for a while.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -151,8 +151,10 @@ async fn keep(
     loop {
         let connected = link.connect(&leader.address(), Class::Control, WAIT).await;
         if let Ok(connection) = connected {
+            let followed =
+                follow(info("m", 0), Arc::clone(&cached), Arc::clone(&connection), origin);
             tokio::select! {
-                () = follow(info("m", 0), Arc::clone(&cached), Arc::clone(&connection), origin) => {}
+                () = followed => {}
                 _ = connection.closed() => {}
             }
         }
