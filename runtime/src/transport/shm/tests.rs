@@ -59,7 +59,7 @@ fn what_is_not_the_memory_that_was_offered_is_not_taken() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("memfd:troupe-tensors (deleted)");
     let other = File::create(&path).unwrap();
-    other.set_permissions(fs::Permissions::from_mode(0)).unwrap();
+    other.set_permissions(fs::Permissions::from_mode(0o000)).unwrap();
     let why = refused(SegmentOffer { file: other.as_raw_fd() as u32, ..offer });
     assert!(why.contains(" is /"), "{why}");
 }
