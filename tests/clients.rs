@@ -49,9 +49,15 @@ async fn official_clients_get_what_they_expect() {
     let mut args = vec!["serve", &path, "--host", "127.0.0.1", "--port", "0"];
     args.extend(["--served-model-name", "ours", "--log-format", "json"]);
     args.extend(["--foreign-endpoints", &foreign, "--grpc-port", "0"]);
-    let mut picking = Troupe::start(&args);
-    let picker = picking.address("endpoint picker on ");
-    picking.address("Troupe serves ours on ");
+    let [cert, key] = certificate(folder.path());
+    let secure: Vec<&str> =
+        args.iter().copied().chain(["--grpc-tls-cert", &cert, "--grpc-tls-key", &key]).collect();
+    let mut picking = [Troupe::start(&args), Troupe::start(&secure)];
+    let pickers = picking.each_mut().map(|picking| {
+        let picker = picking.address("endpoint picker on ");
+        picking.address("Troupe serves ours on ");
+        picker.to_string()
+    });
     // Only the full set has it; without it pytest says which test it skips.
     let stories = golden::model("stories260k").map(|model| (Server::serve(&model, &[]), model));
 
@@ -68,7 +74,9 @@ async fn official_clients_get_what_they_expect() {
         .env("TROUPE_CHAT_MODEL", &model)
         .env("TROUPE_CHAT_URL", url(&chat))
         .env("TROUPE_SLOW_URL", url(&slow))
-        .env("TROUPE_PICKER", picker.to_string())
+        .env("TROUPE_PICKER", &pickers[0])
+        .env("TROUPE_PICKER_TLS", &pickers[1])
+        .env("TROUPE_PICKER_CERT", &cert)
         .env_remove("TROUPE_STORIES_URL")
         .stdin(Stdio::null())
         .kill_on_drop(true);
@@ -80,6 +88,17 @@ async fn official_clients_get_what_they_expect() {
     assert!(passed, "the clients' tests failed\n{said}");
     // Not by `eprint!`, which the test harness keeps to itself: what was skipped has to be seen.
     std::io::stderr().write_all(said.as_bytes()).expect("stderr can be written");
+}
+
+/// The files of a certificate for this host and of its key.
+fn certificate(folder: &Path) -> [String; 2] {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("made");
+    let files = [("cert.pem", made.cert.pem()), ("key.pem", made.signing_key.serialize_pem())];
+    files.map(|(name, pem)| {
+        let file = folder.join(name);
+        fs::write(&file, pem).expect("it can be written");
+        file.display().to_string()
+    })
 }
 
 /// Whether it passes in time; what it says goes to a file.

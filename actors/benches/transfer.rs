@@ -1,12 +1,12 @@
 //! What moving KV blocks costs on this machine, part by part: out of a pool and into another,
-//! checksums at both ends, and frames over QUIC on loopback with them:
+//! checksums at both ends, and frames with them over QUIC on loopback and through shared memory:
 //! `cargo bench -p troupe-actors --bench transfer`
 
 use std::{hint::black_box, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use troupe_actors::worker::transfer::{FRAME_BYTES, Incoming, inspect};
+use troupe_actors::worker::transfer::{FRAME_BYTES, Incoming, inspect, ring};
 use troupe_gpu::{
     backend::KvSpan,
     dtype::Dtype,
@@ -15,9 +15,10 @@ use troupe_gpu::{
 };
 use troupe_runtime::{
     id::{BlockId, Coordinate, Epoch, NodeId, RequestId, TransferId},
+    spec::EngineFlags,
     transport::{
         Class, Connection, Conversation, Link, PeerRole, QuicConfig, QuicLink, TransportRuntime,
-        tls::ClusterAuthority,
+        shm, tls::ClusterAuthority,
     },
     wire::transfer::{KvFrame, KvOpen, Run},
 };
@@ -99,32 +100,32 @@ fn lines(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("line");
     group.sample_size(20).throughput(Throughput::Bytes(BULK_BYTES as u64));
     let bytes = Bytes::from(vec![7; FRAME_BYTES]);
-    group.bench_function("quic_64_mib", |bencher| {
-        bencher.iter(|| {
-            runtime.handle().block_on(async {
-                let (here, there) = (here.clone(), there.clone());
-                let taken = tokio::spawn(async move {
-                    let (_, mut stream) = there.accept().await.expect("accepted");
-                    while let Some((frame, bytes)) =
-                        stream.receiver.next_with_tensor::<KvFrame>().await.expect("a frame")
-                    {
-                        assert!(matches!(inspect(frame, bytes), Incoming::Frame(..)));
+    for (name, ring) in [("quic_64_mib", None), ("shm_64_mib", ring(&EngineFlags::default()))] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                runtime.handle().block_on(async {
+                    let (here, there) = (here.clone(), there.clone());
+                    let taken = tokio::spawn(async move {
+                        let (_, stream) = there.accept().await.expect("accepted");
+                        let mut receiver = shm::borrow(stream, ring);
+                        while let Some((frame, bytes)) =
+                            receiver.next_with_tensor::<KvFrame>().await.expect("a frame")
+                        {
+                            assert!(matches!(inspect(frame, bytes), Incoming::Frame(..)));
+                        }
+                    });
+                    let stream = here.open(Conversation::Kv(open), LONG).await.expect("opened");
+                    let mut sender = shm::lend(stream, ring, LONG).await.expect("lent");
+                    for _ in 0..BULK_BYTES / FRAME_BYTES {
+                        let frame = frame().seal(&bytes);
+                        sender.send_with_tensor(&frame, bytes.clone(), LONG).await.expect("sent");
                     }
+                    sender.finish().expect("finished");
+                    taken.await.expect("all of it");
                 });
-                let mut stream = here.open(Conversation::Kv(open), LONG).await.expect("opened");
-                for _ in 0..BULK_BYTES / FRAME_BYTES {
-                    let frame = frame().seal(&bytes);
-                    stream
-                        .sender
-                        .send_with_tensor(&frame, bytes.clone(), LONG)
-                        .await
-                        .expect("sent");
-                }
-                stream.sender.finish().expect("finished");
-                taken.await.expect("all of it");
             });
         });
-    });
+    }
     group.finish();
 }
 

@@ -32,21 +32,7 @@ const TOKENS: [u32; 3] = [200, 10_000, 100_000];
 /// llm-d's guide of the day, and everything that is learned.
 const PROFILES: [(&str, Option<&str>); 3] = [
     ("default", None),
-    (
-        "optimized-baseline",
-        Some(
-            "
-apiVersion: llm-d.ai/v1
-kind: EndpointPickerConfig
-plugins: [{type: queue-scorer}, {type: kv-cache-utilization-scorer}, {type: prefix-cache-scorer},
-  {type: no-hit-lru-scorer}]
-schedulingProfiles:
-- name: default
-  plugins: [{pluginRef: prefix-cache-scorer, weight: 3}, {pluginRef: queue-scorer, weight: 2},
-    {pluginRef: kv-cache-utilization-scorer, weight: 2}, {pluginRef: no-hit-lru-scorer, weight: 2}]
-",
-        ),
-    ),
+    ("optimized-baseline", Some(include_str!("../../deploy/placement/optimized-baseline.yaml"))),
     (
         "random",
         Some(

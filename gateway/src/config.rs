@@ -6,6 +6,7 @@ use troupe_runtime::model::source::HubCache;
 
 use crate::{
     egress::parse::family::{ParserChoice, ReasoningFamily, ToolFamily},
+    epp::secure::PickerTls,
     foreign::config::ForeignEndpoint,
     placement::config::PickerConfig,
     tenants::Tenant,
@@ -53,6 +54,8 @@ pub struct GatewayConfig {
     /// Where proxies ask this gateway who answers a request, by the Endpoint Picker Protocol;
     /// nowhere if not given.
     pub picker_listen: Option<SocketAddr>,
+    /// As whom it is known there; without it there is no TLS.
+    pub picker_tls: Option<PickerTls>,
     /// Whether KV blocks that another endpoint has cached are fetched from it where that is sooner
     /// done than computing them.
     pub peer_fetch: bool,
@@ -130,6 +133,7 @@ impl GatewayConfig {
             foreign: Vec::new(),
             picker: None,
             picker_listen: None,
+            picker_tls: None,
             peer_fetch: true,
             resume: Resume::Any,
             hedge_after: None,

@@ -90,6 +90,8 @@ pub async fn serve(
     let (book, foreign) = (Arc::clone(&gateway.book), Arc::clone(&gateway.foreign));
     let endpoints =
         follower::Follower::new(directory, link, Arc::clone(&gateway.models), data_dir.clone());
+    let declared =
+        rules::follower::run((book, Arc::clone(&foreign)), registry.clone(), keys.clone());
     let placed = services::run(catalog.changes(), Arc::clone(&gateway.directory));
     let services = declared::Follower::new(catalog, keys.clone(), data_dir);
     let mut tasks = JoinSet::new();
@@ -109,7 +111,7 @@ pub async fn serve(
             never = placed => match never {},
             never = keeper::run(foreign) => match never {},
             never = flow.run() => match never {},
-            never = rules::follower::run(book, registry.clone(), keys.clone()) => match never {},
+            never = declared => match never {},
             never = desk::run(holding, lease, keys, id) => match never {},
         }
     });

@@ -54,6 +54,7 @@ mod tenants;
 
 pub use config::{FlowControl, GatewayConfig, Resume};
 pub use egress::parse::family::{Family, ParserChoice, ReasoningFamily, ToolFamily, UnknownParser};
+pub use epp::secure::PickerTls;
 pub use foreign::config::ForeignEndpoint;
 pub use gateway::{GatewayError, GatewayHandle, Surroundings, serve};
 pub use placement::{

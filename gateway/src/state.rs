@@ -85,7 +85,7 @@ impl Gateway {
 
     /// Whether a request could be answered, if only by somebody who comes up when it is asked for.
     pub(crate) fn is_ready(&self) -> bool {
-        let foreign = || self.foreign.all.iter().any(|upstream| upstream.known().ready);
+        let foreign = || self.foreign.all().iter().any(|upstream| upstream.known().ready);
         !self.directory.table().is_empty() || foreign() || self.holding.catalog.serves_on_demand()
     }
 

@@ -9,8 +9,8 @@ use std::{
 
 use clap::Args;
 use troupe_gateway::{
-    FlowControl, ForeignEndpoint, GatewayConfig, ParserChoice, PickerConfig, ReasoningFamily,
-    Resume, Tenant, ToolFamily,
+    FlowControl, ForeignEndpoint, GatewayConfig, ParserChoice, PickerConfig, PickerTls,
+    ReasoningFamily, Resume, Tenant, ToolFamily,
 };
 use troupe_runtime::spec::{EngineFlags, gib};
 
@@ -77,6 +77,9 @@ pub(crate) struct EngineArgs {
     /// ms for each token [default: 2000].
     #[arg(long, value_name = "MS")]
     kv_transfer_timeout_ms: Option<u32>,
+    /// Whether KV between groups goes through memory where both ends are on one host [default: on].
+    #[arg(long, value_name = "WHETHER", value_parser = ["on", "off"])]
+    kv_transfer_shm: Option<String>,
     /// The hosts' memory for KV blocks that devices give up, of the whole group, in GiB [default:
     /// 0].
     #[arg(long, value_name = "GIB", value_parser = gib)]
@@ -142,6 +145,7 @@ impl EngineArgs {
             },
             speculative_config: self.speculative_config.clone(),
             kv_transfer_timeout_ms: self.kv_transfer_timeout_ms,
+            kv_transfer_shm: self.kv_transfer_shm.clone(),
             kv_offloading_bytes: self.kv_offloading_size,
             kv_offloading_backend: self.kv_offloading_backend.clone(),
             kv_offloading_eviction_policy: self.kv_offloading_eviction_policy.clone(),
@@ -189,9 +193,16 @@ pub(crate) struct HttpArgs {
     #[arg(long, value_name = "FILE", value_parser = picker)]
     endpoint_picker_config: Option<PickerConfig>,
     /// Port where proxies that speak Envoy's ext_proc ask who answers a request, by the Endpoint
-    /// Picker Protocol and without TLS [default: none].
+    /// Picker Protocol [default: none].
     #[arg(long, value_name = "PORT")]
     grpc_port: Option<u16>,
+    /// A file with the certificate that those proxies are shown, and what it was issued by, as PEM
+    /// [default: none, and no TLS].
+    #[arg(long, value_name = "FILE", requires_all = ["grpc_port", "grpc_tls_key"])]
+    grpc_tls_cert: Option<PathBuf>,
+    /// A file with its private key, as PEM.
+    #[arg(long, value_name = "FILE", requires = "grpc_tls_cert")]
+    grpc_tls_key: Option<PathBuf>,
     /// Whether KV blocks that another endpoint has cached are fetched from it where that is sooner
     /// done than computing them: on or off [default: on].
     #[arg(long, value_name = "ON|OFF", value_parser = on_or_off)]
@@ -232,6 +243,8 @@ impl HttpArgs {
             no_endpoint_timeout: 60,
             endpoint_picker_config: None,
             grpc_port: None,
+            grpc_tls_cert: None,
+            grpc_tls_key: None,
             kv_peer_fetch: None,
             resume: Resume::Any,
             hedge_after_ms: None,
@@ -262,6 +275,7 @@ impl HttpArgs {
             tracing::warn!(warning, "endpoint picker config");
         }
         config.picker_listen = self.grpc_port.map(|port| (self.host, port).into());
+        config.picker_tls = self.picker_tls()?;
         config.peer_fetch = self.kv_peer_fetch.unwrap_or(config.peer_fetch);
         config.resume = self.resume;
         config.hedge_after = self.hedge_after_ms.map(|ms| Duration::from_millis(ms.into()));
@@ -271,6 +285,20 @@ impl HttpArgs {
         // Calls are read whenever a family is known, so there is nothing to enable.
         let _ = self.enable_auto_tool_choice;
         Ok(config)
+    }
+
+    /// As whom the gateway is known to proxies, if that was said.
+    fn picker_tls(&self) -> Result<Option<PickerTls>, Failure> {
+        let (Some(cert), Some(key)) = (&self.grpc_tls_cert, &self.grpc_tls_key) else {
+            return Ok(None);
+        };
+        let read = |flag: &str, file: &Path| {
+            let wrong = |error| Failure::usage(format!("{flag} {}: {error}", file.display()));
+            std::fs::read(file).map_err(wrong)
+        };
+        let (chain, key) = (read("--grpc-tls-cert", cert)?, read("--grpc-tls-key", key)?);
+        let wrong = |why| Failure::usage(format!("--grpc-tls-cert {}: {why}", cert.display()));
+        PickerTls::from_pem(&chain, &key).map(Some).map_err(wrong)
     }
 }
 

@@ -38,17 +38,8 @@ kind: EndpointPickerConfig
 plugins: [{type: active-request-scorer}]
 schedulingProfiles: [{name: default, plugins: [{pluginRef: active-request-scorer}]}]
 ";
-/// llm-d's guide `optimized-baseline`.
-const LLM_D: &str = "
-apiVersion: llm-d.ai/v1
-kind: EndpointPickerConfig
-plugins: [{type: queue-scorer}, {type: kv-cache-utilization-scorer}, {type: prefix-cache-scorer},
-  {type: no-hit-lru-scorer}]
-schedulingProfiles:
-- name: default
-  plugins: [{pluginRef: prefix-cache-scorer, weight: 3}, {pluginRef: queue-scorer, weight: 2},
-    {pluginRef: kv-cache-utilization-scorer, weight: 2}, {pluginRef: no-hit-lru-scorer, weight: 2}]
-";
+/// llm-d's guide of that name.
+const LLM_D: &str = include_str!("../../deploy/placement/optimized-baseline.yaml");
 
 // === impl Profile ===
 

@@ -7,6 +7,7 @@ picker says, sends it where the picker says, and tells the picker of the answer.
 import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -86,9 +87,15 @@ def set_headers(response: Any) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="module")
-def channel() -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(told("TROUPE_PICKER")) as channel:
+@pytest.fixture(scope="module", params=["plain", "tls"])
+def channel(request: pytest.FixtureRequest) -> Iterator[grpc.Channel]:
+    if request.param == "plain":
+        channel = grpc.insecure_channel(told("TROUPE_PICKER"))
+    else:
+        roots = Path(told("TROUPE_PICKER_CERT")).read_bytes()
+        credentials = grpc.ssl_channel_credentials(root_certificates=roots)
+        channel = grpc.secure_channel(told("TROUPE_PICKER_TLS"), credentials)
+    with channel:
         yield channel
 
 

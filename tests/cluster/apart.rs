@@ -24,18 +24,19 @@ const LOAD: (u32, u32) = (4, 6);
 /// A cluster of two nodes, of which one has just the devices of each side.
 struct Apart {
     prefill: Troupe,
-    _decode: Troupe,
+    decode: Troupe,
     control: Server,
     _etcd: EtcdProcess,
     _folder: tempfile::TempDir,
 }
 
 impl Apart {
-    fn start(model: &str, [prefill, decode]: [(u32, u32); 2]) -> Self {
+    /// `shm` is what both sides say of memory that they could share.
+    fn start(model: &str, [prefill, decode]: [(u32, u32); 2], shm: &str) -> Self {
         let etcd = EtcdProcess::start();
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name).display().to_string();
-        let document = service(model, prefill, decode).to_string();
+        let document = service(model, (prefill, decode), shm).to_string();
         fs::write(path("service.yaml"), document).expect("it can be written");
         let endpoint = etcd.endpoint();
         let (data, service) = (path("control"), path("service.yaml"));
@@ -52,10 +53,11 @@ impl Apart {
             let mut args = vec!["node", "--etcd", &endpoint, "--name", name, "--data-dir", &data];
             args.extend(["--ca", &ca, "--devices", &devices, "--label", &label]);
             args.extend(["--listen", "127.0.0.1:0", "--log-format", "json"]);
+            args.extend(["--log", "troupe_runtime::transport::shm=debug,info"]);
             Troupe::start(&args)
         };
         let (one, other) = (node("prefill", prefill), node("decode", decode));
-        let apart = Self { prefill: one, _decode: other, control, _etcd: etcd, _folder: folder };
+        let apart = Self { prefill: one, decode: other, control, _etcd: etcd, _folder: folder };
         until("both sides serve", || counted(address, "vllm:cache_config_info", "").len() == 2);
         apart
     }
@@ -70,9 +72,10 @@ impl Apart {
 #[test]
 fn processes_of_unequal_sides_give_the_golden_tokens() {
     let models = ["tiny-qwen2", "tiny-llama-tied", "tiny-mistral"];
-    for (pair, model) in PAIRS.into_iter().zip(models.into_iter().cycle()) {
+    let shm = ["on", "on", "off"].into_iter().cycle();
+    for ((pair, model), shm) in PAIRS.into_iter().zip(models.into_iter().cycle()).zip(shm) {
         let folder = golden::model(model).expect("both sets have it");
-        let apart = Apart::start(&folder.display().to_string(), pair);
+        let apart = Apart::start(&folder.display().to_string(), pair, shm);
         let mut long = 0;
         for prompt in prompts(&folder) {
             let (tokens_of, wanted) = (ids(&prompt["ids"]), ids(&prompt["greedy_ids"]));
@@ -82,13 +85,16 @@ fn processes_of_unequal_sides_give_the_golden_tokens() {
         }
         let ends = ["complete", "partial", "nothing"].map(|outcome| apart.transfers(outcome));
         assert_eq!(ends, [f64::from(long), 0.0, 0.0], "{model} {pair:?}");
+        // They are on one host, and see each other.
+        let shared = !apart.decode.said("tensors come through shared memory").is_empty();
+        assert_eq!(shared, shm == "on", "{model} {pair:?}");
     }
 }
 
 #[test]
 fn a_side_that_prefills_is_killed_under_load_and_no_request_is_lost() {
     let model = golden::model("tiny-qwen2").expect("both sets have it");
-    let apart = Apart::start(&model.display().to_string(), [(2, 1), (1, 2)]);
+    let apart = Apart::start(&model.display().to_string(), [(2, 1), (1, 2)], "on");
     let address = apart.control.address;
     let expected = |prompt: &[u32]| {
         // What it says when nobody is killed, from a prompt that is computed where it is answered.
@@ -132,7 +138,7 @@ fn counted(gateway: SocketAddr, name: &str, with: &str) -> Vec<f64> {
     lines.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect()
 }
 
-fn service(model: &str, prefill: (u32, u32), decode: (u32, u32)) -> Value {
+fn service(model: &str, (prefill, decode): ((u32, u32), (u32, u32)), shm: &str) -> Value {
     let side = |(tensor, pipeline): (u32, u32), name: &str| {
         json!({
             "parallelism": {"tensor": tensor, "pipeline": pipeline},
@@ -141,7 +147,8 @@ fn service(model: &str, prefill: (u32, u32), decode: (u32, u32)) -> Value {
                 "containers": [{
                     "name": "main",
                     "args": ["--max-model-len=256", "--dtype=float32", "--stage-time-min-ms=5",
-                        "--kv-cache-memory-bytes=67108864", "--kv-transfer-timeout-ms=60000"],
+                        "--kv-cache-memory-bytes=67108864", "--kv-transfer-timeout-ms=60000",
+                        format!("--kv-transfer-shm={shm}")],
                 }],
             },
         })

@@ -4,7 +4,7 @@
 
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use troupe_runtime::discovery::{
     Registry,
     directory::{self, EventRecord, GroupRecord, ServiceStatus},
@@ -52,6 +52,92 @@ fn a_service_sleeps_until_it_is_asked_and_again_when_it_is_not() {
     let asleep = "New size: 0; reason: nothing was asked for 1 s";
     assert!(sizes.iter().any(|size| size == woken), "{sizes:?}");
     assert!(sizes.iter().any(|size| size == asleep), "{sizes:?}");
+}
+
+#[test]
+fn a_side_that_prefills_sleeps_until_a_prompt_is_for_it_and_nobody_waits_for_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let etcd = EtcdProcess::start();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    fs::write(path("service.yaml"), apart().to_string()).expect("it can be written");
+    let (endpoint, data, file) = (etcd.endpoint(), path("control"), path("service.yaml"));
+    let mut args =
+        vec!["up", "--etcd", &endpoint, "--data-dir", &data, "--name", "n1", "-f", &file];
+    args.extend(["--listen", "127.0.0.1:0", "--host", "127.0.0.1", "--port", "0"]);
+    args.extend(["--devices", "2", "--log-format", "json"]);
+    let mut troupe = Troupe::start(&args);
+    let gateway = troupe.address("gateway on ");
+    let store = Store::open(&endpoint);
+    let answers = || http::get(gateway, "/health").is_ok_and(|answer| answer.status == 200);
+    until("somebody answers", answers);
+    assert_eq!(store.groups(), 1, "the side that prefills sleeps");
+    let golden = golden::json("models/tiny-qwen2/golden.json").expect("it has goldens");
+    // One that fills blocks: what has less is always computed where it is answered.
+    let prompts = golden["prompts"].as_array().expect("prompts").iter();
+    let long = prompts.max_by_key(|prompt| prompt["ids"].as_array().map(Vec::len));
+    let of = |name: &str| serde_json::from_value::<Vec<u32>>(long.expect("some")[name].clone());
+    let (prompt, greedy) = (of("ids").expect("tokens"), of("greedy_ids").expect("tokens"));
+    let body = completion(&prompt, greedy.len());
+    let ask = || {
+        let answer = http::post(gateway, "/v1/completions", &body).expect("an answer");
+        assert_eq!(tokens(&answer.ok()["choices"][0]), greedy);
+    };
+    ask();
+    until("it is woken", || store.groups() == 2);
+    let woken = "New size: 1; reason: requests wait";
+    assert!(store.rescales().iter().any(|size| size == woken), "{:?}", store.rescales());
+    let came = || {
+        ask();
+        let metrics = http::get(gateway, "/metrics").expect("an answer").text;
+        let counted = |line: &&str| line.starts_with("troupe:kv_transfers_total");
+        metrics
+            .lines()
+            .filter(counted)
+            .any(|line| line.contains("complete") && !line.ends_with(" 0"))
+    };
+    until("it computes prompts", came);
+}
+
+/// A service whose prompts are always for the side that prefills, which sleeps.
+fn apart() -> Value {
+    let model = golden::model("tiny-qwen2").expect("the model");
+    let template = json!({"containers": [{
+        "name": "main",
+        // Whole prompts are asked for each time.
+        "args": ["--max-model-len=256", "--kv-cache-memory-bytes=67108864",
+            "--no-enable-prefix-caching", "--dtype=float32"],
+    }]});
+    let profile = |name: &str| {
+        let plugins = [format!("{name}-filter"), "active-request-scorer".into()];
+        json!({"name": name, "plugins": plugins.map(|plugin| json!({"pluginRef": plugin}))})
+    };
+    let decider = "always-disagg-pd-decider";
+    let picker = json!({
+        "apiVersion": "llm-d.ai/v1alpha1",
+        "kind": "EndpointPickerConfig",
+        "plugins": [
+            {"type": decider},
+            {"type": "disagg-profile-handler", "parameters": {"deciders": {"prefill": decider}}},
+            {"type": "prefill-filter"},
+            {"type": "decode-filter"},
+            {"type": "active-request-scorer"},
+        ],
+        "schedulingProfiles": [profile("prefill"), profile("decode")],
+    });
+    json!({
+        "apiVersion": "serving.kserve.io/v1alpha2",
+        "kind": "LLMInferenceService",
+        "metadata": {"name": "s"},
+        "spec": {
+            "model": {"uri": format!("file://{}", model.display()), "name": "m"},
+            "template": template,
+            "prefill": {
+                "scaling": {"minReplicas": 0, "maxReplicas": 1, "cooldownPeriod": 60},
+                "template": template,
+            },
+            "router": {"scheduler": {"config": {"inline": picker}}},
+        },
+    })
 }
 
 fn service() -> String {

@@ -9,12 +9,12 @@ use troupe_runtime::{
     spec::{
         AppliedConfig, EngineFlags, GroupPolicy, LeaderWorkerSet, ServiceConfig, ServiceSpec,
         SpecError, resolve,
-        service::{self, Eviction, FileTier, KvOffload, Scaling, WorkloadSpec},
+        service::{self, PREFILL_SIDE, Scaling, WorkloadSpec},
     },
     wire::status::Role,
 };
 
-use super::{service::Problem, wishes::Wishes};
+use super::{offload, service::Problem, wishes::Wishes};
 
 /// The kind under which services are stored.
 pub const KIND: &str = service::KIND;
@@ -26,8 +26,6 @@ pub(super) const INVALID: &str = "InvalidSpec";
 const CAUSE: &str = "kubernetes.io/change-cause";
 /// Another value forms all groups anew; ours, and as `kubectl rollout restart` writes it.
 const RESTARTED_AT: [&str; 2] = ["troupe.dev/restartedAt", "kubectl.kubernetes.io/restartedAt"];
-/// After the name of a service, the side of it that prefills.
-const PREFILL: &str = ".prefill";
 /// How ranks are divided into members: `host` (the default), `stage` or `rank`.
 pub const MEMBER_PER: &str = "troupe.dev/member-per";
 
@@ -82,13 +80,13 @@ impl ServiceName {
     /// because that has a dot.
     #[must_use]
     pub fn prefill(&self) -> Self {
-        Self { namespace: self.namespace.clone(), name: format!("{}{PREFILL}", self.name) }
+        Self { namespace: self.namespace.clone(), name: format!("{}{PREFILL_SIDE}", self.name) }
     }
 
     /// The service as it was declared, of which this may be a side.
     #[must_use]
     pub fn declared(&self) -> Self {
-        let name = self.name.strip_suffix(PREFILL).unwrap_or(&self.name);
+        let name = self.name.strip_suffix(PREFILL_SIDE).unwrap_or(&self.name);
         Self { namespace: self.namespace.clone(), name: name.to_owned() }
     }
 
@@ -187,11 +185,7 @@ impl Desired {
             pipeline_parallel: parallelism.pipeline,
             member_per: member_per(&metadata.annotations)?,
             role,
-            flags: offloading(
-                path,
-                template.map(|pod| pod.flags.clone()).unwrap_or_default(),
-                workload.kv_offload.as_ref(),
-            )?,
+            flags: offload::flags(path, workload)?,
         };
         check_members(path, &launch, &wishes)?;
         Ok(Self {
@@ -208,35 +202,6 @@ impl Desired {
             applied: Vec::new(),
         })
     }
-}
-
-/// The engine's flags with what `kvCacheOffloading` says, where the flags do not say it themselves.
-/// Its amounts are those of a whole group.
-fn offloading(
-    path: &str,
-    mut flags: EngineFlags,
-    offload: Option<&KvOffload>,
-) -> Result<EngineFlags, String> {
-    let Some(offload) = offload else { return Ok(flags) };
-    let field = format!("{path}.kvCacheOffloading");
-    let disk = match offload.files.as_slice() {
-        [] => None,
-        [FileTier::Local { bytes }] => Some(*bytes),
-        [FileTier::Volume { .. }] => {
-            let why = "must be emptyDir for now, got pvc";
-            return Err(format!("{field}.secondary[0].fileSystem: {why}"));
-        }
-        more => {
-            let count = more.len();
-            return Err(format!("{field}.secondary: must have one entry for now, has {count}"));
-        }
-    };
-    if offload.eviction == Eviction::Arc {
-        flags.kv_offloading_eviction_policy.get_or_insert_with(|| "arc".to_owned());
-    }
-    flags.kv_offloading_bytes = flags.kv_offloading_bytes.or(Some(offload.cpu));
-    flags.kv_offloading_disk_bytes = flags.kv_offloading_disk_bytes.or(disk);
-    Ok(flags)
 }
 
 fn member_per(annotations: &BTreeMap<String, String>) -> Result<MemberPer, String> {
@@ -379,11 +344,6 @@ mod tests {
         let flags = &sides[0].launch.flags;
         let kept = (flags.kv_offloading_bytes, flags.kv_offloading_disk_bytes);
         assert_eq!(kept, (Some(1 << 30), Some(5)), "flags say it last");
-        let offload = &mut document["spec"]["kvCacheOffloading"];
-        offload["evictionPolicy"] = json!("arc");
-        offload["secondary"] = json!([{"fileSystem": {"pvc": {"ref": {"name": "kv"}}}}]);
-        let Problem { message, .. } = desired(&document).expect_err("not yet");
-        assert!(message.contains("must be emptyDir for now, got pvc"), "{message}");
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! - `acts`: effects as transactions; `errands`: what others find out; `facts`: a model's size
 //! - `observed`: what the store's watch tells, as the planner's events (pure)
 //! - `declared`: services with the configurations and the set that make them whole (pure)
-//! - [`desired`]: from a declared service to what its groups are to run (pure)
+//! - [`desired`]: from a declared service to what its groups are to run; `offload`: of that, what
+//!   is kept beside devices (pure)
 //! - [`plan`]: the planner's front, what is observed in, what is to be done out (pure, as all
 //!   below)
 //! - `service`: one service's groups, as wanted; `tend`: each as it is; `moves`: away from hosts
@@ -32,6 +33,7 @@ pub mod memory;
 mod models;
 mod moves;
 mod observed;
+mod offload;
 mod place;
 pub mod plan;
 pub mod restart;

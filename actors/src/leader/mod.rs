@@ -1,6 +1,6 @@
 //! The leader of a group: member 0's engine.
 //!
-//! - [`engine`]: the core: requests in, plans and chunks out (pure)
+//! - [`engine`]: the core: requests in, plans and chunks out; `ends`: how requests end (pure)
 //! - [`transfers`]: KV blocks to and from other groups; `fetch`: the side that wants them;
 //!   `prefill`: the side that computes them; `load`: what tiers
 //!   beside the device have of a request (pure)
@@ -21,6 +21,7 @@ mod cache;
 pub mod describe;
 pub mod doors;
 mod drain;
+mod ends;
 pub mod engine;
 mod errands;
 mod fetch;

@@ -30,7 +30,7 @@ use crate::{
         lifecycle::{Deadlines, Group},
     },
     leader::actor::{Leader, LeaderArgs, LeaderMsg},
-    worker::actor::WorkerMsg,
+    worker::{actor::WorkerMsg, transfer},
 };
 
 /// The actor.
@@ -112,7 +112,7 @@ impl Actor for Member {
         };
         // Lines of at most two members' worth of ranks, each to each.
         let (desk, lines) = mpsc::channel(DESK);
-        let inboxes = Inboxes::new(args.launch.epoch);
+        let inboxes = Inboxes::new(args.launch.epoch, transfer::ring(&launch.flags));
         let connections = Connections::new(args.link.clone(), Class::Kv);
         let lines_of_kv = Lines::new(connections, inboxes.clone());
         let directions = Directions { leader, desk, inboxes };

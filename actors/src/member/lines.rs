@@ -4,7 +4,8 @@
 //! Where blocks are sent, a task empties a device thread's queue onto a stream. Where they are
 //! taken, the front door hands each stream to a task that looks for who wants it: the leader's
 //! order may still be on its way here when the first frames are. Frames are checked before the
-//! device thread sees them, so that it only copies.
+//! device thread sees them, so that it only copies. Between members of one host their bytes go
+//! through memory of the sender's ([`shm`]), a ring for each line: what is checked is the copy.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +21,10 @@ use tokio::{
 };
 use troupe_runtime::{
     id::{Coordinate, Epoch, TransferId},
-    transport::{Conversation, LinkError, Stream},
+    transport::{
+        Conversation, LinkError, PeerAddr, Stream,
+        shm::{self, Ring},
+    },
     wire::transfer::{ExportOrder, KvFrame, KvOpen, TransferOrder},
 };
 
@@ -34,6 +38,7 @@ use crate::worker::{
 #[derive(Clone, Debug)]
 pub struct Inboxes {
     epoch: Epoch,
+    ring: Option<Ring>,
     open: Arc<Mutex<Open>>,
     changed: watch::Sender<()>,
 }
@@ -53,9 +58,10 @@ pub struct Lines {
 // === impl Inboxes ===
 
 impl Inboxes {
-    /// Nobody takes anything, in this incarnation.
-    pub fn new(epoch: Epoch) -> Self {
-        Self { epoch, open: Arc::default(), changed: watch::Sender::new(()) }
+    /// Nobody takes anything, in this incarnation. Without a `ring` nothing is taken, or sent, by
+    /// way of memory either.
+    pub fn new(epoch: Epoch, ring: Option<Ring>) -> Self {
+        Self { epoch, ring, open: Arc::default(), changed: watch::Sender::new(()) }
     }
 
     /// A rank takes blocks of a transfer from now on.
@@ -89,12 +95,13 @@ impl Inboxes {
     }
 
     /// Carries what comes over one stream to the rank that it is for.
-    pub(super) async fn take(self, open: KvOpen, mut stream: Stream) {
+    pub(super) async fn take(self, open: KvOpen, stream: Stream) {
         let Some(inbox) = self.find(&open).await else {
             return tracing::debug!(transfer = %open.transfer, "KV that nobody here wants");
         };
+        let mut receiver = shm::borrow(stream, self.ring);
         loop {
-            let (came, is_last) = match stream.receiver.next_with_tensor::<KvFrame>().await {
+            let (came, is_last) = match receiver.next_with_tensor::<KvFrame>().await {
                 Ok(Some((frame, bytes))) => (inspect(frame, bytes), false),
                 Ok(None) => return,
                 Err(error) => (Incoming::Spoiled(error.to_string()), true),
@@ -161,8 +168,9 @@ impl Lines {
             let (sender, queue) = mpsc::channel(LINE_FRAMES);
             let open = KvOpen { epoch: order.epoch, transfer: order.transfer, from: rank, to };
             let (connections, address) = (self.connections.clone(), address.clone());
+            let ring = self.inboxes.ring;
             let task = self.tasks.spawn(async move {
-                if let Err(error) = carry(connections, &address, open, queue).await {
+                if let Err(error) = carry(connections, &address, open, ring, queue).await {
                     tracing::info!(transfer = %open.transfer, %error, "KV did not get through");
                 }
             });
@@ -177,13 +185,18 @@ async fn carry(
     connections: Connections,
     address: &str,
     open: KvOpen,
+    ring: Option<Ring>,
     mut queue: mpsc::Receiver<Sealed>,
 ) -> Result<(), LinkError> {
-    let mut stream = connections.open(address, Conversation::Kv(open)).await?;
+    let stream = connections.open(address, Conversation::Kv(open)).await?;
+    // Within one process bytes are handed on as they are.
+    let is_inside = matches!(address.parse(), Ok(PeerAddr::Local(_)));
+    let ring = ring.filter(|_| !is_inside);
+    let mut sender = shm::lend(stream, ring, SEND_DEADLINE).await?;
     while let Some((frame, bytes)) = queue.recv().await {
-        stream.sender.send_with_tensor(&frame, bytes, SEND_DEADLINE).await?;
+        sender.send_with_tensor(&frame, bytes, SEND_DEADLINE).await?;
     }
-    stream.sender.finish()?;
+    sender.finish()?;
     // The connection may live by this stream alone, and what the other side has acknowledged it
     // need not have read: that is lost if the connection ends. So it stays until the transfer is
     // closed, which ends this task.

@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 use troupe_actors::controller::desired::launch;
 use troupe_runtime::{
     discovery::directory::EndpointRecord,
     id::NodeId,
     prefix::Parameters,
     spec::EngineFlags,
-    transport::{Connection, Conversation, Stream},
+    transport::{Class, Connection, Conversation, FaultProfile, Faults, Link, LinkError, Stream},
     wire::cache::{CacheBatch, CacheDown, CacheFollow, CacheParams, CacheUp},
 };
 use uuid::Uuid;
@@ -159,4 +159,98 @@ async fn who_missed_something_is_told_from_there_and_who_means_another_epoch_is_
     assert_eq!(params.endpoint, endpoint.info.endpoint);
     let ended = timeout(Duration::from_secs(5), stream.receiver.next::<CacheDown>()).await;
     assert!(matches!(ended, Ok(Ok(None))), "then it ends: {ended:?}");
+}
+
+/// Who follows a leader over a network that breaks conversations, and begins again.
+struct Lossy {
+    link: Arc<dyn Link>,
+    endpoint: EndpointRecord,
+    since: Option<u64>,
+    held: BTreeSet<u128>,
+    broke: u32,
+    /// How often the leader has said of late that there is nothing.
+    still: u32,
+}
+
+impl Lossy {
+    /// Until the leader has nothing to tell, twice, although all of it is `over`.
+    async fn follow(mut self, over: watch::Receiver<bool>) -> Self {
+        while self.converse(&over).await.is_err() {
+            self.broke += 1;
+        }
+        self
+    }
+
+    async fn converse(&mut self, over: &watch::Receiver<bool>) -> Result<(), LinkError> {
+        let peer = self.endpoint.address.parse().unwrap();
+        let connection = self.link.connect(&peer, Class::Control, WAIT).await?;
+        let mut stream = connection.open(Conversation::Cache, WAIT).await?;
+        let follow = CacheFollow { epoch: self.endpoint.info.endpoint.epoch, since: self.since };
+        stream.sender.send(&CacheUp::Follow(follow), WAIT).await?;
+        let mut filling = BTreeSet::new();
+        loop {
+            match stream.receiver.expect(WAIT).await? {
+                CacheDown::Params(_) => {}
+                CacheDown::Batch(CacheBatch { seq, cleared, removed, stored, .. }) => {
+                    assert_eq!(self.since.replace(seq), Some(seq - 1), "one after the other");
+                    self.still = 0;
+                    if cleared {
+                        self.held.clear();
+                    }
+                    assert!(removed.iter().all(|hash| self.held.remove(hash)), "it was held");
+                    assert!(stored.iter().all(|hash| self.held.insert(*hash)), "it was not");
+                }
+                CacheDown::Snapshot(part) => {
+                    self.still = 0;
+                    filling.extend(part.held);
+                    if part.last {
+                        (self.since, self.held) = (Some(part.seq), std::mem::take(&mut filling));
+                    }
+                }
+                CacheDown::Still(still) => {
+                    assert_eq!(self.since, Some(still.seq), "it was told everything");
+                    self.still += u32::from(*over.borrow());
+                    if self.still > 1 {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_follows_over_a_network_that_breaks_conversations_comes_to_know_all() {
+    let mut broke = 0;
+    for seed in 0..3 {
+        let (cluster, _host, endpoint) = serving(24).await;
+        let faults = Faults::new(seed);
+        let link = cluster.faulty(&faults);
+        faults.set(FaultProfile {
+            breaks: 0.1,
+            resets: 0.3,
+            delay: Duration::ZERO..Duration::from_millis(4),
+            ..FaultProfile::default()
+        });
+        let over = watch::Sender::new(false);
+        let (since, held) = (None, BTreeSet::new());
+        let lossy = Lossy { link, endpoint: endpoint.clone(), since, held, broke: 0, still: 0 };
+        let following = tokio::spawn(lossy.follow(over.subscribe()));
+        for round in 0..12 {
+            let mut asked = Vec::new();
+            for number in 0..3 {
+                asked.push(cluster.ask(&endpoint, &prompt(round * 3 + number), 6).await);
+            }
+            for asked in asked {
+                asked.tokens().await;
+            }
+        }
+        over.send_replace(true);
+        let lossy = timeout(WAIT, following).await.expect("it comes to an end").unwrap();
+        let mut clean = Follower::open(&cluster, &endpoint, None).await;
+        clean.until_still().await;
+        assert_eq!(lossy.held, clean.held, "seed {seed}");
+        broke += lossy.broke;
+    }
+    assert!(broke > 0, "nothing ever broke");
 }

@@ -29,7 +29,7 @@ use troupe_runtime::{
     id::{GroupId, NodeId, RequestId},
     model::source::HubCache,
     transport::{
-        Class, Connection, Conversation, Link, LocalNetwork, PeerIdentity, PeerRole, Stream,
+        Class, Connection, Conversation, Faults, Link, LocalNetwork, PeerIdentity, PeerRole, Stream,
     },
     wire::{
         generate::{Choice, Chunk, Generate, GenerateDown, GenerateUp, KvSource, SamplingOptions},
@@ -218,6 +218,12 @@ impl Cluster {
             }
         };
         timeout(WAIT, found).await.expect("an endpoint within the wait")
+    }
+
+    /// A way to leaders on which what they say fails as a [`Faults`] says.
+    pub(crate) fn faulty(&self, faults: &Faults) -> Arc<dyn Link> {
+        let node = NodeId(Uuid::from_u128(99));
+        faults.wrap(self.network.link(identity(PeerRole::Control, node)), node)
     }
 
     /// A connection with an endpoint's leader.

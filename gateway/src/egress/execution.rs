@@ -279,6 +279,9 @@ impl Execution {
         if self.core.origin().is_some() {
             tracing::info!(endpoint = %id, attempt = self.core.attempt(), "resume a stream");
         }
+        if placed.misses_prefill {
+            self.places.holding.want_prefill(&id.group);
+        }
         placed.decision.trace().in_scope(|| tracing::debug!(endpoint = %id, "placed"));
         if let Some(token) = &placed.token {
             // Another prompt of the request may have said one before: any of them will do.

@@ -50,7 +50,7 @@ async fn generation(
     Extension(context): Extension<RequestContext>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    if gateway.foreign.all.is_empty() {
+    if gateway.foreign.all().is_empty() {
         return here(&gateway, request).await;
     }
     let permit = gateway.admit()?;

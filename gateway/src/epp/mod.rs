@@ -8,7 +8,7 @@
 //! straight there; one for a model of this cluster goes to this gateway, which alone speaks to its
 //! leaders.
 //!
-//! - [`server`]: gRPC, and who is healthy
+//! - [`server`]: gRPC, and who is healthy; [`secure`]: over TLS
 //! - `conversation`: one request of the proxy's client, from its headers to the end of its answer
 //! - `words`: what is said in it, made of what was decided (pure)
 //! - [`front`]: who answers it; [`pick`]: how that is told
@@ -18,5 +18,6 @@ mod conversation;
 pub(crate) mod front;
 mod messages;
 pub(crate) mod pick;
+pub(crate) mod secure;
 pub(crate) mod server;
 mod words;

@@ -28,6 +28,7 @@ use super::{
     conversation::{OUTBOX, Surroundings, talk},
     front,
     messages::{HealthCheckRequest, HealthCheckResponse, ProcessingRequest, ProcessingResponse},
+    secure,
 };
 use crate::state::Gateway;
 
@@ -49,15 +50,25 @@ pub(crate) async fn run(
     let processor =
         Processor { router: front::router(&gateway), gateway: Arc::clone(&gateway), http };
     let mut ended = shutdown.clone();
-    let served = Server::builder()
+    let tls = gateway.config.picker_tls.clone();
+    let services = Server::builder()
         .max_concurrent_streams(most)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .add_service(processor)
-        .add_service(Health { gateway })
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            async move { shutdown.begun().await },
-        );
+        .add_service(Health { gateway });
+    let served = async move {
+        let begun = async move { shutdown.begun().await };
+        match tls {
+            None => {
+                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+                services.serve_with_incoming_shutdown(incoming, begun).await
+            }
+            Some(tls) => {
+                let incoming = secure::incoming(listener, tls);
+                services.serve_with_incoming_shutdown(incoming, begun).await
+            }
+        }
+    };
     let late = async {
         ended.begun().await;
         tokio::time::sleep(drain).await;

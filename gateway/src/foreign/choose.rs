@@ -38,7 +38,7 @@ impl Upstreams {
             within && !tried.contains(&(config.namespace.clone(), config.name.clone()))
         };
         let mut all: Vec<_> = self.serving(query.model).filter(|(one, _)| fits(one)).collect();
-        let closed = |(_, known): &(&Arc<Upstream>, Known)| !known.breaker.is_open(now);
+        let closed = |(_, known): &(Arc<Upstream>, Known)| !known.breaker.is_open(now);
         if all.iter().any(closed) {
             all.retain(closed);
         }

@@ -1,10 +1,11 @@
-//! The file that names foreign endpoints.
+//! What names foreign endpoints: a file, and pools.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use axum::http::{HeaderValue, Uri, uri::Authority};
 use serde::Deserialize;
 use serde_json::Value;
+use troupe_runtime::spec::{InferencePool, pool::POOL_ENDPOINTS};
 
 use super::tls::Tls;
 
@@ -78,6 +79,28 @@ impl ForeignEndpoint {
                     endpoint.name
                 )),
             }
+        });
+        endpoints.collect()
+    }
+
+    /// Those that a pool names: they have the labels that it selects by, as pods would that it had
+    /// selected. No declared name has a dot, so theirs are nobody else's.
+    ///
+    /// # Errors
+    /// The one that is wrong, and what would be right.
+    pub(crate) fn of_pool(pool: &InferencePool) -> Result<Vec<Self>, String> {
+        let written = pool.endpoints.iter().enumerate().map(|(at, url)| Written {
+            name: format!("{}.{at}", pool.metadata.name),
+            namespace: pool.metadata.namespace.clone(),
+            url: url.clone(),
+            api_key: None,
+            labels: pool.spec.selector.clone(),
+            ca_file: None,
+            insecure_skip_verify: false,
+        });
+        let endpoints = written.map(|written| {
+            let url = written.url.clone();
+            Self::new(written).map_err(|(_, why)| format!("{POOL_ENDPOINTS}: {url}: {why}"))
         });
         endpoints.collect()
     }

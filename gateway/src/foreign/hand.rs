@@ -60,7 +60,7 @@ impl Elsewhere {
 impl Gateway {
     /// The model of a request, if a foreign endpoint serves it and none of this cluster does.
     pub(crate) fn elsewhere(&self, context: &RequestContext, body: &JsonBody) -> Option<Elsewhere> {
-        if self.foreign.all.is_empty() {
+        if self.foreign.all().is_empty() {
             return None;
         }
         let asked = body.peek::<Peek>()?.model?;

@@ -3,12 +3,15 @@
 //! One that does not answer takes no more requests until it does; one whose load cannot be read is
 //! taken for what it said last.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{body::Body, http::Request};
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    task::{AbortHandle, JoinSet},
+    time::timeout,
+};
 
 use super::{
     scrape,
@@ -38,12 +41,26 @@ struct Card {
 
 /// Never returns; ends with its task.
 pub(crate) async fn run(upstreams: Arc<Upstreams>) -> Infallible {
+    let mut changes = upstreams.changes();
     let mut tasks = JoinSet::new();
-    for upstream in &upstreams.all {
-        tasks.spawn(keep(Arc::clone(&upstreams), Arc::clone(upstream)));
+    let mut kept: BTreeMap<u32, AbortHandle> = BTreeMap::new();
+    loop {
+        let all = Arc::clone(&changes.borrow_and_update());
+        kept.retain(|number, task| {
+            let is_there = all.iter().any(|upstream| upstream.number == *number);
+            if !is_there {
+                task.abort();
+            }
+            is_there
+        });
+        for upstream in all.iter() {
+            kept.entry(upstream.number)
+                .or_insert_with(|| tasks.spawn(keep(Arc::clone(&upstreams), Arc::clone(upstream))));
+        }
+        while tasks.try_join_next().is_some() {}
+        // Its sender is in what this holds.
+        let _ = changes.changed().await;
     }
-    while tasks.join_next().await.is_some() {}
-    std::future::pending().await
 }
 
 async fn keep(upstreams: Arc<Upstreams>, upstream: Arc<Upstream>) {

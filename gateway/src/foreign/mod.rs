@@ -1,11 +1,12 @@
 //! Endpoints that are not ours: any server of OpenAI's API can stand behind this gateway.
 //!
-//! They are named in a file, asked for their models and scraped for their load (vLLM's and SGLang's
-//! metrics). Requests for their models are let in and placed like all others, and then handed on as
-//! they came: what a foreign server makes of a field is its own affair. What only our own leaders
-//! give is not there: streams that go on elsewhere, block events, tokens counted exactly.
+//! They are named in a file or by an `InferencePool`, asked for their models and scraped for their
+//! load (vLLM's and SGLang's metrics). Requests for their models are let in and placed like all
+//! others, and then handed on as they came: what a foreign server makes of a field is its own
+//! affair. What only our own leaders give is not there: streams that go on elsewhere, block events,
+//! tokens counted exactly.
 //!
-//! - [`config`]: the file
+//! - [`config`]: what names them
 //! - `tls`: how its certificate is checked
 //! - [`upstream`]: one endpoint, as far as this gateway knows it
 //! - [`choose`]: which of them answers

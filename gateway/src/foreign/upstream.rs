@@ -15,7 +15,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use troupe_runtime::wire::status::{EndpointInfo, Load};
 
 use super::{choose, config::ForeignEndpoint, tls::Tls};
@@ -29,13 +29,20 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// Connections to one endpoint that are kept for the next request.
 const IDLE_CONNECTIONS: usize = 256;
 
-/// All that are configured.
+/// All of them: those of the file for ever, those of pools as long as these name them.
 pub(crate) struct Upstreams {
-    pub(crate) all: Vec<Arc<Upstream>>,
+    all: watch::Sender<All>,
+    /// Of the file.
+    fixed: usize,
+    /// How many there ever were.
+    count: AtomicU32,
     /// What was sent to whom.
     pub(crate) guessed: Guessed,
     origin: Instant,
 }
+
+/// Those that there are now. Immutable: a change makes a new one.
+pub(crate) type All = Arc<[Arc<Upstream>]>;
 
 /// One of them.
 #[derive(Debug)]
@@ -44,7 +51,7 @@ pub(crate) struct Upstream {
     pub(crate) info: EndpointInfo,
     /// As people are told it.
     pub(super) name: Arc<str>,
-    /// Its place in the file.
+    /// Its own among all that there ever were.
     pub(super) number: u32,
     pub(super) client: Client<HttpsConnector<HttpConnector>, Body>,
     /// What it may have cached.
@@ -82,16 +89,50 @@ pub(crate) struct There(Arc<Upstream>);
 impl Upstreams {
     /// None of them is known to answer yet.
     pub(crate) fn new(configs: &[ForeignEndpoint]) -> Self {
-        let guessed = Guessed::default();
-        let upstream = |(number, config): (u32, &ForeignEndpoint)| {
-            let (in_flight, known) = (AtomicU32::new(0), Mutex::default());
-            let (info, config) = (choose::info(config), config.clone());
-            let name = format!("{config:?}").into();
-            let (client, cached) = (client(&config), guessed.cached());
-            Arc::new(Upstream { config, info, name, number, client, cached, in_flight, known })
+        let upstreams = Self {
+            all: watch::Sender::new(Arc::from([])),
+            fixed: configs.len(),
+            count: AtomicU32::new(0),
+            guessed: Guessed::default(),
+            origin: Instant::now(),
         };
-        let all = (0..).zip(configs).map(upstream).collect();
-        Self { all, guessed, origin: Instant::now() }
+        let all = configs.iter().map(|config| upstreams.upstream(config));
+        upstreams.all.send_replace(all.collect());
+        upstreams
+    }
+
+    fn upstream(&self, config: &ForeignEndpoint) -> Arc<Upstream> {
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        let (in_flight, known) = (AtomicU32::new(0), Mutex::default());
+        let (info, config) = (choose::info(config), config.clone());
+        let name = format!("{config:?}").into();
+        let (client, cached) = (client(&config), self.guessed.cached());
+        Arc::new(Upstream { config, info, name, number, client, cached, in_flight, known })
+    }
+
+    /// Pools name these now. One that they named before stays as it is; requests that are at one
+    /// that is gone end there.
+    pub(crate) fn declare(&self, configs: &[ForeignEndpoint]) {
+        self.all.send_if_modified(|all| {
+            let (fixed, declared) = all.split_at(self.fixed);
+            if declared.iter().map(|one| &one.config).eq(configs) {
+                return false;
+            }
+            let kept = |config: &ForeignEndpoint| declared.iter().find(|one| one.config == *config);
+            let one = |config| kept(config).cloned().unwrap_or_else(|| self.upstream(config));
+            *all = fixed.iter().cloned().chain(configs.iter().map(one)).collect();
+            true
+        });
+    }
+
+    /// Those that there are now.
+    pub(crate) fn all(&self) -> All {
+        Arc::clone(&self.all.borrow())
+    }
+
+    /// Changes of who there is.
+    pub(super) fn changes(&self) -> watch::Receiver<All> {
+        self.all.subscribe()
     }
 
     /// Time as breakers count it.
@@ -100,20 +141,20 @@ impl Upstreams {
     }
 
     /// Those that answer and serve this model.
-    pub(crate) fn serving<'a>(
-        &'a self,
-        model: &'a str,
-    ) -> impl Iterator<Item = (&'a Arc<Upstream>, Known)> {
-        self.all.iter().filter_map(move |upstream| {
+    pub(crate) fn serving(&self, model: &str) -> impl Iterator<Item = (Arc<Upstream>, Known)> {
+        let all = self.all();
+        (0..all.len()).filter_map(move |at| {
+            let upstream = &all[at];
             let known = upstream.known();
             let serves = known.ready && known.models.iter().any(|one| one.id == model);
-            serves.then(|| (upstream, known.clone()))
+            serves.then(|| (Arc::clone(upstream), known.clone()))
         })
     }
 
     /// Every model that somebody serves.
     pub(crate) fn models(&self) -> Vec<ForeignModel> {
-        let known = self.all.iter().map(|upstream| upstream.known().clone());
+        let all = self.all();
+        let known = all.iter().map(|upstream| upstream.known().clone());
         known.filter(|known| known.ready).flat_map(|known| known.models.to_vec()).collect()
     }
 }
@@ -161,6 +202,6 @@ impl Drop for There {
 
 impl fmt::Debug for Upstreams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.all.iter().map(|upstream| &upstream.config)).finish()
+        f.debug_list().entries(self.all().iter().map(|upstream| &upstream.config)).finish()
     }
 }

@@ -9,6 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::watch;
+use troupe_runtime::spec::service::PREFILL_SIDE;
 
 /// A service by name.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +27,9 @@ pub(crate) struct Declared {
     pub(crate) comes_up: bool,
     /// Whether it may be without one until somebody asks.
     pub(crate) on_demand: bool,
+    /// Whether the side of it that computes prompts may be without one, likewise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) prefill_on_demand: bool,
     /// How its requests are placed, if it says so: an `EndpointPickerConfig`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) placement: Option<Value>,
@@ -80,6 +84,14 @@ impl Catalog {
         best.map(|(name, declared)| (name.clone(), declared.clone()))
     }
 
+    /// The side of a service that computes its prompts, if that has a group when somebody asks.
+    pub(crate) fn prefill_on_demand(&self, namespace: &str, name: &str) -> Option<ServiceName> {
+        let service = ServiceName { namespace: namespace.to_owned(), name: name.to_owned() };
+        let services = self.services.borrow();
+        let on_demand = services.get(&service).is_some_and(|known| known.prefill_on_demand);
+        on_demand.then(|| ServiceName { name: format!("{name}{PREFILL_SIDE}"), ..service })
+    }
+
     /// Every name that requests may use.
     pub(crate) fn names(&self) -> BTreeSet<String> {
         let services = self.services.borrow();
@@ -111,7 +123,11 @@ mod tests {
             let name = ServiceName { namespace: "n".into(), name: name.into() };
             let failed = failed.map(str::to_owned);
             let names = vec!["m".into(), "x".into()];
-            (name, Declared { names, comes_up, on_demand: comes_up, placement: None, failed })
+            let on_demand = comes_up;
+            let (prefill_on_demand, placement) = (false, None);
+            let declared =
+                Declared { names, comes_up, on_demand, prefill_on_demand, placement, failed };
+            (name, declared)
         };
         let found = |catalog: &Catalog, model| catalog.find(model).map(|(name, _)| name.name);
         catalog.set([service("a", false, None)].into());

@@ -3,6 +3,9 @@
 //! Bounded in number and in bytes, all services together: what is beyond is refused as it was
 //! before there was a hold. A service's demand is told at most once a second, because it is written
 //! to a store; when nobody waits any more, the word is taken back.
+//!
+//! The side of a service that computes prompts is wanted without anybody waiting for it: that
+//! counts as one who waits, until it was not wanted for a while.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -22,6 +25,8 @@ pub(crate) enum Event {
     Ask(ServiceName, usize),
     /// One that was held is held no longer.
     Leave(ServiceName, usize),
+    /// A request that goes on without it would be better off with it.
+    Want(ServiceName),
     /// Somebody is there to tell what there is to be told.
     Look,
 }
@@ -52,12 +57,17 @@ pub(crate) struct Core {
 struct Demand {
     held: u32,
     told: u32,
+    /// Until when it is wanted, though nobody waits.
+    wanted: Option<Duration>,
     /// When it was told last.
     at: Option<Duration>,
 }
 
 /// The least time between two words on one service.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// So long after a request would have been better off with it a service is wanted: longer than
+/// whoever decides takes to look.
+const WANTED: Duration = Duration::from_secs(10);
 
 // === impl Core ===
 
@@ -78,6 +88,10 @@ impl Core {
             Event::Ask(service, bytes) => vec![self.ask(service, bytes)],
             Event::Leave(service, bytes) => {
                 self.leave(&service, bytes);
+                Vec::new()
+            }
+            Event::Want(service) => {
+                self.demands.entry(service).or_default().wanted = Some(now + WANTED);
                 Vec::new()
             }
             Event::Look => self.look(now),
@@ -112,19 +126,32 @@ impl Core {
             let due = demand.at.map_or(now, |at| at + INTERVAL);
             if due > now {
                 next = Some(next.map_or(due, |next| next.min(due)));
-            } else if demand.held != demand.told {
-                demand.told = demand.held;
+            } else if demand.now(now) != demand.told {
+                demand.told = demand.now(now);
                 demand.at = Some(now);
-                effects.push(Effect::Tell(service.clone(), demand.held));
+                effects.push(Effect::Tell(service.clone(), demand.told));
                 next = Some(next.map_or(now + INTERVAL, |next| next.min(now + INTERVAL)));
+            }
+            if let Some(until) = demand.wanted.filter(|until| *until > now) {
+                next = Some(next.map_or(until, |next| next.min(until)));
             }
         }
         // Those that have nothing more to be told, and may be told of again at once.
         self.demands.retain(|_, demand| {
-            demand.held > 0 || demand.told > 0 || demand.at.is_some_and(|at| at + INTERVAL > now)
+            let is_told_of = demand.at.is_some_and(|at| at + INTERVAL > now);
+            demand.now(now) > 0 || demand.told > 0 || is_told_of
         });
         effects.extend(next.map(Effect::LookAt));
         effects
+    }
+}
+
+// === impl Demand ===
+
+impl Demand {
+    /// How many want the service.
+    fn now(&self, now: Duration) -> u32 {
+        self.held.max(u32::from(self.wanted.is_some_and(|until| until > now)))
     }
 }
 
@@ -179,5 +206,22 @@ mod tests {
         assert_eq!(core.handle(AT(2200), Event::Look), [next(3100)], "it came and went");
         assert_eq!(core.handle(AT(3100), Event::Look), []);
         assert!(core.demands.is_empty(), "nothing is remembered of who left");
+    }
+
+    #[test]
+    fn what_is_wanted_is_told_until_it_was_not_wanted_for_a_while() {
+        let mut core = core();
+        let want = |core: &mut Core, at| core.handle(AT(at), Event::Want(name("a.prefill")));
+        let tell = |count| Effect::Tell(name("a.prefill"), count);
+        let next = |at| Effect::LookAt(AT(at));
+        assert_eq!(want(&mut core, 0), [], "nobody waits for it");
+        assert_eq!(core.held(&name("a.prefill")), 0);
+        assert_eq!(core.handle(AT(0), Event::Look), [tell(1), next(1000)]);
+        want(&mut core, 500);
+        want(&mut core, 4000);
+        assert_eq!(core.handle(AT(4000), Event::Look), [next(14_000)], "it is told already");
+        assert_eq!(core.handle(AT(14_000), Event::Look), [tell(0), next(15_000)]);
+        assert_eq!(core.handle(AT(15_000), Event::Look), []);
+        assert!(core.demands.is_empty(), "nothing is remembered of it");
     }
 }

@@ -232,9 +232,13 @@ fn read(value: &[u8]) -> Result<Option<(ServiceName, Declared)>, String> {
     let scaling = spec.workload.scaling.as_ref();
     let sleeps = |scaling: &Scaling| scaling.min_replicas == 0 || scaling.idle_replicas == Some(0);
     let on_demand = scaling.is_some_and(sleeps);
+    let prefill = spec.prefill.as_ref().and_then(|side| side.scaling.as_ref());
+    let prefill_on_demand = prefill.is_some_and(sleeps);
     let comes_up = scaling.is_some() || spec.workload.replicas > 0;
     let placement = spec.router.and_then(|router| router.scheduler?.config);
-    Ok(Some((name, Declared { names, comes_up, on_demand, placement, failed: None })))
+    let failed = None;
+    let declared = Declared { names, comes_up, on_demand, prefill_on_demand, placement, failed };
+    Ok(Some((name, declared)))
 }
 
 /// Why a service is not formed any more, if the controller says that it is so.
@@ -279,7 +283,10 @@ mod tests {
         assert_eq!(declared(args).names, ["a", "b"]);
         assert!(declared(json!({})).comes_up && !declared(json!({})).on_demand);
         let scaled = json!({"scaling": {"minReplicas": 0, "maxReplicas": 2}});
-        assert!(declared(scaled).on_demand);
+        assert!(declared(scaled.clone()).on_demand);
+        assert!(!declared(scaled.clone()).prefill_on_demand);
+        let apart = declared(json!({"prefill": scaled}));
+        assert!(apart.prefill_on_demand && !apart.on_demand);
         assert!(!declared(json!({"replicas": 0})).comes_up, "nobody is to serve it");
         let picker = json!({"kind": "EndpointPickerConfig"});
         let scheduler = json!({"scheduler": {"config": {"inline": picker}}});

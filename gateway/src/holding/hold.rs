@@ -11,6 +11,7 @@ use tokio::{
 };
 use troupe_runtime::{
     error::{ErrorKind, PublicError},
+    id::GroupId,
     telemetry::{
         metrics::Labels,
         names::{self, LABEL_SERVICE},
@@ -128,6 +129,16 @@ impl Holding {
                     return Err(Unheld::Late(self.patience));
                 }
             }
+        }
+    }
+
+    /// A request went to a service whose side for computing prompts would have been of use to it,
+    /// and is not there. If that comes up when it is asked for, it is asked for.
+    pub(crate) fn want_prefill(&self, group: &GroupId) {
+        let side = self.catalog.prefill_on_demand(&group.namespace, &group.service);
+        if let Some(side) = side {
+            self.core().handle(self.origin.elapsed(), Event::Want(side));
+            self.changed.notify_one();
         }
     }
 

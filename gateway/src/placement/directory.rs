@@ -149,6 +149,7 @@ impl Directory {
         }
         let outcome = pool.placer.place(query, scene);
         let (at, prefill) = (outcome.endpoint?, outcome.prefill);
+        let misses_prefill = outcome.misses_prefill;
         let features = Features::of(query, &Scene::of([candidate(at)].into_iter()), 0);
         let (predicted, offer) = {
             let predictor = self.predictor();
@@ -172,6 +173,7 @@ impl Directory {
         Some(Placed {
             endpoint: Arc::clone(endpoint(at)),
             prefill: prefill.map(|at| Arc::clone(endpoint(at))),
+            misses_prefill,
             peer,
             token: pool.placer.tokens.then(|| session::token_of(&endpoint(at).info.endpoint)),
             decision,

@@ -107,6 +107,8 @@ pub(crate) struct Placed {
     pub(crate) endpoint: Arc<Endpoint>,
     /// Who computes its prompt, if that is worth the transfer.
     pub(crate) prefill: Option<Arc<Endpoint>>,
+    /// Whether somebody else of its service would compute its prompt, if there were anybody.
+    pub(crate) misses_prefill: bool,
     /// Who has more of the prompt cached than it has itself, if sending that pays.
     pub(crate) peer: Option<Peer>,
     /// With what its session comes back, if it is placed by that.

@@ -10,15 +10,18 @@ use troupe_runtime::{
 };
 
 use super::{Rules, objects::Objects};
-use crate::{holding::catalog::ServiceName, placement::keeper::Retry};
+use crate::{
+    foreign::upstream::Upstreams, holding::catalog::ServiceName, placement::keeper::Retry,
+};
 
 /// The rules that hold now, for whoever asks.
 #[derive(Debug)]
 pub(crate) struct RuleBook(watch::Sender<Arc<Rules>>);
 
-/// Follows the store for ever; while that is away the rules stay as they are.
+/// Follows the store for ever; while that is away everything stays as it is. Foreign endpoints that
+/// pools name are told to those who ask them.
 pub(crate) async fn run(
-    book: Arc<RuleBook>,
+    (book, foreign): (Arc<RuleBook>, Arc<Upstreams>),
     registry: Arc<dyn Registry>,
     keys: Keys,
 ) -> Infallible {
@@ -26,7 +29,7 @@ pub(crate) async fn run(
     loop {
         match registry.watch(&keys.all_specs()).await {
             Ok(watch) => {
-                follow(&book, &keys, watch).await;
+                follow((&book, &foreign), &keys, watch).await;
                 tracing::warn!("watch of declared objects ended");
             }
             Err(error) => tracing::warn!(error = chain(&error), "watch declared objects"),
@@ -35,7 +38,7 @@ pub(crate) async fn run(
     }
 }
 
-async fn follow(book: &RuleBook, keys: &Keys, mut watch: Watch) {
+async fn follow((book, foreign): (&RuleBook, &Upstreams), keys: &Keys, mut watch: Watch) {
     let mut objects = Objects::default();
     // What a watch tells first is everything: until then the rules are those of before.
     let mut complete = false;
@@ -52,6 +55,7 @@ async fn follow(book: &RuleBook, keys: &Keys, mut watch: Watch) {
         }
         if complete {
             book.0.send_replace(Arc::new(objects.rules()));
+            foreign.declare(&objects.foreign());
         }
     }
 }

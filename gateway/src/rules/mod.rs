@@ -45,7 +45,7 @@ impl Scope {
     pub(crate) fn has(&self, group: &GroupId) -> bool {
         // The side of a service that prefills is the service's too.
         let service = group.service.split('.').next().unwrap_or_default();
-        let mut all = self.0.iter();
-        all.any(|one| one.namespace == group.namespace && one.name == service)
+        let mut all = self.0.iter().filter(|one| one.namespace == group.namespace);
+        all.any(|one| one.name == service || one.name == group.service)
     }
 }

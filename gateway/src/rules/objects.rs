@@ -20,7 +20,7 @@ use super::{
     ranks::{Model, Ranks},
     routes::{Entry, Host, Routes, entry},
 };
-use crate::holding::catalog::ServiceName;
+use crate::{foreign::config::ForeignEndpoint, holding::catalog::ServiceName};
 
 /// What is declared, by kind and name.
 #[derive(Debug, Default)]
@@ -28,6 +28,8 @@ pub(crate) struct Objects {
     services: BTreeMap<ServiceName, ServiceSpec>,
     configs: BTreeMap<ServiceName, ServiceConfig>,
     pools: BTreeMap<ServiceName, InferencePool>,
+    /// What pools name that no service is.
+    foreign: BTreeMap<ServiceName, Vec<ForeignEndpoint>>,
     models: BTreeMap<ServiceName, InferenceModel>,
     objectives: BTreeMap<ServiceName, InferenceObjective>,
     routes: BTreeMap<ServiceName, HttpRoute>,
@@ -66,6 +68,10 @@ impl Objects {
             }
             Kind::InferencePool => {
                 let (pool, _) = InferencePool::from_document(document).map_err(told)?;
+                let named = ForeignEndpoint::of_pool(&pool)?;
+                if !named.is_empty() {
+                    self.foreign.insert(name.clone(), named);
+                }
                 self.pools.insert(name, pool);
             }
             Kind::InferenceModel => {
@@ -90,12 +96,20 @@ impl Objects {
         match kind {
             Kind::LlmInferenceService => drop(self.services.remove(name)),
             Kind::LlmInferenceServiceConfig => drop(self.configs.remove(name)),
-            Kind::InferencePool => drop(self.pools.remove(name)),
+            Kind::InferencePool => {
+                self.pools.remove(name);
+                self.foreign.remove(name);
+            }
             Kind::InferenceModel => drop(self.models.remove(name)),
             Kind::InferenceObjective => drop(self.objectives.remove(name)),
             Kind::HttpRoute => drop(self.routes.remove(name)),
             Kind::LeaderWorkerSet => {}
         }
+    }
+
+    /// Every foreign endpoint that a pool names.
+    pub(crate) fn foreign(&self) -> Vec<ForeignEndpoint> {
+        self.foreign.values().flatten().cloned().collect()
     }
 
     /// What follows from all of them.
@@ -217,7 +231,12 @@ impl Objects {
                         let selects = |pool: &InferencePool| pool.selects(&spec.pool_labels());
                         service.namespace == name.namespace && pool.is_some_and(selects)
                     });
-                    chosen.map(|(service, _)| service.clone()).collect()
+                    let named = self.foreign.get(&name).into_iter().flatten();
+                    let named = named.map(|endpoint| ServiceName {
+                        namespace: endpoint.namespace.clone(),
+                        name: endpoint.name.clone(),
+                    });
+                    chosen.map(|(service, _)| service.clone()).chain(named).collect()
                 }
                 BackendKind::Other => BTreeSet::new(),
             }

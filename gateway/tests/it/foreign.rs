@@ -24,7 +24,7 @@ use tokio::{
     task::JoinSet,
 };
 use troupe_gateway::ForeignEndpoint;
-use troupe_runtime::spec::Kind;
+use troupe_runtime::{discovery::Op, spec::Kind};
 
 use crate::support::{MODEL, PATIENCE, Stage, leader::says, stage_with};
 
@@ -308,4 +308,87 @@ async fn an_endpoint_behind_tls_is_trusted_by_its_ca_or_if_nobody_asks() {
         );
     }
     assert_eq!(server.state.asked.load(Ordering::Relaxed), before + 4);
+}
+
+/// An `InferencePool` that names these servers, and how they are selected.
+fn pool(servers: &[&Server]) -> Vec<u8> {
+    let addresses: Vec<String> = servers.iter().map(|one| one.address.to_string()).collect();
+    json!({
+        "apiVersion": Kind::InferencePool.api_versions()[0],
+        "kind": Kind::InferencePool.name(),
+        "metadata": {
+            "name": "theirs", "namespace": "default",
+            "annotations": {"troupe.dev/endpoints": addresses.join(", ")},
+        },
+        "spec": {
+            "selector": {"matchLabels": {"app": "theirs"}}, "targetPorts": [{"number": 8000}],
+        },
+    })
+    .to_string()
+    .into_bytes()
+}
+
+#[tokio::test]
+async fn a_pool_names_endpoints_that_come_and_go_without_a_restart() {
+    let (one, other) = (server("one", Does::Answers).await, server("other", Does::Answers).await);
+    let stage = stage_with(vec![says("ours")], |_| {}).await;
+    assert_eq!(ask(&stage, "llama").await.status, 404);
+    let key = stage.keys.spec(Kind::InferencePool.name(), "default", "theirs");
+    let until = async |wanted: &dyn Fn(u16, &Value) -> bool| {
+        let reached = async {
+            loop {
+                let reply = ask(&stage, "llama").await;
+                let from = serde_json::from_str::<Value>(&reply.text).unwrap_or_default();
+                if wanted(reply.status, &from["from"]) {
+                    return;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, reached).await.expect("it is known in time");
+    };
+    stage.write(Op::Put(key.clone(), pool(&[&one]))).await;
+    until(&|_, from| from == "one").await;
+    // Another is there too, and then alone.
+    stage.write(Op::Put(key.clone(), pool(&[&one, &other]))).await;
+    until(&|_, from| from == "other").await;
+    stage.write(Op::Put(key.clone(), pool(&[&other]))).await;
+    until(&|_, from| from == "other").await;
+    let asked = one.state.asked.load(Ordering::Relaxed);
+    for _ in 0..20 {
+        assert_eq!(ask(&stage, "llama").await.ok()["from"], "other");
+    }
+    assert_eq!(one.state.asked.load(Ordering::Relaxed), asked, "it is in no pool any more");
+    // A route to the pool leads there, and to nobody else.
+    let backend = |name: &str| {
+        let group = "inference.networking.k8s.io";
+        json!([{"group": group, "kind": "InferencePool", "name": name}])
+    };
+    let rule = |path: &str, pool: &str| {
+        json!({
+            "matches": [{"path": {"type": "PathPrefix", "value": path}}],
+            "filters": [{"type": "URLRewrite", "urlRewrite": {
+                "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/v1"},
+            }}],
+            "backendRefs": backend(pool),
+        })
+    };
+    let rules = [rule("/theirs", "theirs"), rule("/none", "none")];
+    let spec = json!({"parentRefs": [{"name": "gateway"}], "rules": rules});
+    stage.declare(Kind::HttpRoute, "paths", spec).await;
+    let asked = async |path: &str, model: &str| {
+        let body = json!({"model": model, "prompt": "x"});
+        stage.post(path, body).await
+    };
+    let routed = async {
+        while asked("/theirs/completions", "llama").await.status != 200 {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, routed).await.expect("it is known in time");
+    assert_eq!(asked("/theirs/completions", "llama").await.ok()["from"], "other");
+    assert_ne!(asked("/theirs/completions", MODEL).await.status, 200, "that is not in the pool");
+    assert_eq!(asked("/none/completions", "llama").await.status, 503);
+    stage.write(Op::Delete(key)).await;
+    until(&|status, _| status == 404).await;
 }

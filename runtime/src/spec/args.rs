@@ -105,6 +105,7 @@ impl Flag<'_> {
                 flags.speculative_config = self.value().map(ToOwned::to_owned);
             }
             "kv-transfer-timeout-ms" => flags.kv_transfer_timeout_ms = self.number_u32(0),
+            "kv-transfer-shm" => flags.kv_transfer_shm = self.one_of(&["on", "off"]),
             "kv-offloading-size" => flags.kv_offloading_bytes = self.gib(),
             "kv-offloading-backend" => flags.kv_offloading_backend = self.one_of(&["native"]),
             "kv-offloading-eviction-policy" => {

@@ -42,6 +42,9 @@ pub struct EngineFlags {
     /// `--kv-transfer-timeout-ms`: how long KV of another group is waited for, beside the time that
     /// its tokens are given.
     pub kv_transfer_timeout_ms: Option<u32>,
+    /// `--kv-transfer-shm`: whether KV between groups goes through memory where both ends are on
+    /// one host; `on` or `off`.
+    pub kv_transfer_shm: Option<String>,
     /// `--kv-offloading-size`: the hosts' memory for KV blocks that devices give up, of the whole
     /// group, in bytes; the flag counts GiB.
     pub kv_offloading_bytes: Option<u64>,
@@ -89,6 +92,7 @@ impl EngineFlags {
             ("--dtype", &self.dtype),
             ("--scheduling-policy", &self.scheduling_policy),
             ("--cpu-path", &self.cpu_path),
+            ("--kv-transfer-shm", &self.kv_transfer_shm),
             ("--kv-offloading-backend", &self.kv_offloading_backend),
             ("--kv-offloading-eviction-policy", &self.kv_offloading_eviction_policy),
             ("--kv-offloading-disk-path", &self.kv_offloading_disk_path),

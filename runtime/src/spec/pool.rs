@@ -2,6 +2,10 @@
 //!
 //! Both versions are read: v1 has `selector.matchLabels`, `targetPorts` and `endpointPickerRef`,
 //! v1alpha2 has `selector`, `targetPortNumber` and `extensionRef`.
+//!
+//! In Kubernetes the selector finds pods, and with them addresses. Here it finds services of this
+//! cluster; other servers are named by the pool itself, in an annotation: that is what every API
+//! server and `kubectl` keep, where a field of ours would be dropped.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +28,13 @@ pub struct InferencePool {
     pub metadata: Metadata,
     /// What it says.
     pub spec: PoolSpec,
+    /// Servers of OpenAI's API that are in it, though no service is: their URLs.
+    pub endpoints: Vec<String>,
 }
+
+/// Servers that a pool names: `10.0.0.5, 10.0.0.6:8001, https://llm.example/v1`. One without a
+/// port is an endpoint at each of the pool's.
+pub const POOL_ENDPOINTS: &str = "troupe.dev/endpoints";
 
 /// What a pool says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,7 +92,50 @@ pub(super) fn read(document: Value, findings: &Findings) -> Option<InferencePool
         }
         (head?.1, spec)
     };
-    Some(InferencePool { document, metadata, spec })
+    let named = metadata.annotations.get(POOL_ENDPOINTS).map_or("", String::as_str);
+    let endpoints = match endpoints(named, &spec.target_ports) {
+        Ok(endpoints) => endpoints,
+        Err(why) => {
+            let path = format!("metadata.annotations[{POOL_ENDPOINTS}]");
+            findings.problem(&path, why);
+            return None;
+        }
+    };
+    Some(InferencePool { document, metadata, spec, endpoints })
+}
+
+/// The URLs of servers, between commas or spaces.
+fn endpoints(named: &str, ports: &[u16]) -> Result<Vec<String>, String> {
+    let words = named.split([',', ' ', '\n', '\t']).filter(|word| !word.is_empty());
+    let mut urls = Vec::new();
+    for word in words {
+        if let Some((scheme, rest)) = word.split_once("://") {
+            if !matches!(scheme, "http" | "https") || rest.is_empty() {
+                return Err(format!("{ENDPOINT_FORMS}, got {word}"));
+            }
+            urls.push(word.to_owned());
+        } else if let Some((host, port)) = with_port(word) {
+            if host.is_empty() || port.parse::<u16>().is_err() {
+                return Err(format!("{ENDPOINT_FORMS}, got {word}"));
+            }
+            urls.push(format!("http://{word}"));
+        } else if word.contains('/') {
+            return Err(format!("{ENDPOINT_FORMS}, got {word}"));
+        } else {
+            urls.extend(ports.iter().map(|port| format!("http://{word}:{port}")));
+        }
+    }
+    if urls.len() > MAX_ENDPOINTS {
+        return Err(format!("must be at most {MAX_ENDPOINTS} endpoints, are {}", urls.len()));
+    }
+    Ok(urls)
+}
+
+/// `host:port`; IPv6 addresses stand in brackets.
+fn with_port(word: &str) -> Option<(&str, &str)> {
+    let after_address = word.rfind(']').map_or(0, |end| end + 1);
+    let colon = after_address + word[after_address..].find(':')?;
+    Some((&word[..colon], &word[colon + 1..]))
 }
 
 /// `spec` of a pool, also where a service has it inside `router.scheduler.pool`, in which what is
@@ -132,7 +185,32 @@ fn is_object(value: &Value) -> bool {
     value.is_object()
 }
 
+/// What one of them looks like.
+const ENDPOINT_FORMS: &str = "must be as 10.0.0.5, host:8000 or https://host/path";
+/// More than anybody puts into one pool.
+const MAX_ENDPOINTS: usize = 1000;
 /// Numbers of ports.
 pub(super) const PORTS: (u32, u32) = (1, 65_535);
 /// The most ports of an endpoint, as the API has it.
 const MAX_PORTS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_read_with_the_pools_ports_where_they_have_none() {
+        let read = |named: &str| endpoints(named, &[8000, 8001]);
+        assert_eq!(read(""), Ok(vec![]));
+        let urls = ["http://10.0.0.5:8000", "http://10.0.0.5:8001", "http://h:9", "https://x/v1"];
+        assert_eq!(read("10.0.0.5,h:9\n https://x/v1"), Ok(urls.map(str::to_owned).to_vec()));
+        let urls = ["http://[::1]:8000", "http://[::1]:8001", "http://[::1]:9"];
+        assert_eq!(read("[::1], [::1]:9"), Ok(urls.map(str::to_owned).to_vec()));
+        for bad in ["ftp://h", "http://", "h:x", ":80", "fd00::1", "h/path"] {
+            let why = read(bad).expect_err(bad);
+            assert!(why.starts_with(ENDPOINT_FORMS) && why.ends_with(bad), "{why}");
+        }
+        let many: Vec<String> = (0..501).map(|at| format!("h{at}")).collect();
+        assert!(read(&many.join(",")).is_err_and(|why| why.contains("are 1002")));
+    }
+}

@@ -34,6 +34,10 @@ use crate::model::config::ModelConfig;
 /// The kind under which services are stored.
 pub const KIND: &str = "LLMInferenceService";
 
+/// After the name of a service, the side of it that prefills. Nobody declares such a name, because
+/// declared ones have no dot.
+pub const PREFILL_SIDE: &str = ".prefill";
+
 /// Services of a file, with what has no effect in them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Services {

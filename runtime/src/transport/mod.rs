@@ -4,7 +4,8 @@
 //! [`quic`] (QUIC with mutual TLS, [`tls`]) and [`faulty`], a seeded wrapper that delays, stalls,
 //! resets, partitions and crashes. A conversation is one [`Stream`]; its first frame names it
 //! ([`Conversation`]). Control, activations and KV never share a connection ([`Class`]). Every wait
-//! takes a deadline. Device threads, which must not know of async, use [`bulk`].
+//! takes a deadline. Device threads, which must not know of async, use [`bulk`]. Between processes
+//! of one host tensors of a conversation may go through memory ([`shm`]).
 
 pub mod bulk;
 mod conversation;
@@ -15,6 +16,7 @@ pub mod local;
 mod peer;
 pub mod quic;
 mod retry;
+pub mod shm;
 mod stream;
 pub mod tls;
 

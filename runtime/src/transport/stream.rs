@@ -163,8 +163,13 @@ impl FrameSender {
     }
 
     fn give_up(&mut self) {
+        self.abort(Abort::Dropped);
+    }
+
+    /// Gives this direction up, for a reason.
+    pub(crate) fn abort(&mut self, why: Abort) {
         self.state = SenderState::GivenUp;
-        self.carrier.reset(Abort::Dropped);
+        self.carrier.reset(why);
     }
 }
 

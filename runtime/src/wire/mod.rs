@@ -15,6 +15,7 @@
 //! | [`preflight`] | whether the cluster is fit: [`preflight::PreflightUp`] / [`preflight::PreflightDown`] | operator, at a control host |
 //! | [`join`] | a token for an identity, a new certificate for an old one | newcomer or host, at a control host |
 //! | [`kv`] | tensors: activations, collectives (raw bytes behind a small header) | whoever sends |
+//! | [`shared`] | tensors in memory of their sender: [`shared::SharedDown`] / [`shared::SharedUp`] | whoever sends |
 //! | [`tier`] | KV blocks between a device and its host: carried inside [`group`] | |
 //! | [`transfer`] | KV blocks from group to group: [`transfer::PrefillUp`] / [`transfer::PrefillDown`], and their bytes | decode leader, at a prefill leader |
 //!
@@ -35,6 +36,7 @@ pub mod latency;
 pub mod member;
 pub mod operate;
 pub mod preflight;
+pub mod shared;
 pub mod status;
 pub mod step;
 pub mod tier;

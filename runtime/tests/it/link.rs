@@ -3,7 +3,9 @@
 mod contract;
 mod faults;
 mod quic;
+mod shared;
 
+use shared::shared;
 use std::{any::Any, net::SocketAddr, sync::Arc, time::Duration};
 
 use troupe_runtime::{

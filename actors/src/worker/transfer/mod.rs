@@ -17,6 +17,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use troupe_runtime::{
     id::{Coordinate, TransferId},
+    spec::EngineFlags,
+    transport::shm::Ring,
     wire::{
         tier::{LoadOrder, TierMove},
         transfer::{ExportOrder, ImportOrder, KvFrame},
@@ -56,6 +58,13 @@ pub fn inspect(frame: KvFrame, bytes: Bytes) -> Incoming {
         true => Incoming::Frame(frame, bytes),
         false => Incoming::Spoiled("a frame's checksum is wrong".into()),
     }
+}
+
+/// How much memory a line shares with its other end where both are on one host; none if it is not
+/// to.
+pub fn ring(flags: &EngineFlags) -> Option<Ring> {
+    let ring = Ring { slots: LINE_FRAMES as u32, slot_bytes: FRAME_BYTES as u32 };
+    (flags.kv_transfer_shm.as_deref() != Some("off")).then_some(ring)
 }
 
 /// Most transfers that a group sends, and as many that it takes, at a time.

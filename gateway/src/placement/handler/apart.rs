@@ -15,18 +15,20 @@ pub(super) struct Apart<'a> {
 
 impl Apart<'_> {
     pub(super) fn decode_first(&self, query: &Query<'_>, scene: Scene<'_>, outcome: &mut Outcome) {
-        let helpers = self.somebody_helps(&scene).then(|| scene.clone());
+        let is_question = self.somebody_helps(&scene) || scene.rows().iter().any(only_answers);
+        let all = is_question.then(|| scene.clone());
         outcome.endpoint = outcome.run(self.decode, query, scene);
-        let (Some(helpers), Some(at)) = (helpers, outcome.endpoint) else { return };
-        let helpers = self.helpers(&helpers, at);
+        let (Some(all), Some(at)) = (all, outcome.endpoint) else { return };
+        let helpers = self.helpers(&all, at);
         if helpers.len() == 0 {
+            outcome.misses_prefill = self.misses(query, &all, at);
             return;
         }
         let mut tried = Outcome::default();
         let picked = tried.run(self.prefill, query, helpers.clone());
         outcome.steps.append(&mut tried.steps);
         if let Some(helper) = picked {
-            let weighed = self.decider.weigh(query, &helpers, helper);
+            let weighed = self.decider.weigh(query, &helpers, Some(helper));
             outcome.prefill = weighed.apart.then_some(helper);
             outcome.weighed = Some(weighed);
         }
@@ -40,19 +42,33 @@ impl Apart<'_> {
             helpers
         });
         let helper = helpers.and_then(|helpers| outcome.run(self.prefill, query, helpers));
+        let is_question = helper.is_none() && scene.rows().iter().any(only_answers);
+        let all = is_question.then(|| scene.clone());
         let near = helper.map_or_else(|| scene.clone(), |helper| scene.help(helper));
         let alone = near.len() == 0;
         let answering = if alone { scene.clone() } else { near };
         outcome.endpoint = outcome.run(self.decode, query, answering);
-        let (Some(helper), Some(at)) = (helper, outcome.endpoint) else { return };
+        let Some(at) = outcome.endpoint else { return };
+        let Some(helper) = helper else {
+            outcome.misses_prefill = all.is_some_and(|all| self.misses(query, &all, at));
+            return;
+        };
         let mut pair = scene.help(at);
         pair.retain_place(helper);
         let fits = pair.peer().is_some_and(|peer| pair.rows().iter().any(|row| alike(peer, row)));
         if !alone && fits {
-            let weighed = self.decider.weigh(query, &pair, helper);
+            let weighed = self.decider.weigh(query, &pair, Some(helper));
             outcome.prefill = weighed.apart.then_some(helper);
             outcome.weighed = Some(weighed);
         }
+    }
+
+    /// Whether the one at a place, whom nobody can help, would be helped if its service had
+    /// somebody for that.
+    fn misses(&self, query: &Query<'_>, scene: &Scene<'_>, at: usize) -> bool {
+        let mut alone = scene.help(at);
+        alone.retain(|_| false);
+        alone.peer().is_some_and(only_answers) && self.decider.weigh(query, &alone, None).apart
     }
 
     fn somebody_helps(&self, scene: &Scene<'_>) -> bool {
@@ -76,6 +92,11 @@ impl Apart<'_> {
 /// Whether one computes for others, also if it answers too.
 pub(super) fn helps(row: &Row<'_>, both: bool) -> bool {
     row.prefills() && (both || !row.decodes())
+}
+
+/// Whether it is of a service whose prompts are computed by others.
+fn only_answers(row: &Row<'_>) -> bool {
+    row.decodes() && !row.prefills()
 }
 
 /// Whether what one computes the other can use.

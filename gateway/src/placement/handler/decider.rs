@@ -61,8 +61,14 @@ impl Default for Cost {
 // === impl Decider ===
 
 impl Decider {
-    /// Whether the helper at a place computes for the scene's peer.
-    pub(crate) fn weigh(&self, query: &Query<'_>, scene: &Scene<'_>, helper: usize) -> Weighed {
+    /// Whether the helper at a place computes for the scene's peer; where there is none, whether
+    /// one would that has nothing else to do.
+    pub(crate) fn weigh(
+        &self,
+        query: &Query<'_>,
+        scene: &Scene<'_>,
+        helper: Option<usize>,
+    ) -> Weighed {
         let matched = scene.of_peer(Signal::Matched).unwrap_or_default() as u32;
         let uncached = query.tokens.saturating_sub(matched);
         let plain = |apart| Weighed { apart, uncached, ..Weighed::default() };
@@ -73,7 +79,7 @@ impl Decider {
                 plain(*least > 0 && query.tokens >= *prompt && uncached >= *least)
             }
             Self::Cost(cost) => {
-                let place = |row: &Row<'_>| row.at == helper;
+                let place = |row: &Row<'_>| Some(row.at) == helper;
                 let row = scene.rows().iter().position(place);
                 let (here, there) = cost.compare(uncached, query, scene, row);
                 let apart = there < here;
@@ -95,7 +101,8 @@ impl Cost {
         let at_peer = |signal| scene.of_peer(signal).unwrap_or_default();
         let at_helper = |signal| helper.map(|row| scene.column(signal)[row]).unwrap_or_default();
         let computing = |queue: f32, tokens: f32| (queue + tokens) / self.prefill_rate;
-        let here = scene.predicted_peer().map_or_else(
+        // What was measured is not compared with what is only assumed of nobody.
+        let here = scene.predicted_peer().filter(|_| helper.is_some()).map_or_else(
             || computing(at_peer(Signal::InFlightTokens), missing),
             |predicted| predicted.ttft,
         );
@@ -128,7 +135,7 @@ mod tests {
         helper: Candidate<'_>,
     ) -> Weighed {
         let scene = Scene::of([peer, helper].into_iter()).help(0);
-        decider.weigh(&Query { tokens, ..query("a") }, &scene, 1)
+        decider.weigh(&Query { tokens, ..query("a") }, &scene, Some(1))
     }
 
     #[test]
@@ -165,5 +172,20 @@ mod tests {
         assert!(apart(8, 0, 0), "eight others would stand still");
         assert!(!apart(8, 9_984, 0), "nearly all of it is there");
         assert!(!apart(8, 0, 200_000), "the helper has much to do");
+    }
+
+    #[test]
+    fn one_who_is_not_there_would_be_free() {
+        let infos = [info("a", 0), info("a", 1)];
+        let decider = Decider::Cost(Cost::default());
+        for running in [0, 8] {
+            let load = Busy { running, ..Busy::default() };
+            let peer = Candidate { load, ..candidate(&infos[0]) };
+            let alone = Scene::of([peer].into_iter()).help(0);
+            let query = Query { tokens: 10_000, ..query("a") };
+            let nobody = decider.weigh(&query, &alone, None);
+            assert_eq!(nobody, weigh(&decider, 10_000, peer, candidate(&infos[1])));
+            assert_eq!(nobody.apart, running > 0);
+        }
     }
 }

@@ -59,6 +59,8 @@ pub(crate) struct Outcome {
     pub(crate) steps: Vec<(Arc<Profile>, Verdict)>,
     /// Why the prompt is computed elsewhere or not, where that was a question.
     pub(crate) weighed: Option<Weighed>,
+    /// Whether it would be computed elsewhere if there were anybody.
+    pub(crate) misses_prefill: bool,
 }
 
 // === impl Placer ===

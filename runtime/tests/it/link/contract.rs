@@ -356,3 +356,13 @@ contract! { local, quic, faulty: {
     classes_keep_to_themselves(Control),
     a_role_opens_only_its_own_conversations(Gateway),
 } }
+
+// What is about a conversation, for conversations whose tensors go through memory.
+contract! { shared: {
+    frames_keep_their_order_in_both_directions(Node),
+    an_end_is_told_from_an_abort(Gateway),
+    a_dropped_receiver_stops_the_sender(Gateway),
+    a_send_to_a_peer_that_does_not_read_is_bounded(Node),
+    large_tensors_arrive_intact(Node),
+    a_canceled_receive_loses_nothing(Node),
+} }

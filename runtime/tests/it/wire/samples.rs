@@ -30,6 +30,7 @@ use troupe_runtime::{
         member::{MemberLaunch, MemberToNode, NodeToMember},
         operate::{Reason, Refusal},
         preflight::{PreflightDown, PreflightUp},
+        shared::{SegmentOffer, SharedDown, SharedUp},
         status::{EndpointInfo, Fingerprint, Load, Role, StatusDown, StatusUp},
         step::{
             BlockCopy, BlockSwap, NewSequence, Outcome, ResumedSequence, RunningSequence,
@@ -438,6 +439,10 @@ fn facts() -> HostFacts {
     }
 }
 
+fn segment_offer() -> SegmentOffer {
+    SegmentOffer { host: 9 << 90, process: 77, file: 5, slots: 8, slot_bytes: 4096, nonce: 3 << 99 }
+}
+
 fn way() -> Way {
     Way { rtt_min_us: 90, rtt_median_us: 120, clock_ahead_us: -7, bytes: 9 << 20, bytes_us: 8000 }
 }
@@ -512,6 +517,10 @@ pub(super) fn samples() -> Vec<Sample> {
         sample(PrefillDown::Sent),
         sample(PrefillDown::Failed("why".into())),
         sample(kv_frame()),
+        sample(SharedDown::Offer(segment_offer())),
+        sample(SharedDown::Beside(vec![1, 2, 3])),
+        sample(SharedDown::Placed(vec![1, 2, 3], 4096)),
+        sample(SharedUp { mapped: true, taken: 4 }),
         sample(Conversation::Prefill),
         sample(Conversation::Kv(kv_open())),
         sample(StatusUp::Watch),

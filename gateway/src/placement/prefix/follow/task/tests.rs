@@ -1,5 +1,7 @@
 //! A follower and a leader by script, over a link.
 
+mod faults;
+
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use troupe_runtime::{
     id::NodeId,
