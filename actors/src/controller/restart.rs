@@ -13,6 +13,7 @@ use troupe_runtime::{
     discovery::directory::{GroupRecord, MemberState},
     id::{Epoch, NodeId},
     spec::policy::{GroupPolicy, RestartPolicy},
+    wire::member::Fault,
 };
 
 use super::hosts::Hosts;
@@ -51,8 +52,11 @@ pub(super) enum Health {
 pub(super) struct Over {
     /// For people.
     pub(super) why: String,
-    /// The host of the member that ended, if one ended by itself.
+    /// The host of the member that ended, if one ended by itself; of several the one that the
+    /// leader blames.
     pub(super) ended_on: Option<NodeId>,
+    /// What was wrong with that one, if it was the host's fault rather than the model's.
+    pub(super) fault: Option<Fault>,
     /// Whether a member has yet to say that it started.
     pub(super) still_starting: bool,
 }
@@ -99,10 +103,24 @@ pub(super) fn health(hosts: &Hosts, record: &GroupRecord) -> Health {
         over.get_or_insert((why, ended_on));
     }
     match over {
-        Some((why, ended_on)) => Health::Over(Over { why, ended_on, still_starting }),
+        Some((why, ended_on)) => {
+            let blamed = ended_on.and_then(|_| blamed(hosts, record));
+            let (ended_on, fault) = match blamed {
+                Some((node, fault)) => (Some(node), (fault != Fault::Ended).then_some(fault)),
+                None => (ended_on, None),
+            };
+            Health::Over(Over { why, ended_on, fault, still_starting })
+        }
         None if hosts.state(record, 0) == Some(&MemberState::Ready) => Health::Ready,
         None => Health::Starting,
     }
+}
+
+/// Whom the leader blames for the end: which host, and what was wrong there.
+fn blamed(hosts: &Hosts, record: &GroupRecord) -> Option<(NodeId, Fault)> {
+    let blame = hosts.member(record, 0)?.blames?;
+    let member = record.members.get(blame.member as usize)?;
+    Some((member.node, blame.fault))
 }
 
 // === impl Attempts ===

@@ -126,6 +126,7 @@ fn status(node: &NodeRecord, record: &GroupRecord, member: u32, state: MemberSta
             member,
             address: None,
             state,
+            blames: None,
         }],
         epochs: [(record.group.to_string(), record.epoch.number)].into(),
         groups: vec![],

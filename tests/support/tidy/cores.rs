@@ -6,7 +6,7 @@
 use super::{source::has_word, tree::File};
 
 /// Cores by other names; `*` stands for one file.
-const CORES: [&str; 59] = [
+const CORES: [&str; 62] = [
     "actors/src/controller/adopt.rs",
     "actors/src/controller/autoscale.rs",
     "actors/src/controller/declared.rs",
@@ -20,6 +20,7 @@ const CORES: [&str; 59] = [
     "actors/src/controller/moves.rs",
     "actors/src/controller/place.rs",
     "actors/src/controller/plan.rs",
+    "actors/src/controller/quarantine.rs",
     "actors/src/controller/restart.rs",
     "actors/src/controller/revisions.rs",
     "actors/src/controller/rollout.rs",
@@ -31,6 +32,8 @@ const CORES: [&str; 59] = [
     "actors/src/controller/wishes.rs",
     "actors/src/controller/world.rs",
     "actors/src/group/lifecycle.rs",
+    "actors/src/group/pace.rs",
+    "actors/src/group/straggler.rs",
     "actors/src/host/admission.rs",
     "actors/src/host/fit.rs",
     "actors/src/host/rounds.rs",
