@@ -102,25 +102,35 @@ pub(super) fn health(hosts: &Hosts, record: &GroupRecord) -> Health {
         };
         over.get_or_insert((why, ended_on));
     }
+    // A leader says what it is before anybody has ended of it. A host that is gone says more.
+    if over.as_ref().is_none_or(|(_, ended_on)| ended_on.is_some())
+        && let Some((node, fault, why)) = blamed(hosts, record)
+    {
+        let fault = (fault != Fault::Ended).then_some(fault);
+        return Health::Over(Over { why, ended_on: Some(node), fault, still_starting });
+    }
     match over {
-        Some((why, ended_on)) => {
-            let blamed = ended_on.and_then(|_| blamed(hosts, record));
-            let (ended_on, fault) = match blamed {
-                Some((node, fault)) => (Some(node), (fault != Fault::Ended).then_some(fault)),
-                None => (ended_on, None),
-            };
-            Health::Over(Over { why, ended_on, fault, still_starting })
-        }
+        Some((why, ended_on)) => Health::Over(Over { why, ended_on, fault: None, still_starting }),
         None if hosts.state(record, 0) == Some(&MemberState::Ready) => Health::Ready,
         None => Health::Starting,
     }
 }
 
-/// Whom the leader blames for the end: which host, and what was wrong there.
-fn blamed(hosts: &Hosts, record: &GroupRecord) -> Option<(NodeId, Fault)> {
-    let blame = hosts.member(record, 0)?.blames?;
-    let member = record.members.get(blame.member as usize)?;
-    Some((member.node, blame.fault))
+/// Whom the leader blames for the end: which host, what was wrong there, and that for people. What
+/// the member itself has said of its end tells more than that it is lost.
+fn blamed(hosts: &Hosts, record: &GroupRecord) -> Option<(NodeId, Fault, String)> {
+    let blame = hosts.member(record, 0)?.blames.as_ref()?;
+    let index = blame.member as usize;
+    let node = record.members.get(index)?.node;
+    let host = hosts.host(node).filter(|host| !host.record.leaving)?;
+    let name = &host.record.name;
+    let why = match hosts.state(record, index) {
+        Some(MemberState::Exited(cause)) if blame.fault == Fault::Ended => {
+            format!("member {index} on {name} ended: {cause}")
+        }
+        _ => format!("member {index} on {name}: {}", blame.why),
+    };
+    Some((node, blame.fault, why))
 }
 
 // === impl Attempts ===

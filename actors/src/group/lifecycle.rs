@@ -16,7 +16,7 @@ use troupe_runtime::{
     id::{Coordinate, StepId},
     wire::{
         group::{Formation, FormationMember, Hello, Progress, RankPulse, RankReport},
-        member::{Blame, Fault},
+        member::Fault,
     },
 };
 
@@ -64,8 +64,8 @@ pub enum GroupEffect {
 pub struct Over {
     /// For people.
     pub cause: String,
-    /// The member that it is due to, if one is, and in what way.
-    pub blame: Option<Blame>,
+    /// The member that it is due to, if one is, and what is wrong with it.
+    pub blame: Option<(u32, Fault)>,
 }
 
 /// How far a group is.
@@ -165,8 +165,8 @@ impl Group {
                 Vec::new()
             }
             GroupEvent::Lost(member, why) => {
-                let blame = Some(Blame { member, fault: Fault::Ended });
-                self.ends(format!("member {member} is lost: {why}"), blame)
+                let cause = format!("member {member} is lost: {why}");
+                self.ends(cause, Some((member, Fault::Ended)))
             }
             GroupEvent::Tick => self.tick(now),
         }
@@ -268,10 +268,10 @@ impl Group {
     }
 
     /// Blames the member that hosts a rank.
-    fn blame(&self, rank: Coordinate, fault: Fault) -> Option<Blame> {
+    fn blame(&self, rank: Coordinate, fault: Fault) -> Option<(u32, Fault)> {
         let hosts = |ranks: &Vec<Coordinate>| ranks.contains(&rank);
         let member = self.expected.iter().position(hosts)?;
-        Some(Blame { member: member as u32, fault })
+        Some((member as u32, fault))
     }
 
     fn missing(&self, here: impl Fn(u32) -> bool) -> Vec<u32> {
@@ -283,7 +283,7 @@ impl Group {
         self.ends(cause, None)
     }
 
-    fn ends(&mut self, cause: String, blame: Option<Blame>) -> Vec<GroupEffect> {
+    fn ends(&mut self, cause: String, blame: Option<(u32, Fault)>) -> Vec<GroupEffect> {
         self.phase = Phase::Over;
         vec![GroupEffect::Over(Over { cause, blame })]
     }

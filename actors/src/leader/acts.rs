@@ -11,7 +11,7 @@ use troupe_runtime::{
     wire::{
         generate::{Generate, GenerateDown},
         group::{Hello, MemberDown, MemberUp, RankReport},
-        member::MemberToNode,
+        member::{Blame, MemberToNode},
     },
 };
 
@@ -138,8 +138,10 @@ impl LeaderState {
                 GroupEffect::Over(Over { cause, blame }) => {
                     tracing::warn!(cause, ?blame, "the group's incarnation is over");
                     // The node's queue has room for the few messages that a member ever sends.
-                    let blames = blame.map(MemberToNode::Blames);
-                    blames.map(|blames| self.args.node.try_send(blames));
+                    if let Some((member, fault)) = blame {
+                        let blame = Blame { member, fault, why: cause.clone() };
+                        let _ = self.args.node.try_send(MemberToNode::Blames(blame));
+                    }
                     self.fail(cause)
                 }
             }

@@ -122,7 +122,7 @@ impl Node {
                 member: key.member,
                 address: local.address.clone(),
                 state: local.state.clone(),
-                blames: local.blames,
+                blames: local.blames.clone(),
             })
             .collect();
         NodeStatus {
@@ -219,11 +219,7 @@ impl Node {
                 local.cause = Some(cause);
                 return;
             }
-            // Told with its end.
-            MemberToNode::Blames(blame) => {
-                local.blames = Some(blame);
-                return;
-            }
+            MemberToNode::Blames(blame) => local.blames = Some(blame),
             // Whoever reads its words has noticed.
             MemberToNode::Alive => return,
         }

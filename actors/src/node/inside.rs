@@ -80,8 +80,9 @@ async fn run(
                 tokio::select! {
                     () = member.ended() => break "it ended".to_owned(),
                     // It is as alive as its node.
-                    Some(MemberToNode::Alive) = said_queue.recv() => {}
-                    Some(what) = said_queue.recv() => drop(node.cast(said(&key, what))),
+                    Some(what) = said_queue.recv() => if what != MemberToNode::Alive {
+                        let _ = node.cast(said(&key, what));
+                    },
                     Some(what) = told.recv() => drop(member.actor().cast(MemberMsg::Node(what))),
                 }
             }

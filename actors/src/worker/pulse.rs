@@ -154,7 +154,7 @@ impl Collective for Watched {
     }
 
     fn barrier(&mut self) -> Result<(), DeviceError> {
-        self.watch(Collective::barrier)
+        self.watch(|inner| inner.barrier())
     }
 }
 

@@ -38,18 +38,20 @@ pub enum MemberToNode {
     Draining,
     /// It is alive: its process runs. Said again and again, because a frozen one says nothing.
     Alive,
-    /// The leader's group is over, and this member of it is why.
+    /// The leader's group is over, and this member of it is why. Said before the leader ends.
     Blames(Blame),
 }
 
 /// The member that a group's end is due to.
-#[derive(Archive, Serialize, Deserialize, ToJson, FromJson, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Archive, Serialize, Deserialize, ToJson, FromJson, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Blame {
     /// Its index.
     pub member: u32,
     /// What was wrong with it.
     pub fault: Fault,
+    /// The same for people, with the step and the rank.
+    pub why: String,
 }
 
 /// What may be wrong with a member, as its leader sees it.

@@ -81,7 +81,7 @@ fn one_member_lost_is_all_lost_at_once() {
     let mut group = serving();
     let effects = group.handle(AT, GroupEvent::Lost(1, "killed".into()));
     let cause = "member 1 is lost: killed".into();
-    let blame = Some(Blame { member: 1, fault: Fault::Ended });
+    let blame = Some((1, Fault::Ended));
     assert_eq!(effects, [GroupEffect::Over(Over { cause, blame })]);
     assert!(group.handle(AT, GroupEvent::Tick).is_empty(), "told once");
 }
@@ -96,7 +96,7 @@ fn a_step_without_end_names_the_ranks_still_at_it() {
     let [GroupEffect::Over(over)] = effects.as_slice() else { panic!("{effects:?}") };
     let Over { cause, blame } = over;
     assert!(cause.contains("stage1") && !cause.contains("stage0"), "{cause}");
-    assert_eq!(*blame, Some(Blame { member: 1, fault: Fault::Hung }));
+    assert_eq!(*blame, Some((1, Fault::Hung)));
 }
 
 /// A rank is through a step, in which it was silent for 5 ms at most.
@@ -120,7 +120,9 @@ fn a_rank_that_is_silent_within_a_step_is_found_in_two_seconds() {
     let mut group = serving();
     let at = |ms| AT + Duration::from_millis(ms);
     group.handle(AT, GroupEvent::Planned(StepId(1), 1));
-    [0, 1].map(|stage| group.handle(at(10), through(stage, 1)));
+    for stage in [0, 1] {
+        group.handle(at(10), through(stage, 1));
+    }
     group.handle(at(10), GroupEvent::Done(StepId(1)));
     // The next step is long: its second stage says for six seconds that it goes on.
     group.handle(at(20), GroupEvent::Planned(StepId(2), 1));
@@ -141,7 +143,7 @@ fn a_rank_that_is_silent_within_a_step_is_found_in_two_seconds() {
     };
     assert!(now < 5750 + 2000, "found after {} ms", now - 5750);
     assert!(over.cause.contains("stage1"), "{over:?}");
-    assert_eq!(over.blame, Some(Blame { member: 1, fault: Fault::Hung }));
+    assert_eq!(over.blame, Some((1, Fault::Hung)));
 }
 
 #[test]
@@ -166,7 +168,7 @@ fn of_ranks_that_wait_for_each_other_the_one_behind_is_to_blame() {
     assert!(group.handle(at(1400), GroupEvent::Tick).is_empty());
     let effects = group.handle(at(1600), GroupEvent::Tick);
     let [GroupEffect::Over(over)] = effects.as_slice() else { panic!("{effects:?}") };
-    assert_eq!(over.blame, Some(Blame { member: 1, fault: Fault::Hung }));
+    assert_eq!(over.blame, Some((1, Fault::Hung)));
 }
 
 #[test]
@@ -183,7 +185,7 @@ fn a_rank_that_becomes_slow_ends_the_group_and_is_named() {
             let progress = GroupEvent::Progress(Progress { compute_us, ..progress });
             if let [GroupEffect::Over(over)] = group.handle(now, progress).as_slice() {
                 assert!(over.cause.contains("stage1") && over.cause.contains("slow"), "{over:?}");
-                assert_eq!(over.blame, Some(Blame { member: 1, fault: Fault::Slow }));
+                assert_eq!(over.blame, Some((1, Fault::Slow)));
                 return;
             }
         }

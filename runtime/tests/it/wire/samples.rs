@@ -582,7 +582,7 @@ pub(super) fn samples() -> Vec<Sample> {
         sample(MemberToNode::Failed("why".into())),
         sample(MemberToNode::Draining),
         sample(MemberToNode::Alive),
-        sample(MemberToNode::Blames(Blame { member: 3, fault: Fault::Slow })),
+        sample(MemberToNode::Blames(Blame { member: 3, fault: Fault::Slow, why: "x".into() })),
         sample(Conversation::Guest),
         sample(Conversation::Cache),
         sample(CacheUp::Follow(CacheFollow { epoch: epoch(), since: Some(8) })),
