@@ -125,6 +125,7 @@ fn reports(groups: &[GroupRecord]) -> Vec<NodeStatus> {
                 member: index as u32,
                 address: None,
                 state: MemberState::Ready,
+                blames: None,
             });
             status.epochs.insert(record.group.to_string(), record.epoch.number);
             status.groups.push(record.clone());

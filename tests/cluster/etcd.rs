@@ -40,6 +40,22 @@ fn what_was_asked_goes_on_when_any_member_is_killed() {
 }
 
 #[test]
+fn what_was_asked_goes_on_when_any_member_freezes() {
+    let cluster = Cluster::start();
+    let whole = cluster.sampled(false).answer();
+    for which in [LEADER, 1] {
+        let asked = cluster.sampled(true);
+        let member = cluster.member(which);
+        process::freeze(member);
+        assert_eq!(asked.answer(), whole, "token for token");
+        // Its node does not wait for it to wake up.
+        until("it is killed", || !is_running(member));
+        cluster.until_it_serves_again();
+    }
+    assert_eq!(cluster.control.metric("troupe:gateway_resumes_total"), 2.0);
+}
+
+#[test]
 fn a_node_that_is_killed_takes_its_member_along_and_may_come_back() {
     let mut cluster = Cluster::start();
     let whole = cluster.sampled(false).answer();

@@ -246,6 +246,11 @@ pub(crate) fn kill(id: u32) {
     signal("-KILL", &id.to_string());
 }
 
+/// Stops a process where it is. It does not know.
+pub(crate) fn freeze(id: u32) {
+    signal("-STOP", &id.to_string());
+}
+
 /// Whether there is such a process; one that has ended and is not reaped yet is none.
 pub(crate) fn is_running(id: u32) -> bool {
     parent(id).is_some()

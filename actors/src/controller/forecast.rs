@@ -191,6 +191,7 @@ impl<'a> Forecast<'a> {
                         member,
                         address: None,
                         state: state.clone(),
+                        blames: None,
                     });
                 }
             }

@@ -72,7 +72,8 @@ impl Service {
         answer: impl FnOnce(&Hosts, &Ask<'_>) -> T,
     ) -> Option<T> {
         let (launch, wishes) = self.runs(index)?;
-        let avoid = self.groups.get(&index)?.attempts.avoid();
+        let mut avoid = self.groups.get(&index)?.attempts.avoid();
+        avoid.append(&mut world.quarantine.hosts());
         let ask = Ask {
             group: &self.name.group(index),
             division: wishes.division(launch),

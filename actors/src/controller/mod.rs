@@ -14,7 +14,7 @@
 //!   what a device has to have; `models`: what is known of models
 //! - [`rollout`]: how many at a time; `revisions`: what was declared before; [`restart`]: how often
 //! - `scale`: how many groups by load; `autoscale`: that of a service; `loads`: the way to the load
-//! - `hosts`: who is there; `adopt`: what runs already; `status`, `journal`: what people are told
+//! - `hosts`: who is there; `quarantine`: who is taken last for a while; `adopt`: what runs already; `status`, `journal`: what people are told
 
 pub mod actor;
 mod acts;
@@ -36,6 +36,7 @@ mod observed;
 mod offload;
 mod place;
 pub mod plan;
+mod quarantine;
 pub mod restart;
 mod revisions;
 pub mod rollout;

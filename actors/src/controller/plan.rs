@@ -202,6 +202,7 @@ impl Controller {
             ControllerEvent::NodeGone(node) => drop(self.world.hosts.gone(node, self.world.now)),
             ControllerEvent::HostProbed { node, reachable } => {
                 self.world.hosts.probed(node, reachable);
+                self.world.quarantine.probed(node, reachable);
             }
             ControllerEvent::StatusPut(status) => self.reported(status),
             ControllerEvent::CordonPut(cordon) => self.cordoned(cordon),
@@ -381,6 +382,7 @@ impl Controller {
         for (node, address) in self.world.hosts.due_probes(now, lease) {
             self.world.write(ControllerEffect::Probe(node, address));
         }
+        self.world.look_at_quarantine(lease);
         for record in self.world.hosts.give_up(now, lease) {
             self.world.tell_lost(&record);
             self.touch_host(record.id);

@@ -13,6 +13,7 @@ use troupe_runtime::{
     discovery::directory::{GroupRecord, MemberState},
     id::{Epoch, NodeId},
     spec::policy::{GroupPolicy, RestartPolicy},
+    wire::member::Fault,
 };
 
 use super::hosts::Hosts;
@@ -51,8 +52,11 @@ pub(super) enum Health {
 pub(super) struct Over {
     /// For people.
     pub(super) why: String,
-    /// The host of the member that ended, if one ended by itself.
+    /// The host of the member that ended, if one ended by itself; of several the one that the
+    /// leader blames.
     pub(super) ended_on: Option<NodeId>,
+    /// What was wrong with that one, if it was the host's fault rather than the model's.
+    pub(super) fault: Option<Fault>,
     /// Whether a member has yet to say that it started.
     pub(super) still_starting: bool,
 }
@@ -98,11 +102,35 @@ pub(super) fn health(hosts: &Hosts, record: &GroupRecord) -> Health {
         };
         over.get_or_insert((why, ended_on));
     }
+    // A leader says what it is before anybody has ended of it. A host that is gone says more.
+    if over.as_ref().is_none_or(|(_, ended_on)| ended_on.is_some())
+        && let Some((node, fault, why)) = blamed(hosts, record)
+    {
+        let fault = (fault != Fault::Ended).then_some(fault);
+        return Health::Over(Over { why, ended_on: Some(node), fault, still_starting });
+    }
     match over {
-        Some((why, ended_on)) => Health::Over(Over { why, ended_on, still_starting }),
+        Some((why, ended_on)) => Health::Over(Over { why, ended_on, fault: None, still_starting }),
         None if hosts.state(record, 0) == Some(&MemberState::Ready) => Health::Ready,
         None => Health::Starting,
     }
+}
+
+/// Whom the leader blames for the end: which host, what was wrong there, and that for people. What
+/// the member itself has said of its end tells more than that it is lost.
+fn blamed(hosts: &Hosts, record: &GroupRecord) -> Option<(NodeId, Fault, String)> {
+    let blame = hosts.member(record, 0)?.blames.as_ref()?;
+    let index = blame.member as usize;
+    let node = record.members.get(index)?.node;
+    let host = hosts.host(node).filter(|host| !host.record.leaving)?;
+    let name = &host.record.name;
+    let why = match hosts.state(record, index) {
+        Some(MemberState::Exited(cause)) if blame.fault == Fault::Ended => {
+            format!("member {index} on {name} ended: {cause}")
+        }
+        _ => format!("member {index} on {name}: {}", blame.why),
+    };
+    Some((node, blame.fault, why))
 }
 
 // === impl Attempts ===

@@ -35,7 +35,7 @@ impl Service {
         if world.epochs.reported(&record.group.to_string()) > record.epoch.number {
             // A store from the past: hosts refuse what is older than what they have seen.
             let why = "a later incarnation was seen".to_owned();
-            health = Health::Over(Over { why, ended_on: None, still_starting: false });
+            health = Health::Over(Over { why, ended_on: None, fault: None, still_starting: false });
         }
         let served = group.health == Some(Health::Ready);
         group.health = Some(health.clone());
@@ -90,6 +90,9 @@ impl Service {
         let verdict = group.attempts.over(world.now, (record.epoch, over), &policy);
         if group.attempts.failed > before {
             world.tell_group((&id, EventKind::Warning), "MemberExited", over.why.clone());
+            if let (Some(node), Some(fault)) = (over.ended_on, over.fault) {
+                world.quarantine(node, fault, &id);
+            }
         }
         match verdict {
             Verdict::Again => {

@@ -13,6 +13,7 @@ use troupe_runtime::{
     },
     id::NodeId,
     spec::{EngineFlags, GroupPolicy},
+    wire::member::{Blame, Fault},
 };
 use uuid::Uuid;
 
@@ -126,6 +127,7 @@ fn status(node: &NodeRecord, record: &GroupRecord, member: u32, state: MemberSta
             member,
             address: None,
             state,
+            blames: None,
         }],
         epochs: [(record.group.to_string(), record.epoch.number)].into(),
         groups: vec![],
@@ -158,6 +160,35 @@ fn a_member_that_ends_means_a_new_incarnation_with_a_higher_epoch() {
     assert_eq!(second.epoch.number, 2);
     assert_ne!(second.epoch.nonce, first.epoch.nonce);
     assert!(message(&effects).is_some_and(|m| m.contains("signal 9")));
+}
+
+#[test]
+fn a_host_on_which_a_member_hung_is_taken_last_until_its_time_is_over() {
+    let nodes = [1, 2, 3].map(|number| node(number, 1, 1));
+    let mut controller = controller(&nodes);
+    let effects = controller.handle(AT, ControllerEvent::Declared(service(2)));
+    let first = put(&effects).expect("planned").clone();
+    let [home, bad] = [0, 1].map(|member: usize| first.members[member].node);
+    let of = |id| nodes.iter().find(|node| node.id == id).expect("a host").clone();
+    let mut report = status(&of(home), &first, 0, MemberState::Ready);
+    let why = "step 7 makes no progress".into();
+    report.members[0].blames = Some(Blame { member: 1, fault: Fault::Hung, why });
+    let effects = controller.handle(AT, ControllerEvent::StatusPut(report.clone()));
+    let second = put(&effects).expect("nobody waits for it to end").clone();
+    assert!(second.members.iter().all(|member| member.node != bad), "{second:?}");
+    let told = |effects: &[ControllerEffect], reason: &str| {
+        effects.iter().any(|effect| match effect {
+            ControllerEffect::PutEvent(_, event) => {
+                event.reason == reason && event.object.name == of(bad).name
+            }
+            _ => false,
+        })
+    };
+    assert!(told(&effects, "Quarantined"), "{effects:?}");
+    let effects = controller.handle(AT + Duration::from_secs(29), ControllerEvent::Tick);
+    assert!(!told(&effects, "Returned"));
+    let effects = controller.handle(AT + Duration::from_secs(31), ControllerEvent::Tick);
+    assert!(told(&effects, "Returned"), "{effects:?}");
 }
 
 #[test]

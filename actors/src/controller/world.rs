@@ -11,6 +11,7 @@ use troupe_runtime::{
         EventKind, GatewayRecord, GroupRecord, Launch, NodeRecord, NodeStatus, ObjectRef,
     },
     id::{EndpointId, Epoch, GroupId, NodeId},
+    wire::member::Fault,
 };
 
 use super::{
@@ -20,6 +21,7 @@ use super::{
     memory::Need,
     models::Models,
     plan::ControllerEffect,
+    quarantine::Quarantine,
 };
 
 /// What all services share.
@@ -33,6 +35,8 @@ pub(super) struct World {
     /// have its specifications back.
     pub(super) undeclared_may_go: bool,
     pub(super) hosts: Hosts,
+    /// Hosts that are taken last for a while.
+    pub(super) quarantine: Quarantine,
     pub(super) epochs: Epochs,
     pub(super) journal: Journal,
     pub(super) models: Models,
@@ -70,6 +74,7 @@ impl World {
             term: 0,
             undeclared_may_go: false,
             hosts: Hosts::new(wire),
+            quarantine: Quarantine::default(),
             epochs: Epochs { highest: BTreeMap::new(), reported: BTreeMap::new(), entropy },
             journal: Journal::new(EVENTS),
             models: Models::default(),
@@ -177,6 +182,30 @@ impl World {
         let object =
             ObjectRef { kind: "Node".into(), namespace: String::new(), name: name.to_owned() };
         self.journal.tell(self.now, Event { object, kind, reason, message });
+    }
+
+    /// A member of this group was at fault on a host, in a way that is the host's own.
+    pub(super) fn quarantine(&mut self, node: NodeId, fault: Fault, group: &GroupId) {
+        let time = self.quarantine.begin(self.now, node).as_secs();
+        let what = if fault == Fault::Slow { "became slow" } else { "hung" };
+        let message = format!("{group} {what} there; taken last for {time} s");
+        let name = self.hosts.name(node);
+        self.tell_host((&name, EventKind::Warning), "Quarantined", message);
+    }
+
+    /// Tries hosts whose time in quarantine is over, and takes those back that were reached.
+    pub(super) fn look_at_quarantine(&mut self, pause: Duration) {
+        let hosts = &self.hosts;
+        let address = |node| hosts.host(node).and_then(|host| host.record.address.clone());
+        let returned = self.quarantine.returned(self.now, |node| address(node).is_some());
+        let due = self.quarantine.due(self.now, pause).into_iter();
+        let due: Vec<_> = due.filter_map(|node| Some((node, address(node)?))).collect();
+        self.effects.extend(due.into_iter().map(|(node, at)| ControllerEffect::Probe(node, at)));
+        for node in returned {
+            let name = self.hosts.name(node);
+            let message = "its time in quarantine is over, and it was reached".to_owned();
+            self.tell_host((&name, EventKind::Normal), "Returned", message);
+        }
     }
 
     /// A host that was given up, for people.

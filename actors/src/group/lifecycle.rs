@@ -6,14 +6,23 @@
 //! ```
 //! All or nothing: whatever ends one member ends the incarnation, at once and with a cause, because
 //! a stage without its neighbour can only wait. Forming has a deadline; once serving, liveness is
-//! progress: a step that is not done within a limit that follows the measured step times ends the
-//! incarnation too, naming the ranks that were still at it.
+//! progress: a step that does not go on ([`super::pace`]) ends the incarnation too, and so does a
+//! rank that has become slow ([`super::straggler`]). Each end names the member that it is due to, if
+//! one is, so that whoever forms the group anew knows which host to leave out.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use troupe_runtime::{
     id::{Coordinate, StepId},
-    wire::group::{Formation, FormationMember, Hello, Progress, RankReport},
+    wire::{
+        group::{Formation, FormationMember, Hello, Progress, RankPulse, RankReport},
+        member::Fault,
+    },
+};
+
+use super::{
+    pace::{Pace, StepLimits, Stuck},
+    straggler::{Straggler, Stragglers},
 };
 
 /// What can happen to a group.
@@ -27,6 +36,8 @@ pub enum GroupEvent {
     Planned(StepId, u32),
     /// A rank is through a step.
     Progress(Progress),
+    /// How far ranks are.
+    Pulse(Vec<RankPulse>),
     /// A step is done.
     Done(StepId),
     /// A member said that it cannot go on, or its conversation broke.
@@ -45,7 +56,16 @@ pub enum GroupEffect {
     /// Turn this member away: it is not of this incarnation, or comes twice.
     Refuse(u32, String),
     /// It is over.
-    Over(String),
+    Over(Over),
+}
+
+/// The end of an incarnation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Over {
+    /// For people.
+    pub cause: String,
+    /// The member that it is due to, if one is, and what is wrong with it.
+    pub blame: Option<(u32, Fault)>,
 }
 
 /// How far a group is.
@@ -71,19 +91,8 @@ pub struct Group {
     since: Duration,
     addresses: BTreeMap<u32, String>,
     reports: BTreeMap<u32, Vec<RankReport>>,
-    steps: BTreeMap<StepId, InFlight>,
-    /// Longest step of late, decaying.
-    longest: Duration,
-    /// Least time per token of any step.
-    per_token: Option<Duration>,
-}
-
-/// A step that is not done.
-#[derive(Clone, Debug)]
-struct InFlight {
-    sent: Duration,
-    tokens: u32,
-    through: Vec<Coordinate>,
+    pace: Pace,
+    stragglers: Stragglers,
 }
 
 /// How long a group may take for what.
@@ -93,13 +102,8 @@ pub struct Deadlines {
     pub gather: Duration,
     /// From then until every rank is loaded.
     pub load: Duration,
-    /// A step may always take this long, however fast others were.
-    pub step_min: Duration,
-    /// Beyond it, this many times the longest step of late, or what its tokens take at the best
-    /// speed that was measured, whichever is more: a long prompt is no hang.
-    pub step_factor: u32,
-    /// What a token may take before anything was measured.
-    pub token_unmeasured: Duration,
+    /// A step, once it serves.
+    pub step: StepLimits,
 }
 
 impl Default for Deadlines {
@@ -107,9 +111,7 @@ impl Default for Deadlines {
         Self {
             gather: Duration::from_secs(60),
             load: Duration::from_secs(1800),
-            step_min: Duration::from_secs(30),
-            step_factor: 20,
-            token_unmeasured: Duration::from_millis(500),
+            step: StepLimits::default(),
         }
     }
 }
@@ -131,9 +133,8 @@ impl Group {
             since: now,
             addresses: BTreeMap::new(),
             reports: BTreeMap::new(),
-            steps: BTreeMap::new(),
-            longest: Duration::ZERO,
-            per_token: None,
+            pace: Pace::new(deadlines.step),
+            stragglers: Stragglers::default(),
         }
     }
 
@@ -151,20 +152,22 @@ impl Group {
             GroupEvent::Hello(hello) => self.hello(now, hello),
             GroupEvent::Loaded(member, reports) => self.loaded(now, member, reports),
             GroupEvent::Planned(step, tokens) => {
-                self.steps.insert(step, InFlight { sent: now, tokens, through: Vec::new() });
+                self.pace.planned(now, step, tokens);
                 Vec::new()
             }
-            GroupEvent::Progress(progress) => {
-                if let Some(step) = self.steps.get_mut(&progress.step) {
-                    step.through.push(progress.rank);
-                }
+            GroupEvent::Progress(progress) => self.progress(now, &progress),
+            GroupEvent::Pulse(pulses) => {
+                pulses.iter().for_each(|pulse| self.pace.pulse(now, pulse));
                 Vec::new()
             }
             GroupEvent::Done(step) => {
-                self.done(now, step);
+                self.pace.done(now, step);
                 Vec::new()
             }
-            GroupEvent::Lost(member, why) => self.over(format!("member {member} is lost: {why}")),
+            GroupEvent::Lost(member, why) => {
+                let cause = format!("member {member} is lost: {why}");
+                self.ends(cause, Some((member, Fault::Ended)))
+            }
             GroupEvent::Tick => self.tick(now),
         }
     }
@@ -229,13 +232,16 @@ impl Group {
         vec![GroupEffect::Start(blocks, reports)]
     }
 
-    fn done(&mut self, now: Duration, step: StepId) {
-        let Some(step) = self.steps.remove(&step) else { return };
-        let took = now.saturating_sub(step.sent);
-        let per_token = took / step.tokens.max(1);
-        self.per_token = Some(self.per_token.map_or(per_token, |least| least.min(per_token)));
-        // Forgets a slow step by half within some forty faster ones.
-        self.longest = took.max(self.longest - self.longest / 64);
+    fn progress(&mut self, now: Duration, progress: &Progress) -> Vec<GroupEffect> {
+        self.pace.progress(now, progress);
+        let ranks = self.expected.iter().flatten().count();
+        let found = self.stragglers.progress(now, progress, ranks);
+        let Some(Straggler { rank, times, took }) = found else { return Vec::new() };
+        let cause = format!(
+            "rank {rank} has become slow: {took:?} a step, {times:.0} times what it took compared \
+             with the others"
+        );
+        self.ends(cause, self.blame(rank, Fault::Slow))
     }
 
     fn tick(&mut self, now: Duration) -> Vec<GroupEffect> {
@@ -255,38 +261,31 @@ impl Group {
     }
 
     fn tick_steps(&mut self, now: Duration) -> Vec<GroupEffect> {
-        let mut steps = self.steps.iter();
-        let late = steps.find(|(_, step)| now.saturating_sub(step.sent) > self.limit(step.tokens));
-        let Some((step, InFlight { through, tokens, .. })) = late else { return Vec::new() };
-        let limit = self.limit(*tokens);
-        let stuck: Vec<_> = self
-            .expected
-            .iter()
-            .flatten()
-            .filter(|rank| !through.contains(rank))
-            .map(Coordinate::to_string)
-            .collect();
-        let cause = format!("step {step} is not done within {limit:?}, still at it: {stuck:?}");
-        self.over(cause)
+        let stuck = self.pace.stuck(now, self.expected.iter().flatten());
+        let Some(Stuck { cause, rank }) = stuck else { return Vec::new() };
+        let blame = rank.and_then(|rank| self.blame(rank, Fault::Hung));
+        self.ends(cause, blame)
     }
 
-    /// How long a step of so many tokens may take.
-    fn limit(&self, tokens: u32) -> Duration {
-        let Deadlines { step_min, step_factor, token_unmeasured, .. } = self.deadlines;
-        let by_tokens = match self.per_token {
-            Some(per_token) => per_token * tokens * step_factor,
-            None => token_unmeasured * tokens,
-        };
-        step_min.max(self.longest * step_factor).max(by_tokens)
+    /// Blames the member that hosts a rank.
+    fn blame(&self, rank: Coordinate, fault: Fault) -> Option<(u32, Fault)> {
+        let hosts = |ranks: &Vec<Coordinate>| ranks.contains(&rank);
+        let member = self.expected.iter().position(hosts)?;
+        Some((member as u32, fault))
     }
 
     fn missing(&self, here: impl Fn(u32) -> bool) -> Vec<u32> {
         (0..self.expected.len() as u32).filter(|member| !here(*member)).collect()
     }
 
+    /// It ends, and no member in particular is to blame.
     fn over(&mut self, cause: String) -> Vec<GroupEffect> {
+        self.ends(cause, None)
+    }
+
+    fn ends(&mut self, cause: String, blame: Option<(u32, Fault)>) -> Vec<GroupEffect> {
         self.phase = Phase::Over;
-        vec![GroupEffect::Over(cause)]
+        vec![GroupEffect::Over(Over { cause, blame })]
     }
 }
 

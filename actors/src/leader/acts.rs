@@ -11,7 +11,7 @@ use troupe_runtime::{
     wire::{
         generate::{Generate, GenerateDown},
         group::{Hello, MemberDown, MemberUp, RankReport},
-        member::MemberToNode,
+        member::{Blame, MemberToNode},
     },
 };
 
@@ -25,7 +25,7 @@ use super::{
     request::RequestKey,
     transfers::{TransferEvent, TransferSetup},
 };
-use crate::group::lifecycle::{GroupEffect, GroupEvent};
+use crate::group::lifecycle::{GroupEffect, GroupEvent, Over};
 
 impl LeaderState {
     pub(super) fn open(
@@ -79,6 +79,7 @@ impl LeaderState {
                 self.observer.progress(&progress);
                 self.group(GroupEvent::Progress(progress))
             }
+            MemberUp::Pulse(pulses) => self.group(GroupEvent::Pulse(pulses)),
             MemberUp::Failed(cause) => self.group(GroupEvent::Lost(member, cause)),
             MemberUp::Drain(seconds) => self.drain(Duration::from_secs(seconds.into())),
             MemberUp::Transfer(report) => {
@@ -134,7 +135,15 @@ impl LeaderState {
                 GroupEffect::Refuse(member, why) => {
                     tracing::warn!(member, why, "turn a member away");
                 }
-                GroupEffect::Over(cause) => self.fail(cause),
+                GroupEffect::Over(Over { cause, blame }) => {
+                    tracing::warn!(cause, ?blame, "the group's incarnation is over");
+                    // The node's queue has room for the few messages that a member ever sends.
+                    if let Some((member, fault)) = blame {
+                        let blame = Blame { member, fault, why: cause.clone() };
+                        let _ = self.args.node.try_send(MemberToNode::Blames(blame));
+                    }
+                    self.fail(cause)
+                }
             }
         }
     }

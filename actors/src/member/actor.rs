@@ -17,6 +17,7 @@ use troupe_runtime::{
 };
 
 use super::{
+    acts::ALIVE,
     connections::Connections,
     core::{Member as Core, MemberEvent},
     front::{self, Directions},
@@ -30,7 +31,7 @@ use crate::{
         lifecycle::{Deadlines, Group},
     },
     leader::actor::{Leader, LeaderArgs, LeaderMsg},
-    worker::{actor::WorkerMsg, transfer},
+    worker::{actor::WorkerMsg, pulse::Pulse, transfer},
 };
 
 /// The actor.
@@ -42,6 +43,8 @@ pub enum MemberMsg {
     Node(NodeToMember),
     /// By its parts.
     Event(MemberEvent),
+    /// It is time to say that all is well.
+    Alive,
     /// The ranks are connected.
     Wired(Result<Vec<Wired>, String>),
 }
@@ -70,6 +73,8 @@ pub struct MemberState {
     pub(super) parallel: Parallel,
     pub(super) directions: Directions,
     pub(super) workers: BTreeMap<Coordinate, ActorRef<WorkerMsg>>,
+    /// Signs of life of their threads.
+    pub(super) pulses: BTreeMap<Coordinate, Pulse>,
     pub(super) desk: Option<Desk>,
     pub(super) lines: Lines,
     pub(super) up: RemoteRef<MemberUp>,
@@ -122,6 +127,7 @@ impl Actor for Member {
         let ranks = ranks.map(|member| member.ranks.clone()).unwrap_or_default();
         let (up, up_queue) = remote_ref(UP_QUEUE);
         args.node.send(MemberToNode::Listening(address)).await?;
+        myself.send_interval(ALIVE, || MemberMsg::Alive);
         Ok(MemberState {
             core: Core::new(hello, ranks),
             args,
@@ -129,6 +135,7 @@ impl Actor for Member {
             parallel,
             directions,
             workers: BTreeMap::new(),
+            pulses: BTreeMap::new(),
             desk: Some(lines),
             lines: lines_of_kv,
             up,
@@ -150,6 +157,7 @@ impl Actor for Member {
             MemberMsg::Node(NodeToMember::Drain(seconds)) => MemberEvent::Drain(seconds),
             // It was launched before it was an actor, and whom its link turns away is the link's.
             MemberMsg::Node(NodeToMember::Launch(_) | NodeToMember::TurnAway(_)) => return Ok(()),
+            MemberMsg::Alive => state.alive(),
             MemberMsg::Event(event) => event,
             MemberMsg::Wired(Ok(wired)) => return state.start_workers(&myself, wired).await,
             MemberMsg::Wired(Err(cause)) => MemberEvent::Broken(cause),

@@ -8,9 +8,10 @@ use std::{
 
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use troupe_runtime::{
+    id::Coordinate,
     transport::{Link, LocalNetwork},
     wire::{
-        group::{Formation, Hello, MemberUp},
+        group::{Formation, Hello, MemberUp, RankPulse},
         member::MemberToNode,
     },
 };
@@ -26,6 +27,7 @@ use crate::{
     worker::{
         actor::{Worker, WorkerArgs, WorkerMsg},
         device::{Device, DeviceEvent},
+        pulse::{Pulse, Watched},
     },
 };
 
@@ -110,6 +112,9 @@ impl MemberState {
     ) -> Result<(), ActorProcessingErr> {
         let count = wired.len() as u32;
         for Wired { rank, pipes, collective } in wired {
+            let pulse = Pulse::default();
+            self.pulses.insert(rank, pulse.clone());
+            let collective = Box::new(Watched::new(pulse.clone(), collective));
             let loader = self.args.models.loader(self.prepared.clone(), rank, collective, count);
             let device = Device {
                 rank,
@@ -119,6 +124,7 @@ impl MemberState {
                 grammars: self.args.models.grammars(&self.prepared.launch),
                 disk: self.kv_folder(),
                 pipes,
+                pulse,
                 stages: self.parallel.pipeline,
                 stage_time_min: self.prepared.stage_time_min,
             };
@@ -138,6 +144,15 @@ impl MemberState {
         let own = || Path::new(&self.args.launch.data_dir).join("kv");
         let folder = said.map_or_else(own, PathBuf::from);
         (self.prepared.limits.offload.disk_bytes > 0).then_some(folder)
+    }
+
+    /// Tells the node that this process runs, and the core how far its ranks are.
+    pub(super) fn alive(&self) -> MemberEvent {
+        // A node that does not read is told again.
+        let _ = self.args.node.try_send(MemberToNode::Alive);
+        let pulse =
+            |(rank, pulse): (&Coordinate, &Pulse)| RankPulse { rank: *rank, beats: pulse.beats() };
+        MemberEvent::Pulse(self.pulses.iter().map(pulse).collect())
     }
 
     fn say(&self, up: MemberUp) {
@@ -166,6 +181,9 @@ fn translate(event: DeviceEvent) -> MemberEvent {
         DeviceEvent::Transfer(report) => MemberEvent::Transfer(report),
     }
 }
+
+/// How often a member says that it lives, and how far its ranks are.
+pub(crate) const ALIVE: Duration = Duration::from_millis(250);
 
 /// How long a member that broke waits for its leader to hear why: a round trip, with room to spare.
 const LINGER: Duration = Duration::from_millis(200);

@@ -10,7 +10,7 @@ use troupe_runtime::{
     discovery::directory::MemberState,
     id::Coordinate,
     wire::{
-        group::{Formation, Hello, MemberDown, MemberUp, Progress, RankReport},
+        group::{Formation, Hello, MemberDown, MemberUp, Progress, RankPulse, RankReport},
         step::{StepPlan, StepResult},
         transfer::{TransferOrder, TransferReport},
     },
@@ -27,6 +27,8 @@ pub enum MemberEvent {
     Loaded(RankReport),
     /// A rank is through a step.
     Progress(Progress),
+    /// How often its ranks have beaten.
+    Pulse(Vec<RankPulse>),
     /// A step's result.
     Result(StepResult),
     /// How a rank stands with a transfer.
@@ -72,6 +74,8 @@ pub struct Member {
     hello: Hello,
     ranks: Vec<Coordinate>,
     reports: Vec<RankReport>,
+    /// What the leader knows of how far the ranks are.
+    pulses: Vec<RankPulse>,
     dialed: bool,
     formed: bool,
     /// The group drains, so that its end is no failure.
@@ -84,8 +88,8 @@ impl Member {
     /// A member that will introduce itself with `hello` and hosts `ranks`.
     pub fn new(hello: Hello, ranks: Vec<Coordinate>) -> Self {
         let (dialed, formed, draining) = (false, false, false);
-        let (reports, broken) = (Vec::new(), None);
-        Self { hello, ranks, reports, dialed, formed, draining, broken }
+        let (reports, pulses, broken) = (Vec::new(), Vec::new(), None);
+        Self { hello, ranks, reports, pulses, dialed, formed, draining, broken }
     }
 
     /// Takes one event and says what to do about it.
@@ -114,6 +118,7 @@ impl Member {
             MemberEvent::Progress(progress) => {
                 vec![MemberEffect::Up(MemberUp::Progress(progress))]
             }
+            MemberEvent::Pulse(pulses) => self.pulse(pulses),
             MemberEvent::Result(result) => vec![MemberEffect::Up(MemberUp::Result(result))],
             MemberEvent::Transfer(report) => vec![MemberEffect::Up(MemberUp::Transfer(report))],
             MemberEvent::Broken(cause) => self.broke(cause),
@@ -124,6 +129,15 @@ impl Member {
             MemberEvent::Stop => vec![MemberEffect::Exit(None)],
             MemberEvent::Drain(seconds) => self.drain(seconds),
         }
+    }
+
+    /// Tells the leader if its ranks went on since it was told.
+    fn pulse(&mut self, pulses: Vec<RankPulse>) -> Vec<MemberEffect> {
+        if pulses == self.pulses {
+            return Vec::new();
+        }
+        self.pulses.clone_from(&pulses);
+        vec![MemberEffect::Up(MemberUp::Pulse(pulses))]
     }
 
     /// A leader in this very member hears it as it is said; who has none tells nobody.
@@ -280,6 +294,16 @@ mod tests {
         let mut told = member();
         assert!(told.handle(MemberEvent::Down(MemberDown::Drain)).is_empty());
         assert_eq!(told.handle(MemberEvent::Down(MemberDown::Stop)), drained());
+    }
+
+    #[test]
+    fn signs_of_life_are_passed_on_when_they_change() {
+        let mut member = member();
+        let pulses = |beats| vec![RankPulse { rank: rank(0), beats }];
+        let up = |beats| [MemberEffect::Up(MemberUp::Pulse(pulses(beats)))];
+        assert_eq!(member.handle(MemberEvent::Pulse(pulses(1))), up(1));
+        assert_eq!(member.handle(MemberEvent::Pulse(pulses(1))), []);
+        assert_eq!(member.handle(MemberEvent::Pulse(pulses(7))), up(7));
     }
 
     #[test]

@@ -13,7 +13,7 @@
 //! only with its process; in a one-process `serve` it lives inside, and nothing else differs.
 
 pub mod actor;
-mod acts;
+pub(crate) mod acts;
 pub mod checkpoint;
 pub mod connections;
 pub mod core;

@@ -4,9 +4,19 @@
 //! child's standard input and output ([`crate::member::pipe`]); its standard error is its log,
 //! which goes to a file of its own ([`super::logs`]) and to the node's. The child ends when its
 //! input does, so it never outlives its node; the node reaps it and reports how it ended, and only
-//! then are its devices free.
+//! then are its devices free. A child that says nothing any more is frozen, and is killed.
 
-use std::{collections::BTreeMap, io, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::PathBuf,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use ractor::ActorRef;
@@ -14,7 +24,7 @@ use tokio::{
     process::{Child, ChildStdin, ChildStdout, Command},
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
-    time::timeout,
+    time::{MissedTickBehavior, timeout},
 };
 use troupe_runtime::{
     discovery::directory::{self, GroupRecord},
@@ -27,7 +37,7 @@ use super::{
     core::{MemberKey, NodeEvent},
     logs,
 };
-use crate::member::pipe;
+use crate::member::{acts::ALIVE, pipe};
 
 /// Starts members as processes.
 #[derive(Clone, Debug)]
@@ -131,10 +141,14 @@ async fn run(
     (mut told, mut away): (mpsc::Receiver<NodeToMember>, watch::Receiver<TurnedAway>),
     node: ActorRef<NodeMsg>,
 ) {
+    let words = AtomicU64::new(0);
     let hear = async {
         // An error means what an end means: the child is going, and how it went says more.
         while let Ok(Some(what)) = pipe::read::<MemberToNode>(&mut output).await {
-            let _ = node.cast(said(&key, what));
+            words.fetch_add(1, Ordering::Relaxed);
+            if what != MemberToNode::Alive {
+                let _ = node.cast(said(&key, what));
+            }
         }
     };
     let tell = async {
@@ -166,16 +180,21 @@ async fn run(
         tell.await;
         tokio::time::sleep(GRACE).await;
     };
-    tokio::select! {
-        () = hear => {}
-        () = told_to_stop => {}
-    }
-    let how = match timeout(GRACE, child.wait()).await {
+    let frozen = tokio::select! {
+        biased;
+        () = hear => false,
+        () = told_to_stop => false,
+        () = silence(&words) => true,
+    };
+    let grace = if frozen { Duration::ZERO } else { GRACE };
+    let how = match timeout(grace, child.wait()).await {
         Ok(Ok(status)) => status.to_string(),
         Ok(Err(error)) => error.to_string(),
         Err(_) => {
             let _ = child.kill().await;
-            "killed: it did not stop in time".to_owned()
+            let why =
+                if frozen { "it was silent, as if frozen" } else { "it did not stop in time" };
+            format!("killed: {why}")
         }
     };
     // Whoever reads that it ended finds its last words in its log.
@@ -183,6 +202,22 @@ async fn run(
     let _ = node.cast(NodeMsg::Event(NodeEvent::Exited(key, how)));
 }
 
+/// Returns when a child that has spoken says nothing any more. Counted in ticks of this process and
+/// not in time: if this one was frozen, what its children said meanwhile is read first.
+async fn silence(words: &AtomicU64) {
+    let mut ticks = tokio::time::interval(ALIVE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut heard, mut silent) = (0, 0);
+    while silent < SILENT {
+        ticks.tick().await;
+        let words = words.load(Ordering::Relaxed);
+        silent = if words == heard && words > 0 { silent + 1 } else { 0 };
+        heard = words;
+    }
+}
+
+/// So many times a member has not said that it is alive, though it was time: it is frozen.
+const SILENT: u32 = 6;
 /// What a member is told in its life: a handful of words.
 const QUEUE: usize = 16;
 /// A member that was asked to stop tells its gateways and ends within this.

@@ -15,7 +15,7 @@ use troupe_runtime::{
         GroupRecord, MemberState, MemberStatus, NodeRecord, NodeStatus, StartupPolicy,
     },
     id::{Epoch, GroupId, NodeId},
-    wire::member::{MemberToNode, NodeToMember},
+    wire::member::{Blame, MemberToNode, NodeToMember},
 };
 
 /// One member on this host.
@@ -95,6 +95,8 @@ struct Local {
     endpoint: bool,
     /// What it said before it ended.
     cause: Option<String>,
+    /// Who its group's end is due to, as it said.
+    blames: Option<Blame>,
 }
 
 impl Node {
@@ -120,6 +122,7 @@ impl Node {
                 member: key.member,
                 address: local.address.clone(),
                 state: local.state.clone(),
+                blames: local.blames.clone(),
             })
             .collect();
         NodeStatus {
@@ -216,6 +219,9 @@ impl Node {
                 local.cause = Some(cause);
                 return;
             }
+            MemberToNode::Blames(blame) => local.blames = Some(blame),
+            // Whoever reads its words has noticed.
+            MemberToNode::Alive => return,
         }
         effects.push(NodeEffect::PutStatus(self.status()));
     }
@@ -356,6 +362,7 @@ impl Local {
             drain: None,
             endpoint: false,
             cause: None,
+            blames: None,
         }
     }
 

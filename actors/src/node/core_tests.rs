@@ -121,6 +121,7 @@ fn a_worker_is_told_where_its_leader_listens_once() {
         member: 0,
         address: Some("quic://1.2.3.4:5".into()),
         state: MemberState::Listening,
+        blames: None,
     };
     let status = NodeStatus {
         node: OTHER,

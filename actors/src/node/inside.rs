@@ -79,7 +79,10 @@ async fn run(
             loop {
                 tokio::select! {
                     () = member.ended() => break "it ended".to_owned(),
-                    Some(what) = said_queue.recv() => drop(node.cast(said(&key, what))),
+                    // It is as alive as its node.
+                    Some(what) = said_queue.recv() => if what != MemberToNode::Alive {
+                        let _ = node.cast(said(&key, what));
+                    },
                     Some(what) = told.recv() => drop(member.actor().cast(MemberMsg::Node(what))),
                 }
             }

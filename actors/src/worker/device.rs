@@ -37,6 +37,7 @@ use super::{
     grammar::{self, GrammarSource, Grammars},
     mirror::Mirror,
     pipes::Pipes,
+    pulse::{Beating, Pulse},
     tier::{disk::Disk, shelf::Shelf},
     tokens::{self, SampledAt, TokenFeed},
     transfer::{RankOrder, desk::Desk},
@@ -87,6 +88,8 @@ pub struct Device {
     pub disk: Option<PathBuf>,
     /// To the other ranks.
     pub pipes: Pipes,
+    /// Its signs of life; the collective beats with it too.
+    pub pulse: Pulse,
     /// Pipeline stages of its group.
     pub stages: u32,
     /// The least time that this stage takes for a step: a slow device for tests and measurements
@@ -177,10 +180,14 @@ impl Device {
         let batch = mirror.apply(plan).map_err(DeviceError::Contract)?;
         let input = self.take_input(plan.step)?;
         let began = Instant::now();
+        let pulse = self.pulse.clone();
+        pulse.begin();
         if plan.kind == StepKind::Run {
             desk.begin(plan, &batch);
-            let output = executor.forward_tapped(&batch, input, desk)?;
+            let mut tap = Beating { pulse: &pulse, tap: desk };
+            let output = executor.forward_tapped(&batch, input, &mut tap)?;
             desk.end();
+            pulse.beat();
             match output {
                 StageOutput::Hidden(hidden) => {
                     self.take_at_least(began);
@@ -202,11 +209,14 @@ impl Device {
                 StageOutput::Logits(_) => mirror.drop_drafts(plan),
             }
         }
+        pulse.beat();
         Ok(Progress {
             rank: self.rank,
             step: plan.step,
             compute_us: micros(began.elapsed()),
             idle_us: micros(began - applied),
+            waited_us: micros(pulse.waited()),
+            silence_us: micros(pulse.silence()),
         })
     }
 

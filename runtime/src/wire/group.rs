@@ -8,6 +8,7 @@
 //!                                     <-- Start(blocks)               when all have loaded
 //!                                     <-- Step(plan), Transfer(order) ...
 //!   Progress(step) / Result(result)   -->
+//!   Pulse(beats)                      -->
 //!   Transfer(report)                  -->
 //!   Failed(cause)                     -->                              the group is over
 //!   Drain(seconds)                    -->                              its host is to be empty
@@ -39,6 +40,8 @@ pub enum MemberUp {
     Loaded(Vec<RankReport>),
     /// A rank has finished its part of a step: liveness is progress.
     Progress(Progress),
+    /// How far this member's ranks are within a step; said a few times a second if that changes.
+    Pulse(Vec<RankPulse>),
     /// The step's result; from tensor rank 0 of the last stage only.
     Result(StepResult),
     /// A rank's part of a transfer of KV blocks.
@@ -131,6 +134,19 @@ pub struct Progress {
     /// How long the rank waited before it computed: for the plan, for tokens, for the stage before
     /// it. In microseconds.
     pub idle_us: u64,
+    /// How much of `compute_us` it waited for other ranks of its stage.
+    pub waited_us: u64,
+    /// The longest time in it without a beat ([`RankPulse`]), in microseconds.
+    pub silence_us: u64,
+}
+
+/// A rank's sign of life from within a step.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RankPulse {
+    /// Which rank.
+    pub rank: Coordinate,
+    /// Layers and exchanges that it is through since it was started.
+    pub beats: u64,
 }
 
 // === impl Message ===
@@ -141,6 +157,7 @@ impl Message for MemberUp {
     fn check(&self) -> Result<(), String> {
         match self {
             Self::Loaded(ranks) => bounded("ranks", ranks, MAX_RANKS),
+            Self::Pulse(ranks) => bounded("ranks", ranks, MAX_RANKS),
             Self::Result(result) => {
                 bounded("outcomes", &result.outcomes, super::step::MAX_SEQUENCES)
             }

@@ -5,6 +5,7 @@
 //! node.
 
 use rkyv::{Archive, Deserialize, Serialize};
+use serde::{Deserialize as FromJson, Serialize as ToJson};
 
 use super::Message;
 use crate::id::{Epoch, GroupId, NodeId};
@@ -35,6 +36,34 @@ pub enum MemberToNode {
     Failed(String),
     /// Its group takes no new request any more: the endpoint's record is to go.
     Draining,
+    /// It is alive: its process runs. Said again and again, because a frozen one says nothing.
+    Alive,
+    /// The leader's group is over, and this member of it is why. Said before the leader ends.
+    Blames(Blame),
+}
+
+/// The member that a group's end is due to.
+#[derive(Archive, Serialize, Deserialize, ToJson, FromJson, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Blame {
+    /// Its index.
+    pub member: u32,
+    /// What was wrong with it.
+    pub fault: Fault,
+    /// The same for people, with the step and the rank.
+    pub why: String,
+}
+
+/// What may be wrong with a member, as its leader sees it.
+#[derive(Archive, Serialize, Deserialize, ToJson, FromJson, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub enum Fault {
+    /// It ended, or its conversation did.
+    Ended,
+    /// Its part of a step does not go on.
+    Hung,
+    /// Its device has become much slower than it was.
+    Slow,
 }
 
 /// Everything that a member process has to know.

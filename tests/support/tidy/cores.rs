@@ -6,7 +6,7 @@
 use super::{source::has_word, tree::File};
 
 /// Cores by other names; `*` stands for one file.
-const CORES: [&str; 61] = [
+const CORES: [&str; 64] = [
     "actors/src/controller/adopt.rs",
     "actors/src/controller/autoscale.rs",
     "actors/src/controller/declared.rs",
@@ -21,6 +21,7 @@ const CORES: [&str; 61] = [
     "actors/src/controller/offload.rs",
     "actors/src/controller/place.rs",
     "actors/src/controller/plan.rs",
+    "actors/src/controller/quarantine.rs",
     "actors/src/controller/restart.rs",
     "actors/src/controller/revisions.rs",
     "actors/src/controller/rollout.rs",
@@ -32,6 +33,8 @@ const CORES: [&str; 61] = [
     "actors/src/controller/wishes.rs",
     "actors/src/controller/world.rs",
     "actors/src/group/lifecycle.rs",
+    "actors/src/group/pace.rs",
+    "actors/src/group/straggler.rs",
     "actors/src/host/admission.rs",
     "actors/src/host/fit.rs",
     "actors/src/host/rounds.rs",

@@ -436,6 +436,7 @@ impl Host {
             member: *member,
             address: None,
             state: state.clone(),
+            blames: None,
         });
         let lives = |group: &&GroupRecord| {
             self.members.iter().any(|((own, _), (_, state))| {

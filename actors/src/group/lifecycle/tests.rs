@@ -80,7 +80,9 @@ fn turns_away_who_does_not_belong() {
 fn one_member_lost_is_all_lost_at_once() {
     let mut group = serving();
     let effects = group.handle(AT, GroupEvent::Lost(1, "killed".into()));
-    assert_eq!(effects, [GroupEffect::Over("member 1 is lost: killed".into())]);
+    let cause = "member 1 is lost: killed".into();
+    let blame = Some((1, Fault::Ended));
+    assert_eq!(effects, [GroupEffect::Over(Over { cause, blame })]);
     assert!(group.handle(AT, GroupEvent::Tick).is_empty(), "told once");
 }
 
@@ -88,12 +90,108 @@ fn one_member_lost_is_all_lost_at_once() {
 fn a_step_without_end_names_the_ranks_still_at_it() {
     let mut group = serving();
     group.handle(AT, GroupEvent::Planned(StepId(1), 1));
-    let progress = Progress { rank: rank(0), step: StepId(1), compute_us: 5, idle_us: 0 };
-    group.handle(AT, GroupEvent::Progress(progress));
+    group.handle(AT, through(0, 1));
     assert!(group.handle(AT + Duration::from_secs(29), GroupEvent::Tick).is_empty());
     let effects = group.handle(AT + Duration::from_secs(31), GroupEvent::Tick);
-    let [GroupEffect::Over(cause)] = effects.as_slice() else { panic!("{effects:?}") };
+    let [GroupEffect::Over(over)] = effects.as_slice() else { panic!("{effects:?}") };
+    let Over { cause, blame } = over;
     assert!(cause.contains("stage1") && !cause.contains("stage0"), "{cause}");
+    assert_eq!(*blame, Some((1, Fault::Hung)));
+}
+
+/// A rank is through a step, in which it was silent for 5 ms at most.
+fn through(stage: u32, step: u64) -> GroupEvent {
+    GroupEvent::Progress(Progress {
+        rank: rank(stage),
+        step: StepId(step),
+        compute_us: 9_000,
+        idle_us: 0,
+        waited_us: 0,
+        silence_us: 5_000,
+    })
+}
+
+fn pulse(stage: u32, beats: u64) -> GroupEvent {
+    GroupEvent::Pulse(vec![RankPulse { rank: rank(stage), beats }])
+}
+
+#[test]
+fn a_rank_that_is_silent_within_a_step_is_found_in_two_seconds() {
+    let mut group = serving();
+    let at = |ms| AT + Duration::from_millis(ms);
+    group.handle(AT, GroupEvent::Planned(StepId(1), 1));
+    for stage in [0, 1] {
+        group.handle(at(10), through(stage, 1));
+    }
+    group.handle(at(10), GroupEvent::Done(StepId(1)));
+    // The next step is long: its second stage says for six seconds that it goes on.
+    group.handle(at(20), GroupEvent::Planned(StepId(2), 1));
+    group.handle(at(30), through(0, 2));
+    for ms in (250..6000).step_by(250) {
+        group.handle(at(ms), pulse(1, ms));
+        assert!(group.handle(at(ms + 100), GroupEvent::Tick).is_empty(), "at {ms} ms");
+    }
+    // Then it says the same number again and again, which says nothing.
+    let mut now = 6000;
+    let over = loop {
+        group.handle(at(now), pulse(1, 5750));
+        let effects = group.handle(at(now), GroupEvent::Tick);
+        if let [GroupEffect::Over(over)] = effects.as_slice() {
+            break over.clone();
+        }
+        now += 100;
+    };
+    assert!(now < 5750 + 2000, "found after {} ms", now - 5750);
+    assert!(over.cause.contains("stage1"), "{over:?}");
+    assert_eq!(over.blame, Some((1, Fault::Hung)));
+}
+
+#[test]
+fn of_ranks_that_wait_for_each_other_the_one_behind_is_to_blame() {
+    let ranks = [0, 1, 2].map(|tp| Coordinate { dp: 0, stage: 0, tp });
+    let members = ranks.map(|rank| vec![rank]).to_vec();
+    let mut group = Group::new(AT, hello(0), members, Deadlines::default());
+    (0..3).for_each(|member| drop(group.handle(AT, GroupEvent::Hello(hello(member)))));
+    for (member, rank) in (0..).zip(ranks) {
+        group.handle(AT, GroupEvent::Loaded(member, vec![RankReport { rank, ..report(0, 9) }]));
+    }
+    let at = |ms| AT + Duration::from_millis(ms);
+    group.handle(AT, GroupEvent::Planned(StepId(1), 1));
+    for rank in ranks {
+        let GroupEvent::Progress(progress) = through(0, 1) else { panic!() };
+        group.handle(AT, GroupEvent::Progress(Progress { rank, ..progress }));
+    }
+    group.handle(AT, GroupEvent::Done(StepId(1)));
+    group.handle(AT, GroupEvent::Planned(StepId(2), 1));
+    let pulses = ranks.map(|rank| RankPulse { rank, beats: 40 - u64::from(rank.tp == 1) });
+    group.handle(at(100), GroupEvent::Pulse(pulses.to_vec()));
+    assert!(group.handle(at(1400), GroupEvent::Tick).is_empty());
+    let effects = group.handle(at(1600), GroupEvent::Tick);
+    let [GroupEffect::Over(over)] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!(over.blame, Some((1, Fault::Hung)));
+}
+
+#[test]
+fn a_rank_that_becomes_slow_ends_the_group_and_is_named() {
+    let mut group = serving();
+    let mut now = AT;
+    for step in 1..1000 {
+        group.handle(now, GroupEvent::Planned(StepId(step), 1));
+        for stage in [0, 1] {
+            let slow = stage == 1 && step > 100;
+            let compute_us = if slow { 150_000 } else { 10_000 };
+            now += Duration::from_micros(compute_us);
+            let GroupEvent::Progress(progress) = through(stage, step) else { panic!() };
+            let progress = GroupEvent::Progress(Progress { compute_us, ..progress });
+            if let [GroupEffect::Over(over)] = group.handle(now, progress).as_slice() {
+                assert!(over.cause.contains("stage1") && over.cause.contains("slow"), "{over:?}");
+                assert_eq!(over.blame, Some((1, Fault::Slow)));
+                return;
+            }
+        }
+        group.handle(now, GroupEvent::Done(StepId(step)));
+    }
+    panic!("it is slow");
 }
 
 #[test]
@@ -109,8 +207,9 @@ fn forming_has_a_deadline_that_names_who_is_missing() {
     let mut group = two_members();
     group.handle(AT, GroupEvent::Hello(hello(0)));
     let effects = group.handle(AT + Duration::from_secs(62), GroupEvent::Tick);
-    let [GroupEffect::Over(cause)] = effects.as_slice() else { panic!("{effects:?}") };
-    assert!(cause.contains("[1]"), "{cause}");
+    let [GroupEffect::Over(over)] = effects.as_slice() else { panic!("{effects:?}") };
+    assert!(over.cause.contains("[1]"), "{over:?}");
+    assert_eq!(over.blame, None);
 }
 
 #[test]

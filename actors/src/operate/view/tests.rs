@@ -92,7 +92,8 @@ fn group_record(index: u32) -> GroupRecord {
 }
 
 fn node_status(number: u128, member: u32, state: MemberState) -> NodeStatus {
-    let status = MemberStatus { group: group(0), epoch: epoch(), member, address: None, state };
+    let (group, epoch) = (group(0), epoch());
+    let status = MemberStatus { group, epoch, member, address: None, state, blames: None };
     NodeStatus {
         node: node(number),
         process: Uuid::nil(),

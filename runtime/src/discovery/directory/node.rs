@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::GroupRecord;
-use crate::id::{Epoch, GroupId, NodeId};
+use crate::{
+    id::{Epoch, GroupId, NodeId},
+    wire::member::Blame,
+};
 
 /// A host.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -106,6 +109,9 @@ pub struct MemberStatus {
     pub address: Option<String>,
     /// How far it is.
     pub state: MemberState,
+    /// Which member of its group it blames for the group's end; only a leader does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blames: Option<Blame>,
 }
 
 /// How far a member is.

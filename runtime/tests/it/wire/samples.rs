@@ -18,7 +18,10 @@ use troupe_runtime::{
             Choice, Chunk, Finish, FinishReason, Finished, Generate, GenerateDown, GenerateUp,
             Grammar, KvSource, Reasoning, SamplingOptions, TokenLogprobs, Usage,
         },
-        group::{Formation, FormationMember, Hello, MemberDown, MemberUp, Progress, RankReport},
+        group::{
+            Formation, FormationMember, Hello, MemberDown, MemberUp, Progress, RankPulse,
+            RankReport,
+        },
         guest::{Arrival, GuestDown, GuestUp, Record},
         host::{
             Disk, DiskUse, FactsAsk, HostDown, HostFacts, HostUp, LogsAsk, MeasureAsk,
@@ -27,7 +30,7 @@ use troupe_runtime::{
         join::{JoinDown, JoinPart, JoinUp, RenewDown, RenewUp, Renewed, Welcome},
         kv::{BulkChannel, BulkOpen, TensorHeader, WireDtype},
         latency::Latencies,
-        member::{MemberLaunch, MemberToNode, NodeToMember},
+        member::{Blame, Fault, MemberLaunch, MemberToNode, NodeToMember},
         operate::{Reason, Refusal},
         preflight::{PreflightDown, PreflightUp},
         shared::{SegmentOffer, SharedDown, SharedUp},
@@ -452,7 +455,15 @@ pub(super) fn samples() -> Vec<Sample> {
     let finish = Finish { choice: 0, reason: FinishReason::Stop, tokens_kept: 3 };
     let hello =
         Hello { group: group(), epoch: epoch(), member: 1, address: "quic://10.0.0.2:7000".into() };
-    let progress = Progress { rank: rank(), step: StepId(12), compute_us: 77, idle_us: 5 };
+    let progress = Progress {
+        rank: rank(),
+        step: StepId(12),
+        compute_us: 77,
+        idle_us: 5,
+        waited_us: 3,
+        silence_us: 2,
+    };
+    let pulse = RankPulse { rank: rank(), beats: 41 };
     let mut took = Latencies::default();
     took.add(Duration::from_millis(20), 7);
     let load = Load {
@@ -492,6 +503,7 @@ pub(super) fn samples() -> Vec<Sample> {
         sample(MemberUp::Hello(hello)),
         sample(MemberUp::Loaded(vec![report()])),
         sample(MemberUp::Progress(progress)),
+        sample(MemberUp::Pulse(vec![pulse])),
         sample(MemberUp::Result(result())),
         sample(MemberUp::Failed("why".into())),
         sample(MemberUp::Drain(60)),
@@ -578,6 +590,8 @@ pub(super) fn samples() -> Vec<Sample> {
         sample(MemberToNode::Ready(b"{}".to_vec())),
         sample(MemberToNode::Failed("why".into())),
         sample(MemberToNode::Draining),
+        sample(MemberToNode::Alive),
+        sample(MemberToNode::Blames(Blame { member: 3, fault: Fault::Slow, why: "x".into() })),
         sample(Conversation::Guest),
         sample(Conversation::Cache),
         sample(CacheUp::Follow(CacheFollow { epoch: epoch(), since: Some(8) })),
