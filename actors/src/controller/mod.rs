@@ -1,7 +1,8 @@
 //! The controller: makes declared services real on the nodes, and keeps them so.
 //!
-//! - [`actor`]: watches the store, carries events in and effects out, while it holds the office
-//! - `acts`: effects as transactions; `errands`: what others find out; `facts`: a model's size
+//! - [`actor`]: watches the store, carries events in and effects out
+//! - [`office`]: what it takes to plan, and what a plan needs to be written (pure)
+//! - [`acts`]: effects as transactions; `errands`: what others find out; `facts`: a model's size
 //! - `observed`: what the store's watch tells, as the planner's events (pure)
 //! - `declared`: services with the configurations and the set that make them whole (pure)
 //! - [`desired`]: from a declared service to what its groups are to run (pure)
@@ -16,7 +17,7 @@
 //! - `hosts`: who is there; `adopt`: what runs already; `status`, `journal`: what people are told
 
 pub mod actor;
-mod acts;
+pub mod acts;
 mod adopt;
 mod autoscale;
 mod declared;
@@ -32,6 +33,7 @@ pub mod memory;
 mod models;
 mod moves;
 mod observed;
+pub mod office;
 mod place;
 pub mod plan;
 pub mod restart;
