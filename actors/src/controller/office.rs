@@ -4,6 +4,10 @@
 //! compare that key and the incarnation of the store that everything was read in; if one of them
 //! fails, or either is lost, the office is given up, and whoever has it next (this controller, most
 //! of the time) plans from what the store holds.
+//!
+//! The key alone is not enough: what the store told may be older than it, and a plan made from that
+//! would go over what the controller before wrote last, epochs and all. So the office begins when
+//! the watch itself has told of this election, and with that of everything that was written before.
 
 use std::time::Duration;
 
@@ -81,6 +85,7 @@ impl Office {
     /// Takes one event and says what to do. `now` is the time since 1970; it never goes back.
     pub fn handle(&mut self, now: Duration, event: OfficeEvent) -> OfficeEffects {
         let mut effects = OfficeEffects::default();
+        let is_watch = matches!(event, OfficeEvent::Store(_));
         let events = match event {
             OfficeEvent::Found(event) => vec![event],
             OfficeEvent::Tick(held) => self.run(held, &mut effects),
@@ -94,6 +99,7 @@ impl Office {
                 }
             },
         };
+        effects.tick |= is_watch && !self.in_office && self.is_elected();
         let planned: Vec<_> =
             events.into_iter().flat_map(|event| self.core.handle(now, event)).collect();
         // Who is in office knows the life; without it nothing can be compared, nor written.
@@ -106,7 +112,7 @@ impl Office {
 
     fn run(&mut self, held: bool, effects: &mut OfficeEffects) -> Vec<ControllerEvent> {
         // Claiming it makes the store's incarnation; the watch then tells it.
-        let held = held && self.observed.life().is_some();
+        let held = held && (self.in_office || self.is_elected());
         match (self.in_office, held) {
             (false, true) => {
                 self.in_office = true;
@@ -115,9 +121,16 @@ impl Office {
                 events.extend(self.observed.is_settled().then_some(ControllerEvent::Settled));
                 events
             }
-            (true, false) => self.give_up(effects),
+            (true, false) => {
+                self.observed.doubt_election();
+                self.give_up(effects)
+            }
             (true, true) | (false, false) => vec![ControllerEvent::Tick],
         }
+    }
+
+    fn is_elected(&self) -> bool {
+        self.observed.life().is_some() && self.observed.knows_election_of(&self.identity)
     }
 
     fn give_up(&mut self, effects: &mut OfficeEffects) -> Vec<ControllerEvent> {
@@ -154,11 +167,18 @@ mod tests {
         let (keys, now) = (Keys::new("test"), Duration::from_secs(1));
         let mut office = office(&keys);
         let tick = |office: &mut Office, held| office.handle(now, OfficeEvent::Tick(held)).change;
+        let elected = || put(keys.election(), b"me".to_vec());
         assert_eq!(tick(&mut office, true), None, "nothing is known of the store's life");
         assert!(office.handle(now, put(keys.incarnation(), b"one".to_vec())).tick);
+        assert_eq!(tick(&mut office, true), None, "what was written before was not told yet");
+        assert!(office.handle(now, elected()).tick);
         assert_eq!(tick(&mut office, true), Some(Change::Taken));
         assert_eq!(tick(&mut office, true), None);
         assert_eq!(tick(&mut office, false), Some(Change::Lost));
+        assert_eq!(tick(&mut office, true), None, "another may have been elected meanwhile");
+        office.handle(now, put(keys.election(), b"another".to_vec()));
+        assert_eq!(tick(&mut office, true), None);
+        office.handle(now, elected());
         assert_eq!(tick(&mut office, true), Some(Change::Taken));
         assert_eq!(office.handle(now, OfficeEvent::Unwritten).change, Some(Change::Lost));
         assert_eq!(tick(&mut office, true), Some(Change::Taken));
@@ -171,6 +191,7 @@ mod tests {
         let (keys, now) = (Keys::new("test"), Duration::from_secs(1));
         let mut office = office(&keys);
         office.handle(now, put(keys.incarnation(), b"one".to_vec()));
+        office.handle(now, put(keys.election(), b"me".to_vec()));
         office.handle(now, OfficeEvent::Store(WatchEvent::Synced));
         office.handle(now, OfficeEvent::Tick(true));
         let host = NodeRecord {
