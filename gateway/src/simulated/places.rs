@@ -45,6 +45,7 @@ pub struct SimulatedGateway {
     fence: Fence,
     holding: Holding,
     ready: BTreeMap<EndpointId, (Arc<Endpoint>, Arc<Line>)>,
+    connections: u64,
 }
 
 /// What the store says of an endpoint, under its key.
@@ -86,6 +87,8 @@ pub struct Wanted<'a> {
     pub tokens: u32,
     /// Endpoints that it has tried.
     pub tried: &'a BTreeSet<EndpointId>,
+    /// Connections over which an attempt of it was lost.
+    pub broken: &'a BTreeSet<u64>,
     /// How what was told to its client was made, if something was.
     pub origin: Option<&'a Fingerprint>,
 }
@@ -106,6 +109,7 @@ pub struct SimulatedAttempt {
 /// At the other end of a connection; it knows whether the gateway has closed it.
 #[derive(Debug)]
 struct Line {
+    number: u64,
     peer: PeerIdentity,
     closed: AtomicBool,
 }
@@ -130,6 +134,7 @@ impl SimulatedGateway {
             fence: Fence::default(),
             holding: Holding::new(LIMITS),
             ready: BTreeMap::new(),
+            connections: 0,
         }
     }
 
@@ -163,7 +168,9 @@ impl SimulatedGateway {
 
     /// An endpoint has said that it is this one: it is ready.
     pub fn enter(&mut self, info: EndpointInfo, record: &EndpointRecord) {
+        self.connections += 1;
         let line = Arc::new(Line {
+            number: self.connections,
             peer: PeerIdentity {
                 cluster: "simulated".into(),
                 role: PeerRole::Node,
@@ -204,11 +211,14 @@ impl SimulatedGateway {
     /// Who would take this: where its tokens are the same for sure, else where its model is.
     pub fn choose(&self, now: Duration, wanted: Wanted<'_>) -> Option<SimulatedPlace> {
         let hints = Hints::default();
+        let broken = self.ready.iter().filter(|(_, (_, l))| wanted.broken.contains(&l.number));
+        let broken = broken.map(|(endpoint, _)| endpoint);
+        let exclude = wanted.tried.iter().chain(broken).cloned().collect();
         let place = |goes_on| {
             self.directory.place(&Query {
                 model: wanted.model,
                 tokenizer: wanted.tokenizer,
-                exclude: wanted.tried,
+                exclude: &exclude,
                 goes_on,
                 name: "simulated",
                 request: wanted.request,
@@ -265,6 +275,11 @@ impl SimulatedPlace {
         &self.placed.endpoint.info
     }
 
+    /// The connection over which it is asked, by its number.
+    pub fn connection(&self) -> u64 {
+        self.line.number
+    }
+
     /// Where its leader is reached.
     pub fn address(&self) -> &str {
         &self.placed.endpoint.address
@@ -285,6 +300,11 @@ impl SimulatedAttempt {
     /// It ended by the endpoint's doing, at this time of the gateway.
     pub fn broke(&self, now: Duration) {
         self.underway.endpoint().broke(now);
+    }
+
+    /// The connection that it is on, by its number.
+    pub fn connection(&self) -> u64 {
+        self.line.number
     }
 
     /// Whether the gateway has closed the connection that it is on.
