@@ -21,6 +21,7 @@
 //! - `placement`: which endpoint; `client`: one attempt there; `holding`: waiting for one
 //! - `egress`: chunks to text to answer
 //! - `metrics`: what is measured
+//! - `simulated`: its cores alone, for simulators
 //!
 //! What is deliberately absent: any knowledge of how an engine works. Gateways and engines meet in
 //! `troupe_runtime::wire`, and this crate never depends on theirs.
@@ -49,6 +50,7 @@ mod placement;
 mod routes;
 mod rules;
 mod server;
+mod simulated;
 mod state;
 mod tenants;
 
@@ -64,5 +66,9 @@ pub use placement::{
     prefix::measure::PrefixIndex,
     rehearsal::{Rehearsal, Rehearsed, Sent},
     trial::Trial,
+};
+pub use simulated::{
+    places::{Keeping, SimulatedAttempt, SimulatedGateway, SimulatedPlace, StoreSays, Wanted},
+    stream::{Happened, SimulatedEnd, SimulatedStream, Told, Wants},
 };
 pub use tenants::Tenant;

@@ -11,17 +11,16 @@ use std::{sync::Arc, time::Duration};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::JoinSet;
 use troupe_runtime::{
-    discovery::{Compare, Lease, Registry, WatchEvent, keys::Keys},
+    discovery::{Lease, Registry, WatchEvent, keys::Keys},
     model::source::HubCache,
     transport::Link,
 };
 use uuid::Uuid;
 
 use super::{
-    acts::Acts,
     errands::{Clock, Errands},
-    observed::{Observed, Seen},
-    plan::{Controller as Core, ControllerEffect, ControllerEvent, Timing},
+    office::{Change, Office, OfficeEffects, OfficeEvent},
+    plan::{ControllerEvent, Timing},
 };
 
 /// The actor.
@@ -58,12 +57,9 @@ pub struct ControllerArgs {
 /// A controller's state.
 pub struct ControllerState {
     args: ControllerArgs,
-    core: Core,
-    identity: Vec<u8>,
+    office: Office,
     clock: Clock,
     errands: Errands,
-    observed: Observed,
-    in_office: bool,
     _tasks: JoinSet<()>,
 }
 
@@ -91,14 +87,12 @@ impl Actor for Controller {
         // At once, and then regularly.
         myself.cast(ControllerMsg::Tick)?;
         myself.send_interval(TICK, || ControllerMsg::Tick);
+        let (keys, name) = (args.keys.clone(), identity.to_string().into_bytes());
         Ok(ControllerState {
-            core: Core::new(args.timing, entropy(identity)),
+            office: Office::new(keys, name, args.timing, entropy(identity)),
             errands: Errands::new(args.link.clone(), args.hub.clone(), myself.clone()),
             clock: Clock::start(),
-            observed: Observed::new(args.keys.clone()),
             args,
-            identity: identity.to_string().into_bytes(),
-            in_office: false,
             _tasks: tasks,
         })
     }
@@ -109,72 +103,39 @@ impl Actor for Controller {
         message: ControllerMsg,
         state: &mut ControllerState,
     ) -> Result<(), ActorProcessingErr> {
-        let events = match message {
-            ControllerMsg::Tick => state.run_for_office().await,
-            ControllerMsg::Found(event) => vec![event],
-            ControllerMsg::Store(event) => match state.observed.see(event) {
-                Seen::Events(events) => events,
-                Seen::OtherLife => {
-                    // What the office was waiting for, if it is not held yet.
-                    myself.cast(ControllerMsg::Tick)?;
-                    state.begin_anew().into_iter().collect()
-                }
-            },
+        let event = match message {
+            ControllerMsg::Tick => OfficeEvent::Tick(state.holds_office().await),
+            ControllerMsg::Found(event) => OfficeEvent::Found(event),
+            ControllerMsg::Store(event) => OfficeEvent::Store(event),
         };
-        for event in events {
-            let effects = state.core.handle(state.clock.now(), event);
-            state.act(effects).await;
+        let effects = state.office.handle(state.clock.now(), event);
+        if effects.tick {
+            myself.cast(ControllerMsg::Tick)?;
         }
+        state.act(effects).await;
         Ok(())
     }
 }
 
 impl ControllerState {
-    /// Takes the office if it is free, and notices when it is lost.
-    async fn run_for_office(&mut self) -> Vec<ControllerEvent> {
+    /// Whether the office is this controller's, which takes it if it is free.
+    async fn holds_office(&self) -> bool {
         let key = self.args.keys.election();
-        let held = match self.in_office {
+        match self.office.is_held() {
             true => self.args.lease.holds(&key),
-            false => self.args.lease.claim(&key, self.identity.clone()).await.unwrap_or(false),
-        };
-        // Claiming it makes the store's incarnation; the watch then tells it.
-        let held = held && self.observed.life().is_some();
-        let before = std::mem::replace(&mut self.in_office, held);
-        match (before, held) {
-            (false, true) => {
-                tracing::info!("this controller takes office");
-                let mut events = vec![ControllerEvent::Elected(self.observed.groups())];
-                events.extend(self.observed.is_settled().then_some(ControllerEvent::Settled));
-                events
+            false => {
+                let identity = self.office.identity().to_vec();
+                self.args.lease.claim(&key, identity).await.unwrap_or(false)
             }
-            (true, false) => {
-                tracing::warn!("this controller is no longer in office");
-                self.errands.deposed();
-                vec![ControllerEvent::Deposed]
-            }
-            (true, true) | (false, false) => vec![ControllerEvent::Tick],
         }
     }
 
-    /// The store lives another life: what was planned is void, and so is the office.
-    fn begin_anew(&mut self) -> Option<ControllerEvent> {
-        let in_office = std::mem::take(&mut self.in_office);
-        if in_office {
-            tracing::warn!("the store lives anew: everything is planned from what it holds now");
-            self.errands.deposed();
-        }
-        in_office.then_some(ControllerEvent::Deposed)
-    }
-
-    async fn act(&mut self, effects: Vec<ControllerEffect>) {
-        // Who is in office knows it; without it nothing can be compared, nor written.
-        let Some(life) = self.observed.life() else { return };
-        let office = Compare::Value(self.args.keys.election(), self.identity.clone());
-        let acts = Acts::of(&self.args.keys, life, office, effects);
-        for errand in acts.errands {
+    async fn act(&mut self, effects: OfficeEffects) {
+        self.note(effects.change);
+        for errand in effects.acts.errands {
             self.errands.run(errand);
         }
-        for txn in acts.writes {
+        for txn in effects.acts.writes {
             let failed = match self.args.registry.commit(txn).await {
                 Ok(true) => continue,
                 Ok(false) => "another controller is in office, or the store lives anew".to_owned(),
@@ -182,11 +143,19 @@ impl ControllerState {
             };
             // Plan again from what is stored, as soon as the office is (still) ours.
             tracing::warn!(failed, "cannot write to the store");
-            self.in_office = false;
-            self.errands.deposed();
-            let now = self.clock.now();
-            self.core.handle(now, ControllerEvent::Deposed);
-            return;
+            let lost = self.office.handle(self.clock.now(), OfficeEvent::Unwritten);
+            return self.note(lost.change);
+        }
+    }
+
+    fn note(&mut self, change: Option<Change>) {
+        match change {
+            Some(Change::Taken) => tracing::info!("this controller takes office"),
+            Some(Change::Lost) => {
+                tracing::warn!("this controller is no longer in office");
+                self.errands.deposed();
+            }
+            None => {}
         }
     }
 }

@@ -16,7 +16,7 @@ use super::plan::ControllerEffect;
 
 /// What is not a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Errand {
+pub enum Errand {
     /// Try to reach this host, here.
     Probe(NodeId, String),
     /// Find out about the model of this URI.
@@ -27,9 +27,11 @@ pub(super) enum Errand {
 
 /// What effects mean.
 #[derive(Debug, Default)]
-pub(super) struct Acts {
-    pub(super) writes: Vec<Txn>,
-    pub(super) errands: Vec<Errand>,
+pub struct Acts {
+    /// One after the other, up to the first that is not done.
+    pub writes: Vec<Txn>,
+    /// In any order.
+    pub errands: Vec<Errand>,
 }
 
 impl Acts {

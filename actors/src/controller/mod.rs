@@ -1,7 +1,8 @@
 //! The controller: makes declared services real on the nodes, and keeps them so.
 //!
-//! - [`actor`]: watches the store, carries events in and effects out, while it holds the office
-//! - `acts`: effects as transactions; `errands`: what others find out; `facts`: a model's size
+//! - [`actor`]: watches the store, carries events in and effects out
+//! - [`office`]: what it takes to plan, and what a plan needs to be written (pure)
+//! - [`acts`]: effects as transactions; `errands`: what others find out; `facts`: a model's size
 //! - `observed`: what the store's watch tells, as the planner's events (pure)
 //! - `declared`: services with the configurations and the set that make them whole (pure)
 //! - [`desired`]: from a declared service to what its groups are to run; `offload`: of that, what
@@ -14,10 +15,11 @@
 //!   what a device has to have; `models`: what is known of models
 //! - [`rollout`]: how many at a time; `revisions`: what was declared before; [`restart`]: how often
 //! - `scale`: how many groups by load; `autoscale`: that of a service; `loads`: the way to the load
-//! - `hosts`: who is there; `quarantine`: who is taken last for a while; `adopt`: what runs already; `status`, `journal`: what people are told
+//! - `hosts`: who is there; `quarantine`: who is taken last for a while; `adopt`: what runs already
+//! - `status`, `journal`: what people are told
 
 pub mod actor;
-mod acts;
+pub mod acts;
 mod adopt;
 mod autoscale;
 mod declared;
@@ -34,6 +36,7 @@ mod models;
 mod moves;
 mod observed;
 mod offload;
+pub mod office;
 mod place;
 pub mod plan;
 mod quarantine;

@@ -34,6 +34,8 @@ pub(super) struct Observed {
     life: Option<Incarnation>,
     /// Of which life hosts are known to have reported.
     settled: Vec<u8>,
+    /// What stands under the election key.
+    elected: Option<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -63,7 +65,8 @@ pub(super) enum Seen {
 impl Observed {
     pub(super) fn new(keys: Keys) -> Self {
         let declarations = Declarations::default();
-        Self { keys, known: BTreeMap::new(), declarations, life: None, settled: Vec::new() }
+        let (known, life, settled, elected) = (BTreeMap::new(), None, Vec::new(), None);
+        Self { keys, known, declarations, life, settled, elected }
     }
 
     /// The life of the store that everything was read in.
@@ -74,6 +77,16 @@ impl Observed {
     /// Whether hosts have reported in this life of the store.
     pub(super) fn is_settled(&self) -> bool {
         self.life.as_ref().is_some_and(|life| life.marked(&self.settled))
+    }
+
+    /// Whether this one was elected, and the store has told everything that was written before.
+    pub(super) fn knows_election_of(&self, identity: &[u8]) -> bool {
+        self.elected.as_deref() == Some(identity)
+    }
+
+    /// Somebody else may have been elected since it was told.
+    pub(super) fn doubt_election(&mut self) {
+        self.elected = None;
     }
 
     /// The groups that the store holds.
@@ -94,6 +107,14 @@ impl Observed {
             WatchEvent::Delete(key) if key == incarnation => self.enter(None),
             WatchEvent::Put(entry) if entry.key == self.keys.settled() => {
                 self.settled = entry.value;
+                Seen::Events(Vec::new())
+            }
+            WatchEvent::Put(entry) if entry.key == self.keys.election() => {
+                self.elected = Some(entry.value);
+                Seen::Events(Vec::new())
+            }
+            WatchEvent::Delete(key) if key == self.keys.election() => {
+                self.elected = None;
                 Seen::Events(Vec::new())
             }
             WatchEvent::Put(entry) => {

@@ -25,13 +25,17 @@ use super::{
     straggler::{Straggler, Stragglers},
 };
 
+/// A conversation with a member, or with somebody who says that it is one. Who was turned away once
+/// is nobody: whatever else comes from there says nothing of the group.
+pub type Door = u64;
+
 /// What can happen to a group.
 #[derive(Clone, Debug)]
 pub enum GroupEvent {
-    /// A member introduced itself.
-    Hello(Hello),
+    /// Somebody introduced itself.
+    Hello(Door, Hello),
     /// A member holds its weights.
-    Loaded(u32, Vec<RankReport>),
+    Loaded(Door, Vec<RankReport>),
     /// A step of so many tokens was sent to all.
     Planned(StepId, u32),
     /// A rank is through a step.
@@ -41,7 +45,7 @@ pub enum GroupEvent {
     /// A step is done.
     Done(StepId),
     /// A member said that it cannot go on, or its conversation broke.
-    Lost(u32, String),
+    Lost(Door, String),
     /// Time has passed.
     Tick,
 }
@@ -53,8 +57,8 @@ pub enum GroupEffect {
     Form(Formation),
     /// Tell every member to allocate its KV blocks, and start the engine over them.
     Start(Vec<u32>, Vec<RankReport>),
-    /// Turn this member away: it is not of this incarnation, or comes twice.
-    Refuse(u32, String),
+    /// Turn away who came through this door: it is not of this incarnation, or comes twice.
+    Refuse(Door, String),
     /// It is over.
     Over(Over),
 }
@@ -90,6 +94,8 @@ pub struct Group {
     phase: Phase,
     since: Duration,
     addresses: BTreeMap<u32, String>,
+    /// Through which door each member came.
+    doors: BTreeMap<Door, u32>,
     reports: BTreeMap<u32, Vec<RankReport>>,
     pace: Pace,
     stragglers: Stragglers,
@@ -132,6 +138,7 @@ impl Group {
             phase: Phase::Gathering,
             since: now,
             addresses: BTreeMap::new(),
+            doors: BTreeMap::new(),
             reports: BTreeMap::new(),
             pace: Pace::new(deadlines.step),
             stragglers: Stragglers::default(),
@@ -143,14 +150,22 @@ impl Group {
         self.phase
     }
 
+    /// Which member speaks through a door, if one does.
+    pub fn member_at(&self, door: Door) -> Option<u32> {
+        self.doors.get(&door).copied()
+    }
+
     /// Takes one event and says what to do about it.
     pub fn handle(&mut self, now: Duration, event: GroupEvent) -> Vec<GroupEffect> {
         if self.phase == Phase::Over {
             return Vec::new();
         }
         match event {
-            GroupEvent::Hello(hello) => self.hello(now, hello),
-            GroupEvent::Loaded(member, reports) => self.loaded(now, member, reports),
+            GroupEvent::Hello(door, hello) => self.hello(now, door, hello),
+            GroupEvent::Loaded(door, reports) => match self.member_at(door) {
+                Some(member) => self.loaded(now, member, reports),
+                None => Vec::new(),
+            },
             GroupEvent::Planned(step, tokens) => {
                 self.pace.planned(now, step, tokens);
                 Vec::new()
@@ -164,19 +179,23 @@ impl Group {
                 self.pace.done(now, step);
                 Vec::new()
             }
-            GroupEvent::Lost(member, why) => {
-                let cause = format!("member {member} is lost: {why}");
-                self.ends(cause, Some((member, Fault::Ended)))
-            }
+            GroupEvent::Lost(door, why) => match self.member_at(door) {
+                Some(member) => {
+                    let cause = format!("member {member} is lost: {why}");
+                    self.ends(cause, Some((member, Fault::Ended)))
+                }
+                None => Vec::new(),
+            },
             GroupEvent::Tick => self.tick(now),
         }
     }
 
-    fn hello(&mut self, now: Duration, hello: Hello) -> Vec<GroupEffect> {
+    fn hello(&mut self, now: Duration, door: Door, hello: Hello) -> Vec<GroupEffect> {
         let member = hello.member;
         if let Err(why) = self.check_hello(&hello) {
-            return vec![GroupEffect::Refuse(member, why)];
+            return vec![GroupEffect::Refuse(door, why)];
         }
+        self.doors.insert(door, member);
         self.addresses.insert(member, hello.address);
         if self.addresses.len() < self.expected.len() {
             return Vec::new();

@@ -35,7 +35,7 @@ use super::{
     transfers::TransferEvent,
 };
 use crate::{
-    group::lifecycle::{Group, GroupEvent},
+    group::lifecycle::{Door, Group, GroupEvent},
     member::connections::Connections,
 };
 
@@ -47,12 +47,12 @@ pub struct Leader;
 pub enum LeaderMsg {
     /// A peer opened a conversation.
     Door(Conversation, Stream),
-    /// A member introduced itself; what it is told goes here.
-    Joined(Hello, RemoteRef<MemberDown>),
-    /// A member speaks.
-    Up(u32, MemberUp),
-    /// A member's conversation is over.
-    Gone(u32, String),
+    /// Somebody introduced itself through this door; what it is told goes here.
+    Joined(Door, Hello, RemoteRef<MemberDown>),
+    /// It speaks.
+    Up(Door, MemberUp),
+    /// Its conversation is over.
+    Gone(Door, String),
     /// A gateway asks, through this door; what it is told goes here.
     Submit(Box<Generate>, u64, RemoteRef<GenerateDown>),
     /// A gateway found the end of a choice.
@@ -95,7 +95,8 @@ pub struct LeaderState {
     pub(super) myself: ActorRef<LeaderMsg>,
     pub(super) engine: Option<Engine>,
     pub(super) observer: Observer,
-    pub(super) members: BTreeMap<u32, RemoteRef<MemberDown>>,
+    /// Members, by the doors through which they came.
+    pub(super) members: BTreeMap<Door, RemoteRef<MemberDown>>,
     pub(super) outboxes: BTreeMap<RequestKey, (u64, RemoteRef<GenerateDown>)>,
     /// Who is where, once the group is formed.
     pub(super) formation: Option<Formation>,
@@ -165,9 +166,9 @@ impl Actor for Leader {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             LeaderMsg::Door(what, stream) => state.open(&myself, what, stream),
-            LeaderMsg::Joined(hello, down) => state.join(hello, down),
-            LeaderMsg::Up(member, up) => state.up(member, up),
-            LeaderMsg::Gone(member, why) => state.group(GroupEvent::Lost(member, why)),
+            LeaderMsg::Joined(door, hello, down) => state.join(door, hello, down),
+            LeaderMsg::Up(door, up) => state.up(door, up),
+            LeaderMsg::Gone(door, why) => state.group(GroupEvent::Lost(door, why)),
             LeaderMsg::Submit(generate, door, outbox) => state.submit(generate, door, outbox),
             LeaderMsg::Finish(key, finish) => state.engine(EngineEvent::Finish(key, finish)),
             LeaderMsg::Abort(key, door) => state.abort(key, door),

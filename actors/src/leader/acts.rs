@@ -25,7 +25,7 @@ use super::{
     request::RequestKey,
     transfers::{TransferEvent, TransferSetup},
 };
-use crate::group::lifecycle::{GroupEffect, GroupEvent, Over};
+use crate::group::lifecycle::{Door, GroupEffect, GroupEvent, Over};
 
 impl LeaderState {
     pub(super) fn open(
@@ -37,7 +37,10 @@ impl LeaderState {
         while self.doors.try_join_next().is_some() {}
         while self.requests.try_join_next().is_some() {}
         match what {
-            Conversation::Group => self.doors.spawn(doors::group(myself.clone(), stream)),
+            Conversation::Group => {
+                self.last_door += 1;
+                self.doors.spawn(doors::group(myself.clone(), self.last_door, stream))
+            }
             Conversation::Generate => {
                 self.last_door += 1;
                 self.requests.spawn(doors::generate(myself.clone(), self.last_door, stream))
@@ -66,21 +69,23 @@ impl LeaderState {
         };
     }
 
-    pub(super) fn join(&mut self, hello: Hello, down: RemoteRef<MemberDown>) {
-        self.members.entry(hello.member).or_insert(down);
-        self.group(GroupEvent::Hello(hello))
+    /// Who is turned away is taken out again, which ends its conversation.
+    pub(super) fn join(&mut self, door: Door, hello: Hello, down: RemoteRef<MemberDown>) {
+        self.members.insert(door, down);
+        self.group(GroupEvent::Hello(door, hello))
     }
 
-    pub(super) fn up(&mut self, member: u32, up: MemberUp) {
+    pub(super) fn up(&mut self, door: Door, up: MemberUp) {
+        let Some(member) = self.args.group.member_at(door) else { return };
         match up {
-            MemberUp::Hello(hello) => self.group(GroupEvent::Hello(hello)),
-            MemberUp::Loaded(reports) => self.group(GroupEvent::Loaded(member, reports)),
+            MemberUp::Hello(_) => tracing::warn!(member, "a member says hello once more"),
+            MemberUp::Loaded(reports) => self.group(GroupEvent::Loaded(door, reports)),
             MemberUp::Progress(progress) => {
                 self.observer.progress(&progress);
                 self.group(GroupEvent::Progress(progress))
             }
             MemberUp::Pulse(pulses) => self.group(GroupEvent::Pulse(pulses)),
-            MemberUp::Failed(cause) => self.group(GroupEvent::Lost(member, cause)),
+            MemberUp::Failed(cause) => self.group(GroupEvent::Lost(door, cause)),
             MemberUp::Drain(seconds) => self.drain(Duration::from_secs(seconds.into())),
             MemberUp::Transfer(report) => {
                 self.engine(EngineEvent::Transfer(TransferEvent::Report(report)));
@@ -132,8 +137,9 @@ impl LeaderState {
                     self.broadcast(&MemberDown::Start(blocks.clone()));
                     self.serve(&blocks, &reports);
                 }
-                GroupEffect::Refuse(member, why) => {
-                    tracing::warn!(member, why, "turn a member away");
+                GroupEffect::Refuse(door, why) => {
+                    tracing::warn!(why, "turn away who is no member of this incarnation");
+                    self.members.remove(&door);
                 }
                 GroupEffect::Over(Over { cause, blame }) => {
                     tracing::warn!(cause, ?blame, "the group's incarnation is over");
@@ -224,9 +230,9 @@ impl LeaderState {
     }
 
     pub(super) fn broadcast(&mut self, down: &MemberDown) {
-        for (member, outbox) in &self.members {
+        for (door, outbox) in &self.members {
             if outbox.cast(down.clone()).is_err() {
-                tracing::debug!(member, "a member does not read; its door will say so");
+                tracing::debug!(door, "a member does not read; its door will say so");
             }
         }
     }

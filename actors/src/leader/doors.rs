@@ -25,7 +25,7 @@ use super::{actor::LeaderMsg, request::RequestKey};
 use crate::worker::transfer::MOST_TRANSFERS;
 
 /// Carries one member's conversation until it ends.
-pub(super) async fn group(leader: ActorRef<LeaderMsg>, mut stream: Stream) {
+pub(super) async fn group(leader: ActorRef<LeaderMsg>, door: u64, mut stream: Stream) {
     let hello = match stream.receiver.expect::<MemberUp>(FIRST_FRAME).await {
         Ok(MemberUp::Hello(hello)) => hello,
         Ok(other) => {
@@ -33,18 +33,17 @@ pub(super) async fn group(leader: ActorRef<LeaderMsg>, mut stream: Stream) {
         }
         Err(error) => return tracing::warn!(%error, "a member did not say hello"),
     };
-    let member = hello.member;
     let (down, outbox) = remote_ref(MEMBER_OUTBOX);
-    if leader.cast(LeaderMsg::Joined(hello, down)).is_err() {
+    if leader.cast(LeaderMsg::Joined(door, hello, down)).is_err() {
         return;
     }
-    let deliver = |up| flow(leader.cast(LeaderMsg::Up(member, up)).is_ok());
+    let deliver = |up| flow(leader.cast(LeaderMsg::Up(door, up)).is_ok());
     let why = match converse(stream, outbox, TheirEnd::Ends, deliver).await {
         Ok(()) => "it ended the conversation".to_owned(),
         Err(error) => error.to_string(),
     };
     // If the leader is gone, so is everything that this would tell it.
-    let _ = leader.cast(LeaderMsg::Gone(member, why));
+    let _ = leader.cast(LeaderMsg::Gone(door, why));
 }
 
 /// Carries one request until it ends, is aborted, or its gateway is gone.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// A drain under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Drain {
+pub struct Drain {
     until: Duration,
     /// When what is left moves; none once it has.
     moves_at: Option<Duration>,
@@ -20,7 +20,7 @@ pub(super) struct Drain {
 
 /// How it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stand {
+pub enum Stand {
     /// Something is under way, and there is time.
     Goes,
     /// Something is, and it is time that it goes on elsewhere.
@@ -35,20 +35,20 @@ pub(super) enum Stand {
 
 impl Drain {
     /// Takes at most `time` from now on.
-    pub(super) fn new(now: Duration, time: Duration) -> Self {
+    pub fn new(now: Duration, time: Duration) -> Self {
         let until = now.saturating_add(time);
         Self { until, moves_at: Some(moves_at(until, time)), stays_until: Duration::ZERO }
     }
 
     /// Asked again: the shorter time holds.
-    pub(super) fn hasten(&mut self, now: Duration, time: Duration) {
+    pub fn hasten(&mut self, now: Duration, time: Duration) {
         self.until = self.until.min(now.saturating_add(time));
         let sooner = moves_at(now.saturating_add(time), time);
         self.moves_at = self.moves_at.map(|at| at.min(sooner));
     }
 
     /// With so many requests in the engine and so many open doors.
-    pub(super) fn stand(&mut self, now: Duration, requests: usize, doors: usize) -> Stand {
+    pub fn stand(&mut self, now: Duration, requests: usize, doors: usize) -> Stand {
         let idle = requests + doors == 0;
         match idle {
             true if now >= self.stays_until.min(self.until) => Stand::Done,

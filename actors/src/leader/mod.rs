@@ -12,6 +12,7 @@
 //! - [`observe`]: counts for `/metrics`
 //! - [`ledger`]: what is told of the KV blocks, and how to catch up (pure); `rooted`: which of them
 //!   can be found (pure); `cache`: tells it to gateways
+//! - [`drain`]: how a leader ends without losing a request (pure)
 //! - [`actor`]: carries events in; `acts`, `errands`: and effects out
 //! - [`doors`]: one task per conversation, between a stream and the actor
 
@@ -20,7 +21,7 @@ mod acts;
 mod cache;
 pub mod describe;
 pub mod doors;
-mod drain;
+pub mod drain;
 mod ends;
 pub mod engine;
 mod errands;

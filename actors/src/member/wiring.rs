@@ -84,6 +84,21 @@ impl Plan {
         }
         plan
     }
+
+    /// Lines that begin and end here.
+    pub fn inside(&self) -> &BTreeSet<BulkOpen> {
+        &self.inside
+    }
+
+    /// Lines that this member opens, and to which member.
+    pub fn outgoing(&self) -> &BTreeMap<BulkOpen, u32> {
+        &self.outgoing
+    }
+
+    /// Lines that this member waits for.
+    pub fn incoming(&self) -> &BTreeSet<BulkOpen> {
+        &self.incoming
+    }
 }
 
 /// Every line of a group: hidden states to the next stage, collectives all to all within one, and

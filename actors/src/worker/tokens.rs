@@ -76,6 +76,21 @@ impl TokenFeed {
         Self { receiver, expected, steps_in_flight: steps_in_flight.into() }
     }
 
+    /// The last step whose tokens have to be there before [`Self::take`] of this plan need not
+    /// wait; none if it need not at all.
+    pub fn needs(&self, plan: &StepPlan) -> Option<StepId> {
+        let through = self.through(plan);
+        self.expected.iter().rev().find(|step| **step <= through).copied()
+    }
+
+    /// Up to which step tokens are taken for this plan.
+    fn through(&self, plan: &StepPlan) -> StepId {
+        let needed = plan.running.iter().filter_map(|running| running.placeholder).max();
+        // The leader plans a step only when all but so many before it are done.
+        let done = StepId(plan.step.0.saturating_sub(self.steps_in_flight));
+        needed.unwrap_or(done).max(done)
+    }
+
     /// Takes what the step of this plan needs, and what must be there by now, so that no more ever
     /// wait in the line than there are steps in flight.
     ///
@@ -87,10 +102,7 @@ impl TokenFeed {
         plan: &StepPlan,
         deadline: Duration,
     ) -> Result<Vec<SampledAt>, DeviceError> {
-        let needed = plan.running.iter().filter_map(|running| running.placeholder).max();
-        // The leader plans a step only when all but so many before it are done.
-        let done = StepId(plan.step.0.saturating_sub(self.steps_in_flight));
-        let through = needed.unwrap_or(done).max(done);
+        let through = self.through(plan);
         let mut sampled = Vec::new();
         while let Some(step) = self.expected.pop_front_if(|step| *step <= through) {
             let (header, bytes) = self
@@ -167,6 +179,7 @@ mod tests {
         tell(std::slice::from_mut(&mut sender), StepId(1), &[token(5)]).unwrap();
         assert_eq!(feed.take(&plan(2, Some(1), true), SOON).unwrap(), [token(5)]);
         assert!(feed.take(&plan(3, None, false), SOON).unwrap().is_empty(), "2 is not done");
+        assert_eq!(feed.needs(&plan(4, None, true)), Some(StepId(2)));
         tell(std::slice::from_mut(&mut sender), StepId(2), &[token(6)]).unwrap();
         assert_eq!(feed.take(&plan(4, None, true), SOON).unwrap(), [token(6)], "now it is");
     }

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -73,6 +73,8 @@ struct Execution {
     hedged: bool,
     /// The endpoint that sent it elsewhere, and has what it has computed.
     left: Option<Arc<Endpoint>>,
+    /// Connections over which an attempt was lost: of no use until they are made anew.
+    broken: Vec<Weak<Endpoint>>,
     ready: VecDeque<Delta>,
     then: Then,
     meter: Meter,
@@ -103,6 +105,7 @@ pub(crate) fn execute(
         second: None,
         hedged: false,
         left,
+        broken: Vec::new(),
         ready,
         then,
         meter,
@@ -226,6 +229,7 @@ impl Execution {
             }
             Some(Err(error)) => {
                 attempt.note(Fate::Broke);
+                self.broken.push(Arc::downgrade(attempt.endpoint()));
                 Event::Broken(chain(&error))
             }
             None => {
@@ -239,8 +243,9 @@ impl Execution {
     async fn place(&mut self) -> Event {
         self.attempt = None;
         self.hash().await;
-        let (tried, origin) = (self.core.tried(), self.core.origin());
-        let placed = self.places.choose(&self.request, (&self.prompt, &self.hashes), tried, origin);
+        let (tried, origin) = (self.excluded(), self.core.origin());
+        let prompt = (&self.prompt, &self.hashes);
+        let placed = self.places.choose(&self.request, prompt, &tried, origin);
         if let Some(placed) = placed {
             return self.placed(placed);
         }
@@ -259,18 +264,27 @@ impl Execution {
     /// Waits for somebody to come up, who may be an endpoint that was not there before.
     async fn hold(&mut self, why: PublicError) -> Event {
         let (places, request) = (self.places.clone(), Arc::clone(&self.request));
-        let (tried, origin) = (self.core.tried().clone(), self.core.origin().cloned());
+        let origin = self.core.origin().cloned();
         let wait = Wait {
             model: Some(&request.served_name),
             bytes: size_of_val::<[u32]>(&self.prompt.tokens),
             deadline: self.core.deadline(),
         };
-        let ready =
-            || places.choose(&request, (&self.prompt, &self.hashes), &tried, origin.as_ref());
+        let (tried, broken) = (self.core.tried().clone(), self.broken.clone());
+        let prompt = (&self.prompt, &self.hashes);
+        let ready = || {
+            let tried = excluded(&places.directory, &tried, &broken);
+            places.choose(&request, prompt, &tried, origin.as_ref())
+        };
         match places.holding.until(wait, ready).await {
             Ok(placed) => self.placed(placed),
             Err(unheld) => Event::Unheld(unheld.told(&request.served_name).unwrap_or(why)),
         }
+    }
+
+    /// Endpoints that the next attempt may not be made at.
+    fn excluded(&self) -> BTreeSet<EndpointId> {
+        excluded(&self.places.directory, self.core.tried(), &self.broken)
     }
 
     fn placed(&mut self, placed: Placed) -> Event {
@@ -301,7 +315,10 @@ impl Execution {
                 (self.attempt, self.opened) = (Some(attempt), Instant::now());
                 Event::Opened
             }
-            Err(error) => Event::Broken(chain(&error)),
+            Err(error) => {
+                self.broken.push(Arc::downgrade(&placed.endpoint));
+                Event::Broken(chain(&error))
+            }
         }
     }
 
@@ -372,6 +389,21 @@ impl Execution {
             tokenizer: info.fingerprint.tokenizer,
         }
     }
+}
+
+/// Endpoints that were tried, and those whose connection is the very one over which an attempt was
+/// lost: the table may not know yet that it is.
+fn excluded(
+    directory: &Directory,
+    tried: &BTreeSet<EndpointId>,
+    broken: &[Weak<Endpoint>],
+) -> BTreeSet<EndpointId> {
+    let table = directory.table();
+    let is_broken = |endpoint: &&Arc<Endpoint>| {
+        broken.iter().any(|broken| broken.as_ptr() == Arc::as_ptr(endpoint))
+    };
+    let broken = table.values().filter(is_broken).map(|broken| broken.info.endpoint.clone());
+    tried.iter().cloned().chain(broken).collect()
 }
 
 /// The runtime's detokenizer ends by being used up; a choice's decoder stays where it is.

@@ -73,6 +73,8 @@ pub(crate) struct StreamCore<D> {
     /// To be told with the next delta.
     resumed: Option<Fidelity>,
     tried: BTreeSet<EndpointId>,
+    /// Those of them that were lost rather than unwilling.
+    lost: BTreeSet<EndpointId>,
     last_refusal: Option<PublicError>,
     choices: Vec<ChoiceState<D>>,
 }
@@ -187,6 +189,7 @@ impl<D: Decode> StreamCore<D> {
             origin: None,
             resumed: None,
             tried: BTreeSet::new(),
+            lost: BTreeSet::new(),
             last_refusal: None,
             choices,
         }
@@ -242,7 +245,7 @@ impl<D: Decode> StreamCore<D> {
                 let error = self.last_refusal.take().unwrap_or(error);
                 // Where all are full, waiting for another one would only make the queue longer.
                 match error.kind {
-                    ErrorKind::Unavailable => Effects::then(Then::Hold(error)),
+                    ErrorKind::Unavailable => self.hold(error),
                     _ => Effects::then(Then::Fail(error)),
                 }
             }
@@ -260,9 +263,19 @@ impl<D: Decode> StreamCore<D> {
             Event::Broken(why) => {
                 tracing::info!(request = %self.options.request, why, "attempt broke");
                 let message = "The engine that ran the request is gone.";
+                self.lost.extend(self.endpoint.clone());
                 self.attempt_over(PublicError::new(ErrorKind::Unavailable, message))
             }
         }
+    }
+
+    /// Who was out of reach may be back before anybody else comes: it is waited for as well. That
+    /// this does not go on for ever is seen to by the number of attempts.
+    fn hold(&mut self, error: PublicError) -> Effects {
+        for lost in std::mem::take(&mut self.lost) {
+            self.tried.remove(&lost);
+        }
+        Effects::then(Then::Hold(error))
     }
 
     /// Elsewhere, if that can help: with what was told to the client by then.
@@ -285,7 +298,8 @@ impl<D: Decode> StreamCore<D> {
         self.choices.iter().all(|choice| !choice.begun)
     }
 
-    /// The next attempt. No endpoint is tried twice, so there are not more than endpoints.
+    /// The next attempt. No endpoint is tried twice but one that was lost, and that only when nobody
+    /// else is left; so there are not more than endpoints and [`MAX_ATTEMPTS`].
     fn elsewhere(&mut self, error: PublicError) -> Effects {
         self.attempt += 1;
         self.tried.extend(self.endpoint.take());

@@ -209,6 +209,21 @@ fn with_nowhere_left_it_waits_for_somebody_who_is_not_full() {
 }
 
 #[test]
+fn with_nobody_else_left_who_was_lost_is_waited_for_too_and_not_for_ever() {
+    let mut rig = rig(1, |_| {});
+    let nowhere = || Event::Nowhere(PublicError::new(ErrorKind::Unavailable, "no endpoint"));
+    rig.says(0, 0, "a");
+    for _ in 1..MAX_ATTEMPTS {
+        assert_eq!(rig.event(Event::Broken("silent".into())).then, Then::Place);
+        assert!(rig.core.tried().contains(&endpoint(0)), "others are asked first");
+        assert!(matches!(rig.event(nowhere()).then, Then::Hold(_)));
+        assert!(rig.core.tried().is_empty(), "it may come back");
+        rig.placed(0);
+    }
+    assert!(matches!(rig.event(Event::Broken("silent".into())).then, Then::Fail(_)));
+}
+
+#[test]
 fn with_nowhere_left_the_refusal_is_told() {
     let mut rig = rig(1, |_| {});
     rig.fails(ErrorKind::Overloaded);

@@ -12,19 +12,19 @@ use super::{directory::Table, endpoint::Endpoint};
 
 /// Endpoints that have left the registry and may still run requests.
 #[derive(Debug, Default)]
-pub(super) struct Fence {
+pub(crate) struct Fence {
     left: Vec<Weak<Endpoint>>,
 }
 
 impl Fence {
     /// Remembers an endpoint that left, for as long as somebody uses it.
-    pub(super) fn remember(&mut self, endpoint: &Arc<Endpoint>) {
+    pub(crate) fn remember(&mut self, endpoint: &Arc<Endpoint>) {
         self.left.retain(|left| left.strong_count() > 0);
         self.left.push(Arc::downgrade(endpoint));
     }
 
     /// A new incarnation is there: closes the connections to lower ones of its group.
-    pub(super) fn enforce(&mut self, successor: &EndpointId, table: &Table) {
+    pub(crate) fn enforce(&mut self, successor: &EndpointId, table: &Table) {
         let left = self.left.iter().filter_map(Weak::upgrade);
         for endpoint in left.chain(table.values().cloned()) {
             let old = &endpoint.info.endpoint;

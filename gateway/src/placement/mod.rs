@@ -31,7 +31,7 @@ mod duty;
 pub(crate) mod endpoint;
 pub(crate) mod endpoints;
 pub(crate) mod explain;
-mod fence;
+pub(crate) mod fence;
 pub(crate) mod filter;
 pub(crate) mod follower;
 pub(crate) mod handler;

@@ -4,7 +4,7 @@
 //! ([`data`]) behind a mutex; each [`EmbeddedRegistry`] is one client of it, and can be cut off
 //! from it like a host from its network, so that tests can lose a host without losing the store.
 
-mod data;
+pub(super) mod data;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

@@ -5,10 +5,11 @@
 //! wants, one request at a time, so that a put can never overtake a grant. Each write compares the
 //! store's incarnation; where it is another one, all keys are put again in that.
 
-mod core;
+pub(super) mod core;
+pub(super) mod course;
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::BTreeSet,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -20,7 +21,10 @@ use tokio::{
     time::Instant,
 };
 
-use self::core::{Core, Effect, Event};
+use self::{
+    core::{Core, Effect, Event},
+    course::Course,
+};
 use super::{
     Incarnation, Lease, RegistryError, incarnation,
     store::{By, Hold, Store},
@@ -29,10 +33,6 @@ use super::{
 /// Commands that wait for the task: each caller waits for its answer, so there are never more than
 /// callers, and the task reads one after the other.
 const COMMANDS: usize = 16;
-
-/// Leases, or lives of the store, that may be lost one after the other in one go: more is a store
-/// gone wrong.
-const MOST_STARTS: u32 = 3;
 
 /// Starts a lease. Its task ends within the request under way and a revocation of the lease's drop.
 pub(super) async fn start<S: Store>(
@@ -153,16 +153,12 @@ impl<S: Store> Keeper<S> {
     async fn answer(&mut self, ask: Ask) -> Result<bool, RegistryError> {
         match ask {
             Ask::Hold(hold) => {
-                let (key, by) = (hold.key.clone(), hold.by);
+                let asked = hold.clone();
                 let effects = self.core.handle(Event::Hold(hold));
                 let outcome = self.carry_out(effects).await;
-                if outcome.is_err() && by == By::Claim {
-                    // It may have been written all the same: it goes at the next renewal.
-                    self.core.handle(Event::Delete(key.clone()));
-                    self.publish(None);
-                }
-                outcome?;
-                Ok(self.core.owned.get(&key).is_some_and(|owned| owned.ours))
+                let held = self.core.held_after(&asked, outcome.is_ok());
+                self.publish(None);
+                outcome.map(|()| held)
             }
             Ask::Delete(key) => {
                 let effects = self.core.handle(Event::Delete(key));
@@ -175,46 +171,18 @@ impl<S: Store> Keeper<S> {
         }
     }
 
-    /// Does what the core wants and everything that follows from it, up to the first failure. A
-    /// key that the store refuses is no failure of the lease, or it would hold up all others.
+    /// Does what the core wants and everything that follows from it, up to the first failure.
     async fn carry_out(&mut self, effects: Vec<Effect>) -> Result<(), RegistryError> {
-        let mut pending = VecDeque::from(effects);
-        let mut outcome = Ok(());
-        let mut starts = 0;
-        while let Some(effect) = pending.pop_front() {
-            // Each grant is followed by one.
-            starts += u32::from(effect == Effect::Open);
+        let mut course = Course::new(effects);
+        while let Some(effect) = course.next(&mut self.core) {
             // The time of asking is what counts: the store's ttl began no earlier.
             let asked = Instant::now();
-            let performed = match &effect {
-                Effect::Open if starts > MOST_STARTS => Err(RegistryError::Refused(
-                    "the store forgets each lease, or its incarnation, at once".into(),
-                )),
-                _ => self.perform(effect.clone()).await,
-            };
-            let event = match (performed, effect) {
-                (Ok(None), _) => continue,
-                (Ok(Some(event)), _) => event,
-                (Err(error @ RegistryError::Refused(_)), Effect::Ensure(_, hold)) => {
-                    outcome = Err(error);
-                    Event::Refused(hold.key)
-                }
-                (Err(error), _) => {
-                    self.core.handle(Event::Failed);
-                    self.publish(None);
-                    return Err(error);
-                }
-            };
-            let confirms = event.confirms_lease().then_some(asked);
-            if event.is_loss() {
-                // The rest is pointless now; what comes after brings it all.
-                pending.clear();
-            }
-            pending.extend(self.core.handle(event));
-            self.publish(confirms);
+            let performed = self.perform(effect.clone()).await;
+            let confirms = course.performed(&mut self.core, effect, performed);
+            self.publish(confirms.then_some(asked));
         }
         self.publish(None);
-        outcome
+        course.outcome()
     }
 
     async fn perform(&mut self, effect: Effect) -> Result<Option<Event>, RegistryError> {

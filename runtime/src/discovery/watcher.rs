@@ -73,7 +73,7 @@ async fn run<S: Store>(
 
 /// What has been told, and how it stands with the store.
 #[derive(Debug)]
-struct Watcher {
+pub(super) struct Watcher {
     /// For the jitter of waits.
     seed: u64,
     told: BTreeMap<String, Entry>,
@@ -86,7 +86,7 @@ struct Watcher {
 
 /// What happens to a watcher.
 #[derive(Debug)]
-enum Event {
+pub(super) enum Event {
     /// The store was listed and a stream stands that goes on from there.
     Opened(Vec<Entry>, Stand),
     /// The stream brought changes.
@@ -97,14 +97,14 @@ enum Event {
 
 /// What a watcher wants done: first tell, then go on.
 #[derive(Debug, PartialEq, Eq)]
-struct Effects {
-    tell: Vec<WatchEvent>,
-    next: Next,
+pub(super) struct Effects {
+    pub(super) tell: Vec<WatchEvent>,
+    pub(super) next: Next,
 }
 
 /// How to go on.
 #[derive(Debug, PartialEq, Eq)]
-enum Next {
+pub(super) enum Next {
     Read,
     Open { after: Duration },
 }
@@ -112,11 +112,11 @@ enum Next {
 // === impl Watcher ===
 
 impl Watcher {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self { seed, told: BTreeMap::new(), stand: None, breaks: 0, away: false }
     }
 
-    fn handle(&mut self, event: Event) -> Effects {
+    pub(super) fn handle(&mut self, event: Event) -> Effects {
         match event {
             Event::Opened(entries, stand) => {
                 self.away = false;

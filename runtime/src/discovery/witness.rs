@@ -14,6 +14,12 @@ pub struct Witness {
     registry: Arc<dyn Registry>,
     /// Of the store's incarnation.
     key: String,
+    seen: Testimony,
+}
+
+/// What a witness has seen: its core.
+#[derive(Clone, Debug, Default)]
+pub struct Testimony {
     /// In which life everything that was told so far was written.
     life: Option<Incarnation>,
     /// What is told now is what a loss has made of the store.
@@ -23,25 +29,27 @@ pub struct Witness {
 /// Between two questions to a store that does not answer.
 const RETRY: Duration = Duration::from_millis(500);
 
-// === impl Witness ===
+// === impl Testimony ===
 
-impl Witness {
-    /// For a watch that begins now. `key` is that of the store's incarnation.
-    pub fn new(registry: Arc<dyn Registry>, key: String) -> Self {
-        Self { registry, key, life: None, rewound: false }
-    }
-
-    /// Sees an event that says nothing of a key. Waits until the store answers.
-    pub async fn see(&mut self, event: &WatchEvent) {
+impl Testimony {
+    /// Sees an event that says nothing of a key. Whether the store's incarnation has to be asked
+    /// for now, for [`Testimony::lives`].
+    #[must_use]
+    pub fn see(&mut self, event: &WatchEvent) -> bool {
         match event {
             WatchEvent::Rewound => self.rewound = true,
             WatchEvent::Synced => {
                 self.rewound = false;
-                let (registry, key) = (&self.registry, &self.key);
-                self.life = Some(until_answered(|| registry.incarnation(key)).await);
+                return true;
             }
             WatchEvent::Put(_) | WatchEvent::Delete(_) | WatchEvent::Disconnected(_) => {}
         }
+        false
+    }
+
+    /// All that was told by now is of this life.
+    pub fn lives(&mut self, life: Incarnation) {
+        self.life = Some(life);
     }
 
     /// In which life of the store what was told is; none before the first `Synced`.
@@ -49,16 +57,48 @@ impl Witness {
         self.life.as_ref().map(|life| life.id().into_owned())
     }
 
+    /// Whether nobody meant the deletions that are told now, whatever the store says.
+    pub fn is_loss(&self) -> bool {
+        self.rewound
+    }
+
+    /// Whether somebody meant the deletions that were told, in a store that has this incarnation.
+    /// Without one it was emptied a moment ago, and nobody has made one yet.
+    pub fn was_meant(&self, now: Option<Incarnation>) -> bool {
+        !self.rewound && now.is_some() && now == self.life
+    }
+}
+
+// === impl Witness ===
+
+impl Witness {
+    /// For a watch that begins now. `key` is that of the store's incarnation.
+    pub fn new(registry: Arc<dyn Registry>, key: String) -> Self {
+        Self { registry, key, seen: Testimony::default() }
+    }
+
+    /// Sees an event that says nothing of a key. Waits until the store answers.
+    pub async fn see(&mut self, event: &WatchEvent) {
+        if self.seen.see(event) {
+            let (registry, key) = (&self.registry, &self.key);
+            self.seen.lives(until_answered(|| registry.incarnation(key)).await);
+        }
+    }
+
+    /// In which life of the store what was told is; none before the first `Synced`.
+    pub fn life(&self) -> Option<String> {
+        self.seen.life()
+    }
+
     /// Whether somebody meant the deletions that were told since it was last asked. Waits until the
     /// store answers: what it deleted is no hurry while nobody can write.
     pub async fn was_meant(&self) -> bool {
-        if self.rewound {
+        if self.seen.is_loss() {
             return false;
         }
         let (registry, key) = (&self.registry, &self.key);
         let now = until_answered(|| registry.get(key)).await.map(Incarnation::of);
-        // Without an incarnation it was emptied a moment ago, and nobody has made one yet.
-        now.is_some() && now == self.life
+        self.seen.was_meant(now)
     }
 }
 

@@ -13,6 +13,11 @@ fn hello(member: u32) -> Hello {
     }
 }
 
+/// The door through which a member comes.
+fn door(member: u32) -> Door {
+    100 + u64::from(member)
+}
+
 fn rank(stage: u32) -> Coordinate {
     Coordinate { dp: 0, stage, tp: 0 }
 }
@@ -39,10 +44,10 @@ fn two_members() -> Group {
 fn serving() -> Group {
     let mut group = two_members();
     for member in [1, 0] {
-        group.handle(AT, GroupEvent::Hello(hello(member)));
+        group.handle(AT, GroupEvent::Hello(door(member), hello(member)));
     }
     for member in [0, 1] {
-        group.handle(AT, GroupEvent::Loaded(member, vec![report(member, 9)]));
+        group.handle(AT, GroupEvent::Loaded(door(member), vec![report(member, 9)]));
     }
     assert_eq!(group.phase(), Phase::Serving);
     group
@@ -51,35 +56,37 @@ fn serving() -> Group {
 #[test]
 fn forms_when_all_are_there_and_starts_with_the_least_room() {
     let mut group = two_members();
-    assert!(group.handle(AT, GroupEvent::Hello(hello(1))).is_empty());
-    let effects = group.handle(AT, GroupEvent::Hello(hello(0)));
+    assert!(group.handle(AT, GroupEvent::Hello(door(1), hello(1))).is_empty());
+    let effects = group.handle(AT, GroupEvent::Hello(door(0), hello(0)));
     let [GroupEffect::Form(formation)] = effects.as_slice() else { panic!("{effects:?}") };
     assert_eq!(formation.members[1].address, "local://1");
-    assert!(group.handle(AT, GroupEvent::Loaded(1, vec![report(1, 7)])).is_empty());
-    let effects = group.handle(AT, GroupEvent::Loaded(0, vec![report(0, 9)]));
+    assert!(group.handle(AT, GroupEvent::Loaded(door(1), vec![report(1, 7)])).is_empty());
+    let effects = group.handle(AT, GroupEvent::Loaded(door(0), vec![report(0, 9)]));
     assert!(matches!(&effects[..], [GroupEffect::Start(blocks, _)] if *blocks == [7]));
 }
 
 #[test]
-fn turns_away_who_does_not_belong() {
+fn turns_away_who_does_not_belong_and_what_it_says_afterwards() {
     let mut group = two_members();
     let old = Hello { epoch: Epoch { number: 2, nonce: 1 }, ..hello(1) };
-    assert!(matches!(&group.handle(AT, GroupEvent::Hello(old))[..], [GroupEffect::Refuse(1, _)]));
-    assert!(matches!(
-        &group.handle(AT, GroupEvent::Hello(hello(5)))[..],
-        [GroupEffect::Refuse(5, _)]
-    ));
-    group.handle(AT, GroupEvent::Hello(hello(1)));
-    assert!(matches!(
-        &group.handle(AT, GroupEvent::Hello(hello(1)))[..],
-        [GroupEffect::Refuse(1, _)]
-    ));
+    for stranger in [old, hello(5)] {
+        let effects = group.handle(AT, GroupEvent::Hello(7, stranger));
+        assert!(matches!(&effects[..], [GroupEffect::Refuse(7, _)]), "{effects:?}");
+        assert_eq!(group.member_at(7), None);
+        assert!(group.handle(AT, GroupEvent::Loaded(7, vec![report(1, 9)])).is_empty());
+        assert!(group.handle(AT, GroupEvent::Lost(7, "it left".into())).is_empty());
+    }
+    let mut group = serving();
+    let again = group.handle(AT, GroupEvent::Hello(8, hello(1)));
+    assert!(matches!(&again[..], [GroupEffect::Refuse(8, _)]));
+    assert!(group.handle(AT, GroupEvent::Lost(8, "it left".into())).is_empty());
+    assert_eq!((group.phase(), group.member_at(door(1))), (Phase::Serving, Some(1)));
 }
 
 #[test]
 fn one_member_lost_is_all_lost_at_once() {
     let mut group = serving();
-    let effects = group.handle(AT, GroupEvent::Lost(1, "killed".into()));
+    let effects = group.handle(AT, GroupEvent::Lost(door(1), "killed".into()));
     let cause = "member 1 is lost: killed".into();
     let blame = Some((1, Fault::Ended));
     assert_eq!(effects, [GroupEffect::Over(Over { cause, blame })]);
@@ -151,9 +158,11 @@ fn of_ranks_that_wait_for_each_other_the_one_behind_is_to_blame() {
     let ranks = [0, 1, 2].map(|tp| Coordinate { dp: 0, stage: 0, tp });
     let members = ranks.map(|rank| vec![rank]).to_vec();
     let mut group = Group::new(AT, hello(0), members, Deadlines::default());
-    (0..3).for_each(|member| drop(group.handle(AT, GroupEvent::Hello(hello(member)))));
+    for member in 0..3 {
+        group.handle(AT, GroupEvent::Hello(door(member), hello(member)));
+    }
     for (member, rank) in (0..).zip(ranks) {
-        group.handle(AT, GroupEvent::Loaded(member, vec![RankReport { rank, ..report(0, 9) }]));
+        group.handle(AT, GroupEvent::Loaded(door(member), vec![RankReport { rank, ..report(0, 9) }]));
     }
     let at = |ms| AT + Duration::from_millis(ms);
     group.handle(AT, GroupEvent::Planned(StepId(1), 1));
@@ -205,7 +214,7 @@ fn a_step_that_is_done_is_not_late() {
 #[test]
 fn forming_has_a_deadline_that_names_who_is_missing() {
     let mut group = two_members();
-    group.handle(AT, GroupEvent::Hello(hello(0)));
+    group.handle(AT, GroupEvent::Hello(door(0), hello(0)));
     let effects = group.handle(AT + Duration::from_secs(62), GroupEvent::Tick);
     let [GroupEffect::Over(over)] = effects.as_slice() else { panic!("{effects:?}") };
     assert!(over.cause.contains("[1]"), "{over:?}");

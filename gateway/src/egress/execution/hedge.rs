@@ -82,7 +82,7 @@ impl Execution {
 
     async fn hedge(&mut self) {
         self.hedged = true;
-        let mut tried = self.core.tried().clone();
+        let mut tried = self.excluded();
         tried.extend(self.attempt.as_ref().map(|first| first.endpoint().info.endpoint.clone()));
         let (prompt, hashes) = (&self.prompt, &self.hashes);
         let placed = self.places.choose(&self.request, (prompt, hashes), &tried, None);

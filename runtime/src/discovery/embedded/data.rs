@@ -23,7 +23,7 @@ const MAX_REQUEST: usize = 3 * 512 * 1024;
 
 /// The store.
 #[derive(Debug, Default)]
-pub(super) struct Data {
+pub(in crate::discovery) struct Data {
     records: BTreeMap<String, Record>,
     leases: BTreeMap<LeaseId, LeaseRecord>,
     /// Counts wipes: a position of an older life is none.
@@ -50,20 +50,20 @@ struct LeaseRecord {
 
 /// How far a reader has read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Position {
+pub(in crate::discovery) struct Position {
     life: u64,
     revision: u64,
 }
 
 impl Position {
-    pub(super) fn stand(self) -> Stand {
+    pub(in crate::discovery) fn stand(self) -> Stand {
         Stand { store: self.life, revision: self.revision }
     }
 }
 
 /// What a reader has missed.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Since {
+pub(in crate::discovery) enum Since {
     /// All of it, and the position behind it.
     Changes(Vec<Change>, Position),
     /// More than is remembered.
@@ -71,25 +71,25 @@ pub(super) enum Since {
 }
 
 impl Data {
-    pub(super) fn revision(&self) -> u64 {
+    pub(in crate::discovery) fn revision(&self) -> u64 {
         self.revision
     }
 
-    pub(super) fn position(&self) -> Position {
+    pub(in crate::discovery) fn position(&self) -> Position {
         Position { life: self.life, revision: self.revision }
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<Entry> {
+    pub(in crate::discovery) fn get(&self, key: &str) -> Option<Entry> {
         self.records.get(key).map(|record| entry(key, record))
     }
 
-    pub(super) fn list(&self, prefix: &str) -> Vec<Entry> {
+    pub(in crate::discovery) fn list(&self, prefix: &str) -> Vec<Entry> {
         let under = self.records.range(prefix.to_owned()..);
         let under = under.take_while(|(key, _)| key.starts_with(prefix));
         under.map(|(key, record)| entry(key, record)).collect()
     }
 
-    pub(super) fn commit(&mut self, txn: Txn) -> Result<bool, RegistryError> {
+    pub(in crate::discovery) fn commit(&mut self, txn: Txn) -> Result<bool, RegistryError> {
         store::check(&txn)?;
         let bytes = txn.then.iter().map(|op| match op {
             Op::Put(key, value) => key.len() + value.len(),
@@ -108,7 +108,7 @@ impl Data {
         Ok(true)
     }
 
-    pub(super) fn grant(&mut self, ttl: Duration, now: Duration) -> LeaseId {
+    pub(in crate::discovery) fn grant(&mut self, ttl: Duration, now: Duration) -> LeaseId {
         self.last_lease += 1;
         let lease = LeaseRecord { ttl, expires: now + ttl, keys: BTreeSet::new() };
         self.leases.insert(self.last_lease, lease);
@@ -116,7 +116,7 @@ impl Data {
     }
 
     /// `false` if there is no such lease.
-    pub(super) fn renew(&mut self, lease: LeaseId, now: Duration) -> bool {
+    pub(in crate::discovery) fn renew(&mut self, lease: LeaseId, now: Duration) -> bool {
         let Some(lease) = self.leases.get_mut(&lease) else {
             return false;
         };
@@ -124,7 +124,7 @@ impl Data {
         true
     }
 
-    pub(super) fn ensure(
+    pub(in crate::discovery) fn ensure(
         &mut self,
         lease: LeaseId,
         hold: &Hold,
@@ -150,7 +150,12 @@ impl Data {
     }
 
     /// Removes a key if it is under this lease.
-    pub(super) fn release(&mut self, lease: LeaseId, key: &str, life: &Incarnation) -> Released {
+    pub(in crate::discovery) fn release(
+        &mut self,
+        lease: LeaseId,
+        key: &str,
+        life: &Incarnation,
+    ) -> Released {
         if !self.holds(&life.compare()) {
             return Released::OtherLife;
         }
@@ -160,27 +165,32 @@ impl Data {
         Released::Done
     }
 
-    pub(super) fn revoke(&mut self, lease: LeaseId) {
+    pub(in crate::discovery) fn revoke(&mut self, lease: LeaseId) {
         let Some(lease) = self.leases.remove(&lease) else {
             return;
         };
         lease.keys.iter().for_each(|key| self.delete(key));
     }
 
+    /// Gives every lease its whole time again, as a store does that was away itself.
+    pub(in crate::discovery) fn renew_all(&mut self, now: Duration) {
+        self.leases.values_mut().for_each(|lease| lease.expires = now + lease.ttl);
+    }
+
     /// Ends every lease whose time is over.
-    pub(super) fn expire(&mut self, now: Duration) {
+    pub(in crate::discovery) fn expire(&mut self, now: Duration) {
         let over = self.leases.iter().filter(|(_, lease)| lease.expires <= now);
         let over: Vec<LeaseId> = over.map(|(id, _)| *id).collect();
         over.into_iter().for_each(|lease| self.revoke(lease));
     }
 
     /// When the next lease runs out, if nobody renews it.
-    pub(super) fn next_expiry(&self) -> Option<Duration> {
+    pub(in crate::discovery) fn next_expiry(&self) -> Option<Duration> {
         self.leases.values().map(|lease| lease.expires).min()
     }
 
     /// What changed under a prefix since a reader's position.
-    pub(super) fn since(&self, position: Position, prefix: &str) -> Since {
+    pub(in crate::discovery) fn since(&self, position: Position, prefix: &str) -> Since {
         let missed = self.revision.checked_sub(position.revision);
         let missed = missed.and_then(|missed| usize::try_from(missed).ok());
         let (true, Some(missed)) = (position.life == self.life, missed) else {
@@ -196,7 +206,7 @@ impl Data {
         Since::Changes(changes.cloned().collect(), self.position())
     }
 
-    pub(super) fn wipe(&mut self) {
+    pub(in crate::discovery) fn wipe(&mut self) {
         // Lease numbers go on: a lease of the lost life must not be taken for a new one.
         *self = Self { life: self.life + 1, last_lease: self.last_lease, ..Self::default() };
     }

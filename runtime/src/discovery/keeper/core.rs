@@ -7,7 +7,7 @@ use std::{
 
 use crate::discovery::{
     Incarnation,
-    store::{BACKOFF, Held, Hold, LeaseId, Released, Renewed},
+    store::{BACKOFF, By, Held, Hold, LeaseId, Released, Renewed},
 };
 
 /// Renewals per ttl: two may be lost before the lease is.
@@ -15,32 +15,32 @@ const RENEWALS_PER_TTL: u32 = 3;
 
 /// Which keys are owned, and under which lease.
 #[derive(Debug)]
-pub(super) struct Core {
-    pub(super) ttl: Duration,
+pub(in crate::discovery) struct Core {
+    pub(in crate::discovery) ttl: Duration,
     /// For the jitter of waits.
     seed: u64,
     lease: Option<LeaseId>,
     /// The life of the store that the keys are in. Read anew with each lease, because a lease that
     /// was lost may be a store that was.
-    pub(super) life: Option<Incarnation>,
-    pub(super) owned: BTreeMap<String, Owned>,
+    pub(in crate::discovery) life: Option<Incarnation>,
+    pub(in crate::discovery) owned: BTreeMap<String, Owned>,
     /// Keys that may still be under the lease and must not be.
     leaving: BTreeSet<String>,
-    pub(super) failures: u32,
+    pub(in crate::discovery) failures: u32,
 }
 
 #[derive(Debug)]
-pub(super) struct Owned {
+pub(in crate::discovery) struct Owned {
     hold: Hold,
     /// The store is known to have it as it should.
     stored: bool,
     /// It was ours when the store last said anything of it.
-    pub(super) ours: bool,
+    pub(in crate::discovery) ours: bool,
 }
 
 /// What happens to a lease.
 #[derive(Debug)]
-pub(super) enum Event {
+pub(in crate::discovery) enum Event {
     Hold(Hold),
     Delete(String),
     /// It is time to look after the lease.
@@ -61,7 +61,7 @@ pub(super) enum Event {
 /// What is to be done, in this order. After a failure the rest is forgotten: the core knows what is
 /// missing and asks for it again when it is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Effect {
+pub(in crate::discovery) enum Effect {
     Grant,
     /// Read the store's incarnation, or make it.
     Open,
@@ -74,7 +74,7 @@ pub(super) enum Effect {
 // === impl Core ===
 
 impl Core {
-    pub(super) fn new(ttl: Duration, seed: u64) -> Self {
+    pub(in crate::discovery) fn new(ttl: Duration, seed: u64) -> Self {
         Self {
             ttl,
             seed,
@@ -86,7 +86,7 @@ impl Core {
         }
     }
 
-    pub(super) fn handle(&mut self, event: Event) -> Vec<Effect> {
+    pub(in crate::discovery) fn handle(&mut self, event: Event) -> Vec<Effect> {
         match event {
             Event::Hold(hold) => {
                 self.leaving.remove(&hold.key);
@@ -161,7 +161,7 @@ impl Core {
     }
 
     /// How long until the lease is due, if nothing else happens.
-    pub(super) fn due_after(&self) -> Duration {
+    pub(in crate::discovery) fn due_after(&self) -> Duration {
         let renewal = self.ttl / RENEWALS_PER_TTL;
         match self.failures {
             0 => renewal,
@@ -189,8 +189,17 @@ impl Core {
         leaving.chain(missing.map(|owned| Effect::Ensure(lease, owned.hold.clone()))).collect()
     }
 
+    /// Whether a key is ours now that all was done to hold it, or was not. One that was claimed in
+    /// vain may have been written all the same: it goes at the next renewal.
+    pub(in crate::discovery) fn held_after(&mut self, hold: &Hold, done: bool) -> bool {
+        if !done && hold.by == By::Claim {
+            self.handle(Event::Delete(hold.key.clone()));
+        }
+        self.owned.get(&hold.key).is_some_and(|owned| owned.ours)
+    }
+
     /// The keys that were ours when the store last said something of them.
-    pub(super) fn held(&self) -> BTreeSet<String> {
+    pub(in crate::discovery) fn held(&self) -> BTreeSet<String> {
         let held = self.owned.values().filter(|owned| owned.ours);
         held.map(|owned| owned.hold.key.clone()).collect()
     }
@@ -200,7 +209,7 @@ impl Core {
 
 impl Event {
     /// What was planned under the lost lease, or for the lost store, is pointless.
-    pub(super) fn is_loss(&self) -> bool {
+    pub(in crate::discovery) fn is_loss(&self) -> bool {
         matches!(
             self,
             Self::Renewed(Renewed::Lost)
@@ -209,7 +218,7 @@ impl Event {
         )
     }
 
-    pub(super) fn confirms_lease(&self) -> bool {
+    pub(in crate::discovery) fn confirms_lease(&self) -> bool {
         matches!(self, Self::Granted(_) | Self::Renewed(Renewed::Kept | Renewed::Suspect))
     }
 }
