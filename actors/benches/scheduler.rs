@@ -76,6 +76,7 @@ fn generate(number: u32, prompt_len: u32) -> Box<Generate> {
     Box::new(Generate {
         request: RequestId(Uuid::from_u128(number.into())),
         attempt: 0,
+        alone: false,
         endpoint: endpoint(),
         tenant: String::new(),
         priority: 0,

@@ -94,6 +94,7 @@ pub async fn serve(
         rules::follower::run((book, Arc::clone(&foreign)), registry.clone(), keys.clone());
     let placed = services::run(catalog.changes(), Arc::clone(&gateway.directory));
     let services = declared::Follower::new(catalog, keys.clone(), data_dir);
+    let deaths = Arc::clone(&gateway.deaths).run(registry.clone(), keys.clone());
     let mut tasks = JoinSet::new();
     tracing::info!(%address, "gateway listens");
     let picker_address = picker.as_ref().map(|(_, address)| *address);
@@ -112,6 +113,7 @@ pub async fn serve(
             never = keeper::run(foreign) => match never {},
             never = flow.run() => match never {},
             never = declared => match never {},
+            never = deaths => match never {},
             never = desk::run(holding, lease, keys, id) => match never {},
         }
     });

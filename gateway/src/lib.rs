@@ -20,6 +20,7 @@
 //! - `ingress`: request to `ingress::prepared::Prepared`; `model`: tokenizers and templates
 //! - `placement`: which endpoint; `client`: one attempt there; `holding`: waiting for one
 //! - `egress`: chunks to text to answer
+//! - `suspects`: requests that processes may have died of
 //! - `metrics`: what is measured
 //! - `simulated`: its cores alone, for simulators
 //!
@@ -52,6 +53,7 @@ mod rules;
 mod server;
 mod simulated;
 mod state;
+mod suspects;
 mod tenants;
 
 pub use config::{FlowControl, GatewayConfig, Resume};

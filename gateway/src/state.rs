@@ -28,6 +28,7 @@ use crate::{
     model::{ModelSettings, Models, Served},
     placement::directory::Directory,
     rules::{Rules, follower::RuleBook},
+    suspects::watch::Deaths,
 };
 
 /// One gateway.
@@ -41,6 +42,7 @@ pub(crate) struct Gateway {
     pub(crate) book: Arc<RuleBook>,
     pub(crate) foreign: Arc<Upstreams>,
     pub(crate) models: Arc<Models>,
+    pub(crate) deaths: Arc<Deaths>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) seeds: Arc<Seeds>,
 }
@@ -77,6 +79,7 @@ impl Gateway {
             holding: Arc::new(Holding::new(table, counts, limits, config.hold_timeout)),
             directory,
             models: Arc::new(Models::new(config.tokenizers, hub, settings)),
+            deaths: Arc::default(),
             metrics,
             seeds: Arc::new(Seeds::new(config.seed)),
             config,
@@ -189,7 +192,8 @@ impl Gateway {
         .counting(output);
         let (directory, holding) = (Arc::clone(&self.directory), Arc::clone(&self.holding));
         let (resume, hedge_after) = (self.config.resume, self.config.hedge_after);
-        let places = Places { directory, holding, resume, hedge_after };
+        let deaths = Arc::clone(&self.deaths);
+        let places = Places { directory, holding, deaths, resume, hedge_after };
         Box::pin(execute(places, Arc::clone(request), prompt, meter))
     }
 }

@@ -11,10 +11,13 @@ use tokio::{
     sync::mpsc,
     task::JoinSet,
 };
-use troupe_actors::member::{
-    actor::{Member, MemberArgs, MemberMsg},
-    checkpoint::Checkpoints,
-    pipe,
+use troupe_actors::{
+    member::{
+        actor::{Member, MemberArgs, MemberMsg},
+        checkpoint::Checkpoints,
+        pipe,
+    },
+    worker::recorder::Records,
 };
 use troupe_runtime::{
     discovery::directory,
@@ -62,6 +65,10 @@ async fn live(
     let mut upkeep = JoinSet::new();
     upkeep.spawn(upkeep::follow(identity, launch.data_dir.clone().into(), link.clone()));
     let cores = launch.cores as usize;
+    let records = match launch.records.as_str() {
+        "" => Records::Nowhere,
+        folder => Records::Folder(folder.into()),
+    };
     let args = MemberArgs {
         launch,
         record,
@@ -69,6 +76,7 @@ async fn live(
         identity: name,
         node: say,
         models: Arc::new(Checkpoints { hub: stack::hub(), cores, progress: None }),
+        records,
     };
     let (member, mut ended) =
         Actor::spawn(None, Member, args).await.map_err(|error| Failure::run(error.to_string()))?;

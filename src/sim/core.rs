@@ -203,6 +203,7 @@ impl<'a> World<'a> {
         let generate = Generate {
             request,
             attempt: 0,
+            alone: false,
             endpoint: info.endpoint.clone(),
             tenant: String::new(),
             priority: 0,

@@ -328,6 +328,7 @@ fn stray_request(world: &mut World, _: Pid, old: &MemberKey) -> (Purpose, Frame)
     let generate = Generate {
         request: RequestId(world.dice.id()),
         attempt: 0,
+        alone: false,
         endpoint,
         tenant: String::new(),
         priority: 0,

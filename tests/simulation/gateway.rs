@@ -497,6 +497,7 @@ impl Execution {
         Generate {
             request: wish.request,
             attempt: self.stream.attempt(),
+            alone: false,
             endpoint: info.endpoint.clone(),
             tenant: String::new(),
             priority: wish.priority,

@@ -79,6 +79,7 @@ impl Engine {
     }
 
     pub(super) fn abort(&mut self, key: RequestKey, effects: &mut Vec<EngineEffect>) {
+        self.leave_alone(|waits| *waits == key, None, effects);
         let owner = self.by_key.remove(&key);
         let Some(request) = owner.and_then(|owner| self.requests.remove(owner)) else { return };
         for choice in request.choices {
@@ -122,6 +123,13 @@ impl Engine {
     /// Whatever runs or waits goes on elsewhere; what was computed stays in the cache.
     pub(super) fn move_all(&mut self, effects: &mut Vec<EngineEffect>) {
         let error = PublicError::new(ErrorKind::Unavailable, "The endpoint is going away.");
+        self.leave_alone(|_| true, Some(&GenerateDown::Moved(error)), effects);
+        self.move_others(effects);
+    }
+
+    /// The same, but for those that wait to run alone.
+    pub(super) fn move_others(&mut self, effects: &mut Vec<EngineEffect>) {
+        let error = PublicError::new(ErrorKind::Unavailable, "The endpoint is for others now.");
         let keys: Vec<_> = self.by_key.keys().copied().collect();
         for key in keys {
             effects.push(EngineEffect::Send(key, GenerateDown::Moved(error.clone())));
@@ -130,6 +138,7 @@ impl Engine {
     }
 
     pub(super) fn fail_all(&mut self, error: &PublicError, effects: &mut Vec<EngineEffect>) {
+        self.leave_alone(|_| true, Some(&GenerateDown::Failed(error.clone())), effects);
         let keys: Vec<_> = self.by_key.keys().copied().collect();
         for key in keys {
             effects.push(EngineEffect::Send(key, GenerateDown::Failed(error.clone())));

@@ -20,6 +20,7 @@ use troupe_runtime::{
 };
 
 use super::{
+    alone::Alone,
     load, refuse,
     request::{Request, RequestKey, Times},
     settings::EngineSettings,
@@ -136,6 +137,7 @@ pub struct Engine {
     checked: bool,
     /// Nothing new is taken.
     pub(super) draining: bool,
+    pub(super) alone: Alone,
 }
 
 impl Engine {
@@ -163,6 +165,7 @@ impl Engine {
             fetch_rate: 0,
             checked: false,
             draining: false,
+            alone: Alone::default(),
         }
     }
 
@@ -181,6 +184,9 @@ impl Engine {
     pub fn handle(&mut self, now: Duration, event: EngineEvent) -> Vec<EngineEffect> {
         let mut effects = Vec::new();
         match event {
+            EngineEvent::Submit(generate) if generate.alone => {
+                self.submit_alone(now, *generate, &mut effects);
+            }
             EngineEvent::Submit(generate) => self.submit(now, *generate, &mut effects),
             EngineEvent::Finish(key, finish) => self.finish(now, key, &finish, &mut effects),
             EngineEvent::Abort(key) => self.abort(key, &mut effects),
@@ -200,6 +206,7 @@ impl Engine {
                 return effects;
             }
         }
+        self.begin_alone(now, &mut effects);
         self.load_waiting(now, &mut effects);
         while let Some(plan) = self.scheduler.compose(self.settings.endpoint.epoch) {
             self.keep_moved(&mut effects);
@@ -284,14 +291,18 @@ impl Engine {
         self.checked = idle;
     }
 
-    fn submit(&mut self, now: Duration, generate: Generate, effects: &mut Vec<EngineEffect>) {
+    pub(super) fn submit(
+        &mut self,
+        now: Duration,
+        generate: Generate,
+        effects: &mut Vec<EngineEffect>,
+    ) {
         let key = RequestKey { request: generate.request, attempt: generate.attempt };
         if let Err(error) = self.admit(key, &generate) {
-            let refused = Observation::Refused(error.kind);
-            effects.push(EngineEffect::Send(key, GenerateDown::Refused(error)));
-            effects.push(EngineEffect::Close(key));
-            effects.push(EngineEffect::Observe(refused));
-            return;
+            return self.refuse(key, error, effects);
+        }
+        if self.is_taken() && !generate.alone {
+            return self.alone.keep(now, generate);
         }
         let request = Request::new(&generate, now, self.longest());
         let options = request.options();
@@ -310,6 +321,7 @@ impl Engine {
             tokens.extend(&choice.output);
             let id = self.scheduler.add(SequenceSpec {
                 owner,
+                request: generate.request,
                 tokens,
                 prompt_len: generate.prompt.len() as u32,
                 choice: choice.index,
@@ -388,7 +400,19 @@ impl Engine {
         }
     }
 
-    fn admit(&self, key: RequestKey, generate: &Generate) -> Result<(), PublicError> {
+    pub(super) fn refuse(
+        &self,
+        key: RequestKey,
+        error: PublicError,
+        effects: &mut Vec<EngineEffect>,
+    ) {
+        let refused = Observation::Refused(error.kind);
+        effects.push(EngineEffect::Send(key, GenerateDown::Refused(error)));
+        effects.push(EngineEffect::Close(key));
+        effects.push(EngineEffect::Observe(refused));
+    }
+
+    pub(super) fn admit(&self, key: RequestKey, generate: &Generate) -> Result<(), PublicError> {
         if self.by_key.contains_key(&key) {
             let why = "this attempt is under way already";
             return Err(PublicError::new(ErrorKind::BadRequest, why));
@@ -397,7 +421,12 @@ impl Engine {
             let why = format!("{} takes no new requests", self.settings.endpoint);
             return Err(PublicError::new(ErrorKind::Unavailable, why));
         }
-        let waiting = self.scheduler.counts().1;
+        // Who comes again has nowhere else to go.
+        if self.is_taken() && !generate.alone && generate.attempt == 0 {
+            let why = format!("{} runs one request alone", self.settings.endpoint);
+            return Err(PublicError::new(ErrorKind::Unavailable, why));
+        }
+        let waiting = self.scheduler.counts().1 + self.alone.waiting() as u32;
         refuse::check(&self.settings, generate, waiting, self.longest())
     }
 

@@ -18,6 +18,7 @@
 
 pub mod actor;
 mod acts;
+mod alone;
 mod cache;
 pub mod describe;
 pub mod doors;

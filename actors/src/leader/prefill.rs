@@ -58,6 +58,7 @@ impl Engine {
         let length = prefill.tokens.len() as u32;
         let sequence = self.scheduler.add(SequenceSpec {
             owner: Owner::NOBODY,
+            request: prefill.request,
             prompt_len: length,
             tokens: prefill.tokens,
             choice: 0,
@@ -117,7 +118,7 @@ impl Engine {
             return elsewhere(format!("{} is no longer here", prefill.endpoint));
         }
         // What is cached costs little to send, and is soon gone.
-        if self.draining && !prefill.cached_only {
+        if (self.draining || self.is_taken()) && !prefill.cached_only {
             return elsewhere(format!("{} takes no new requests", settings.endpoint));
         }
         if prefill.model != settings.model {

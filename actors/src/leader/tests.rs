@@ -62,6 +62,7 @@ fn generate(number: u128, options: SamplingOptions) -> Generate {
     Generate {
         request: RequestId(Uuid::from_u128(number)),
         attempt: 0,
+        alone: false,
         endpoint: endpoint(),
         tenant: String::new(),
         priority: 0,

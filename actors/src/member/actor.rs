@@ -31,7 +31,7 @@ use crate::{
         lifecycle::{Deadlines, Group},
     },
     leader::actor::{Leader, LeaderArgs, LeaderMsg},
-    worker::{actor::WorkerMsg, pulse::Pulse, transfer},
+    worker::{actor::WorkerMsg, pulse::Pulse, recorder::Records, transfer},
 };
 
 /// The actor.
@@ -63,6 +63,8 @@ pub struct MemberArgs {
     pub node: mpsc::Sender<MemberToNode>,
     /// Where models come from.
     pub models: Arc<dyn Models>,
+    /// Where its ranks write down what they are at.
+    pub records: Records,
 }
 
 /// A member's state.

@@ -125,6 +125,7 @@ impl MemberState {
                 disk: self.kv_folder(),
                 pipes,
                 pulse,
+                recorder: self.args.records.recorder(rank),
                 stages: self.parallel.pipeline,
                 stage_time_min: self.prepared.stage_time_min,
             };

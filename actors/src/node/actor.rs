@@ -152,6 +152,10 @@ impl NodeState {
                 let key = keys.node_status(self.args.record.id);
                 self.write(Write::Put(key, directory::to_bytes(status)))?;
             }
+            NodeEffect::PutDeaths(deaths) => {
+                let key = keys.deaths(self.args.record.id);
+                self.write(Write::Put(key, directory::to_bytes(deaths)))?;
+            }
             NodeEffect::PutEndpoint(key, record) => {
                 let key = keys.endpoint(&key.group, key.epoch);
                 self.write(Write::Put(key, record))?;

@@ -35,9 +35,12 @@ use troupe_runtime::{
 use super::{
     actor::{NodeMsg, Running, Spawn, said},
     core::{MemberKey, NodeEvent},
-    logs,
+    died, logs,
 };
-use crate::member::{acts::ALIVE, pipe};
+use crate::{
+    member::{acts::ALIVE, pipe},
+    worker::recorder::Records,
+};
 
 /// Starts members as processes.
 #[derive(Clone, Debug)]
@@ -71,6 +74,17 @@ impl Processes {
         let member = record.members.get(key.member as usize);
         let ranks = member.map_or(1, |member| member.ranks.len() as u32);
         (self.cores * ranks / self.devices.max(1)).max(1)
+    }
+
+    /// Where its ranks write down what they are at, in a folder that nobody had before.
+    fn records(&self, key: &MemberKey) -> Records {
+        let MemberKey { group, epoch, member } = key;
+        let name =
+            format!("{}.{}.{}-{epoch}-{member}", group.namespace, group.service, group.index);
+        Records::in_folder(self.data_dir.join("steps").join(name)).unwrap_or_else(|error| {
+            tracing::warn!(%error, "what a member's ranks are at is not written down");
+            Records::Nowhere
+        })
     }
 
     /// A pipe for a member's standard error, and a thread that reads it for as long as the member
@@ -113,6 +127,7 @@ impl Spawn for Processes {
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err("the child has no pipes".into());
         };
+        let records = self.records(&key);
         let launch = MemberLaunch {
             group: key.group.clone(),
             epoch: key.epoch,
@@ -120,6 +135,10 @@ impl Spawn for Processes {
             record: directory::to_bytes(&record),
             bind: self.bind.clone(),
             data_dir: self.data_dir.display().to_string(),
+            records: match &records {
+                Records::Folder(folder) => folder.display().to_string(),
+                Records::Nowhere | Records::Memory(_) => String::new(),
+            },
             cluster: self.cluster.clone(),
             cores: self.share(&key, &record),
         };
@@ -128,7 +147,7 @@ impl Spawn for Processes {
         tell.try_send(first).map_err(|error| error.to_string())?;
         let mut tasks = JoinSet::new();
         let away = self.away.clone();
-        tasks.spawn(run(key, child, (input, output, log), (told, away), node));
+        tasks.spawn(run(key, (child, records), (input, output, log), (told, away), node));
         Ok(Running { tell, tasks })
     }
 }
@@ -136,11 +155,12 @@ impl Spawn for Processes {
 /// Carries one child's words until it has ended and is reaped. Dropping this task kills the child.
 async fn run(
     key: MemberKey,
-    mut child: Child,
+    (mut child, records): (Child, Records),
     (mut input, mut output, log): (ChildStdin, ChildStdout, oneshot::Receiver<()>),
     (mut told, mut away): (mpsc::Receiver<NodeToMember>, watch::Receiver<TurnedAway>),
     node: ActorRef<NodeMsg>,
 ) {
+    let killed_before = died::killed_for_memory();
     let words = AtomicU64::new(0);
     let hear = async {
         // An error means what an end means: the child is going, and how it went says more.
@@ -187,8 +207,12 @@ async fn run(
         () = silence(&words) => true,
     };
     let grace = if frozen { Duration::ZERO } else { GRACE };
+    let mut fatal = false;
     let how = match timeout(grace, child.wait()).await {
-        Ok(Ok(status)) => status.to_string(),
+        Ok(Ok(status)) => {
+            fatal = died::is_fatal(status, killed_before);
+            status.to_string()
+        }
         Ok(Err(error)) => error.to_string(),
         Err(_) => {
             let _ = child.kill().await;
@@ -199,6 +223,9 @@ async fn run(
     };
     // Whoever reads that it ended finds its last words in its log.
     let _ = timeout(GRACE, log).await;
+    let suspects = died::suspects(&records.read(), fatal);
+    records.remove();
+    let _ = node.cast(NodeMsg::Event(NodeEvent::Died(key.clone(), suspects)));
     let _ = node.cast(NodeMsg::Event(NodeEvent::Exited(key, how)));
 }
 

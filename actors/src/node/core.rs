@@ -12,9 +12,10 @@ use std::collections::BTreeMap;
 
 use troupe_runtime::{
     discovery::directory::{
-        GroupRecord, MemberState, MemberStatus, NodeRecord, NodeStatus, StartupPolicy,
+        Death, DeathsRecord, GroupRecord, MemberState, MemberStatus, NodeRecord, NodeStatus,
+        StartupPolicy,
     },
-    id::{Epoch, GroupId, NodeId},
+    id::{Epoch, GroupId, NodeId, RequestId},
     wire::member::{Blame, MemberToNode, NodeToMember},
 };
 
@@ -40,6 +41,9 @@ pub enum NodeEvent {
     StatusPut(NodeStatus),
     /// A member speaks.
     Member(MemberKey, MemberToNode),
+    /// A member has ended and was reaped; the requests that may be why, if it was its own fault. Comes
+    /// before [`NodeEvent::Exited`].
+    Died(MemberKey, Vec<RequestId>),
     /// A member has ended and was reaped.
     Exited(MemberKey, String),
     /// The host is being stopped: what runs here has so many seconds to finish.
@@ -59,6 +63,8 @@ pub enum NodeEffect {
     PutRecord(NodeRecord),
     /// Store the report.
     PutStatus(NodeStatus),
+    /// Store how members died.
+    PutDeaths(DeathsRecord),
     /// Store the endpoint's record.
     PutEndpoint(MemberKey, Vec<u8>),
     /// The endpoint is gone.
@@ -78,6 +84,8 @@ pub struct Node {
     /// Where leaders listen, as their hosts report.
     leaders: BTreeMap<(GroupId, Epoch), String>,
     epochs: BTreeMap<String, u64>,
+    /// Of members that nobody had asked to end.
+    deaths: DeathsRecord,
     /// The host is being stopped, and what runs has so many seconds.
     leaving: Option<u32>,
 }
@@ -103,7 +111,8 @@ impl Node {
     /// A host without members that has seen these epochs.
     pub fn new(record: NodeRecord, epochs: BTreeMap<String, u64>) -> Self {
         let (wanted, members, leaders) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { record, wanted, members, leaders, epochs, leaving: None }
+        let deaths = DeathsRecord::default();
+        Self { record, wanted, members, leaders, epochs, deaths, leaving: None }
     }
 
     /// What the store should say of this host.
@@ -152,6 +161,7 @@ impl Node {
             NodeEvent::GroupGone(group) => drop(self.wanted.remove(&group)),
             NodeEvent::StatusPut(status) => self.learn_leaders(&status),
             NodeEvent::Member(key, said) => self.hear(&key, said, &mut effects),
+            NodeEvent::Died(key, suspects) => self.died(key, suspects, &mut effects),
             NodeEvent::Exited(key, how) => self.exited(&key, how, &mut effects),
             NodeEvent::Leave(seconds) => self.leave(seconds, &mut effects),
         }
@@ -224,6 +234,18 @@ impl Node {
             MemberToNode::Alive => return,
         }
         effects.push(NodeEffect::PutStatus(self.status()));
+    }
+
+    fn died(&mut self, key: MemberKey, suspects: Vec<RequestId>, effects: &mut Vec<NodeEffect>) {
+        let asked = |local: &Local| local.ending || local.drain.is_some();
+        if self.members.get(&key).is_none_or(asked) {
+            return;
+        }
+        let MemberKey { group, epoch, member } = key;
+        let deaths = &mut self.deaths.deaths;
+        deaths.push(Death { group, epoch, member, suspects });
+        deaths.drain(..deaths.len().saturating_sub(MOST_DEATHS));
+        effects.push(NodeEffect::PutDeaths(self.deaths.clone()));
     }
 
     fn exited(&mut self, key: &MemberKey, how: String, effects: &mut Vec<NodeEffect>) {
@@ -377,6 +399,9 @@ impl Local {
         !matches!(self.state, MemberState::Exited(_))
     }
 }
+
+/// Deaths that gateways can still read about: they look at once, and need each only for seconds.
+const MOST_DEATHS: usize = 16;
 
 #[cfg(test)]
 #[path = "core_tests.rs"]

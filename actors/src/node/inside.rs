@@ -15,10 +15,14 @@ use troupe_runtime::{
 use super::{
     actor::{NodeMsg, Running, Spawn, said},
     core::{MemberKey, NodeEvent},
+    died,
 };
-use crate::member::{
-    actor::{Member, MemberArgs, MemberMsg},
-    load::Models,
+use crate::{
+    member::{
+        actor::{Member, MemberArgs, MemberMsg},
+        load::Models,
+    },
+    worker::recorder::Records,
 };
 
 /// Starts members as actors of this process, each with a link of its own.
@@ -49,6 +53,7 @@ impl Spawn for Inside {
                 record: directory::to_bytes(&record),
                 bind: String::new(),
                 data_dir: String::new(),
+                records: String::new(),
                 cluster: self.identity.cluster.clone(),
                 cores: 0,
             },
@@ -57,6 +62,7 @@ impl Spawn for Inside {
             identity: self.identity.clone(),
             node: say,
             models: self.models.clone(),
+            records: Records::in_memory(),
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(run(key, args, said_queue, told, node));
@@ -72,6 +78,7 @@ async fn run(
     mut told: mpsc::Receiver<NodeToMember>,
     node: ActorRef<NodeMsg>,
 ) {
+    let records = args.records.clone();
     let how = match Actor::spawn(None, Member, args).await {
         Err(error) => error.to_string(),
         Ok(spawned) => {
@@ -92,6 +99,9 @@ async fn run(
     while let Ok(what) = said_queue.try_recv() {
         let _ = node.cast(said(&key, what));
     }
+    // Nobody can kill a part of this process from outside: what failed says so itself.
+    let suspects = died::suspects(&records.read(), false);
+    let _ = node.cast(NodeMsg::Event(NodeEvent::Died(key.clone(), suspects)));
     let _ = node.cast(NodeMsg::Event(NodeEvent::Exited(key, how)));
 }
 

@@ -2,7 +2,7 @@
 //!
 //! - [`core`]: what should run here, and what does (pure)
 //! - [`actor`]: watches the store, carries events in and effects out
-//! - [`child`]: members as child processes
+//! - [`child`]: members as child processes; `died`: what their ends say
 //! - [`inside`]: members inside this process
 //! - [`logs`]: what child processes have said, on disk, to be read from afar
 //! - `store`: its writes and its watches
@@ -12,6 +12,7 @@
 pub mod actor;
 pub mod child;
 pub mod core;
+mod died;
 mod epochs;
 pub mod inside;
 pub mod logs;

@@ -117,6 +117,7 @@ impl Scheduler {
             let spec = &sequence.spec;
             draft.plan.new.push(NewSequence {
                 sequence: id,
+                request: spec.request,
                 tokens: spec.tokens.clone(),
                 prompt_len: spec.prompt_len,
                 choice: spec.choice,

@@ -224,6 +224,7 @@ impl Scheduler {
         sequence.mirror();
         draft.plan.new.push(NewSequence {
             sequence: id,
+            request: sequence.spec.request,
             tokens: sequence.spec.tokens.clone(),
             prompt_len: sequence.spec.prompt_len,
             choice: sequence.spec.choice,

@@ -1,7 +1,7 @@
 //! One sequence at the leader: its tokens, how far it is computed, and what it holds.
 
 use troupe_runtime::{
-    id::{SequenceId, StepId},
+    id::{RequestId, SequenceId, StepId},
     prefix::Chain,
     wire::{
         generate::SamplingOptions,
@@ -26,6 +26,8 @@ impl Owner {
 pub struct SequenceSpec {
     /// Whose it is: nothing to the scheduler.
     pub owner: Owner,
+    /// The request as everybody knows it, for the ranks to write down.
+    pub request: RequestId,
     /// The prompt, then output of earlier attempts.
     pub tokens: Vec<u32>,
     /// How many of `tokens` are prompt.

@@ -4,7 +4,7 @@ mod reserved;
 mod scripts;
 
 use troupe_runtime::{
-    id::{Digest, Epoch, SequenceId, StepId},
+    id::{Digest, Epoch, RequestId, SequenceId, StepId},
     prefix::{Chain, Scope},
     wire::{
         generate::SamplingOptions,
@@ -19,6 +19,7 @@ fn spec(prompt_len: u32) -> SequenceSpec {
     let scope = Scope { model: Digest([1; 32]), kv_dtype: "float32", adapter: None, salt: None };
     SequenceSpec {
         owner: Owner::default(),
+        request: RequestId::default(),
         tokens: (0..prompt_len).collect(),
         prompt_len,
         choice: 0,

@@ -38,6 +38,7 @@ use super::{
     mirror::Mirror,
     pipes::Pipes,
     pulse::{Beating, Pulse},
+    recorder::Recorder,
     tier::{disk::Disk, shelf::Shelf},
     tokens::{self, SampledAt, TokenFeed},
     transfer::{RankOrder, desk::Desk},
@@ -90,6 +91,8 @@ pub struct Device {
     pub pipes: Pipes,
     /// Its signs of life; the collective beats with it too.
     pub pulse: Pulse,
+    /// Where it writes down what it is at.
+    pub recorder: Recorder,
     /// Pipeline stages of its group.
     pub stages: u32,
     /// The least time that this stage takes for a step: a slow device for tests and measurements
@@ -103,13 +106,20 @@ impl Device {
     /// # Errors
     /// The cause, for people: what failed, or the panic's message.
     pub fn run(
-        self,
+        mut self,
         commands: &mpsc::Receiver<Command>,
         tell: &dyn Fn(DeviceEvent),
     ) -> Result<(), String> {
         let rank = self.rank;
-        // Executor and mirror are dropped with the closure: nothing half-changed is seen.
+        // Executor and mirror are dropped with it: of what is left only the recorder is looked at.
         let ended = catch_unwind(AssertUnwindSafe(|| self.run_inner(commands, tell)));
+        match ended {
+            // Others are gone, or sent something that does not fit.
+            Ok(Ok(()) | Err(DeviceError::Collective(_) | DeviceError::Contract(_))) => {
+                self.recorder.end();
+            }
+            Ok(Err(_)) | Err(_) => self.recorder.fail(),
+        }
         match ended {
             Ok(result) => result.map_err(|error| format!("rank {rank}: {}", chain(&error))),
             Err(panic) => Err(format!("rank {rank} panicked: {}", panic_text(panic.as_ref()))),
@@ -117,7 +127,7 @@ impl Device {
     }
 
     fn run_inner(
-        mut self,
+        &mut self,
         commands: &mpsc::Receiver<Command>,
         tell: &dyn Fn(DeviceEvent),
     ) -> Result<(), DeviceError> {
@@ -178,6 +188,7 @@ impl Device {
         let _in = self.trace(plan).entered();
         let applied = Instant::now();
         let batch = mirror.apply(plan).map_err(DeviceError::Contract)?;
+        self.recorder.begin(mirror.requests_in(plan));
         let input = self.take_input(plan.step)?;
         let began = Instant::now();
         let pulse = self.pulse.clone();

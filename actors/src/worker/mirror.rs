@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use troupe_gpu::executor::{BatchSequence, LogitRows, StepBatch};
 use troupe_runtime::{
-    id::{BlockId, Epoch, SequenceId, StepId},
+    id::{BlockId, Epoch, RequestId, SequenceId, StepId},
     wire::{
         generate::SamplingOptions,
         step::{NewSequence, ResumedSequence, RunningSequence, Span, StepPlan},
@@ -46,6 +46,7 @@ pub(super) struct Mirrored {
     pub(super) choice: u32,
     pub(super) seed: u64,
     pub(super) options: SamplingOptions,
+    request: RequestId,
     tables: Arc<Vec<Vec<BlockId>>>,
     computed: u32,
 }
@@ -105,6 +106,11 @@ impl Mirror {
             sequence.extend(&mut batch, running.sequence, running.span, self.block_size)?;
         }
         Ok(batch)
+    }
+
+    /// The requests in a step, once its plan was applied.
+    pub fn requests_in<'a>(&'a self, plan: &'a StepPlan) -> impl Iterator<Item = RequestId> + 'a {
+        plan.spans().filter_map(|(id, _)| Some(self.sequences.get(&id)?.request))
     }
 
     /// Forgets the drafts of a step that is done, right or wrong: what is right is learned.
@@ -227,6 +233,7 @@ impl Mirrored {
 
 fn mirrored(new: &NewSequence) -> Mirrored {
     Mirrored {
+        request: new.request,
         tokens: new.tokens.clone(),
         confirmed: new.tokens.len(),
         drafts: 0,

@@ -3,7 +3,8 @@
 //! - [`mirror`]: the core: plans in, a rank's batch out (pure); [`verify`]: what sampling is asked
 //!   for it, and what its answers come to (pure)
 //! - [`device`]: the device thread: receive, forward, send or sample
-//! - [`pulse`]: its signs of life, as others see them
+//! - [`pulse`]: its signs of life, as others see them; [`recorder`]: what it is at, for when it has
+//!   died
 //! - [`pipes`]: what connects a rank to the others; [`tokens`]: sampled tokens on their way
 //! - [`grammar`]: which tokens may be chosen where an output's form is prescribed; [`reasoning`]:
 //!   where that begins in an output (pure)
@@ -20,6 +21,7 @@ pub mod mirror;
 pub mod pipes;
 pub mod pulse;
 mod reasoning;
+pub mod recorder;
 pub mod tier;
 pub mod tokens;
 pub mod transfer;

@@ -261,6 +261,7 @@ impl Cluster {
         let generate = Generate {
             request: RequestId::new(),
             attempt: 0,
+            alone: false,
             endpoint: endpoint.info.endpoint.clone(),
             tenant: String::new(),
             priority: 0,

@@ -41,6 +41,7 @@ use crate::{
         prefix::namings::{Hashes, Named},
         underway::Underway,
     },
+    suspects::{core::Verdict, watch::Deaths},
 };
 
 /// Where attempts can be made.
@@ -50,6 +51,8 @@ pub(crate) struct Places {
     pub(crate) directory: Arc<Directory>,
     /// Where to wait for somebody who is.
     pub(crate) holding: Arc<Holding>,
+    /// What processes have died of.
+    pub(crate) deaths: Arc<Deaths>,
     /// Who may go on with what another began.
     pub(crate) resume: Resume,
     /// After which an attempt that has said nothing gets company; never if not given.
@@ -73,6 +76,10 @@ struct Execution {
     hedged: bool,
     /// The endpoint that sent it elsewhere, and has what it has computed.
     left: Option<Arc<Endpoint>>,
+    /// Where the last attempt ended, if not in order.
+    ended_at: Option<EndpointId>,
+    /// Nothing may run beside it.
+    alone: bool,
     /// Connections over which an attempt was lost: of no use until they are made anew.
     broken: Vec<Weak<Endpoint>>,
     ready: VecDeque<Delta>,
@@ -105,6 +112,8 @@ pub(crate) fn execute(
         second: None,
         hedged: false,
         left,
+        ended_at: None,
+        alone: false,
         broken: Vec::new(),
         ready,
         then,
@@ -218,17 +227,21 @@ impl Execution {
         match heard {
             Some(Ok(down)) => {
                 match &down {
-                    GenerateDown::Failed(error) if error.kind == ErrorKind::Internal => {
-                        attempt.note(Fate::Broke);
+                    GenerateDown::Failed(error) => {
+                        if error.kind == ErrorKind::Internal {
+                            attempt.note(Fate::Broke);
+                        }
+                        self.ended_at = Some(attempt.endpoint().info.endpoint.clone());
                     }
                     GenerateDown::Refused(_) => attempt.note(Fate::Refused),
                     GenerateDown::Moved(_) => self.left = Some(Arc::clone(attempt.endpoint())),
-                    GenerateDown::Failed(_) | GenerateDown::Chunk(_) => {}
+                    GenerateDown::Chunk(_) => {}
                 }
                 Event::Down(down)
             }
             Some(Err(error)) => {
                 attempt.note(Fate::Broke);
+                self.ended_at = Some(attempt.endpoint().info.endpoint.clone());
                 self.broken.push(Arc::downgrade(attempt.endpoint()));
                 Event::Broken(chain(&error))
             }
@@ -242,6 +255,9 @@ impl Execution {
     /// Where to; nothing is sent yet.
     async fn place(&mut self) -> Event {
         self.attempt = None;
+        if let Err(error) = self.judge().await {
+            return Event::Guilty(error);
+        }
         self.hash().await;
         let (tried, origin) = (self.excluded(), self.core.origin());
         let prompt = (&self.prompt, &self.hashes);
@@ -251,6 +267,33 @@ impl Execution {
         }
         let message = format!("No endpoint of the model `{}` is ready.", self.request.served_name);
         Event::Nowhere(PublicError::new(ErrorKind::Unavailable, message))
+    }
+
+    /// Looks at what the attempts that are over may have done where they were.
+    async fn judge(&mut self) -> Result<(), PublicError> {
+        let deaths = Arc::clone(&self.places.deaths);
+        // After the first there is no hurry; after two it matters whether this request was why.
+        if let Some(ended_at) = self.ended_at.take()
+            && self.core.failures() >= 2
+        {
+            deaths.word_of(&ended_at).await;
+        }
+        match deaths.verdict(self.prompt.request) {
+            Verdict::Innocent => {}
+            Verdict::Suspect => {
+                if !std::mem::replace(&mut self.alone, true) {
+                    tracing::warn!(
+                        "two processes died of steps with this request: it goes on alone"
+                    );
+                }
+            }
+            Verdict::Guilty => {
+                let message = "The request has ended every process that executed it, the last time \
+                               alone. It is not tried again.";
+                return Err(PublicError::new(ErrorKind::Internal, message));
+            }
+        }
+        Ok(())
     }
 
     /// Names the prompt's blocks as those do who might take it: once for each way.
@@ -339,7 +382,7 @@ impl Execution {
         let left = left.as_ref().filter(alike).map(|left| (&**left, Some(self.computed())));
         let peer = || placed.peer.as_ref().map(|peer| (&*peer.endpoint, Some(peer.tokens)));
         let prefill = || placed.prefill.as_deref().map(|prefill| (prefill, None));
-        let source = left.or_else(prefill).or_else(peer);
+        let source = left.or_else(prefill).or_else(peer).filter(|_| !self.alone);
         let generate = self.generate(&endpoint.info, named, source);
         let max_tokens = self.prompt.options.max_tokens;
         let choices = self.request.n;
@@ -366,6 +409,7 @@ impl Execution {
         Generate {
             request: self.prompt.request,
             attempt: self.core.attempt(),
+            alone: self.alone,
             endpoint: info.endpoint.clone(),
             tenant: self.request.tenant.to_string(),
             priority: self.request.urgency(),

@@ -73,8 +73,11 @@ pub(crate) struct StreamCore<D> {
     /// To be told with the next delta.
     resumed: Option<Fidelity>,
     tried: BTreeSet<EndpointId>,
-    /// Those of them that were lost rather than unwilling.
+    /// Those of them that may be asked again if there is nobody else: they were lost, or unwilling
+    /// for the first time.
     lost: BTreeSet<EndpointId>,
+    /// Those that were unwilling.
+    unwilling: BTreeSet<EndpointId>,
     last_refusal: Option<PublicError>,
     choices: Vec<ChoiceState<D>>,
 }
@@ -101,6 +104,8 @@ pub(crate) enum Event {
     Nowhere(PublicError),
     /// Nor is there one to wait for, or none came.
     Unheld(PublicError),
+    /// Whoever executes it dies of it.
+    Guilty(PublicError),
     /// The leader said something.
     Down(GenerateDown),
     /// The attempt's connection or conversation is over; why, for the log.
@@ -190,6 +195,7 @@ impl<D: Decode> StreamCore<D> {
             resumed: None,
             tried: BTreeSet::new(),
             lost: BTreeSet::new(),
+            unwilling: BTreeSet::new(),
             last_refusal: None,
             choices,
         }
@@ -198,6 +204,11 @@ impl<D: Decode> StreamCore<D> {
     /// Which attempt is to be made or under way.
     pub(crate) fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// How many attempts ended otherwise than in order.
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures
     }
 
     /// Endpoints that an attempt may not be made at.
@@ -249,12 +260,16 @@ impl<D: Decode> StreamCore<D> {
                     _ => Effects::then(Then::Fail(error)),
                 }
             }
-            Event::Unheld(error) => Effects::then(Then::Fail(error)),
+            Event::Unheld(error) | Event::Guilty(error) => Effects::then(Then::Fail(error)),
             Event::Down(GenerateDown::Chunk(chunk)) => self.chunk(chunk),
             Event::Down(GenerateDown::Refused(error)) if error.kind == ErrorKind::Unavailable => {
+                self.unwilling();
                 self.elsewhere(error)
             }
-            Event::Down(GenerateDown::Moved(error)) if self.may_go_on() => self.elsewhere(error),
+            Event::Down(GenerateDown::Moved(error)) if self.may_go_on() => {
+                self.unwilling();
+                self.elsewhere(error)
+            }
             Event::Down(
                 GenerateDown::Refused(error)
                 | GenerateDown::Failed(error)
@@ -266,6 +281,16 @@ impl<D: Decode> StreamCore<D> {
                 self.lost.extend(self.endpoint.clone());
                 self.attempt_over(PublicError::new(ErrorKind::Unavailable, message))
             }
+        }
+    }
+
+    /// The endpoint has something else to do, which may be over when it is asked again; one that
+    /// goes away for good is then found to be gone.
+    fn unwilling(&mut self) {
+        if let Some(endpoint) = &self.endpoint
+            && self.unwilling.insert(endpoint.clone())
+        {
+            self.lost.insert(endpoint.clone());
         }
     }
 

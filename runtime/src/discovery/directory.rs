@@ -25,7 +25,10 @@ pub use event::{EventKind, EventRecord, ObjectRef};
 pub use group::{
     AfterDrain, Drain, GroupMember, GroupRecord, Launch, MemberPer, RestartPolicy, StartupPolicy,
 };
-pub use node::{CordonRecord, MemberState, MemberStatus, NodeLabelsRecord, NodeRecord, NodeStatus};
+pub use node::{
+    CordonRecord, Death, DeathsRecord, MemberState, MemberStatus, NodeLabelsRecord, NodeRecord,
+    NodeStatus,
+};
 pub use service::{
     Condition, ConditionStatus, DemandRecord, GroupPhase, GroupStatus, MemberPlace, RevisionRecord,
     ServiceStatus,

@@ -11,6 +11,7 @@
 //! | `status/nodes/<id>` | that node: its members' states, the epochs it has seen | the node's lease |
 //! | `status/endpoints/<ns>/<service>/<g>/<epoch>` | the leader's node | the node's lease |
 //! | `nodes/<id>` | that node | its lease |
+//! | `deaths/<id>` | that node: how its last members died | its lease |
 //! | `names/<name>` | the node that took the name | its lease |
 //! | `homes/<id>` | the node with that identity: from which data directory it runs | its lease |
 //! | `groups/<ns>/<service>/<g>` | the controller in office | for good |
@@ -92,6 +93,16 @@ impl Keys {
     /// One host.
     pub fn node(&self, id: NodeId) -> String {
         self.under(&format!("nodes/{id}"))
+    }
+
+    /// What all hosts say of members that died.
+    pub fn all_deaths(&self) -> String {
+        self.under("deaths/")
+    }
+
+    /// What one host says of its own.
+    pub fn deaths(&self, id: NodeId) -> String {
+        format!("{}{id}", self.all_deaths())
     }
 
     /// Who holds a host name: two hosts cannot have one.

@@ -38,6 +38,8 @@ pub struct Generate {
     pub request: RequestId,
     /// Which try this is, from 0; (request, attempt) is idempotent at the leader.
     pub attempt: u32,
+    /// Nothing else may run beside it: processes have died of a step that held it.
+    pub alone: bool,
     /// Whom it is for; a leader of another epoch refuses it.
     pub endpoint: EndpointId,
     /// Who pays: fair sharing between tenants.

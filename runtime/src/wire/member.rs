@@ -81,6 +81,8 @@ pub struct MemberLaunch {
     pub bind: String,
     /// The node's data directory, which holds its certificate.
     pub data_dir: String,
+    /// Where its ranks write down what they are at; nowhere if empty.
+    pub records: String,
     /// Name of the cluster.
     pub cluster: String,
     /// Processors of the host that are this member's share.

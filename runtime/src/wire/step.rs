@@ -10,7 +10,7 @@ use super::{
     Tokens, bounded,
     generate::{MAX_TOKENS, SamplingOptions, TokenLogprobs},
 };
-use crate::id::{BlockId, Epoch, SequenceId, StepId};
+use crate::id::{BlockId, Epoch, RequestId, SequenceId, StepId};
 
 /// Most sequences in one step.
 pub const MAX_SEQUENCES: usize = 65_536;
@@ -87,6 +87,8 @@ pub struct Span {
 pub struct NewSequence {
     /// Its id for as long as it lives.
     pub sequence: SequenceId,
+    /// Whose it is: ranks write down what they are at.
+    pub request: RequestId,
     /// The prompt, then the output that earlier attempts delivered.
     pub tokens: Vec<u32>,
     /// How many of `tokens` are prompt.

@@ -162,7 +162,10 @@ fn of_ranks_that_wait_for_each_other_the_one_behind_is_to_blame() {
         group.handle(AT, GroupEvent::Hello(door(member), hello(member)));
     }
     for (member, rank) in (0..).zip(ranks) {
-        group.handle(AT, GroupEvent::Loaded(door(member), vec![RankReport { rank, ..report(0, 9) }]));
+        group.handle(
+            AT,
+            GroupEvent::Loaded(door(member), vec![RankReport { rank, ..report(0, 9) }]),
+        );
     }
     let at = |ms| AT + Duration::from_millis(ms);
     group.handle(AT, GroupEvent::Planned(StepId(1), 1));

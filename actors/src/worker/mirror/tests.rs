@@ -7,6 +7,7 @@ use super::*;
 fn new(id: u64, tokens: &[u32], span: Span) -> NewSequence {
     NewSequence {
         sequence: SequenceId(id),
+        request: RequestId(uuid::Uuid::from_u128(id.into())),
         tokens: tokens.to_vec(),
         prompt_len: tokens.len() as u32,
         choice: 0,

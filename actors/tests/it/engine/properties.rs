@@ -85,6 +85,7 @@ impl Arrival {
         Generate {
             request: RequestId(Uuid::from_u128(number.into())),
             attempt: 0,
+            alone: false,
             endpoint: endpoint(),
             tenant: String::new(),
             priority: self.priority,

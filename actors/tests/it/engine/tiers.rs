@@ -69,6 +69,7 @@ impl World {
         let generate = Generate {
             request: RequestId(Uuid::from_u128(self.asked.into())),
             attempt: 0,
+            alone: false,
             endpoint: endpoint_of(1),
             tenant: String::new(),
             priority: 0,

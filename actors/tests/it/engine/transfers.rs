@@ -130,6 +130,7 @@ impl World {
         Generate {
             request: RequestId(Uuid::from_u128(self.asked.into())),
             attempt: 0,
+            alone: false,
             endpoint,
             tenant: String::new(),
             priority: 0,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::GroupRecord;
 use crate::{
-    id::{Epoch, GroupId, NodeId},
+    id::{Epoch, GroupId, NodeId, RequestId},
     wire::member::Blame,
 };
 
@@ -112,6 +112,29 @@ pub struct MemberStatus {
     /// Which member of its group it blames for the group's end; only a leader does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blames: Option<Blame>,
+}
+
+/// How the last members of a host ended that nobody had asked to end.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct DeathsRecord {
+    /// The oldest first; only a few are kept.
+    pub deaths: Vec<Death>,
+}
+
+/// One of them.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Death {
+    /// Its group.
+    pub group: GroupId,
+    /// Its incarnation.
+    pub epoch: Epoch,
+    /// Its index.
+    pub member: u32,
+    /// The requests in the step that it executed, if it died by its own fault: a panic, a fatal
+    /// signal, an error of its device, or for want of memory.
+    pub suspects: Vec<RequestId>,
 }
 
 /// How far a member is.

@@ -139,6 +139,7 @@ pub(super) fn generate() -> Generate {
     Generate {
         request: RequestId(Uuid::from_u128(42)),
         attempt: 1,
+        alone: true,
         endpoint: endpoint(),
         tenant: "tenant".into(),
         priority: -2,
@@ -178,6 +179,7 @@ pub(super) fn plan() -> StepPlan {
         kind: StepKind::Run,
         new: vec![NewSequence {
             sequence: SequenceId(5),
+            request: RequestId(Uuid::from_u128(42)),
             tokens: vec![1, 2, 3],
             prompt_len: 2,
             choice: 1,
@@ -487,6 +489,7 @@ pub(super) fn samples() -> Vec<Sample> {
         record: b"{}".to_vec(),
         bind: "10.0.0.2".into(),
         data_dir: "d".into(),
+        records: "r".into(),
         cluster: "troupe".into(),
         cores: 4,
     };
