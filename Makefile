@@ -24,11 +24,13 @@ define need
 			apt-get install -y -qq --no-install-recommends $(2); }
 endef
 
-.PHONY: help up build test lint image manifests tools test-tools
+.PHONY: help up build test soak seed lint image manifests tools test-tools
 
 help:
 	@echo "make up     build, then serve the demo model on port 8000"
 	@echo "make test   run every test"
+	@echo "make soak   run thousands of simulated clusters; SEEDS=100000 runs more"
+	@echo "make seed   run one of them again, with every event: SEED=17"
 	@echo "make lint   check formatting and lints"
 	@echo "make build  build target/release/troupe"
 	@echo "make image  build the container images troupe and troupe-etcd"
@@ -41,6 +43,15 @@ build: tools
 
 test: test-tools
 	$(CARGO) test --release --workspace --no-fail-fast $(ARGS)
+
+SEEDS ?= 10000
+SEED ?= 0
+
+soak: tools
+	TROUPE_SEEDS=$(SEEDS) $(CARGO) test --release --test simulation -- --nocapture seeds_are_clean
+
+seed: tools
+	TROUPE_SEED=$(SEED) $(CARGO) test --release --test simulation -- --ignored --nocapture replay
 
 lint: tools
 	$(CARGO) fmt --all --check

@@ -8,12 +8,14 @@ mod simulation;
 use std::collections::BTreeMap;
 
 use simulation::{
-    faults::Sabotage,
+    faults::{BROKEN, Sabotage},
     run::{Report, run},
 };
 
 /// How many seeds are run, if `TROUPE_SEEDS` does not say.
 const SEEDS: u64 = 300;
+/// Within so many seeds a broken build is to be noticed.
+const PATIENCE: u64 = 1000;
 
 #[test]
 fn seeds_are_clean() {
@@ -51,6 +53,19 @@ fn the_same_seed_is_the_same_run() {
         let (one, two) = (run(seed, Sabotage::None, false), run(seed, Sabotage::None, false));
         assert_eq!(one, two, "seed {seed}");
         assert_ne!(one.trace, run(seed + 1, Sabotage::None, false).trace);
+    }
+}
+
+/// A check that is taken out, or a block that is freed too early, does not stay unnoticed.
+#[test]
+fn broken_builds_are_caught() {
+    for sabotage in BROKEN {
+        let caught = (0..PATIENCE).find_map(|seed| {
+            let complaints = run(seed, sabotage, false).complaints;
+            complaints.into_iter().next().map(|complaint| (seed, complaint))
+        });
+        let (seed, complaint) = caught.unwrap_or_else(|| panic!("nobody notices {sabotage:?}"));
+        eprintln!("{sabotage:?} is noticed at seed {seed}: {complaint}");
     }
 }
 

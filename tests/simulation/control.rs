@@ -1,5 +1,5 @@
-//! A controller: its office over the store. One message is handled at a time, and while the store is
-//! asked for something the others wait, as they do for the actor.
+//! A controller: its office over the store. One message is handled at a time, and while the store
+//! is asked for something the others wait, as they do for the actor.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -17,6 +17,7 @@ use troupe_runtime::{
 };
 
 use super::{
+    faults::Sabotage,
     lease::Lease,
     watch::Watch,
     words::{Timer, Word},
@@ -178,8 +179,11 @@ impl Control {
 
     fn write(&mut self, world: &mut World, me: Pid) {
         if self.waits.is_none()
-            && let Some(txn) = self.writes.pop_front()
+            && let Some(mut txn) = self.writes.pop_front()
         {
+            if world.sabotage == Sabotage::OfficeUnchecked {
+                txn.compare.clear();
+            }
             self.waits = Some(Wait::Write(world.ask(me, Ask::commit(txn))));
         }
     }

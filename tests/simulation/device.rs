@@ -1,6 +1,6 @@
 //! One rank's device: the mirror of the leader's sequences and the executor without tensors, whose
-//! next token depends on what its KV blocks hold. What it does with a plan is what the device thread
-//! does; that it waits for tensors and tokens is told by [`Device::is_ready`].
+//! next token depends on what its KV blocks hold. What it does with a plan is what the device
+//! thread does; that it waits for tensors and tokens is told by [`Device::is_ready`].
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 

@@ -1,5 +1,5 @@
-//! What goes wrong, and how it is put right again; and builds in which something is missing that the
-//! checks are to notice.
+//! What goes wrong, and how it is put right again; and builds in which something is missing that
+//! the checks are to notice.
 
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ pub(crate) enum Trouble {
     StoreAway,
     /// The store has lost everything.
     StoreWiped,
+    /// The store is put back to what it held some seconds ago.
+    StoreRestored,
     /// A new revision is declared.
     Rollout,
     /// Another number of groups is declared.
@@ -66,6 +68,8 @@ pub(crate) enum Fault {
     /// This goes wrong, for so long.
     Begin(Trouble, Duration),
     Wake(Pid),
+    /// What the store holds is copied.
+    Backup,
     Heal(HostId, HostId),
     Speed(HostId),
     CalmNet,
@@ -89,10 +93,23 @@ pub(crate) enum Sabotage {
     BlockFreedEarly,
     /// Gateways begin a stream anew when they go on elsewhere, and take whatever position comes.
     PositionUnchecked,
+    /// Controllers write whether they are in office or not.
+    OfficeUnchecked,
+    /// Hosts forget which incarnations they have seen.
+    FenceForgotten,
 }
 
+/// All of the broken ones.
+pub(crate) const BROKEN: [Sabotage; 5] = [
+    Sabotage::EpochUnchecked,
+    Sabotage::BlockFreedEarly,
+    Sabotage::PositionUnchecked,
+    Sabotage::OfficeUnchecked,
+    Sabotage::FenceForgotten,
+];
+
 /// Everything that can go wrong, and how much more often than others.
-pub(crate) const TROUBLES: [(Trouble, u64); 22] = [
+pub(crate) const TROUBLES: [(Trouble, u64); 23] = [
     (Trouble::Kill(Kind::Member), 8),
     (Trouble::Kill(Kind::Node), 4),
     (Trouble::Kill(Kind::Control), 3),
@@ -110,6 +127,7 @@ pub(crate) const TROUBLES: [(Trouble, u64); 22] = [
     (Trouble::Loss, 2),
     (Trouble::StoreAway, 3),
     (Trouble::StoreWiped, 2),
+    (Trouble::StoreRestored, 3),
     (Trouble::Rollout, 4),
     (Trouble::Scale, 3),
     (Trouble::Leave, 2),
@@ -122,6 +140,7 @@ pub(crate) fn happen(world: &mut World, fault: Fault) {
     match fault {
         Fault::Begin(trouble, time) => begin(world, trouble, time),
         Fault::Wake(pid) => world.thaw(pid),
+        Fault::Backup => back_up(world),
         Fault::Heal(from, to) => world.heal(from, to),
         Fault::Speed(host) => world.hosts[host].slow = 1,
         Fault::CalmNet => world.net.slowness = 1,
@@ -189,6 +208,7 @@ fn begin(world: &mut World, trouble: Trouble, time: Duration) {
             !stores.is_empty()
         }
         Trouble::StoreWiped => wipe(world, time),
+        Trouble::StoreRestored => restore(world, time),
         Trouble::Rollout => {
             world.service.restarted += 1;
             declare(world);
@@ -286,6 +306,31 @@ fn wipe(world: &mut World, time: Duration) -> bool {
     true
 }
 
+/// Copies what the store holds, every few seconds until nothing goes wrong any more.
+fn back_up(world: &mut World) {
+    let stores = world.all(Kind::Store);
+    if let Some(Role::Store(store)) = stores.first().and_then(|pid| world.role(*pid)) {
+        let copy = store.core().clone();
+        world.backups.push_back(copy);
+        if world.backups.len() > BACKUPS {
+            world.backups.pop_front();
+        }
+    }
+    if !world.calm {
+        undo(world, Duration::from_secs(2), Fault::Backup);
+    }
+}
+
+fn restore(world: &mut World, time: Duration) -> bool {
+    let Some(store) = victim(world, Kind::Store) else { return false };
+    let Some(backup) = world.backups.front().cloned() else { return false };
+    let now = world.now;
+    world.with_store(store, |store| store.restore(now, &backup));
+    // Somebody notices, and declares again what is to be there.
+    undo(world, time.min(Duration::from_secs(4)), Fault::DeclareAll);
+    true
+}
+
 fn leave(world: &mut World, time: Duration) -> bool {
     let Some(node) = victim(world, Kind::Node) else { return false };
     let host = world.host_of(node);
@@ -351,6 +396,7 @@ fn stray_request(world: &mut World, _: Pid, old: &MemberKey) -> (Purpose, Frame)
 }
 
 fn calm(world: &mut World) {
+    world.calm = true;
     for (from, to) in world.net.all_cuts() {
         world.heal(from, to);
     }
@@ -388,6 +434,7 @@ impl Trouble {
             Self::Loss => "answers of the store lost",
             Self::StoreAway => "store away",
             Self::StoreWiped => "store wiped",
+            Self::StoreRestored => "store put back",
             Self::Rollout => "rollout",
             Self::Scale => "other number of groups",
             Self::Leave => "host stopped in order",
@@ -396,3 +443,6 @@ impl Trouble {
         }
     }
 }
+
+/// Copies of the store that are kept.
+const BACKUPS: usize = 4;

@@ -1,6 +1,9 @@
 //! A gateway: the endpoints that it believes in, and the requests that it carries to them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use troupe_gateway::{
     Happened, Keeping, SimulatedAttempt, SimulatedGateway, SimulatedPlace, SimulatedStream,
@@ -70,6 +73,8 @@ struct Execution {
     attempt: Option<(LineId, SimulatedAttempt)>,
     /// It waits for an endpoint until then, and for this reason in vain.
     holds: Option<(Duration, PublicError)>,
+    /// Connections over which an attempt was lost.
+    broken: BTreeSet<u64>,
     /// Tokens that its client was told, for each choice.
     told: Vec<u32>,
 }
@@ -308,8 +313,8 @@ impl Gateway {
         let stream = SimulatedStream::new(request, shape, stop, now + wish.time);
         let told = vec![0; wish.choices as usize];
         world.timer(me, wish.time, Timer::Request(request));
-        let execution =
-            Execution { wish, client, stream, place: None, attempt: None, holds: None, told };
+        let (place, attempt, holds, broken) = (None, None, None, BTreeSet::new());
+        let execution = Execution { wish, client, stream, place, attempt, holds, broken, told };
         self.requests.insert(request, execution);
         self.clients.insert(client, request);
         self.go_on(world, me, request, Wants::Place);
@@ -337,9 +342,10 @@ impl Gateway {
 
     fn broke(&mut self, world: &mut World, me: Pid, request: RequestId, why: &str) {
         let now = world.now - self.origin;
-        let Some(execution) = self.requests.get(&request) else { return };
+        let Some(execution) = self.requests.get_mut(&request) else { return };
         if let Some((_, attempt)) = &execution.attempt {
             attempt.broke(now);
+            execution.broken.insert(attempt.connection());
         }
         self.happened(world, me, request, Happened::Broken(why.to_owned()));
     }
@@ -436,6 +442,7 @@ impl Gateway {
             tokenizer: troupe_runtime::id::Digest::of(b"none"),
             tokens: execution.wish.prompt.len() as u32,
             tried: execution.stream.tried(),
+            broken: &execution.broken,
             origin: execution.stream.origin(),
         };
         let place = self.core.choose(world.now - self.origin, wanted)?;

@@ -1,6 +1,9 @@
 //! A leader: the life of its group and its engine, and the lines of members and gateways to it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use troupe_actors::{
     group::lifecycle::{Deadlines, Group, GroupEffect, GroupEvent},
@@ -38,7 +41,9 @@ pub(crate) struct Leader {
     settings: EngineSettings,
     endpoint: Endpoint,
     engine: Option<Engine>,
-    members: BTreeMap<u32, Way>,
+    members: BTreeMap<u64, Way>,
+    /// Lines of those who said that they are of another incarnation.
+    strangers: BTreeSet<LineId>,
     doors: BTreeMap<LineId, Door>,
     outboxes: BTreeMap<RequestKey, LineId>,
     info: Option<EndpointInfo>,
@@ -59,7 +64,8 @@ pub(crate) enum Way {
 
 /// Who speaks on a line.
 enum Door {
-    Member(Option<u32>),
+    /// A member, and whether it has said hello.
+    Member(bool),
     Request(Option<RequestKey>),
     /// A gateway, and what it was told last and when.
     Status(Option<(Load, Duration)>),
@@ -83,6 +89,7 @@ impl Leader {
             endpoint,
             engine: None,
             members: BTreeMap::new(),
+            strangers: BTreeSet::new(),
             doors: BTreeMap::new(),
             outboxes: BTreeMap::new(),
             info: None,
@@ -98,7 +105,7 @@ impl Leader {
 
     pub(crate) fn opened(&mut self, line: LineId, purpose: &Purpose) {
         let door = match purpose {
-            Purpose::Group => Door::Member(None),
+            Purpose::Group => Door::Member(false),
             Purpose::Generate => Door::Request(None),
             _ => Door::Status(None),
         };
@@ -106,14 +113,23 @@ impl Leader {
     }
 
     pub(crate) fn said(&mut self, world: &mut World, me: Pid, line: LineId, frame: Frame) {
+        let before = self.over.is_some();
+        self.hear(world, me, line, frame);
+        self.look_at_stranger(world, line, before);
+    }
+
+    fn hear(&mut self, world: &mut World, me: Pid, line: LineId, frame: Frame) {
         match (self.doors.get_mut(&line), frame) {
             (Some(Door::Member(known)), Frame::Up(up)) => match (*known, up) {
-                (None, MemberUp::Hello(hello)) => {
-                    *known = Some(hello.member);
-                    self.join(world, me, hello, Way::Line(line));
+                (false, MemberUp::Hello(hello)) => {
+                    *known = true;
+                    if hello.epoch != self.settings.endpoint.epoch {
+                        self.strangers.insert(line);
+                    }
+                    self.join(world, me, line.0, hello, Way::Line(line));
                 }
-                (Some(member), up) => self.up(world, me, member, up),
-                (None, _) => {}
+                (true, up) => self.up(world, me, line.0, up),
+                (false, _) => {}
             },
             (Some(Door::Request(known)), Frame::Generate(up)) => match (*known, up) {
                 (None, GenerateUp::Start(generate)) => {
@@ -134,9 +150,11 @@ impl Leader {
     }
 
     pub(crate) fn line_over(&mut self, world: &mut World, me: Pid, line: LineId, why: String) {
+        let before = self.over.is_some();
         match self.doors.remove(&line) {
-            Some(Door::Member(Some(member))) => {
-                self.group_event(world, me, GroupEvent::Lost(member, why));
+            Some(Door::Member(true)) => {
+                self.group_event(world, me, GroupEvent::Lost(line.0, why));
+                self.look_at_stranger(world, line, before);
             }
             Some(Door::Request(Some(key))) if self.outboxes.get(&key) == Some(&line) => {
                 self.engine_event(world, me, EngineEvent::Abort(key));
@@ -145,22 +163,32 @@ impl Leader {
         }
     }
 
-    pub(crate) fn join(&mut self, world: &mut World, me: Pid, hello: Hello, way: Way) {
-        self.members.entry(hello.member).or_insert(way);
-        self.group_event(world, me, GroupEvent::Hello(hello));
+    /// Nobody of another incarnation ends this one.
+    fn look_at_stranger(&self, world: &mut World, line: LineId, before: bool) {
+        if !before && self.over.is_some() && self.strangers.contains(&line) {
+            world.check.epochs.ended_by_stranger();
+        }
     }
 
-    pub(crate) fn up(&mut self, world: &mut World, me: Pid, member: u32, up: MemberUp) {
+    pub(crate) fn join(&mut self, world: &mut World, me: Pid, door: u64, hello: Hello, way: Way) {
+        self.members.insert(door, way);
+        self.group_event(world, me, GroupEvent::Hello(door, hello));
+    }
+
+    pub(crate) fn up(&mut self, world: &mut World, me: Pid, door: u64, up: MemberUp) {
+        if self.group.member_at(door).is_none() {
+            return;
+        }
         match up {
-            MemberUp::Hello(hello) => self.group_event(world, me, GroupEvent::Hello(hello)),
+            MemberUp::Hello(_) => {}
             MemberUp::Loaded(reports) => {
-                self.group_event(world, me, GroupEvent::Loaded(member, reports));
+                self.group_event(world, me, GroupEvent::Loaded(door, reports));
             }
             MemberUp::Progress(progress) => {
                 self.group_event(world, me, GroupEvent::Progress(progress));
             }
             MemberUp::Failed(cause) => {
-                self.group_event(world, me, GroupEvent::Lost(member, cause));
+                self.group_event(world, me, GroupEvent::Lost(door, cause));
             }
             MemberUp::Drain(seconds) => {
                 self.drain(world, me, Duration::from_secs(seconds.into()));
@@ -240,7 +268,12 @@ impl Leader {
                     self.broadcast(world, me, &MemberDown::Start(blocks.clone()));
                     self.serve(world, me, &blocks, &reports);
                 }
-                GroupEffect::Refuse(..) => {}
+                GroupEffect::Refuse(door, why) => {
+                    if let Some(Way::Line(line)) = self.members.remove(&door) {
+                        world.hang_up(me, line, &why);
+                        self.doors.remove(&line);
+                    }
+                }
                 GroupEffect::Over(cause) => self.fail(world, me, cause),
             }
         }
@@ -371,5 +404,7 @@ pub(crate) fn tell_node(world: &mut World, me: Pid, what: MemberToNode) {
     }
 }
 
+/// Through which a leader's own member comes.
+pub(crate) const OWN_DOOR: u64 = 0;
 /// The most between two words on the load.
 const LOAD_AT_LEAST: Duration = Duration::from_secs(1);

@@ -29,7 +29,7 @@ use troupe_runtime::{
 
 use super::{
     device::{Device, Ran, Tensor},
-    leader::{Leader, Way, tell_node},
+    leader::{Leader, OWN_DOOR, Way, tell_node},
     net::LineId,
     scenario::{BLOCKS, MODEL_LEN, VOCABULARY},
     words::{Frame, Inside, Purpose, Timer, Word},
@@ -222,8 +222,8 @@ impl Member {
             Inside::Up(up) => {
                 let Some(leader) = &mut self.leader else { return };
                 match up {
-                    MemberUp::Hello(hello) => leader.join(world, me, hello, Way::Own),
-                    up => leader.up(world, me, 0, up),
+                    MemberUp::Hello(hello) => leader.join(world, me, OWN_DOOR, hello, Way::Own),
+                    up => leader.up(world, me, OWN_DOOR, up),
                 }
             }
             Inside::LeaderEnded(cause) => self.act(world, me, MemberEvent::Broken(cause)),

@@ -16,6 +16,7 @@ use troupe_runtime::{
 };
 
 use super::{
+    faults::Sabotage,
     lease::Lease,
     member::Member,
     watch::{Watch, Witness, Witnessed},
@@ -184,10 +185,20 @@ impl Node {
         if let NodeEvent::GroupPut(record) = &event {
             world.check.epochs.seen(self.host, &record.group, record.epoch);
         }
+        if world.sabotage == Sabotage::FenceForgotten {
+            self.forget_fence(&event);
+        }
         for effect in self.core.handle(event) {
             self.act(world, me, effect);
         }
         world.check.epochs.settled(self.host, &self.core.status());
+    }
+
+    /// A host that forgets what it has seen takes any incarnation.
+    fn forget_fence(&mut self, event: &NodeEvent) {
+        if matches!(event, NodeEvent::GroupPut(_)) && self.children.is_empty() {
+            self.core = Core::new(self.core.record().clone(), BTreeMap::new());
+        }
     }
 
     fn act(&mut self, world: &mut World, me: Pid, effect: NodeEffect) {

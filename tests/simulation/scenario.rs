@@ -1,4 +1,5 @@
-//! What a run is of: hosts, a service, what clients ask and what goes wrong, all drawn from its seed.
+//! What a run is of: hosts, a service, what clients ask and what goes wrong, all drawn from its
+//! seed.
 
 use std::time::Duration;
 
@@ -130,7 +131,7 @@ fn wish(dice: &mut Dice, number: usize) -> (Duration, Wish) {
     (at, wish)
 }
 
-/// Of three runs one has no more than one trouble: it has to leave no trace in what clients see.
+/// Of three runs one has a single trouble: it has to leave no trace in what clients see.
 fn troubles(dice: &mut Dice, seed: u64) -> Vec<(Duration, Trouble, Duration)> {
     let count = match seed % 3 {
         0 => 1,

@@ -39,6 +39,11 @@ impl Store {
         &self.core
     }
 
+    /// Is put back to an older state.
+    pub(crate) fn restore(&mut self, now: Duration, backup: &StoreCore) {
+        self.core.restore(now, backup);
+    }
+
     /// Loses everything.
     pub(crate) fn wipe(&mut self) {
         self.core.wipe();
@@ -108,6 +113,9 @@ impl Store {
         debug_assert_eq!(reading, Reading::Read);
         for event in events {
             let keys = world.keys.clone();
+            if world.loud {
+                print(&event);
+            }
             match event {
                 WatchEvent::Rewound => world.check.epochs.store_rewound(),
                 event => world.check.epochs.stored(&keys, &event),
@@ -121,5 +129,17 @@ impl Store {
             self.looks_at = Some(at);
             world.timer(me, at.saturating_sub(world.now), Timer::Expiry);
         }
+    }
+}
+
+/// Prints what has changed, as text.
+fn print(event: &WatchEvent) {
+    match event {
+        WatchEvent::Put(entry) => {
+            let value = String::from_utf8_lossy(&entry.value);
+            eprintln!("             + {} {value}", entry.key);
+        }
+        WatchEvent::Delete(key) => eprintln!("             - {key}"),
+        other => eprintln!("             {other:?}"),
     }
 }

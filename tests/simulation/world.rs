@@ -1,9 +1,9 @@
 //! One queue of events, one clock, and the processes that they happen to.
 //!
 //! Events are handled one after the other, in the order of their times and, of equal times, in the
-//! order in which they were entered. Whatever a process does in answer it does through the world: it
-//! says something on a line, asks for a time, asks the store. So a run is a function of its seed, and
-//! a hash over every event that was handled is its fingerprint.
+//! order in which they were entered. Whatever a process does in answer it does through the world:
+//! it says something on a line, asks for a time, asks the store. So a run is a function of its
+//! seed, and a hash over every event that was handled is its fingerprint.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -48,6 +48,10 @@ pub(crate) struct World {
     pub(crate) keys: Keys,
     pub(crate) check: Checks,
     pub(crate) sabotage: Sabotage,
+    /// What the store held lately, the oldest first.
+    pub(crate) backups: VecDeque<StoreCore>,
+    /// Nothing goes wrong any more.
+    pub(crate) calm: bool,
     /// What is declared.
     pub(crate) service: Service,
     /// What has gone wrong so far, by kind.
@@ -143,6 +147,8 @@ impl World {
             keys: Keys::new("simulated"),
             check: Checks::default(),
             sabotage,
+            backups: VecDeque::new(),
+            calm: false,
             service,
             faults: BTreeMap::new(),
             queue: BTreeMap::new(),
@@ -210,7 +216,8 @@ impl World {
             self.trace = (self.trace ^ mark).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
         }
         if self.loud {
-            let word = format!("{word:?}");
+            // What the store holds is printed when it changes.
+            let word = format!("{word:?}").replace(", value: [", ", value: [..");
             let short: String = word.chars().take(300).collect();
             eprintln!("{:>12?} {pid} {:?} {short}", self.now, role.kind());
         }

@@ -83,8 +83,8 @@ const FIRST: u32 = 0x4e00;
 // === impl SimulatedStream ===
 
 impl SimulatedStream {
-    /// A stream of so many choices whose first attempt is to be placed. It ends at `deadline`, and a
-    /// choice ends when its text has one of these in it.
+    /// A stream of so many choices whose first attempt is to be placed. It ends at `deadline`, and
+    /// a choice ends when its text has one of these in it.
     pub fn new(
         request: RequestId,
         (prompt_tokens, choices): (u32, u32),

@@ -208,7 +208,7 @@ impl<S: Store> Keeper<S> {
             }
             Effect::Revoke(lease) => {
                 self.store.revoke(lease).await?;
-                None
+                Some(Event::Revoked(lease))
             }
         })
     }

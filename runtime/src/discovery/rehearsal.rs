@@ -4,7 +4,10 @@
 //! the keeper of a lease, and a watch. What carries questions and answers between them, how long
 //! that takes and what is lost on the way is the caller's.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use super::{
     Entry, Incarnation, Op, RegistryError, Txn, WatchEvent,
@@ -13,14 +16,16 @@ use super::{
         core::{Core, Effect, Event},
         course::Course,
     },
-    store::{Broken, By, Change, Hold, Renewed, Stand},
+    store::{Broken, By, Change, Hold, LeaseId, Renewed, Stand},
     watcher::{self, Next, Watcher},
 };
 
 /// A store.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct StoreCore {
     data: Data,
+    /// Leases whose keys may be others than their owners think.
+    suspect: BTreeSet<LeaseId>,
 }
 
 /// What a store is asked.
@@ -105,10 +110,14 @@ impl StoreCore {
         let unknown = || RegistryError::Refused("the store's incarnation was not read".into());
         Ok(match effect {
             Effect::Grant => Some(Event::Granted(self.data.grant(ttl, now))),
-            Effect::Renew(lease) => Some(Event::Renewed(match self.data.renew(lease, now) {
-                true => Renewed::Kept,
-                false => Renewed::Lost,
-            })),
+            Effect::Renew(lease) => {
+                let suspect = self.suspect.remove(&lease);
+                Some(Event::Renewed(match self.data.renew(lease, now) {
+                    true if suspect => Renewed::Suspect,
+                    true => Renewed::Kept,
+                    false => Renewed::Lost,
+                }))
+            }
             Effect::Ensure(lease, hold) => {
                 let held = self.data.ensure(lease, &hold, &life.ok_or_else(unknown)?)?;
                 Some(Event::Ensured(hold.key, held))
@@ -119,7 +128,7 @@ impl StoreCore {
             }
             Effect::Revoke(lease) => {
                 self.data.revoke(lease);
-                None
+                Some(Event::Revoked(lease))
             }
             // Asked for as a question of its own.
             Effect::Open => None,
@@ -158,6 +167,12 @@ impl StoreCore {
     /// Everything under a prefix.
     pub fn entries(&self, prefix: &str) -> Vec<Entry> {
         self.data.list(prefix)
+    }
+
+    /// Is put back to what it held when this was copied.
+    pub fn restore(&mut self, now: Duration, backup: &Self) {
+        self.data.restore(&backup.data, now);
+        self.suspect = self.data.leases().collect();
     }
 
     /// Loses everything, leases too.

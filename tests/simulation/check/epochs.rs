@@ -1,7 +1,7 @@
 //! Nobody goes back: what has seen an incarnation of a group has nothing to do with older ones.
 //!
-//! A host starts no member of an epoch below the highest that its node has seen, and ends those that
-//! it has as soon as it sees a higher one. A leader executes only what is meant for its own
+//! A host starts no member of an epoch below the highest that its node has seen, and ends those
+//! that it has as soon as it sees a higher one. A leader executes only what is meant for its own
 //! incarnation. A gateway sends nothing to an incarnation when it has believed in a later one. And
 //! the store never holds an older one after a newer, but when it has lost its memory.
 
@@ -78,6 +78,11 @@ impl Epochs {
         if meant != own {
             self.complaints.note("a leader takes what is meant for another incarnation".into());
         }
+    }
+
+    /// Somebody of another incarnation has ended one.
+    pub(crate) fn ended_by_stranger(&mut self) {
+        self.complaints.note("an incarnation is ended by a member of another one".into());
     }
 
     /// A gateway believes in an endpoint.

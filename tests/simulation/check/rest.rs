@@ -1,5 +1,5 @@
-//! What is left when faults are over: the cluster becomes what was declared, everybody agrees on it,
-//! and nothing is held for requests that have ended.
+//! What is left when faults are over: the cluster becomes what was declared, everybody agrees on
+//! it, and nothing is held for requests that have ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 

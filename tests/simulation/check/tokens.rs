@@ -1,5 +1,5 @@
-//! Every request that was accepted ends exactly once, with exactly the tokens that it would have had
-//! if nothing had gone wrong; and no position is filled twice.
+//! Every request that was accepted ends exactly once, with exactly the tokens that it would have
+//! had if nothing had gone wrong; and no position is filled twice.
 //!
 //! What it would have had is computed here from the prompt alone, token by token, without engine,
 //! blocks or network.

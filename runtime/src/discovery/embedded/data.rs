@@ -22,7 +22,7 @@ const HISTORY: usize = 1024;
 const MAX_REQUEST: usize = 3 * 512 * 1024;
 
 /// The store.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::discovery) struct Data {
     records: BTreeMap<String, Record>,
     leases: BTreeMap<LeaseId, LeaseRecord>,
@@ -34,14 +34,14 @@ pub(in crate::discovery) struct Data {
     last_lease: LeaseId,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Record {
     value: Vec<u8>,
     version: i64,
     lease: Option<LeaseId>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct LeaseRecord {
     ttl: Duration,
     expires: Duration,
@@ -209,6 +209,17 @@ impl Data {
     pub(in crate::discovery) fn wipe(&mut self) {
         // Lease numbers go on: a lease of the lost life must not be taken for a new one.
         *self = Self { life: self.life + 1, last_lease: self.last_lease, ..Self::default() };
+    }
+
+    /// Holds what it held when this was copied, as a store does that was put back to a backup.
+    pub(in crate::discovery) fn restore(&mut self, backup: &Self, now: Duration) {
+        let last_lease = self.last_lease.max(backup.last_lease);
+        *self = Self { life: self.life + 1, last_lease, ..backup.clone() };
+        self.renew_all(now);
+    }
+
+    pub(in crate::discovery) fn leases(&self) -> impl Iterator<Item = LeaseId> {
+        self.leases.keys().copied()
     }
 
     fn holds(&self, compare: &Compare) -> bool {

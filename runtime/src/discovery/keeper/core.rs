@@ -20,6 +20,10 @@ pub(in crate::discovery) struct Core {
     /// For the jitter of waits.
     seed: u64,
     lease: Option<LeaseId>,
+    /// Leases of a store that was away or went back in time. What is under one may be what was there
+    /// before, keys that were deleted since among it: all that is owned is put under another, and
+    /// then they end with what is left.
+    former: BTreeSet<LeaseId>,
     /// The life of the store that the keys are in. Read anew with each lease, because a lease that
     /// was lost may be a store that was.
     pub(in crate::discovery) life: Option<Incarnation>,
@@ -56,6 +60,7 @@ pub(in crate::discovery) enum Event {
     /// Something was not done, or it is not known whether it was.
     Failed,
     Revoke,
+    Revoked(LeaseId),
 }
 
 /// What is to be done, in this order. After a failure the rest is forgotten: the core knows what is
@@ -79,6 +84,7 @@ impl Core {
             ttl,
             seed,
             lease: None,
+            former: BTreeSet::new(),
             life: None,
             owned: BTreeMap::new(),
             leaving: BTreeSet::new(),
@@ -131,6 +137,8 @@ impl Core {
                 self.failures = 0;
                 if renewed == Renewed::Suspect {
                     self.owned.values_mut().for_each(|owned| owned.stored = false);
+                    self.former.extend(self.lease.take());
+                    return vec![Effect::Grant];
                 }
                 self.missing()
             }
@@ -155,7 +163,12 @@ impl Core {
             Event::Revoke => {
                 self.owned.clear();
                 self.leaving.clear();
-                self.lease.take().map(Effect::Revoke).into_iter().collect()
+                let all = std::mem::take(&mut self.former).into_iter().chain(self.lease.take());
+                all.map(Effect::Revoke).collect()
+            }
+            Event::Revoked(lease) => {
+                self.former.remove(&lease);
+                Vec::new()
             }
         }
     }
@@ -186,7 +199,9 @@ impl Core {
         }
         let leaving = self.leaving.iter().map(|key| Effect::Release(lease, key.clone()));
         let missing = self.owned.values().filter(|owned| !owned.stored);
-        leaving.chain(missing.map(|owned| Effect::Ensure(lease, owned.hold.clone()))).collect()
+        let missing = missing.map(|owned| Effect::Ensure(lease, owned.hold.clone()));
+        let former = self.former.iter().map(|former| Effect::Revoke(*former));
+        leaving.chain(missing).chain(former).collect()
     }
 
     /// Whether a key is ours now that all was done to hold it, or was not. One that was claimed in
