@@ -179,7 +179,14 @@ impl Device {
             StageOutput::Logits(logits) => self.sample(&plan, &batch, logits, &mut ran)?,
         }
         let compute_us = STEP.as_micros() as u64;
-        ran.progress = Some(Progress { rank: self.rank, step: plan.step, compute_us, idle_us: 0 });
+        ran.progress = Some(Progress {
+            rank: self.rank,
+            step: plan.step,
+            compute_us,
+            idle_us: 0,
+            waited_us: 0,
+            silence_us: compute_us,
+        });
         Ok(ran)
     }
 

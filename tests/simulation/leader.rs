@@ -6,7 +6,7 @@ use std::{
 };
 
 use troupe_actors::{
-    group::lifecycle::{Deadlines, Group, GroupEffect, GroupEvent},
+    group::lifecycle::{Deadlines, Group, GroupEffect, GroupEvent, Over},
     leader::{
         describe::Endpoint,
         drain::{Drain, Stand},
@@ -21,7 +21,7 @@ use troupe_runtime::{
     wire::{
         generate::{Generate, GenerateDown, GenerateUp},
         group::{Hello, MemberDown, MemberUp, RankReport},
-        member::MemberToNode,
+        member::{Blame, MemberToNode},
         status::{EndpointInfo, Load, StatusDown, StatusUp},
         step::StepPlan,
     },
@@ -187,6 +187,7 @@ impl Leader {
             MemberUp::Progress(progress) => {
                 self.group_event(world, me, GroupEvent::Progress(progress));
             }
+            MemberUp::Pulse(pulses) => self.group_event(world, me, GroupEvent::Pulse(pulses)),
             MemberUp::Failed(cause) => {
                 self.group_event(world, me, GroupEvent::Lost(door, cause));
             }
@@ -274,7 +275,13 @@ impl Leader {
                         self.doors.remove(&line);
                     }
                 }
-                GroupEffect::Over(cause) => self.fail(world, me, cause),
+                GroupEffect::Over(Over { cause, blame }) => {
+                    if let Some((member, fault)) = blame {
+                        let blame = Blame { member, fault, why: cause.clone() };
+                        tell_node(world, me, MemberToNode::Blames(blame));
+                    }
+                    self.fail(world, me, cause);
+                }
             }
         }
     }

@@ -224,6 +224,10 @@ impl Node {
                 let key = keys.node_status(self.core.id());
                 self.writes.queue.push_back(Command::Put(key, directory::to_bytes(status)));
             }
+            NodeEffect::PutDeaths(deaths) => {
+                let key = keys.deaths(self.core.id());
+                self.writes.queue.push_back(Command::Put(key, directory::to_bytes(deaths)));
+            }
             NodeEffect::PutEndpoint(key, record) => {
                 let key = keys.endpoint(&key.group, key.epoch);
                 self.writes.queue.push_back(Command::Put(key, record));
