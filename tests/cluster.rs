@@ -58,6 +58,8 @@ mod operator;
 mod outages;
 #[path = "cluster/pods.rs"]
 mod pods;
+#[path = "cluster/poison.rs"]
+mod poison;
 #[path = "cluster/prefix.rs"]
 mod prefix;
 #[path = "cluster/preflight.rs"]

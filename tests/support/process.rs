@@ -246,6 +246,11 @@ pub(crate) fn kill(id: u32) {
     signal("-KILL", &id.to_string());
 }
 
+/// Ends a process as it would end itself, had it found something that cannot be.
+pub(crate) fn abort(id: u32) {
+    signal("-ABRT", &id.to_string());
+}
+
 /// Stops a process where it is. It does not know.
 pub(crate) fn freeze(id: u32) {
     signal("-STOP", &id.to_string());
