@@ -332,10 +332,10 @@ impl Gateway {
                 _ => {}
             }
         }
-        if let GenerateDown::Chunk(chunk) = &mut down {
-            if world.sabotage == Sabotage::PositionUnchecked {
-                chunk.position = execution.told[chunk.choice as usize];
-            }
+        if let GenerateDown::Chunk(chunk) = &mut down
+            && world.sabotage == Sabotage::PositionUnchecked
+        {
+            chunk.position = execution.told[chunk.choice as usize];
         }
         self.happened(world, me, request, Happened::Down(down));
     }

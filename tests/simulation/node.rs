@@ -97,10 +97,8 @@ impl Node {
             }
             Word::Answered(number, answer) => self.answered(world, me, number, answer),
             Word::Timer(Timer::Write) => self.writes.pauses = false,
-            Word::Timer(Timer::Reap(child)) => {
-                if world.lives(child) {
-                    world.kill(child, "killed: it did not stop in time");
-                }
+            Word::Timer(Timer::Reap(child)) if world.lives(child) => {
+                world.kill(child, "killed: it did not stop in time");
             }
             Word::FromMember(child, said) => {
                 if let Some(key) = self.children.get(&child).cloned() {
@@ -256,9 +254,8 @@ impl Node {
     /// Goes on with what is to be written, and watches once its records were asked for.
     fn write(&mut self, world: &mut World, me: Pid) {
         while let Some(through) = self.lease.through() {
-            let key = match &through.command {
-                Some(Command::Put(key, _) | Command::Delete(key)) => key,
-                _ => continue,
+            let Some(Command::Put(key, _) | Command::Delete(key)) = &through.command else {
+                continue;
             };
             if self.begun {
                 if self.writes.done(key, through.outcome.is_ok()) {

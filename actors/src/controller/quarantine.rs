@@ -1,9 +1,9 @@
 //! Hosts that are left out for a while because a member hung or became slow on them.
 //!
-//! A host in quarantine is taken last: a group that fits nowhere else still gets it. It returns when
-//! its time is over and it was reached again, at first after half a minute and each time it is back
-//! within ten minutes after twice as long. What ends by itself (a crash) is no reason: that may be
-//! the model's fault, and [`super::restart`] avoids such a host for the one group.
+//! A host in quarantine is taken last: a group that fits nowhere else still gets it. It returns
+//! when its time is over and it was reached again, at first after half a minute and each time it is
+//! back within ten minutes after twice as long. What ends by itself (a crash) is no reason: that
+//! may be the model's fault, and [`super::restart`] avoids such a host for the one group.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -7,8 +7,8 @@
 //! All or nothing: whatever ends one member ends the incarnation, at once and with a cause, because
 //! a stage without its neighbour can only wait. Forming has a deadline; once serving, liveness is
 //! progress: a step that does not go on ([`super::pace`]) ends the incarnation too, and so does a
-//! rank that has become slow ([`super::straggler`]). Each end names the member that it is due to, if
-//! one is, so that whoever forms the group anew knows which host to leave out.
+//! rank that has become slow ([`super::straggler`]). Each end names the member that it is due to,
+//! if one is, so that whoever forms the group anew knows which host to leave out.
 
 use std::{collections::BTreeMap, time::Duration};
 

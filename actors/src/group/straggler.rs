@@ -3,9 +3,9 @@
 //!
 //! A step with more tokens takes longer on every rank, so a rank is measured by the others: what it
 //! computed in a step, waiting left out, over what the others computed in the same step on average.
-//! That ratio is a habit of the group (stages differ); a rank whose ratio is several times its habit
-//! for a while, and by an amount that matters, is a straggler. A group of one rank has nobody to
-//! compare with: there placement sees the time per token and sends requests elsewhere.
+//! That ratio is a habit of the group (stages differ); a rank whose ratio is several times its
+//! habit for a while, and by an amount that matters, is a straggler. A group of one rank has nobody
+//! to compare with: there placement sees the time per token and sends requests elsewhere.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -41,8 +41,8 @@ pub enum NodeEvent {
     StatusPut(NodeStatus),
     /// A member speaks.
     Member(MemberKey, MemberToNode),
-    /// A member has ended and was reaped; the requests that may be why, if it was its own fault. Comes
-    /// before [`NodeEvent::Exited`].
+    /// A member has ended and was reaped; the requests that may be why, if it was its own fault.
+    /// Comes before [`NodeEvent::Exited`].
     Died(MemberKey, Vec<RequestId>),
     /// A member has ended and was reaped.
     Exited(MemberKey, String),

@@ -1,5 +1,5 @@
-//! How a member's process died, and so which requests are suspects: not at all if it was killed from
-//! outside, those of the step it was at if it died by its own fault.
+//! How a member's process died, and so which requests are suspects: not at all if it was killed
+//! from outside, those of the step it was at if it died by its own fault.
 
 use std::{collections::BTreeSet, fs, os::unix::process::ExitStatusExt, process::ExitStatus};
 

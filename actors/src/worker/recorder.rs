@@ -1,9 +1,9 @@
 //! What a rank is at, kept where it outlives the rank's process.
 //!
-//! When a process dies by its own fault, one of the requests in its step may be why, and the process
-//! can no longer say which those were. So each rank writes the requests of its step down before it
-//! executes it, if they are others than before: in a file, a single write of a few kilobytes into the
-//! page cache at most. Who reaps the process reads them ([`Records::read`]).
+//! When a process dies by its own fault, one of the requests in its step may be why, and the
+//! process can no longer say which those were. So each rank writes the requests of its step down
+//! before it executes it, if they are others than before: in a file, a single write of a few
+//! kilobytes into the page cache at most. Who reaps the process reads them ([`Records::read`]).
 
 use std::{
     collections::BTreeMap,

@@ -1,7 +1,7 @@
 //! Zeroed memory that starts on a cache line, without `unsafe`.
 //!
-//! What is large is mapped: it costs nothing until it is touched, which matters for KV pools of many
-//! gigabytes, and comes in huge pages where the system allows that.
+//! What is large is mapped: it costs nothing until it is touched, which matters for KV pools of
+//! many gigabytes, and comes in huge pages where the system allows that.
 
 use bytemuck::Pod;
 use memmap2::{Advice, MmapMut};

@@ -24,8 +24,8 @@ use super::{
 #[derive(Clone, Debug, Default)]
 pub struct StoreCore {
     data: Data,
-    /// Leases whose keys may be others than their owners think.
-    suspect: BTreeSet<LeaseId>,
+    /// Leases whose owners do not know yet that it went back in time.
+    rewound: BTreeSet<LeaseId>,
 }
 
 /// What a store is asked.
@@ -111,9 +111,9 @@ impl StoreCore {
         Ok(match effect {
             Effect::Grant => Some(Event::Granted(self.data.grant(ttl, now))),
             Effect::Renew(lease) => {
-                let suspect = self.suspect.remove(&lease);
+                let rewound = self.rewound.remove(&lease);
                 Some(Event::Renewed(match self.data.renew(lease, now) {
-                    true if suspect => Renewed::Suspect,
+                    true if rewound => Renewed::Rewound,
                     true => Renewed::Kept,
                     false => Renewed::Lost,
                 }))
@@ -172,7 +172,7 @@ impl StoreCore {
     /// Is put back to what it held when this was copied.
     pub fn restore(&mut self, now: Duration, backup: &Self) {
         self.data.restore(&backup.data, now);
-        self.suspect = self.data.leases().collect();
+        self.rewound = self.data.leases().collect();
     }
 
     /// Loses everything, leases too.

@@ -121,8 +121,10 @@ pub(super) enum Broken {
 pub(super) enum Renewed {
     /// It lives on and so do its keys.
     Kept,
-    /// It lives on, but the store was away or went back in time: its keys need a look.
+    /// It lives on, but the store was away: its keys need a look.
     Suspect,
+    /// It lives on, but the store went back in time: what is under it is what was there before.
+    Rewound,
     /// The store knows it no longer.
     Lost,
 }

@@ -6,10 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use troupe_actors::{leader::engine::Engine, node::core::MemberKey};
 use troupe_runtime::{
     discovery::directory::{self, EndpointRecord, GroupRecord, MemberState, NodeStatus},
-    id::EndpointId,
+    id::{Epoch, GroupId},
 };
 
 use crate::simulation::world::{Kind, Pid, Role, World};
+
+/// Endpoints without their revisions, whose numbers may change while they serve.
+type Incarnations = BTreeSet<(GroupId, Epoch)>;
 
 /// Whether the cluster is as it was declared, with so many groups, and all requests have ended; if
 /// not, what is missing.
@@ -30,22 +33,14 @@ pub(crate) fn is_there(world: &World, replicas: u32) -> Result<(), String> {
     if let Some(record) = groups.iter().find(|record| !ready.contains(&leader_of(record))) {
         return Err(format!("{} does not serve", record.group));
     }
-    let endpoints: BTreeSet<EndpointId> = groups
-        .iter()
-        .map(|record| EndpointId {
-            group: record.group.clone(),
-            revision: record.revision,
-            epoch: record.epoch,
-            dp: 0,
-        })
-        .collect();
+    let endpoints: Incarnations = groups.iter().map(|r| (r.group.clone(), r.epoch)).collect();
     let stored = endpoints_stored(world)?;
     if stored != endpoints {
         return Err(format!("the store has endpoints {stored:?}, not {endpoints:?}"));
     }
     for pid in world.all(Kind::Gateway) {
         let Some(Role::Gateway(gateway)) = world.role(pid) else { continue };
-        let known: BTreeSet<EndpointId> = gateway.ready().into_iter().collect();
+        let known: Incarnations = gateway.ready().into_iter().map(|e| (e.group, e.epoch)).collect();
         if known != endpoints {
             return Err(format!("gateway {pid} has {known:?}, not {endpoints:?}"));
         }
@@ -109,9 +104,10 @@ fn records(world: &World) -> Result<Vec<GroupRecord>, String> {
     read(world, &world.keys.groups())
 }
 
-fn endpoints_stored(world: &World) -> Result<BTreeSet<EndpointId>, String> {
+fn endpoints_stored(world: &World) -> Result<Incarnations, String> {
     let records: Vec<EndpointRecord> = read(world, &world.keys.endpoints())?;
-    Ok(records.into_iter().map(|record| record.info.endpoint).collect())
+    let endpoints = records.into_iter().map(|record| record.info.endpoint);
+    Ok(endpoints.map(|endpoint| (endpoint.group, endpoint.epoch)).collect())
 }
 
 /// Members that serve, as their nodes report.

@@ -33,7 +33,7 @@ pub(super) async fn renew(
                 };
                 let went_back = revision < renewal.revision;
                 *renewal = EtcdRenewal { stream: Some(stream), revision };
-                return Ok(if went_back { Renewed::Suspect } else { Renewed::Kept });
+                return Ok(if went_back { Renewed::Rewound } else { Renewed::Kept });
             }
             Ok(Err(failure)) => tracing::debug!(why = failure.why(), "renew a lease"),
             Err(_) => tracing::debug!(why = "no answer", "renew a lease"),

@@ -20,9 +20,9 @@ pub(in crate::discovery) struct Core {
     /// For the jitter of waits.
     seed: u64,
     lease: Option<LeaseId>,
-    /// Leases of a store that was away or went back in time. What is under one may be what was there
-    /// before, keys that were deleted since among it: all that is owned is put under another, and
-    /// then they end with what is left.
+    /// Leases of a store that went back in time. What is under one is what was there before, keys
+    /// that were deleted since among it: all that is owned is put under another, and then they end
+    /// with what is left.
     former: BTreeSet<LeaseId>,
     /// The life of the store that the keys are in. Read anew with each lease, because a lease that
     /// was lost may be a store that was.
@@ -135,8 +135,10 @@ impl Core {
             }
             Event::Renewed(renewed) => {
                 self.failures = 0;
-                if renewed == Renewed::Suspect {
+                if renewed != Renewed::Kept {
                     self.owned.values_mut().for_each(|owned| owned.stored = false);
+                }
+                if renewed == Renewed::Rewound {
                     self.former.extend(self.lease.take());
                     return vec![Effect::Grant];
                 }
@@ -234,7 +236,10 @@ impl Event {
     }
 
     pub(in crate::discovery) fn confirms_lease(&self) -> bool {
-        matches!(self, Self::Granted(_) | Self::Renewed(Renewed::Kept | Renewed::Suspect))
+        matches!(
+            self,
+            Self::Granted(_) | Self::Renewed(Renewed::Kept | Renewed::Suspect | Renewed::Rewound)
+        )
     }
 }
 

@@ -74,14 +74,22 @@ fn a_claim_that_another_took_meanwhile_is_given_up() {
 }
 
 #[test]
-fn in_a_store_that_was_away_all_is_put_under_another_lease_and_the_rest_goes_with_the_old_one() {
+fn a_store_that_was_away_is_asked_what_it_still_has() {
     let mut core = core_with_keys();
     assert_eq!(core.handle(Event::Renewed(Renewed::Kept)), []);
+    let looked = core.handle(Event::Renewed(Renewed::Suspect));
+    assert_eq!(looked, [ensure(1, "a", By::Put), ensure(1, "b", By::Claim)]);
+    assert_eq!(core.held().len(), 2, "they are ours until the store says otherwise");
+}
+
+#[test]
+fn in_a_store_that_went_back_all_is_put_under_another_lease_and_the_old_one_ends() {
+    let mut core = core_with_keys();
     core.handle(Event::Hold(hold("deleted", By::Put)));
     core.handle(Event::Delete("deleted".into()));
     core.handle(Event::Released("deleted".into(), Released::Done));
     // A backup of before may have it again, and nobody would ever take it away.
-    assert_eq!(core.handle(Event::Renewed(Renewed::Suspect)), [Effect::Grant]);
+    assert_eq!(core.handle(Event::Renewed(Renewed::Rewound)), [Effect::Grant]);
     assert_eq!(core.held().len(), 2, "they are ours until the store says otherwise");
     assert_eq!(core.handle(Event::Granted(2)), [Effect::Open]);
     let wanted = [ensure(2, "a", By::Put), ensure(2, "b", By::Claim), Effect::Revoke(1)];
