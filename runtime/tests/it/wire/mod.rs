@@ -7,6 +7,7 @@
 
 mod operate;
 mod samples;
+mod transfers;
 
 use std::{fmt::Write as _, path::Path};
 
