@@ -1,6 +1,6 @@
 //! One go of the lease keeper: what its core wants, and all that follows from that, one request at
-//! a time, up to the first failure. After that the rest is forgotten, because the core knows what is
-//! missing and asks for it again when it is due.
+//! a time, up to the first failure. After that the rest is forgotten, because the core knows what
+//! is missing and asks for it again when it is due.
 
 use std::collections::VecDeque;
 
