@@ -298,8 +298,8 @@ impl<D: Decode> StreamCore<D> {
         self.choices.iter().all(|choice| !choice.begun)
     }
 
-    /// The next attempt. No endpoint is tried twice but one that was lost, and that only when nobody
-    /// else is left; so there are not more than endpoints and [`MAX_ATTEMPTS`].
+    /// The next attempt. No endpoint is tried twice but one that was lost, and that only when
+    /// nobody else is left; so there are not more than endpoints and [`MAX_ATTEMPTS`].
     fn elsewhere(&mut self, error: PublicError) -> Effects {
         self.attempt += 1;
         self.tried.extend(self.endpoint.take());
