@@ -8,7 +8,7 @@
 //! it sees go.
 
 use troupe_runtime::{
-    discovery::directory::{EventKind, GroupPhase, GroupRecord, ServiceStatus},
+    discovery::directory::{EventKind, GroupPhase, GroupRecord, NodeStatus, ServiceStatus},
     id::{GroupId, NodeId},
 };
 
@@ -40,6 +40,19 @@ impl Controller {
             self.world.write_group(&record);
             self.dirty.insert(name);
         }
+    }
+
+    /// Ends what was ended and hosts run all the same: their store has forgotten that, too.
+    pub(super) fn end_again(&mut self) {
+        let world = &self.world;
+        let runs = |status: &NodeStatus, record: &GroupRecord| {
+            world.was_ended(record) && world.runs(status.node, record)
+        };
+        let reports = world.hosts.reports();
+        let ended = reports
+            .flat_map(|status| status.groups.iter().filter(move |record| runs(status, record)));
+        let ended: Vec<GroupRecord> = ended.cloned().collect();
+        ended.iter().for_each(|record| self.world.end_reported(record));
     }
 }
 

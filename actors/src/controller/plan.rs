@@ -365,14 +365,31 @@ impl Controller {
             .filter(|(_, (since, _))| old(*since))
             .map(|(id, _)| id.clone())
             .collect();
+        let mut forgotten = false;
         for id in stale {
             let Some((_, stored)) = self.differs.remove(&id) else { continue };
+            forgotten |= stored.is_none();
             let message = "was changed in the store by somebody else".to_owned();
             self.world.tell_group((&id, EventKind::Warning), "Changed", message);
             let service = self.services.entry(ServiceName::of(&id));
             let service = service.or_insert_with_key(|name| Service::new(name.clone()));
             service.replace(&mut self.world, &id, stored);
             self.dirty.insert(ServiceName::of(&id));
+        }
+        // A store that was put back to an older state has lost it, and whoever runs it has not; it
+        // will not be reported again unless something happens to it.
+        if forgotten {
+            self.end_again();
+            self.adopt_reported();
+        }
+    }
+
+    /// Takes up whatever hosts run that is not planned.
+    fn adopt_reported(&mut self) {
+        let reports = self.world.hosts.reports();
+        let all: Vec<_> = reports.map(|s| (s.node, s.groups.clone())).collect();
+        for (node, groups) in all {
+            self.adopt(node, groups);
         }
     }
 
@@ -471,10 +488,7 @@ impl Controller {
         let reported = reports().flat_map(|status| &status.groups).map(|record| record.term);
         let stored = self.services.values().flat_map(Service::records).map(|record| record.term);
         self.world.term = 1 + reported.chain(stored).max().unwrap_or(0);
-        let all: Vec<_> = reports().map(|s| (s.node, s.groups.clone())).collect();
-        for (node, groups) in all {
-            self.adopt(node, groups);
-        }
+        self.adopt_reported();
         let (hosts, known) = (&self.world.hosts, self.leaving.clone());
         let full = hosts.draining().filter(|node| hosts.groups_on(*node).next().is_some());
         self.leaving = full.chain(known).collect();

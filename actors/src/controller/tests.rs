@@ -266,6 +266,20 @@ fn an_empty_store_counts_on_from_what_the_nodes_have_seen() {
 }
 
 #[test]
+fn a_group_that_only_the_store_forgot_is_taken_up_again() {
+    let nodes = [node(1, 1, 1)];
+    let mut controller = controller(&nodes);
+    let effects = controller.handle(AT, ControllerEvent::Declared(service(1)));
+    let record = put(&effects).expect("planned").clone();
+    let mut report = status(&nodes[0], &record, 0, MemberState::Ready);
+    report.groups = vec![record.clone()];
+    controller.handle(AT, ControllerEvent::StatusPut(report));
+    controller.handle(AT, ControllerEvent::GroupGone(record.group.clone()));
+    let effects = controller.handle(AT + Duration::from_secs(3), ControllerEvent::Tick);
+    assert_eq!(put(&effects), Some(&record), "as it runs, and no other incarnation");
+}
+
+#[test]
 fn a_service_that_is_gone_takes_its_groups_along() {
     let mut controller = controller(&[node(1, 1, 1)]);
     let effects = controller.handle(AT, ControllerEvent::Declared(service(1)));
