@@ -84,7 +84,7 @@ impl ForeignEndpoint {
     }
 
     /// Those that a pool names: they have the labels that it selects by, as pods would that it had
-    /// selected. No declared name has a dot, so theirs are nobody else's.
+    /// selected. No service's name has a dot, so theirs are nobody else's.
     ///
     /// # Errors
     /// The one that is wrong, and what would be right.

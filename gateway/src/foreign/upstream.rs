@@ -110,19 +110,18 @@ impl Upstreams {
         Arc::new(Upstream { config, info, name, number, client, cached, in_flight, known })
     }
 
-    /// Pools name these now. One that they named before stays as it is; requests that are at one
-    /// that is gone end there.
+    /// Pools name these now. One that they named before stays as it is, and requests that are at
+    /// one that is gone end there.
     pub(crate) fn declare(&self, configs: &[ForeignEndpoint]) {
-        self.all.send_if_modified(|all| {
-            let (fixed, declared) = all.split_at(self.fixed);
-            if declared.iter().map(|one| &one.config).eq(configs) {
-                return false;
-            }
-            let kept = |config: &ForeignEndpoint| declared.iter().find(|one| one.config == *config);
-            let one = |config| kept(config).cloned().unwrap_or_else(|| self.upstream(config));
-            *all = fixed.iter().cloned().chain(configs.iter().map(one)).collect();
-            true
-        });
+        // There is one who declares. Requests look meanwhile: making clients takes its time.
+        let all = self.all();
+        let (fixed, declared) = all.split_at(self.fixed);
+        if declared.iter().map(|one| &one.config).eq(configs) {
+            return;
+        }
+        let kept = |config: &ForeignEndpoint| declared.iter().find(|one| one.config == *config);
+        let one = |config| kept(config).cloned().unwrap_or_else(|| self.upstream(config));
+        self.all.send_replace(fixed.iter().cloned().chain(configs.iter().map(one)).collect());
     }
 
     /// Those that there are now.

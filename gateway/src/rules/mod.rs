@@ -17,7 +17,7 @@ pub(crate) mod routes;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use troupe_runtime::id::GroupId;
+use troupe_runtime::{id::GroupId, spec::service::PREFILL_SIDE};
 
 use self::{ranks::Ranks, routes::Routes};
 use crate::holding::catalog::ServiceName;
@@ -44,8 +44,25 @@ impl Scope {
     /// Whether a group is of one of them.
     pub(crate) fn has(&self, group: &GroupId) -> bool {
         // The side of a service that prefills is the service's too.
-        let service = group.service.split('.').next().unwrap_or_default();
-        let mut all = self.0.iter().filter(|one| one.namespace == group.namespace);
-        all.any(|one| one.name == service || one.name == group.service)
+        let service = group.service.strip_suffix(PREFILL_SIDE).unwrap_or(&group.service);
+        let mut all = self.0.iter();
+        all.any(|one| one.namespace == group.namespace && one.name == service)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_has_its_two_sides_and_no_pool_of_its_name() {
+        let name = |name: &str| ServiceName { namespace: "n".into(), name: name.into() };
+        let group =
+            |service: &str| GroupId { namespace: "n".into(), service: service.into(), index: 0 };
+        let scope = Scope::new([name("s")].into());
+        for (service, has) in [("s", true), ("s.prefill", true), ("s.0", false), ("t", false)] {
+            assert_eq!(scope.has(&group(service)), has, "{service}");
+        }
+        assert!(Scope::new([name("s.0")].into()).has(&group("s.0")), "an endpoint of a pool");
     }
 }
