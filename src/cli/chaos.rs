@@ -295,7 +295,9 @@ impl Chaos {
                 if self.period.is_none() {
                     let _ = found.process.signal(Signal::Continue);
                 }
-                let patience = self.period.unwrap_or_default() + LAST_LOOK;
+                // A member whose group has gone on without it is at its end.
+                let is_over = found.member.is_some() && noticed.is_some();
+                let patience = if is_over { PATIENCE } else { LAST_LOOK };
                 match found.process.ended(patience).await {
                     true => Some(found.cause(session).await.unwrap_or_else(|| GONE.into())),
                     false => None,

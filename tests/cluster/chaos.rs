@@ -333,7 +333,11 @@ fn service() -> Value {
     json!({
         "apiVersion": "serving.kserve.io/v1alpha1",
         "kind": "LLMInferenceService",
-        "metadata": {"name": "s"},
+        // Whoever kills so often does not mean that the service is broken.
+        "metadata": {"name": "s", "annotations": {
+            "troupe.dev/max-group-restarts": "unlimited",
+            "troupe.dev/restart-backoff-max": "1s",
+        }},
         "spec": {
             "model": {"uri": format!("file://{}", model.display()), "name": "m"},
             "replicas": 2,
