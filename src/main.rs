@@ -1,6 +1,7 @@
 //! The command line: arguments become typed configuration and one call.
 
 mod bench;
+mod chaos;
 mod cli;
 mod client;
 mod demo;

@@ -9,6 +9,8 @@ mod apart;
 mod bad_input;
 #[path = "cluster/batching.rs"]
 mod batching;
+#[path = "cluster/chaos.rs"]
+mod chaos;
 #[path = "cluster/chat.rs"]
 mod chat;
 #[allow(dead_code)]

@@ -3,8 +3,8 @@
 use clap::Subcommand;
 
 use super::{
-    Failure, batch, bench, certify, chat, completion, explain, gateway, health, join, member, node,
-    operate, run, serve, sim, token, up,
+    Failure, batch, bench, certify, chaos, chat, completion, explain, gateway, health, join,
+    member, node, operate, run, serve, sim, token, up,
 };
 
 #[derive(Debug, Subcommand)]
@@ -59,6 +59,8 @@ pub(super) enum Command {
     Drain(operate::Drain),
     /// Find out whether the cluster is fit: ways between hosts, clocks, versions, limits, a model.
     Preflight(operate::Preflight),
+    /// Kill or freeze a part of the cluster on purpose, and see what clients notice.
+    Chaos(Box<chaos::Chaos>),
     /// Print a shell's completions for this command.
     Completion(completion::Completion),
     /// Talk to a served model.
@@ -121,6 +123,7 @@ impl Command {
             Self::Uncordon(uncordon) => uncordon.run().await,
             Self::Drain(drain) => drain.run().await,
             Self::Preflight(preflight) => preflight.run().await,
+            Self::Chaos(chaos) => chaos.run().await,
             Self::Completion(completion) => completion.run(),
             Self::Chat(chat) => chat.run().await,
             Self::Run(run) => run.run(logging).await,

@@ -7,6 +7,7 @@ mod args;
 mod batch;
 mod bench;
 mod certify;
+mod chaos;
 mod chat;
 mod command;
 mod completion;

@@ -37,6 +37,8 @@ pub(crate) struct OperatorArgs {
 /// A connection to a control host.
 #[derive(Debug)]
 pub(crate) struct Operator {
+    /// The control host that answered.
+    pub(crate) server: PeerAddr,
     // In the order in which they go.
     pub(crate) connection: Arc<dyn Connection>,
     _link: Arc<dyn Link>,
@@ -74,7 +76,7 @@ impl Operator {
                     if SystemTime::now() >= identity.renew_at() {
                         renew(&identity, &dir, &*connection).await;
                     }
-                    return Ok(Self { connection, _link: link, _threads: threads });
+                    return Ok(Self { server, connection, _link: link, _threads: threads });
                 }
                 Err(error) => tried.push(format!("{server}: {}", explain(&error))),
             }

@@ -5,6 +5,7 @@
 #[allow(dead_code)]
 #[path = "../../../tests/support/etcd.rs"]
 mod etcd_process;
+mod fuzz;
 #[allow(dead_code)]
 #[path = "../../../tests/support/golden.rs"]
 mod golden;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use troupe_runtime::{
-    transport::{Conversation, EncodeMessage, LinkError, Stream},
+    transport::{Conversation, EncodeMessage, LinkError, PeerAddr, Stream},
     wire::{
         operate::{OperateDown, OperateUp, Reason, Refusal, Selection},
         preflight::{PreflightDown, PreflightUp},
@@ -31,6 +31,11 @@ impl Session {
     /// A session over a connection that an operator made.
     pub(crate) fn new(operator: Operator) -> Self {
         Self { operator }
+    }
+
+    /// The control host that answers.
+    pub(crate) fn server(&self) -> &PeerAddr {
+        &self.operator.server
     }
 
     /// Asks.
