@@ -1,4 +1,4 @@
-//! Files and grammars that an enemy wrote: good ones with a few bytes or values changed, from seeds
+//! Files of models and grammars that an enemy wrote: good ones with a few bytes or values changed, from seeds
 //! that are the same in every run. Each is an error or is read, and what is read can be used;
 //! nothing panics, nothing runs away. (The wire's messages have this in `wire`, specs in
 //! `src/spec/tests/fuzz.rs`, bodies of requests in the gateway's tests.)
@@ -17,8 +17,7 @@ use troupe_runtime::{
     model::{
         config::{GenerationConfig, ModelConfig},
         grammar::GrammarFactory,
-        template::{ChatInput, ChatTemplates},
-        tokenizer::{SpecialTokens, Tokenizer},
+        tokenizer::Tokenizer,
         tokenizer_config::TokenizerConfig,
     },
     wire::generate::Grammar,
@@ -45,23 +44,6 @@ fn configs_of_models_are_read_or_refused() {
 }
 
 #[test]
-fn tokenizers_are_read_or_refused_and_then_work() {
-    let good = vec![file("tiny-chat", "tokenizer.json")];
-    let folder = golden::model("tiny-chat").unwrap();
-    let config = TokenizerConfig::load(Some(&folder.join("tokenizer_config.json")), None).unwrap();
-    each(150, |random| {
-        let bytes = changed(random, &good);
-        let file = Path::new("tokenizer.json");
-        let Ok(tokenizer) = Tokenizer::parse(file, &bytes, &config) else { return false };
-        // Either may fail; neither may panic.
-        let ids = tokenizer.encode("What is 7 times 6? \u{e9}\u{1f98a}", SpecialTokens::Include);
-        let ids = ids.unwrap_or_default();
-        let _ = tokenizer.decode(&ids, SpecialTokens::Include);
-        true
-    });
-}
-
-#[test]
 fn files_beside_a_tokenizer_are_read_or_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("file.json");
@@ -78,57 +60,6 @@ fn files_beside_a_tokenizer_are_read_or_refused() {
         let _ = GenerationConfig::load(&path, 512);
         TokenizerConfig::load(Some(&path), None).is_ok()
     });
-}
-
-#[test]
-fn chat_templates_end_whatever_they_say() {
-    let config = TokenizerConfig::default();
-    let mut good: Vec<Vec<u8>> = MODELS
-        .iter()
-        .filter_map(|model| {
-            let text = golden::model(model)?.join("tokenizer_config.json");
-            let config: Value = serde_json::from_slice(&std::fs::read(text).ok()?).ok()?;
-            Some(config["chat_template"].as_str()?.as_bytes().to_vec())
-        })
-        .collect();
-    // Time and memory in a few letters.
-    for text in [
-        "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}",
-        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-        "{{ 'x' * 1000000000 }}",
-        "{% set ns = namespace(s='xxxxxxxx') %}{% for i in range(64) %}\
-         {% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
-        "{{ range(100000000) | list | length }}",
-        "{{ messages | tojson(indent=1000000000) }}",
-        "{{ ('%' ~ 1000000000 ~ 'd') | format(1) }}",
-        "{% for m in messages %}{{ m.content }}{% endfor %}",
-    ] {
-        good.push(text.as_bytes().to_vec());
-    }
-    let messages = json!([
-        {"role": "system", "content": "s"}, {"role": "user", "content": "u"},
-        {"role": "assistant", "content": null, "tool_calls": []},
-    ]);
-    let rendered = |text: &str| {
-        let templates = ChatTemplates::parse(Path::new("t"), &[("default", text)], &config).ok()?;
-        let input = ChatInput {
-            messages: &messages,
-            tools: None,
-            documents: None,
-            add_generation_prompt: true,
-            kwargs: None,
-            now_unix_s: 0,
-        };
-        templates.render(&input).ok()
-    };
-    for text in &good {
-        rendered(std::str::from_utf8(text).unwrap());
-    }
-    let count = each(800, |random| {
-        let bytes = changed(random, &good);
-        rendered(&String::from_utf8_lossy(&bytes)).is_some()
-    });
-    assert!((1..800).contains(&count), "{count} are rendered");
 }
 
 #[test]
@@ -270,7 +201,7 @@ fn change_value(random: &mut ChaCha8Rng, value: &mut Value) {
                 json!("x".repeat(5000)),
                 json!({"$ref": "#"}),
                 json!(4096),
-                json!(1 << 40),
+                json!(1_u64 << 40),
             ];
             *value = odd[random.random_range(0..odd.len())].clone();
         }
