@@ -268,12 +268,11 @@ async fn over_quic(links: &[Arc<QuicLink>], bytes: usize) -> Duration {
     let mut sending = JoinSet::new();
     let frames = bytes / connected.len() / FRAME_BYTES;
     for connection in connected {
-        let frame = frame.clone();
         sending.spawn(async move {
             let bytes = Bytes::from(vec![7; FRAME_BYTES]);
             let mut stream = connection.open(Conversation::Kv(open), LONG).await.expect("opened");
             for _ in 0..frames {
-                let frame = frame.clone().seal(&bytes);
+                let frame = frame.seal(&bytes);
                 stream.sender.send_with_tensor(&frame, bytes.clone(), LONG).await.expect("sent");
             }
             stream.sender.finish().expect("finished");
