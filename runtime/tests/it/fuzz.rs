@@ -1,6 +1,6 @@
-//! Files of models and grammars that an enemy wrote: good ones with a few bytes or values changed, from seeds
-//! that are the same in every run. Each is an error or is read, and what is read can be used;
-//! nothing panics, nothing runs away. (The wire's messages have this in `wire`, specs in
+//! Files of models and grammars that an enemy wrote: good ones with a few bytes or values changed,
+//! from seeds that are the same in every run. Each is an error or is read, and what is read can be
+//! used; nothing panics, nothing runs away. (The wire's messages have this in `wire`, specs in
 //! `src/spec/tests/fuzz.rs`, bodies of requests in the gateway's tests.)
 //!
 //! A failure names its seed; the input is made again from it alone.
