@@ -42,11 +42,18 @@ impl Controller {
         }
     }
 
-    /// Ends what was ended and hosts run all the same: their store has forgotten that, too.
+    /// Ends what was ended and hosts run all the same: their store has forgotten that, too. Where
+    /// the group is planned anew its hosts see that, and an older plan must not stand in its place.
     pub(super) fn end_again(&mut self) {
-        let world = &self.world;
+        let (world, services) = (&self.world, &self.services);
+        let planned = |group: &GroupId| {
+            let service = services.get(&ServiceName::of(group));
+            let known = service.and_then(|service| service.groups.get(&group.index));
+            known.is_some_and(|group| group.record.is_some())
+        };
         let runs = |status: &NodeStatus, record: &GroupRecord| {
-            world.was_ended(record) && world.runs(status.node, record)
+            let ended = world.was_ended(record) && !planned(&record.group);
+            ended && world.runs(status.node, record)
         };
         let reports = world.hosts.reports();
         let ended = reports
