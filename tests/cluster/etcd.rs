@@ -87,6 +87,9 @@ fn who_does_not_belong_is_turned_away() {
     fs::create_dir_all(cluster.path("copied/node")).expect("a folder");
     for file in fs::read_dir(cluster.path(&format!("{}/node", NAMES[0]))).expect("its identity") {
         let file = file.expect("a file").path();
+        if file.is_dir() {
+            continue;
+        }
         let name = file.file_name().expect("a name").to_str().expect("plain").to_owned();
         fs::copy(&file, cluster.path(&format!("copied/node/{name}"))).expect("copied");
     }

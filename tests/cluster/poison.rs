@@ -1,6 +1,6 @@
 //! A request that processes die of: it is found, runs alone, and ends; others go on.
 
-use std::{fs, net::SocketAddr, thread};
+use std::{fs, net::SocketAddr, sync::mpsc, thread};
 
 use serde_json::{Value, json};
 
@@ -22,13 +22,16 @@ fn a_request_that_ends_every_process_is_ended_and_others_are_answered() {
     let gateway = cluster.control.address("gateway on ");
     until("both groups serve", || counted(gateway, "vllm:cache_config_info").len() == 2);
 
-    let asked = thread::spawn(move || stream(gateway, &[1, 2, 3, 4, 5], 240));
+    let (begun, begins) = mpsc::channel();
+    let told = move || drop(begun.send(()));
+    let asked = thread::spawn(move || stream(gateway, &[1, 2, 3, 4, 5], 240, told));
+    begins.recv().expect("it begins");
     for _ in 0..2 {
         crash(&cluster);
     }
     // Now it is suspected, and waits for a group that has nothing else to do.
     let alone = executing(&cluster);
-    let innocent = thread::spawn(move || stream(gateway, &[6, 7, 8], 20));
+    let innocent = thread::spawn(move || stream(gateway, &[6, 7, 8], 20, || {}));
     process::abort(alone);
     let (begun, error) = asked.join().expect("it was asked");
     let error = error.expect("whoever executed it died");
@@ -49,7 +52,7 @@ fn a_request_whose_processes_are_killed_from_outside_is_no_suspect() {
     cluster.done(&["apply", "-f", &file]);
     let gateway = cluster.control.address("gateway on ");
     until("both groups serve", || counted(gateway, "vllm:cache_config_info").len() == 2);
-    let asked = thread::spawn(move || stream(gateway, &[1, 2, 3, 4, 5], 240));
+    let asked = thread::spawn(move || stream(gateway, &[1, 2, 3, 4, 5], 240, || {}));
     for _ in 0..3 {
         let member = executing(&cluster);
         process::kill(member);
@@ -83,8 +86,14 @@ fn executing(cluster: &Cluster) -> u32 {
     found.expect("waited for")
 }
 
-/// The tokens that a stream brings, and the error with which it ends, if it does.
-fn stream(gateway: SocketAddr, prompt: &[u32], length: usize) -> (Vec<u32>, Option<Value>) {
+/// The tokens that a stream brings, and the error with which it ends, if it does; `each` is called
+/// with every token.
+fn stream(
+    gateway: SocketAddr,
+    prompt: &[u32],
+    length: usize,
+    each: impl Fn(),
+) -> (Vec<u32>, Option<Value>) {
     let mut body = completion(prompt, length);
     body["stream"] = json!(true);
     let mut all = Vec::new();
@@ -93,6 +102,7 @@ fn stream(gateway: SocketAddr, prompt: &[u32], length: usize) -> (Vec<u32>, Opti
             http::Event::Data(data) if data["error"].is_object() => return (all, Some(data)),
             http::Event::Data(data) if data["choices"].is_array() => {
                 all.extend(tokens(&data["choices"][0]));
+                each();
             }
             http::Event::Data(_) | http::Event::Done => {}
             http::Event::Broken(why) => panic!("it broke: {why}"),
