@@ -22,9 +22,9 @@ fn a_request_that_ends_every_process_is_ended_and_others_are_answered() {
     let gateway = cluster.control.address("gateway on ");
     until("both groups serve", || counted(gateway, "vllm:cache_config_info").len() == 2);
 
-    let (begun, begins) = mpsc::channel();
+    let (begun, begins) = mpsc::sync_channel(1);
     let told = move || {
-        let _ = begun.send(());
+        let _ = begun.try_send(());
     };
     let asked = thread::spawn(move || stream(gateway, &[1, 2, 3, 4, 5], 240, told));
     begins.recv().expect("it begins");
