@@ -23,7 +23,7 @@ use axum::{
 };
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
-use tokio::time::{Sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
 use super::upstream::{There, Upstream, Upstreams};
 use crate::{admission::Permit, error::ApiError, ingress::context::RequestContext};
@@ -175,8 +175,9 @@ impl HttpBody for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = &mut *self;
         let polled = Pin::new(&mut this.body).poll_frame(context);
-        // Time is only looked at while nothing comes: most answers are there at once.
-        if polled.is_pending() && this.until.as_mut().poll(context).is_ready() {
+        // The timer is only set while nothing comes: most answers are there at once.
+        let over = Instant::now() >= this.until.deadline();
+        if over || (polled.is_pending() && this.until.as_mut().poll(context).is_ready()) {
             let late = "the request took longer than the time it was given";
             return Poll::Ready(Some(Err(axum::Error::new(late))));
         }
