@@ -7,7 +7,7 @@
 //! they can do does not depend on this machine. First clients find out how much that is. Then
 //! requests come as a Poisson process, a tenth of them critical, three tenths as usual, the rest
 //! sheddable; each has to be answered rightly or turned away with a reason and a time. The figures
-//! are those of the requests that were answered. `--flags` are the gateway's (docs/flow-control.md).
+//! are those of the requests that were answered. `--flags`: the gateway's (docs/flow-control.md).
 
 #![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
 

@@ -8,8 +8,8 @@
 //! clients that go away; leaders, workers, whole groups, nodes and the controller are killed or
 //! frozen in turn, all but one group's. Every minute a line says what was asked and what each
 //! long-lived process holds. It fails if an answer is lost or wrong, or if memory, files or threads
-//! of a process grow faster than `load/soak.rs` allows after the warm-up. With the defaults it takes
-//! about a third of a core. `tests/cluster/storm.rs` has a short one.
+//! of a process grow faster than `load/soak.rs` allows after the warm-up. With the defaults it
+//! takes about a third of a core. `tests/cluster/storm.rs` has a short one.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
 

@@ -1,12 +1,14 @@
 //! A thousand streams while groups are killed every two seconds: `make storm`.
 //!
 //! ```text
-//! cargo bench --bench storm -- [--streams N] [--groups N] [--seconds N] [--every-ms N] [--tokens N]
+//! cargo bench --bench storm -- [--streams N] [--groups N] [--seconds N] [--every-ms N]
+//!     [--tokens N] [--questions N]
 //! ```
 //! A control host, a gateway and hosts of one device each, all processes, over a real etcd; groups
 //! of two stages on two hosts. Every question is asked once in peace; then clients ask them without
-//! a pause, half of them sampled with a seed, and every answer has to be the same, while the leader,
-//! the worker or both of one group after another are killed. It fails if a stream is lost or wrong.
+//! a pause, half of them sampled with a seed, and every answer has to be the same, while the
+//! leader, the worker or both of one group after another are killed. It fails if a stream is lost
+//! or wrong.
 //! `tests/cluster/storm.rs` is a short one.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]

@@ -1,6 +1,6 @@
-//! The same as in `chaos.rs` where prefill is apart: the peer that computes prompts is killed at tokens
-//! of a stream, and so are the members that answer, whose streams go on at another group that asks
-//! the peer again.
+//! The same as in `chaos.rs` where prefill is apart: the peer that computes prompts is killed at
+//! tokens of a stream, and so are the members that answer, whose streams go on at another group
+//! that asks the peer again.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ fn streams_go_on_when_the_peer_that_computes_prompts_is_killed() {
         Stage::start_with(&service(), 3, &["decode", "decode", "decode", "decode", "prefill"]);
     let mut salt = 0;
     for (number, mut kind) in kinds().into_iter().enumerate() {
-        // A prompt that pays to be computed elsewhere; salted, or its blocks would be there already.
+        // A prompt that is computed elsewhere: salted, or its blocks would be there already.
         ask_of_the_peer(&mut kind);
         let mut salted = |kind: &mut Kind| {
             salt += 1;

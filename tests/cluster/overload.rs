@@ -1,6 +1,6 @@
-//! A service that is full, as real processes: what waits is bounded, what may be shed is shed first,
-//! whoever is turned away is told so whole, and whoever is let in gets his answer. Nothing here
-//! depends on time; `benches/overload.rs` measures what it costs those that are let in.
+//! A service that is full, as real processes: what waits is bounded, what may be shed is shed
+//! first, whoever is turned away is told so whole, and whoever is let in gets his answer. Nothing
+//! here depends on time; `benches/overload.rs` measures what those see that are let in.
 
 use std::{sync::mpsc, thread};
 
@@ -27,7 +27,7 @@ fn what_is_too_much_is_turned_away_and_nothing_that_was_let_in_is_lost() {
     let fleet = Fleet::start(2, &[&most, "--stage-time-min-ms=5"], &gateway);
     let questions =
         (0..24).map(|number| Question::text(number, 24, if number < 8 { 400 } else { 16 }));
-    let exam = Exam::taken(fleet.address, questions.collect());
+    let exam = Exam::taken(fleet.address, questions.collect(), 2);
     let held = || fleet.counted("inference_extension_flow_control_queue_size{").iter().sum::<f64>();
 
     thread::scope(|scope| {
@@ -58,7 +58,7 @@ fn what_is_too_much_is_turned_away_and_nothing_that_was_let_in_is_lost() {
             assert_eq!(answer.header("x-llm-d-request-dropped-reason"), reason.to_lowercase());
             assert_eq!(refusal_is_whole(&answer), Ok(()));
         };
-        // One more is let in, since its endpoint's queue is empty. Then others wait, as many as may.
+        // One more is let in, since queues are empty. Then others wait, as many as may.
         let mut waiting = vec![ask(8, 0)];
         for count in 1..=WAITING {
             waiting.push(ask(8 + count, 0));

@@ -11,7 +11,7 @@ fn streams_go_on_while_groups_are_killed_without_a_pause() {
         streams: 64,
         groups: 2,
         lasts: Duration::from_secs(10),
-        every: Duration::from_secs(1),
+        every: Duration::from_secs(2),
         tokens: 96,
         questions: 32,
     };

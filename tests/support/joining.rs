@@ -50,7 +50,7 @@ impl Cluster {
 
     pub(crate) fn start_with(name: &str, more: &[&str], serves: bool) -> Self {
         let (folder, etcd) = (tempfile::tempdir().expect("a folder"), EtcdProcess::start());
-        let control = Self::control(&folder, &etcd, name, more, serves);
+        let control = Self::control(&folder, &etcd, name, more, (serves, false));
         Self { control, etcd, folder, question: Question::golden() }
     }
 
@@ -58,7 +58,7 @@ impl Cluster {
     #[allow(dead_code, reason = "not everybody who mounts this does it")]
     pub(crate) fn restart_control(&mut self, more: &[&str]) {
         self.control.kill();
-        self.control = Self::control(&self.folder, &self.etcd, "troupe", more, false);
+        self.control = Self::control(&self.folder, &self.etcd, "troupe", more, (false, true));
     }
 
     fn control(
@@ -66,7 +66,7 @@ impl Cluster {
         etcd: &EtcdProcess,
         name: &str,
         more: &[&str],
-        serves: bool,
+        (serves, again): (bool, bool),
     ) -> Troupe {
         let path = |name: &str| folder.path().join(name).display().to_string();
         let (endpoint, data, file) = (etcd.endpoint(), path("control"), path("service.json"));
@@ -82,7 +82,8 @@ impl Cluster {
             args.extend(["-f", &file]);
         }
         let mut control = Troupe::start(&args);
-        control.until_said("troupe join ");
+        // In the beginning it says who may join; later, how to find that out.
+        control.until_said(if again { "operators: " } else { "troupe join " });
         control
     }
 

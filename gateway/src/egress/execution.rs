@@ -274,7 +274,7 @@ impl Execution {
         let deaths = Arc::clone(&self.places.deaths);
         // After the first there is no hurry; after two it matters whether this request was why.
         if let Some(ended_at) = self.ended_at.take()
-            && self.core.losses() >= 2
+            && self.core.failures() >= 2
         {
             deaths.word_of(&ended_at).await;
         }

@@ -30,11 +30,15 @@ use crate::openai::common::StopReason;
 /// Most attempts per prompt that cost something: the first, and three endpoints more. A cluster
 /// that refuses four times is full, and says so. An endpoint that says it is not, or no longer, the
 /// one to ask (it drains, it was formed anew) has cost nothing: as many as there are may say that.
-/// Nor counts one that was lost after it had brought something: a long stream may see many of them.
+/// One that is lost is another matter.
 pub(crate) const MAX_ATTEMPTS: u32 = 4;
-/// Most attempts of a prompt that end otherwise than in order, whatever they brought: each computes
-/// again what was told, and a cluster that loses so many within one request does little else.
-pub(crate) const MAX_LOSSES: u32 = 64;
+/// Most endpoints that may be lost one after another before they bring anything. Mostly they are
+/// lost for reasons of their own while the request waits in their queue; a request that they die of
+/// is found by `suspects`, and this is for what cannot be seen there.
+pub(crate) const MAX_LOST_IN_VAIN: u32 = 8;
+/// Most that may be lost in all: each next one computes again what was told, and a cluster that
+/// loses so many within one request does little else.
+pub(crate) const MAX_LOST: u32 = 64;
 
 /// Turns one output's tokens into text as they come.
 pub(crate) trait Decode: Send {
@@ -68,12 +72,12 @@ pub(crate) struct StreamOptions {
 pub(crate) struct StreamCore<D> {
     options: StreamOptions,
     attempt: u32,
-    /// Attempts that ended otherwise than in order.
-    losses: u32,
-    /// Those of them that count.
+    /// Attempts that cost something and whose endpoint is there still.
     failures: u32,
-    /// Whether the attempt under way has brought anything.
-    fruitful: bool,
+    /// Those whose endpoint was lost.
+    losses: u32,
+    /// The last of them, since one brought something.
+    in_vain: u32,
     endpoint: Option<EndpointId>,
     fingerprint: Option<Fingerprint>,
     /// Of the endpoint that delivered the first token.
@@ -196,9 +200,9 @@ impl<D: Decode> StreamCore<D> {
         Self {
             options,
             attempt: 0,
-            losses: 0,
             failures: 0,
-            fruitful: false,
+            losses: 0,
+            in_vain: 0,
             endpoint: None,
             fingerprint: None,
             origin: None,
@@ -217,8 +221,8 @@ impl<D: Decode> StreamCore<D> {
     }
 
     /// How many attempts ended otherwise than in order.
-    pub(crate) fn losses(&self) -> u32 {
-        self.losses
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures + self.losses
     }
 
     /// Endpoints that an attempt may not be made at.
@@ -316,10 +320,15 @@ impl<D: Decode> StreamCore<D> {
     /// Elsewhere, if that can help: with what was told to the client by then.
     fn attempt_over(&mut self, error: PublicError) -> Effects {
         let elsewhere = !matches!(error.kind, ErrorKind::BadRequest | ErrorKind::DeadlineExceeded);
-        self.losses += 1;
-        let cheap = std::mem::take(&mut self.fruitful) && error.kind == ErrorKind::Unavailable;
-        self.failures += u32::from(!cheap);
-        let last = self.failures >= MAX_ATTEMPTS || self.losses >= MAX_LOSSES;
+        if error.kind == ErrorKind::Unavailable {
+            self.losses += 1;
+            self.in_vain += 1;
+        } else {
+            self.failures += 1;
+        }
+        let last = self.failures >= MAX_ATTEMPTS
+            || self.in_vain >= MAX_LOST_IN_VAIN
+            || self.losses >= MAX_LOST;
         if !elsewhere || !self.may_go_on() || last {
             return Effects::then(Then::Fail(error));
         }
@@ -337,10 +346,9 @@ impl<D: Decode> StreamCore<D> {
     }
 
     /// The next attempt. No endpoint is tried twice but one that was lost, and that only when
-    /// nobody else is left; so there are not more than endpoints and [`MAX_LOSSES`].
+    /// nobody else is left; so there are not more than endpoints and [`MAX_LOST`].
     fn elsewhere(&mut self, error: PublicError) -> Effects {
         self.attempt += 1;
-        self.fruitful = false;
         self.tried.extend(self.endpoint.take());
         self.last_refusal = Some(error);
         Effects::then(Then::Place)
@@ -367,7 +375,9 @@ impl<D: Decode> StreamCore<D> {
         let mut effects = Effects::default();
         let index = chunk.choice;
         let told_by_leader = chunk.finish.is_some();
-        self.fruitful |= !chunk.tokens.is_empty();
+        if !chunk.tokens.is_empty() {
+            self.in_vain = 0;
+        }
         let mut delta = choice.take(&self.options, chunk);
         delta.resumed = self.resumed.take();
         if self.origin.is_none() {

@@ -65,11 +65,12 @@ pub(crate) enum Outcome {
 // === impl Exam ===
 
 impl Exam {
-    /// These questions, answered by whoever serves there.
-    pub(crate) fn taken(address: SocketAddr, questions: Vec<Question>) -> Self {
+    /// These questions, answered by whoever serves there, so many at a time.
+    pub(crate) fn taken(address: SocketAddr, questions: Vec<Question>, at_a_time: usize) -> Self {
         let mut answers = vec![Said::default(); questions.len()];
-        // Some at a time: what a group computes does not depend on who else asks.
-        for (questions, answers) in questions.chunks(16).zip(answers.chunks_mut(16)) {
+        // What a group computes does not depend on who else asks.
+        let rounds = questions.chunks(at_a_time).zip(answers.chunks_mut(at_a_time));
+        for (questions, answers) in rounds {
             std::thread::scope(|scope| {
                 for (question, answer) in questions.iter().zip(answers) {
                     scope.spawn(move || {

@@ -1,5 +1,6 @@
-//! More than a service can do: requests of three priorities come when they come, whoever is answered
-//! or not, and what those see that are let in is compared with what they see when there is room.
+//! More than a service can do: requests of three priorities come when they come, whoever is
+//! answered or not, and what those see that are let in is held against what they see when there is
+//! room.
 
 use std::{
     fmt,
@@ -78,7 +79,7 @@ impl Overload {
         let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
         let fleet = Fleet::start(self.groups, &[&most, &stage], &flags);
         let questions = (0..64).map(|number| Question::text(number, self.prompt, self.tokens));
-        let exam = Exam::taken(fleet.address, questions.collect());
+        let exam = Exam::taken(fleet.address, questions.collect(), self.sequences);
         let capacity = self.capacity(&fleet, &exam);
         say(&format!("it answers {capacity:.1} requests a second"));
         self.loads.iter().map(|load| self.lay(&fleet, &exam, *load, capacity)).collect()
@@ -199,7 +200,8 @@ impl fmt::Display for Report {
             let Seen { asked, answered, refused, late, first_ms, token_ms } = seen;
             writeln!(
                 f,
-                "| {:.1} ({:.0}/s) | {} | {asked} | {answered} | {refused} | {late} | {} / {} | {} / {} |",
+                "| {:.1} ({:.0}/s) | {} | {asked} | {answered} | {refused} | {late} | {} / {} | \
+                 {} / {} |",
                 self.load,
                 self.per_second,
                 class.name,

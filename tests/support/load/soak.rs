@@ -1,5 +1,5 @@
-//! A mixed load for a long time, with something going wrong every few seconds, and a look at what the
-//! long-lived processes hold every minute: memory, files or threads that only ever grow are a
+//! A mixed load for a long time, with something going wrong every few seconds, and every minute a
+//! look at what the long-lived processes hold: memory, files or threads that only ever grow are a
 //! mistake that no short test finds.
 //!
 //! Nothing happens to the first group, so that it is seen over the whole time too.
@@ -70,7 +70,7 @@ impl Soak {
     pub(crate) fn run(&self, mut say: impl FnMut(&str)) -> Report {
         let engine = ["--stage-time-min-ms=4", "--max-num-seqs=32", "--kv-offloading-size=0.02"];
         let mut fleet = Fleet::start(self.groups, &engine, &[]);
-        let exam = Exam::taken(fleet.address, questions());
+        let exam = Exam::taken(fleet.address, questions(), 4);
         let counts = Counts::default();
         let mut report = Report { warm_up: self.warm_up, ..Report::default() };
         let steady = fleet.first_group();
@@ -103,7 +103,8 @@ impl Soak {
                     say(&report.line(began.elapsed(), &counts));
                 } else {
                     fault += 1;
-                    if let Some(what) = fleet.suffer(fault as usize) {
+                    let early = began.elapsed() < self.warm_up.max(self.lasts / 4);
+                    if let Some(what) = fleet.suffer(fault as usize, early) {
                         *report.faults.entry(what).or_default() += 1;
                     }
                 }
@@ -169,24 +170,22 @@ impl Fleet {
         members.into_iter().enumerate().map(|(index, id)| (name(index), id)).collect()
     }
 
-    /// Something goes wrong, each time something else, in each group but the first in turn.
-    fn suffer(&mut self, turn: usize) -> Option<&'static str> {
+    /// Something goes wrong, each time something else, in each group but the first in turn. The
+    /// controller is left alone after the beginning: what it holds is to be seen for long.
+    fn suffer(&mut self, turn: usize, early: bool) -> Option<&'static str> {
         let groups = self.groups();
         let others: Vec<&Group> = groups.iter().filter(|g| !g.name.ends_with("-0")).collect();
         let group = *others.get(turn % others.len().max(1))?;
         let [leader, worker] = self.members(group)[..] else { return None };
-        match turn / others.len() % 7 {
-            0 => kill(leader),
-            1 => kill(worker),
-            2 => [leader, worker].into_iter().for_each(kill),
-            3 => freeze(leader),
-            4 => freeze(worker),
-            5 => self.restart_host(group),
-            _ => self.restart_control(),
-        }
-        let names = ["leader killed", "worker killed", "group killed", "leader frozen"];
-        let more = ["worker frozen", "node killed", "controller killed"];
-        Some([&names[..], &more].concat()[turn / others.len() % 7])
+        Some(match turn / others.len() % 7 {
+            0 => (kill(leader), "leader killed").1,
+            1 => (kill(worker), "worker killed").1,
+            3 => (freeze(leader), "leader frozen").1,
+            4 => (freeze(worker), "worker frozen").1,
+            5 => (self.restart_host(group), "node killed").1,
+            6 if early => (self.restart_control(), "controller killed").1,
+            _ => ([leader, worker].into_iter().for_each(kill), "group killed").1,
+        })
     }
 }
 
@@ -204,16 +203,15 @@ impl Report {
         let count = |count: &AtomicUsize| count.load(Ordering::Relaxed);
         let failed = counts.failed.lock().unwrap_or_else(PoisonError::into_inner).len();
         let faults: usize = self.faults.values().sum();
-        let (asked, right, left) =
-            (count(&counts.asked), count(&counts.right), count(&counts.left));
+        let [asked, right, left] = [&counts.asked, &counts.right, &counts.left].map(count);
         let mut line = format!(
-            "{:>5.0} s  asked {asked}, right {right}, left {left}, failed {failed}, faults {faults};",
+            "{:>5.0} s  asked {asked}, right {right}, left {left}, failed {failed}, \
+             faults {faults};",
             at.as_secs_f64()
         );
         for (name, looks) in &self.looks {
-            if let Some((_, usage)) =
-                looks.last().filter(|(then, _)| at - *then < Duration::from_secs(1))
-            {
+            let last = looks.last().filter(|(then, _)| at - *then < Duration::from_secs(1));
+            if let Some((_, usage)) = last {
                 let Usage { resident, files, threads, .. } = usage;
                 line += &format!(" {name}: {:.1} MiB {files} f {threads} t;", mib(*resident));
             }
@@ -221,8 +219,8 @@ impl Report {
         line
     }
 
-    /// What of each process grew, in an hour, by more than it may. The time after the warm-up has to be
-    /// long enough for a line through it to mean something.
+    /// What of each process grew, in an hour, by more than it may. The time after the warm-up has
+    /// to be long enough for a line through it to mean something.
     pub(crate) fn grown(&self) -> Vec<String> {
         let mut grown = Vec::new();
         for (name, looks) in &self.looks {

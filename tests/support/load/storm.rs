@@ -1,5 +1,5 @@
-//! Many streams at once while groups are killed without a pause. No stream may be lost, and each has
-//! to say what it says when nobody is killed.
+//! Many streams at once while groups are killed without a pause. No stream may be lost, and each
+//! has to say what it says when nobody is killed.
 
 use std::{
     fmt,
@@ -56,7 +56,7 @@ impl Storm {
         // One more than a group runs, with all others gone, waits.
         let most = format!("--max-num-seqs={}", (self.streams / self.groups + 1).max(32));
         let fleet = Fleet::start(self.groups, &[&most, "--stage-time-min-ms=2"], &[]);
-        let exam = Exam::taken(fleet.address, Question::texts(self.questions, self.tokens));
+        let exam = Exam::taken(fleet.address, Question::texts(self.questions, self.tokens), 16);
         let (over, number) = (AtomicBool::new(false), AtomicUsize::new(0));
         let began = Instant::now();
         let resumes = resumes(&fleet);
