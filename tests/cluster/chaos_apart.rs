@@ -37,7 +37,7 @@ fn streams_go_on_when_the_peer_that_computes_prompts_is_killed() {
             for victim in victims {
                 stage.until_whole();
                 salted(&mut kind);
-                let peer = stage.process("s-prefill-0", 0);
+                let peer = stage.process("s.prefill-0", 0);
                 let decoding = match victim {
                     Victim::Peer => None,
                     Victim::Member(member) => {

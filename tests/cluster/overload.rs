@@ -2,11 +2,18 @@
 //! first, whoever is turned away is told so whole, and whoever is let in gets his answer. Nothing
 //! here depends on time; `benches/overload.rs` measures what those see that are let in.
 
-use std::{sync::mpsc, thread};
+use std::{
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread,
+};
 
 use serde_json::json;
 
 use crate::{
+    http,
     load::{
         exam::{Exam, Outcome, Question},
         fleet::Fleet,
@@ -24,62 +31,84 @@ fn what_is_too_much_is_turned_away_and_nothing_that_was_let_in_is_lost() {
     let most = format!("--max-num-seqs={SEQUENCES}");
     let waiting = WAITING.to_string();
     let gateway = ["--flow-max-requests", &waiting, "--flow-queue-depth-threshold", "0.5"];
-    let fleet = Fleet::start(2, &[&most, "--stage-time-min-ms=5"], &gateway);
-    let questions =
-        (0..24).map(|number| Question::text(number, 24, if number < 8 { 400 } else { 16 }));
-    let exam = Exam::taken(fleet.address, questions.collect(), 2);
+    let fleet = Fleet::start(2, &[&most, "--stage-time-min-ms=15"], &gateway);
+    let address = fleet.address;
+    let exam = Exam::taken(address, Question::texts(8, 16), 2);
     let held = || fleet.counted("inference_extension_flow_control_queue_size{").iter().sum::<f64>();
+    let let_in = |priority: i32| {
+        let name = "inference_extension_flow_control_request_queue_duration_seconds_count{";
+        let labels = [format!("priority=\"{priority}\""), "outcome=\"Dispatched\"".to_owned()];
+        let Ok(answer) = http::get(address, "/metrics") else { return 0.0 };
+        let is_it =
+            |l: &&str| l.starts_with(name) && labels.iter().all(|label| l.contains(label.as_str()));
+        let counted = answer.text.lines().find(is_it).and_then(|line| line.rsplit(' ').next());
+        counted.and_then(|count| count.parse().ok()).unwrap_or(0.0)
+    };
 
+    let (first_goes, all_go) = (AtomicBool::new(false), AtomicBool::new(false));
     thread::scope(|scope| {
-        let (begun, begins) = mpsc::sync_channel(64);
-        let ask = |number: usize, priority: i32| {
-            let (begun, exam, address) = (begun.clone(), &exam, fleet.address);
+        let (begun, begins) = mpsc::sync_channel(1);
+        // Answers that last as long as this test wants them to.
+        let hold = |number: usize, priority: i32| {
+            let (go, begun) = (if number == 0 { &first_goes } else { &all_go }, begun.clone());
             scope.spawn(move || {
-                let more = json!({"priority": priority});
-                let mut said = false;
-                exam.ask_with(address, number, &more, || {
-                    if !std::mem::replace(&mut said, true) {
-                        let _ = begun.try_send(number);
+                let mut question = Question::text(100 + number, 24, 1900);
+                question.body["priority"] = json!(priority);
+                let stream = http::stream(address, question.path, &question.body);
+                let stream = stream.expect("an answer");
+                assert_eq!(stream.status, 200, "it is let in");
+                for event in stream {
+                    assert!(matches!(event, http::Event::Data(_)), "{event:?}");
+                    let _ = begun.try_send(());
+                    if go.load(Ordering::Relaxed) {
+                        break;
                     }
-                    true
-                })
+                }
             })
         };
-        // All places are taken, by long answers.
-        let places = 2 * SEQUENCES;
-        let long: Vec<_> = (0..places).map(|number| ask(number, 0)).collect();
-        for _ in 0..places {
-            begins.recv().expect("it begins");
-        }
-        let refused = |number, priority, reason: &str| {
-            let asked = ask(number, priority).join().expect("it was asked");
-            let Outcome::Refused(answer) = asked.outcome else { panic!("{:?}", asked.outcome) };
-            assert_eq!(answer.status, 429, "{answer:?}");
-            assert_eq!(answer.header("x-llm-d-request-dropped-reason"), reason.to_lowercase());
-            assert_eq!(refusal_is_whole(&answer), Ok(()));
+        let ask = |number: usize, priority: i32| {
+            let exam = &exam;
+            scope.spawn(move || {
+                exam.ask_with(address, number, &json!({"priority": priority}), || true)
+            })
         };
-        // One more is let in, since queues are empty. Then others wait, as many as may.
-        let mut waiting = vec![ask(8, 0)];
-        for count in 1..=WAITING {
-            waiting.push(ask(8 + count, 0));
-            until("it waits", || held() >= count as f64);
+        let before = let_in(0);
+        // All places, and one that its endpoint's queue has room for.
+        let places = 2 * SEQUENCES + 1;
+        let mut holders = vec![hold(0, 0)];
+        begins.recv().expect("it has a place");
+        holders.extend((1..places).map(|number| hold(number, 0)));
+        until("they are let in", || let_in(0) - before >= places as f64);
+        let waiting: Vec<_> = (0..WAITING).map(|number| ask(number, 0)).collect();
+        until("the next wait", || held() >= WAITING as f64);
+
+        for number in 0..4 {
+            for (priority, reason) in [(1, "rejectedsaturated"), (0, "rejectedcapacity")] {
+                let asked = ask(number, priority).join().expect("it was asked");
+                let Outcome::Refused(answer) = asked.outcome else { panic!("{asked:?}") };
+                assert_eq!(answer.status, 429, "{answer:?}");
+                assert_eq!(answer.header("x-llm-d-request-dropped-reason"), reason);
+                assert_eq!(refusal_is_whole(&answer), Ok(()));
+            }
         }
-        for round in 0..4 {
-            refused(16 + round, 1, "RejectedSaturated");
-            refused(16 + round, 0, "RejectedCapacity");
-            assert!(held() <= WAITING as f64, "no more than may wait do");
-        }
-        // One that matters more waits in a band of its own, and goes before all that wait.
-        let urgent = ask(20, -1);
+        assert_eq!(held(), WAITING as f64, "those who wait still do, and nobody beside them");
+
+        // One that matters more waits in a band of its own, and is the next.
+        holders.push(hold(places, -1));
         until("it waits", || held() > WAITING as f64);
-        let all = long.into_iter().chain(waiting).chain([urgent]);
-        for asked in all {
+        first_goes.store(true, Ordering::Relaxed);
+        until("it is let in", || let_in(1) > 0.0);
+        until("the others wait", || held() == WAITING as f64);
+        assert_eq!(let_in(0) - before, places as f64, "none of the others was");
+
+        all_go.store(true, Ordering::Relaxed);
+        for asked in waiting {
             let outcome = asked.join().expect("it was asked").outcome;
             assert!(matches!(outcome, Outcome::Right), "{outcome:?}");
         }
-        let order: Vec<usize> = begins.try_iter().collect();
-        let at = |number| order.iter().position(|begun| *begun == number);
-        assert!(at(20) < at(8 + WAITING), "the urgent one goes first: {order:?}");
+        for holder in holders {
+            holder.join().expect("nothing disturbed it");
+        }
     });
-    assert_eq!(held(), 0.0);
+    until("nobody waits", || held() == 0.0);
 }
