@@ -53,6 +53,8 @@ mod kept;
 #[allow(dead_code)]
 #[path = "support/load/mod.rs"]
 mod load;
+#[path = "cluster/memory.rs"]
+mod memory;
 #[path = "cluster/metrics.rs"]
 mod metrics;
 #[path = "support/hosts.rs"]

@@ -15,7 +15,9 @@ fn streams_go_on_when_the_peer_that_computes_prompts_is_killed() {
     let stage =
         Stage::start_with(&service(), 3, &["decode", "decode", "decode", "decode", "prefill"]);
     let mut salt = 0;
-    for (number, mut kind) in kinds().into_iter().enumerate() {
+    // What `chaos.rs` asks, but chats, which a peer sees as prompts like others.
+    let kinds = kinds().into_iter().filter(|kind| !kind.name.contains("chat"));
+    for (number, mut kind) in kinds.enumerate() {
         // A prompt that is computed elsewhere: salted, or its blocks would be there already.
         ask_of_the_peer(&mut kind);
         let mut salted = |kind: &mut Kind| {
