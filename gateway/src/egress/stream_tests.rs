@@ -183,6 +183,9 @@ fn before_the_first_token_another_endpoint_is_tried() {
     assert_eq!(rig.core.attempt(), 2);
     assert_eq!(rig.fails(ErrorKind::Overloaded).then, Then::Place);
     rig.placed(3);
+    // The one that was lost does not count among those that refused.
+    assert_eq!(rig.fails(ErrorKind::Overloaded).then, Then::Place);
+    rig.placed(4);
     let last = rig.fails(ErrorKind::Overloaded);
     assert!(matches!(last.then, Then::Fail(error) if error.kind == ErrorKind::Overloaded));
 }
