@@ -58,7 +58,8 @@ struct Arriving<'a> {
 // === impl BodyLimits ===
 
 impl BodyLimits {
-    /// Each at most `each_bytes`, together at most `together_bytes`, and all of one within `deadline`.
+    /// Each at most `each_bytes`, together at most `together_bytes`, and all of one within
+    /// `deadline`.
     pub(crate) fn new(each_bytes: usize, together_bytes: usize, deadline: Duration) -> Self {
         let together = Arc::new(Semaphore::new(together_bytes / UNIT_BYTES));
         Self { each_bytes, together, deadline }

@@ -31,8 +31,8 @@ pub struct GatewayConfig {
     pub max_requests: usize,
     /// Connections at a time; idle ones count.
     pub max_connections: usize,
-    /// After which a connection is cut on which no whole head of a request came: at its beginning, and
-    /// after each answer.
+    /// After which a connection is cut on which no whole head of a request came: at its beginning,
+    /// and after each answer.
     pub head_timeout: Duration,
     /// How long a client may take to send a request's body.
     pub body_timeout: Duration,

@@ -2,9 +2,9 @@
 //! which grammars it can be held to ([`grammars`]).
 //!
 //! Tokenizing a long text costs milliseconds, so it happens on the blocking pool, and only as many
-//! at a time as there are cores; a short one is done where it stands. A chat template is the model's
-//! own program: it always runs on the blocking pool ([`apart`]), in lanes of its model, so that one
-//! that takes long holds up requests for that model and nobody else.
+//! at a time as there are cores; a short one is done where it stands. A chat template is the
+//! model's own program: it always runs on the blocking pool ([`apart`]), in lanes of its model, so
+//! that one that takes long holds up requests for that model and nobody else.
 
 mod apart;
 pub(crate) mod grammars;
@@ -43,8 +43,8 @@ const INLINE_BYTES: usize = 4096;
 
 /// Conversations of one model that are rendered at a time. Each takes well below a millisecond.
 const RENDERERS: usize = 4;
-/// Longest wait for a turn, and then for the template: it cannot be stopped, and has its lane until it
-/// ends by its own bounds.
+/// Longest wait for a turn, and then for the template: it cannot be stopped, and has its lane until
+/// it ends by its own bounds.
 const RENDER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Most words that a request may forbid: each costs a comparison per token, and all of them are

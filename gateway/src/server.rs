@@ -134,8 +134,9 @@ async fn accept(
     Ok((stream, peer, slot))
 }
 
-/// Serves one. Nothing is read behind a body that was sent in chunks: somebody in front of us may have
-/// gone by a `Content-Length` that hyper was right to drop, and takes what follows for that body.
+/// Serves one. Nothing is read behind a body that was sent in chunks: somebody in front of us may
+/// have gone by a `Content-Length` that hyper was right to drop, and takes what follows for that
+/// body.
 async fn connection(
     stream: StallGuard<TcpStream>,
     (router, gateway): (Router, Arc<Gateway>),

@@ -1,7 +1,8 @@
-//! Hostile inputs: good ones with a few bytes or values changed, from seeds that are the same in every
-//! run. A failure names its seed, from which alone the input is made again.
+//! Hostile inputs: good ones with a few bytes or values changed, from seeds that are the same in
+//! every run. A failure names its seed, from which alone the input is made again.
 //!
-//! `TROUPE_FUZZ_CASES=100000` tries so many more of each; `TROUPE_FUZZ_SEED=17` tries that one alone.
+//! `TROUPE_FUZZ_CASES=100000` tries so many more of each; `TROUPE_FUZZ_SEED=17` tries that one
+//! alone.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -148,8 +148,8 @@ impl Group {
         }
     }
 
-    /// The same, whose members are on these hosts: nobody else can be one of them, whatever it knows
-    /// of the group.
+    /// The same, whose members are on these hosts: nobody else can be one of them, whatever it
+    /// knows of the group.
     pub fn on(self, hosts: Vec<NodeId>) -> Self {
         Self { hosts, ..self }
     }

@@ -1,5 +1,6 @@
 //! What clients do below the meaning of HTTP: heads and bodies that do not come, too many of
-//! everything, requests that two readers understand in two ways. Each costs its own connection at most.
+//! everything, requests that two readers understand in two ways. Each costs its own connection at
+//! most.
 
 use std::time::Duration;
 
@@ -173,8 +174,8 @@ async fn a_request_is_never_found_within_another() {
     serves(&stage).await;
 }
 
-/// Requests over HTTP/2 that are taken back at once, as many as fit into the socket: whoever does that
-/// is told to calm down and loses its connection.
+/// Requests over HTTP/2 that are taken back at once, as many as fit into the socket: whoever does
+/// that is told to calm down and loses its connection.
 #[tokio::test]
 async fn requests_that_are_reset_at_once_end_their_connection() {
     let listen = Some(([127, 0, 0, 1], 0).into());

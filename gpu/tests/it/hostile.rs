@@ -1,5 +1,5 @@
-//! Weights and configs that an enemy wrote: refused, or read as what they say. Nothing panics, nothing
-//! is allocated for what is only claimed.
+//! Weights and configs that an enemy wrote: refused, or read as what they say. Nothing panics,
+//! nothing is allocated for what is only claimed.
 
 use std::fs;
 

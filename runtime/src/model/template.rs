@@ -2,9 +2,9 @@
 //!
 //! Templates are written for Jinja2 as transformers sets it up; this module sets minijinja up to
 //! the same behavior, Python's ways of writing values included. A template is outside data that
-//! runs: it has no access to anything but its input, the steps it may take, the text it may make and
-//! the work within a step are bounded ([`budget`]), and it takes the time of day as an argument so
-//! that rendering is a pure function. What a single expression makes of large texts is found out
+//! runs: it has no access to anything but its input, the steps it may take, the text it may make
+//! and the work within a step are bounded ([`budget`]), and it takes the time of day as an argument
+//! so that rendering is a pure function. What a single expression makes of large texts is found out
 //! only afterwards: who serves a model trusts its template with that memory, as they trust its
 //! weights. A caller that must not wait renders on a thread for it.
 

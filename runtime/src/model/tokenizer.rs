@@ -3,8 +3,8 @@
 //! The work is done by the Hugging Face `tokenizers` crate; this wrapper narrows it to what serving
 //! needs, checks that tokenizer and model belong together, and turns off what the file may bring
 //! along from training (truncation, padding). The crate trusts its file; where that is wrong it
-//! panics, which is an error here: of the file when it is read, of one request later. Spaces are never "cleaned up" after decoding, because
-//! a stream cannot take back a space that it has sent.
+//! panics, which is an error here: of the file when it is read, of one request later. Spaces are
+//! never "cleaned up" after decoding, because a stream cannot take back a space that it has sent.
 
 mod check;
 

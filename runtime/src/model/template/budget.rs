@@ -1,5 +1,5 @@
-//! What one rendering may cost beyond the steps that minijinja counts: a single step may make a text
-//! twice as long, or go through a million items.
+//! What one rendering may cost beyond the steps that minijinja counts: a single step may make a
+//! text twice as long, or go through a million items.
 //!
 //! Everything with which a template can do that is charged here for the bytes and items that it
 //! goes through, and no value that is given a name, goes through a loop or into a filter is larger
@@ -20,8 +20,8 @@ const MAX_WORK: usize = 1 << 30;
 const ITEM: usize = 32;
 /// The largest value, in the same units: as large as the largest prompt.
 const MAX_VALUE: usize = 32 << 20;
-/// The deepest value: requests are nested at most as deep as their parser allows, and a template may
-/// put some lists around that. Values are dropped by recursion.
+/// The deepest value: requests are nested at most as deep as their parser allows, and a template
+/// may put some lists around that. Values are dropped by recursion.
 const MAX_DEPTH: usize = 200;
 
 thread_local! {

@@ -5,10 +5,11 @@
 //! - What a `for` goes through is handed to the filter [`COUNTED`], as if the template itself had
 //!   written it there: minijinja knows how long a list is but not how long a text is, so that
 //!   `loop.last` would stay false where Python has reached the last character.
-//! - What is given a name by `set`, or comes into a macro or a recursive loop, is handed to the filter
-//!   [`HELD`], which bounds it: step by step, a name could otherwise come to stand for anything.
-//! - `include` and what is like it has nothing to include but the template itself, and is refused, as
-//!   it fails in transformers; so is a tag that joins more values than anybody writes by hand.
+//! - What is given a name by `set`, or comes into a macro or a recursive loop, is handed to the
+//!   filter [`HELD`], which bounds it: step by step, a name could otherwise come to stand for
+//!   anything.
+//! - `include` and what is like it has nothing to include but the template itself, and is refused,
+//!   as it fails in transformers; so is a tag that joins more values than anybody writes by hand.
 //!
 //! Texts, comments and `{% raw %}` are left as they are, no line moves, and what is not well-formed
 //! is passed on for minijinja to refuse. A recursive loop's inner rounds (`loop(...)`) are not
@@ -25,7 +26,8 @@ pub(super) const COUNTED: &str = "__counted";
 /// The name of [`held`] in a template.
 pub(super) const HELD: &str = "__held";
 
-/// Most operators that join or multiply in one tag or expression; published templates have up to 11.
+/// Most operators that join or multiply in one tag or expression; published templates have up to
+/// 11.
 const MAX_JOINS: usize = 64;
 
 /// The template as minijinja is to compile it.
@@ -81,8 +83,8 @@ pub(super) fn raw_bytes(source: &str) -> usize {
     raw + rest.len()
 }
 
-/// What a loop goes through: of a text its characters and how many they are, all else as it is. Each
-/// round is paid for with the text that it may write.
+/// What a loop goes through: of a text its characters and how many they are, all else as it is.
+/// Each round is paid for with the text that it may write.
 pub(super) fn counted(value: &Value, around: usize) -> Result<Value, Error> {
     budget::weigh(value)?;
     let Some(text) = value.as_str() else {

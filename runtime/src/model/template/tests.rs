@@ -147,7 +147,8 @@ fn hostile_templates_end() {
 fn values_have_bounds() {
     let often = |body: &str| {
         format!(
-            "{{% set n = namespace(x='xy', y=[]) %}}{{% for i in range(9999) %}}{body}{{% endfor %}}"
+            "{{% set n = namespace(x='xy', y=[]) %}}\
+             {{% for i in range(9999) %}}{body}{{% endfor %}}"
         )
     };
     for growing in [

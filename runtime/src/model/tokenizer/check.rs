@@ -1,7 +1,8 @@
-//! What the `tokenizers` library takes for granted of a file, and panics or worse where it is not so.
+//! What the `tokenizers` library takes for granted of a file, and panics or worse where it is not
+//! so.
 //!
-//! Found by changing good files (`tests/it/fuzz.rs`). Each is looked for before the library sees the
-//! file; what is not known yet ends at [`super::guarded`].
+//! Found by changing good files (`tests/it/fuzz.rs`). Each is looked for before the library sees
+//! the file; what is not known yet ends at [`super::guarded`].
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -78,8 +79,8 @@ fn check_processor(processor: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// The library cuts the prefix off the second part of a merge without looking, and takes what is left
-/// for text.
+/// The library cuts the prefix off the second part of a merge without looking, and takes what is
+/// left for text.
 fn check_merges(bytes: &[u8], prefix: &str) -> Result<(), String> {
     let file: MergingFile = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     for merge in &file.model.merges {
