@@ -69,8 +69,10 @@ fn one_row(criterion: &mut Criterion) {
 fn many_rows(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("many_rows");
     group.sample_size(20);
-    for path in [KernelPath::Avx512, KernelPath::Avx2].into_iter().filter(|path| path.available()) {
-        for (dtype, rows) in [(Dtype::F32, 8), (Dtype::F32, 512), (Dtype::Bf16, 512)] {
+    let paths = [KernelPath::Amx, KernelPath::Avx512Bf16, KernelPath::Avx512, KernelPath::Avx2];
+    let cases = [(Dtype::F32, 8), (Dtype::F32, 512), (Dtype::Bf16, 8), (Dtype::Bf16, 512)];
+    for path in paths.into_iter().filter(|path| path.available()) {
+        for (dtype, rows) in cases {
             let (name, inputs, outputs) = SHAPES[1];
             let mut device = device(Some(path));
             let weight = weight(&mut device, (inputs, outputs), dtype);

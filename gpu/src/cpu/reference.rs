@@ -6,7 +6,8 @@ use crate::{
     backend::PreparedLinear,
     cpu::{
         math::{exp, max, tree},
-        packed::CpuLinear,
+        packed::{CpuLinear, Elements},
+        pairs,
         simd::{attention::CHUNK, product::CHAIN},
         step::{CpuStep, GroupTables},
     },
@@ -17,9 +18,15 @@ use crate::{
 /// `out = x * weight^T (+ bias)`, or added to `out`.
 pub(crate) fn linear(x: &[f32], weight: &CpuLinear, add: bool, out: &mut [f32]) {
     let (inputs, outputs) = (weight.in_features(), weight.out_features());
+    let paired = matches!(weight.elements, Elements::Bf16(..));
+    let round = |x: &f32| if paired { pairs::rounded(*x) } else { *x };
+    let x: Vec<f32> = x.iter().map(round).collect();
     for (x, out) in x.chunks_exact(inputs).zip(out.chunks_exact_mut(outputs)) {
         for (n, out) in out.iter_mut().enumerate() {
-            let mut value = product(x, weight, n);
+            let mut value = match paired {
+                true => pairs::product(x, |k| weight.get(n, k)),
+                false => product(x, weight, n),
+            };
             if let Some(bias) = &weight.bias {
                 value += bias[n];
             }

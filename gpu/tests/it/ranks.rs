@@ -254,6 +254,10 @@ pub(crate) struct Prompt {
     pub(crate) id: String,
     pub(crate) ids: Vec<u32>,
     pub(crate) greedy_ids: Vec<u32>,
+    /// By how much each of them leads, in logits.
+    pub(crate) greedy_margins: Vec<f64>,
+    /// How far a run that rounds every activation to bfloat16 is off.
+    pub(crate) bf16_run: f64,
 }
 
 /// The golden prompts of a model, if the set has it.
@@ -267,6 +271,11 @@ pub(crate) fn prompts(model: &str) -> Option<Vec<Prompt>> {
         id: prompt["id"].as_str().unwrap().to_owned(),
         ids: ids(&prompt["ids"]),
         greedy_ids: ids(&prompt["greedy_ids"]),
+        greedy_margins: {
+            let margins = prompt["greedy_margins"].as_array().unwrap().iter();
+            margins.map(|margin| margin.as_f64().unwrap()).collect()
+        },
+        bf16_run: golden["checks"]["max_abs_diff_bf16_run"].as_f64().unwrap(),
     };
     Some(prompts.map(prompt).collect())
 }

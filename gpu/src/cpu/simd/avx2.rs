@@ -54,6 +54,25 @@ unsafe impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_low(from: *const u32) -> Pair {
+        // SAFETY: as the trait's.
+        unsafe {
+            let half = |words| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words));
+            (half(_mm256_loadu_si256(from.cast())), half(_mm256_loadu_si256(from.add(8).cast())))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_high(from: *const u32) -> Pair {
+        // SAFETY: as the trait's.
+        unsafe {
+            let high = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
+            let half = |words| _mm256_castsi256_ps(_mm256_and_si256(words, high));
+            (half(_mm256_loadu_si256(from.cast())), half(_mm256_loadu_si256(from.add(8).cast())))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn store(to: *mut f32, value: Pair) {
         // SAFETY: as the trait's.
         unsafe {

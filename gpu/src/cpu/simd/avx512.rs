@@ -43,6 +43,21 @@ unsafe impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn load_low(from: *const u32) -> __m512 {
+        // SAFETY: as the trait's.
+        unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_loadu_si512(from.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_high(from: *const u32) -> __m512 {
+        // SAFETY: as the trait's.
+        unsafe {
+            let high = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
+            _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(from.cast()), high))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn store(to: *mut f32, value: __m512) {
         // SAFETY: as the trait's.
         unsafe { _mm512_storeu_ps(to, value) }

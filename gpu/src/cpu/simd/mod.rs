@@ -2,26 +2,39 @@
 //! chosen at run time.
 //!
 //! - [`vector`]: the lanes; [`avx512`], [`avx2`] and [`portable`] are what they can be
-//! - [`product`], [`attention`], [`rows`]: the kernels
+//! - [`product`], [`pairs`], [`attention`], [`rows`]: the kernels; [`avx512_bf16`] and [`amx`]
+//!   are what some instructions do faster
 //! - [`entry`]: compiles them for one instruction set
 //! - [`pool`]: the threads that share their tasks
 //!
 //! All `unsafe` code of the CPU device is here. An [`Isa`] exists only for what this machine has,
 //! which is what makes the calls below sound.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub(crate) mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16;
 mod entry;
+mod pairs;
 pub(crate) mod pool;
 mod portable;
 pub(crate) mod product;
 mod rows;
 mod vector;
 
-use crate::cpu::KernelPath;
+use crate::{
+    backend::PreparedLinear,
+    cpu::{
+        KernelPath,
+        packed::{CpuLinear, Elements},
+        pairs::{BLOCK, PairOrder, words},
+    },
+};
 
 /// An instruction set that this machine has.
 #[derive(Clone, Copy, Debug)]
@@ -39,13 +52,33 @@ impl Isa {
             }
             #[cfg(target_arch = "x86_64")]
             KernelPath::Avx512 => is_x86_feature_detected!("avx512f"),
+            #[cfg(target_arch = "x86_64")]
+            KernelPath::Avx512Bf16 => {
+                is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
+            }
+            #[cfg(target_arch = "x86_64")]
+            KernelPath::Amx => amx::available(),
             #[cfg(not(target_arch = "x86_64"))]
-            KernelPath::Avx2 | KernelPath::Avx512 => false,
+            KernelPath::Avx2 | KernelPath::Avx512 | KernelPath::Avx512Bf16 | KernelPath::Amx => {
+                false
+            }
             KernelPath::Portable => true,
             KernelPath::Reference => false,
         };
         there.then_some(Self(path))
     }
+}
+
+/// Whether products of pairs are faster than multiply-adds: on AMD's processors they are, twice; on
+/// Intel's, where tiles are for that, they have half the rate.
+pub(crate) fn has_fast_pairs() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let vendor = std::arch::x86_64::__cpuid(0);
+        [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// Runs tasks on the pool, or here if waking a thread would take longer than the work.
@@ -73,7 +106,9 @@ macro_rules! dispatch {
                 #[cfg(target_arch = "x86_64")]
                 KernelPath::Avx2 => avx2::$kernel($($argument),*),
                 #[cfg(target_arch = "x86_64")]
-                KernelPath::Avx512 => avx512::$kernel($($argument),*),
+                KernelPath::Avx512 | KernelPath::Avx512Bf16 | KernelPath::Amx => {
+                    avx512::$kernel($($argument),*)
+                }
                 _ => portable::$kernel($($argument),*),
             }
         }
@@ -81,9 +116,60 @@ macro_rules! dispatch {
 }
 
 impl Isa {
+    /// The order in which this path's kernels read pairs of brain floats.
+    pub(crate) fn pair_order(self) -> PairOrder {
+        match self.0 {
+            KernelPath::Avx512Bf16 => PairOrder::Chained,
+            _ => PairOrder::Natural,
+        }
+    }
+
+    /// Words that one row of `x` takes as the kernel for `weight` reads it.
+    pub(crate) fn row_words(self, weight: &CpuLinear) -> usize {
+        let width = weight.in_features();
+        match (&weight.elements, self.0) {
+            (Elements::Bf16(..), KernelPath::Avx512Bf16 | KernelPath::Amx) => words(width),
+            (Elements::Bf16(..), _) => width.next_multiple_of(BLOCK),
+            (Elements::F16(_) | Elements::F32(_), _) => width,
+        }
+    }
+
+    /// Lays a tile of rows of `x` out as the kernel for `weight` reads it.
+    pub(crate) fn lay_out(self, weight: &CpuLinear, x: &[f32], out: &mut [u32]) {
+        let width = weight.in_features();
+        match (&weight.elements, self.0) {
+            // SAFETY: `Isa::of` has found the features on this machine.
+            #[cfg(target_arch = "x86_64")]
+            (Elements::Bf16(..), KernelPath::Avx512Bf16) => unsafe {
+                avx512_bf16::spread_pairs(x, width, out);
+            },
+            #[cfg(target_arch = "x86_64")]
+            (Elements::Bf16(..), KernelPath::Amx) => unsafe {
+                // SAFETY: as above.
+                avx512::narrow_rows(x, width, out);
+            },
+            (Elements::Bf16(..), _) => dispatch!(self, spread_pairs(x, width, out)),
+            (Elements::F16(_) | Elements::F32(_), _) => product::interleave(x, width, out),
+        }
+    }
+
     /// All of a product's tasks.
     pub(crate) fn product(self, pool: &mut pool::Pool, job: &product::Product<'_>) {
-        share(pool, (job.tasks(), job.operations()), &|task| dispatch!(self, product(job, task)));
+        let size = (job.tasks(), job.operations());
+        match (&job.weight.elements, self.0) {
+            #[cfg(target_arch = "x86_64")]
+            (Elements::Bf16(..), KernelPath::Avx512Bf16) => share(pool, size, &|task| {
+                // SAFETY: `Isa::of` has found the features on this machine, and weights that are
+                // prepared for it are chained.
+                unsafe { avx512_bf16::pairs(job, task) }
+            }),
+            #[cfg(target_arch = "x86_64")]
+            (Elements::Bf16(..), KernelPath::Amx) => share(pool, size, &|task| {
+                // SAFETY: as above, in natural order.
+                unsafe { amx::pairs(job, task) }
+            }),
+            _ => share(pool, size, &|task| dispatch!(self, product(job, task))),
+        }
     }
 
     /// All of an attention's tasks.

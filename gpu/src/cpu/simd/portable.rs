@@ -58,6 +58,20 @@ unsafe impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn load_low(from: *const u32) -> Lanes {
+        // SAFETY: valid for 16 elements as the trait asks.
+        let words = unsafe { from.cast::<[u32; LANES]>().read_unaligned() };
+        each(|lane| f32::from_bits(words[lane] << 16))
+    }
+
+    #[inline(always)]
+    unsafe fn load_high(from: *const u32) -> Lanes {
+        // SAFETY: valid for 16 elements as the trait asks.
+        let words = unsafe { from.cast::<[u32; LANES]>().read_unaligned() };
+        each(|lane| f32::from_bits(words[lane] & 0xffff_0000))
+    }
+
+    #[inline(always)]
     unsafe fn store(to: *mut f32, value: Lanes) {
         // SAFETY: valid for 16 elements as the trait asks.
         unsafe { to.cast::<Lanes>().write_unaligned(value) }

@@ -29,6 +29,10 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn load_bf16(from: *const u16) -> Self::V;
     /// Widens IEEE halves.
     unsafe fn load_f16(from: *const u16) -> Self::V;
+    /// Widens the brain floats in the lower halves of sixteen words.
+    unsafe fn load_low(from: *const u32) -> Self::V;
+    /// Widens those in the upper halves.
+    unsafe fn load_high(from: *const u32) -> Self::V;
     unsafe fn store(to: *mut f32, value: Self::V);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
