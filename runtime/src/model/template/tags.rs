@@ -37,7 +37,7 @@ pub(super) fn rewrite(source: &str) -> Result<String, Error> {
     while let Some((before, tag)) = next_tag(rest) {
         out.push_str(before);
         let (name, _) = name_of(words(tag));
-        if matches!(name, "include" | "import" | "from" | "extends" | "block") {
+        if matches!(name, "include" | "import" | "from" | "extends") {
             let message = format!("`{name}` is not for chat templates, which stand alone");
             return Err(Error::new(ErrorKind::SyntaxError, message));
         }
@@ -45,7 +45,8 @@ pub(super) fn rewrite(source: &str) -> Result<String, Error> {
         rest = &rest[before.len() + tag.len()..];
     }
     out.push_str(rest);
-    if let Some(joins) = joins(source).find(|joins| *joins > MAX_JOINS) {
+    let joins = most_joins(source);
+    if joins > MAX_JOINS {
         let message =
             format!("an expression joins {joins} values, at most {MAX_JOINS} are allowed");
         return Err(Error::new(ErrorKind::SyntaxError, message));
@@ -53,23 +54,46 @@ pub(super) fn rewrite(source: &str) -> Result<String, Error> {
     Ok(out)
 }
 
-/// Of each tag and expression, how many signs it has that join or multiply, texts aside.
-fn joins(source: &str) -> impl Iterator<Item = usize> {
-    source.split("{{").flat_map(|part| part.split("{%")).map(|part| {
-        let code = &part[..part.find("}}").or_else(|| part.find("%}")).unwrap_or(0)];
-        let mut quote = None;
-        let mut is_join = |c: char| match quote {
-            Some(end) => {
-                quote = Some(end).filter(|end| *end != c);
-                false
-            }
-            None => {
-                quote = Some(c).filter(|c| ['"', '\''].contains(c));
-                ['~', '+', '*'].contains(&c)
-            }
+/// Of the tags and expressions the most signs that join or multiply in one, texts aside.
+fn most_joins(source: &str) -> usize {
+    let mut most = 0;
+    let mut rest = source;
+    // What does not end is refused by minijinja.
+    while let Some(at) = rest.find('{') {
+        let opened = &rest[at..];
+        let length = match opened.as_bytes().get(1) {
+            Some(b'#') => opened[2..].find("#}").map(|end| 2 + end + 2),
+            Some(b'{') => code_until(opened, "}}"),
+            Some(b'%') => code_until(opened, "%}"),
+            _ => Some(1),
         };
-        code.chars().filter(|c| is_join(*c)).count()
-    })
+        let Some(length) = length else { break };
+        let code = &opened[..length];
+        rest = &opened[length..];
+        if code.starts_with("{%") && words(code).trim() == "raw" {
+            rest = raw_text(rest).map_or("", |raw| &rest[raw..]);
+        } else if !code.starts_with("{#") {
+            most = most.max(joins(code));
+        }
+    }
+    most
+}
+
+fn joins(code: &str) -> usize {
+    let mut quote = None;
+    let mut is_escaped = false;
+    let mut is_join = |c: char| match quote {
+        Some(end) => {
+            quote = Some(end).filter(|end| is_escaped || *end != c);
+            is_escaped = !is_escaped && c == '\\';
+            false
+        }
+        None => {
+            quote = Some(c).filter(|c| ['"', '\''].contains(c));
+            ['~', '+', '*'].contains(&c)
+        }
+    };
+    code.chars().filter(|c| is_join(*c)).count()
 }
 
 /// Bytes of a template that stand in no tag: the most of them that one round of a loop can write.

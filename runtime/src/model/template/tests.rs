@@ -209,6 +209,10 @@ fn what_no_chat_template_has_is_refused_when_it_is_read() {
     assert!(refused("{% include 'chat' %}").contains("stand alone"));
     assert!(refused("{%- extends 'chat' %}").contains("stand alone"));
     assert!(refused(&format!("{{{{ 'x'{} }}}}", "~'x'".repeat(65))).contains("joins 65 values"));
+    let hidden = format!("{{{{ '}}}}\\'' {} }}}}", "~'x'".repeat(65));
+    assert!(refused(&hidden).contains("joins 65 values"));
+    let behind = format!("{{% raw %}}{{{{ '{{% endraw %}}{{% if 1 {}%}}", "+1".repeat(65));
+    assert!(refused(&behind).contains("joins 65 values"));
     assert!(refused(&"x".repeat(2 << 20)).contains("1048576 bytes"));
     check(&format!("{{{{ '{}' }}}}", "*".repeat(99)), &"*".repeat(99));
 }
