@@ -2,14 +2,10 @@
 //!
 //! A new endpoint is one row in [`rows`] and one in `openapi`.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    http::{
-        HeaderValue,
-        header::{CONNECTION, TRANSFER_ENCODING},
-    },
     routing::{MethodRouter, get, post},
 };
 use hyper::{
@@ -134,9 +130,8 @@ async fn accept(
     Ok((stream, peer, slot))
 }
 
-/// Serves one. Nothing is read behind a body that was sent in chunks: somebody in front of us may
-/// have gone by a `Content-Length` that hyper was right to drop, and takes what follows for that
-/// body.
+/// Serves one. (Behind a request with `Content-Length` and `Transfer-Encoding`, of which somebody in
+/// front of us may see another end, hyper reads nothing.)
 async fn connection(
     stream: StallGuard<TcpStream>,
     (router, gateway): (Router, Arc<Gateway>),
@@ -145,19 +140,13 @@ async fn connection(
     let head_timeout = gateway.config.head_timeout;
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-        let is_last = request.headers().contains_key(TRANSFER_ENCODING);
         let applied = front::apply(&gateway.book.rules(), &mut request);
         let router = router.clone();
         async move {
-            let mut response = match applied {
-                Ok(()) => router.call(request).await?,
-                Err(response) => response,
-            };
-            if is_last {
-                let close = HeaderValue::from_static("close");
-                response.headers_mut().insert(CONNECTION, close);
+            match applied {
+                Ok(()) => router.call(request).await,
+                Err(response) => Ok(response),
             }
-            Ok::<_, Infallible>(response)
         }
     });
     let served = http1::Builder::new()

@@ -171,6 +171,12 @@ async fn a_request_is_never_found_within_another() {
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{request}: {answer}");
         assert!(!answer.contains("hidden"), "{request}: {answer}");
     }
+    // What is no part of another is answered by itself, so that one in excess would show.
+    let last = "GET /version HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    for first in [lengths("content-length: 0", "x: y"), lengths(chunked, "x: y") + "0\r\n\r\n"] {
+        let answer = said(&stage, &(first + last)).await;
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 2, "{answer}");
+    }
     serves(&stage).await;
 }
 
