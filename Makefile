@@ -24,7 +24,7 @@ define need
 			apt-get install -y -qq --no-install-recommends $(2); }
 endef
 
-.PHONY: help up build test soak seed lint image manifests tools test-tools
+.PHONY: help up build test soak seed lint audit image manifests tools test-tools
 
 help:
 	@echo "make up     build, then serve the demo model on port 8000"
@@ -32,6 +32,7 @@ help:
 	@echo "make soak   run thousands of simulated clusters; SEEDS=100000 runs more"
 	@echo "make seed   run one of them again, with every event: SEED=17"
 	@echo "make lint   check formatting and lints"
+	@echo "make audit  check licenses, sources and known faults of what is built in"
 	@echo "make build  build target/release/troupe"
 	@echo "make image  build the container images troupe and troupe-etcd"
 
@@ -56,6 +57,15 @@ seed: tools
 lint: tools
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+# deny.toml says what may come in. Fetches RustSec's list of faults from GitHub; where that cannot be
+# reached, AUDIT_DB=DIR is a copy of it (for cargo-audit), and advisories are left out of cargo-deny.
+AUDIT_DB ?=
+
+audit: target/audit/installed
+	target/audit/bin/cargo-deny --log-level error check $(if $(AUDIT_DB),bans licenses sources)
+	target/audit/bin/cargo-audit audit --deny warnings --ignore RUSTSEC-2024-0436 \
+		$(if $(AUDIT_DB),--db $(AUDIT_DB) --no-fetch)
 
 # Needs a Docker engine; pulls nothing.
 image: build

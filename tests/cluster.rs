@@ -77,6 +77,8 @@ mod question;
 mod random;
 #[path = "cluster/scaling.rs"]
 mod scaling;
+#[path = "cluster/secrets.rs"]
+mod secrets;
 #[path = "support/skip.rs"]
 mod skip;
 #[path = "cluster/tracing.rs"]

@@ -2,10 +2,14 @@
 //!
 //! A new endpoint is one row in [`rows`] and one in `openapi`.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
+    http::{
+        HeaderValue,
+        header::{CONNECTION, TRANSFER_ENCODING},
+    },
     routing::{MethodRouter, get, post},
 };
 use hyper::{
@@ -33,11 +37,11 @@ use crate::{
     state::Gateway,
 };
 
-/// How long a client may take to send a request's head.
-const HEAD_DEADLINE: Duration = Duration::from_secs(30);
-
-/// What is buffered per connection beside the socket's own buffers.
+/// What is buffered per connection beside the socket's own buffers; no head of a request is larger.
 const BUFFER_BYTES: usize = 256 << 10;
+
+/// Lines that a head may have.
+const MAX_HEADERS: usize = 128;
 
 /// Wait after a failed accept (no file handles left, mostly), so that it is not tried in a circle.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -130,26 +134,37 @@ async fn accept(
     Ok((stream, peer, slot))
 }
 
+/// Serves one. Nothing is read behind a body that was sent in chunks: somebody in front of us may
+/// have gone by a `Content-Length` that hyper was right to drop, and takes what follows for that
+/// body.
 async fn connection(
     stream: StallGuard<TcpStream>,
     (router, gateway): (Router, Arc<Gateway>),
     mut shutdown: Shutdown,
 ) -> hyper::Result<()> {
+    let head_timeout = gateway.config.head_timeout;
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        let is_last = request.headers().contains_key(TRANSFER_ENCODING);
         let applied = front::apply(&gateway.book.rules(), &mut request);
         let router = router.clone();
         async move {
-            match applied {
-                Ok(()) => router.call(request).await,
-                Err(response) => Ok(response),
+            let mut response = match applied {
+                Ok(()) => router.call(request).await?,
+                Err(response) => response,
+            };
+            if is_last {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
             }
+            Ok::<_, Infallible>(response)
         }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_DEADLINE)
+        .header_read_timeout(head_timeout)
         .max_buf_size(BUFFER_BYTES)
+        .max_headers(MAX_HEADERS)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(served);
     tokio::select! {

@@ -32,6 +32,8 @@ pub(crate) struct Cluster {
     pub(crate) etcd: EtcdProcess,
     folder: TempDir,
     question: Question,
+    /// Of the control host.
+    args: Vec<String>,
 }
 
 impl Cluster {
@@ -63,9 +65,16 @@ impl Cluster {
             fs::write(&file, two_stages().to_string()).expect("it can be written");
             args.extend(["-f", &file]);
         }
+        let args: Vec<String> = args.into_iter().map(str::to_owned).collect();
         let mut control = Troupe::start(&args);
         control.until_said("troupe join ");
-        Self { control, etcd, folder, question: Question::golden() }
+        Self { control, etcd, folder, question: Question::golden(), args }
+    }
+
+    /// Kills the control host and starts it again as it was.
+    pub(crate) fn restart(&mut self) {
+        self.control.kill();
+        self.control = Troupe::start(&self.args);
     }
 
     pub(crate) fn path(&self, name: &str) -> String {

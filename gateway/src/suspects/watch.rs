@@ -31,9 +31,9 @@ pub(crate) struct Deaths {
 // === impl Deaths ===
 
 impl Deaths {
-    /// What is to become of a request.
-    pub(crate) fn verdict(&self, request: RequestId) -> Verdict {
-        self.known().verdict(request)
+    /// What is to become of a request that went to some endpoints alone.
+    pub(crate) fn verdict(&self, request: RequestId, alone_at: &[EndpointId]) -> Verdict {
+        self.known().verdict(request, alone_at)
     }
 
     /// Waits until it is told how an endpoint ended; not for long, because it may have ended in a
