@@ -24,13 +24,15 @@ define need
 			apt-get install -y -qq --no-install-recommends $(2); }
 endef
 
-.PHONY: help up build test soak seed lint audit image manifests tools test-tools
+.PHONY: help up build test soak seed storm soak-real lint audit image manifests tools test-tools
 
 help:
 	@echo "make up     build, then serve the demo model on port 8000"
 	@echo "make test   run every test"
 	@echo "make soak   run thousands of simulated clusters; SEEDS=100000 runs more"
 	@echo "make seed   run one of them again, with every event: SEED=17"
+	@echo "make storm  a thousand streams while groups are killed; ARGS=\"--streams 64 --seconds 10\""
+	@echo "make soak-real  a mixed load on real processes for an hour, with faults; MINUTES=300"
 	@echo "make lint   check formatting and lints"
 	@echo "make audit  check licenses, sources and known faults of what is built in"
 	@echo "make build  build target/release/troupe"
@@ -53,6 +55,16 @@ soak: tools
 
 seed: tools
 	TROUPE_SEED=$(SEED) $(CARGO) test --release --test simulation -- --ignored --nocapture replay
+
+storm: tools
+	$(call need,etcd,etcd-server)
+	$(CARGO) bench --bench storm -- $(ARGS)
+
+MINUTES ?= 60
+
+soak-real: tools
+	$(call need,etcd,etcd-server)
+	$(CARGO) bench --bench soak -- --minutes $(MINUTES) $(ARGS)
 
 lint: tools
 	$(CARGO) fmt --all --check
