@@ -50,6 +50,7 @@ mod joining;
 mod kept;
 #[path = "cluster/metrics.rs"]
 mod metrics;
+#[allow(dead_code)]
 #[path = "support/hosts.rs"]
 mod network;
 #[path = "cluster/operate.rs"]
@@ -68,6 +69,7 @@ mod prefix;
 mod preflight;
 #[path = "cluster/pressure.rs"]
 mod pressure;
+#[allow(dead_code)]
 #[path = "support/process.rs"]
 mod process;
 #[path = "support/question.rs"]
