@@ -263,9 +263,9 @@ fn two_stages() -> Value {
     let spec = json!({
         "replicas": 2,
         "parallelism": {"pipeline": 2},
-        "template": template("x", 8),
+        "template": template("x", 6),
         // So a group's stages are on hosts of their own.
-        "worker": template("x", 8),
+        "worker": template("x", 6),
     });
     service("x", spec)
 }
@@ -293,8 +293,8 @@ fn prefill_apart() -> Value {
     });
     let spec = json!({
         "replicas": 1,
-        "template": template("p", 8),
-        "prefill": {"replicas": 1, "template": template("p", 8)},
+        "template": template("p", 6),
+        "prefill": {"replicas": 1, "template": template("p", 6)},
         "router": {"scheduler": {"config": {"inline": picker}}},
     });
     service("p", spec)

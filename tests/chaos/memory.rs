@@ -14,14 +14,14 @@ pub(crate) struct Starved {
 }
 
 impl Starved {
-    /// Takes a process's memory away. The kernel kills it, because the other one is not to be.
+    /// Takes a process's memory away. The kernel kills it first: nobody is so easily spared.
     pub(crate) fn process(id: u32) -> Result<Self, String> {
         let group = group(id)?;
         let procs = group.join("cgroup.procs");
         write(&procs, &id.to_string())?;
         write(Path::new(&format!("/proc/{id}/oom_score_adj")), "1000")?;
         // It reads a line without an end.
-        let greedy = "echo $$ > \"$0\" && echo -1000 > /proc/$$/oom_score_adj && exec tail /dev/zero";
+        let greedy = "echo $$ > \"$0\" && exec tail /dev/zero";
         let hog = Command::new("sh")
             .args(["-c", greedy])
             .arg(&procs)

@@ -22,7 +22,7 @@ pub(crate) struct Figures {
     pub(crate) noticed: Option<Duration>,
     /// What it said.
     pub(crate) said: String,
-    /// From then until the last of those clients that waited had its next token.
+    /// The longest that a client waited for a token from then on.
     pub(crate) next_token: Duration,
     /// The longest that a client waited for a token from the fault on.
     pub(crate) wait: Duration,
@@ -78,12 +78,14 @@ pub(crate) fn run(
         pause();
     }
     let told = within("every client is answered during the fault", || load.answered_since(began));
+    // Who is started anew has a new log.
+    let sign = first(cluster);
     mend(cluster);
     told?;
     within("everything serves again", || cluster.is_whole())?;
     let mended = Instant::now();
     within("every client is answered after the fault", || load.answered_since(mended))?;
-    let sign = marks.first(cluster, &played.signs, clock);
+    let sign = sign.or_else(|| marks.first(cluster, &played.signs, clock));
     Ok(figures(&load.take(), &played, sign))
 }
 
@@ -99,14 +101,10 @@ fn figures(all: &[Asked], played: &Played, sign: Option<(SystemTime, String)>) -
         None => broke,
     };
     let waits: Vec<_> = asked.iter().flat_map(|asked| waits(asked)).collect();
-    let wait = waits.iter().filter(|(_, end)| *end > began).map(|(start, end)| {
-        *end - (*start).max(began)
-    });
-    let named = noticed.map(|noticed| began + noticed);
-    let next_token = named.map(|named| {
-        let waiting = waits.iter().filter(|(start, end)| *start <= named && *end > named);
-        waiting.map(|(_, end)| *end - named).max().unwrap_or_default()
-    });
+    let longest_from = |from: Instant| {
+        let waiting = waits.iter().filter(|(_, end)| *end > from);
+        waiting.map(|(start, end)| *end - (*start).max(from)).max().unwrap_or_default()
+    };
     let why = |asked: &&Asked| {
         let told = asked.told.len();
         let why = asked.failed.as_deref().unwrap_or_default();
@@ -115,8 +113,8 @@ fn figures(all: &[Asked], played: &Played, sign: Option<(SystemTime, String)>) -
     Figures {
         noticed,
         said: sign.map(|(_, said)| said).unwrap_or_default(),
-        next_token: next_token.unwrap_or_default(),
-        wait: wait.max().unwrap_or_default(),
+        next_token: noticed.map(|noticed| longest_from(began + noticed)).unwrap_or_default(),
+        wait: longest_from(began),
         requests: asked.len(),
         lost: lost.iter().map(why).collect(),
         cut: cut.len(),
