@@ -213,9 +213,7 @@ impl Cluster {
     pub(crate) fn is_whole(&self) -> bool {
         let groups = self.groups();
         let hosts = self.says("get nodes").unwrap_or_default();
-        let ready = hosts.lines().filter(|line| {
-            line.split_whitespace().nth(1) == Some("Ready")
-        });
+        let ready = hosts.lines().filter(|line| line.split_whitespace().nth(1) == Some("Ready"));
         groups.len() == GROUPS
             && groups.iter().all(|group| group.ready)
             && ready.count() == NODES.len()

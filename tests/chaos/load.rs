@@ -86,9 +86,8 @@ impl Load {
     /// Whether every client has got all of an answer that it asked for after a time.
     pub(crate) fn answered_since(&self, since: Instant) -> bool {
         let done = self.shared.done.lock().unwrap_or_else(PoisonError::into_inner);
-        (0..self.clients.len()).all(|client| {
-            done.iter().any(|asked| asked.client == client && asked.asked > since)
-        })
+        (0..self.clients.len())
+            .all(|client| done.iter().any(|asked| asked.client == client && asked.asked > since))
     }
 
     /// What has ended since this was asked last.

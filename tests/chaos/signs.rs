@@ -57,7 +57,8 @@ impl Marks {
         let whose = |who| signs.iter().any(|sign| sign.who == who);
         let mut found: Option<(SystemTime, String)> = None;
         for (who, at, troupe) in all(cluster).filter(|(who, ..)| whose(*who)) {
-            let from = self.0.iter().find(|mark| (mark.0, mark.1, mark.2) == (who, at, troupe.id()));
+            let from =
+                self.0.iter().find(|mark| (mark.0, mark.1, mark.2) == (who, at, troupe.id()));
             for line in troupe.log_from(from.map_or(0, |mark| mark.3)).lines() {
                 let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
                 let is_sign = |sign: &Sign| sign.who == who && sign.is_in(&line);

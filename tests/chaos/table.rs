@@ -52,7 +52,8 @@ impl Row {
         ] {
             let late = all.iter().filter(|time| **time > most).count();
             if let (1.., Some(worst)) = (late, all.last()) {
-                misses.push(format!("{what} later than {most:?} in {late} runs, {worst:?} at worst"));
+                misses
+                    .push(format!("{what} later than {most:?} in {late} runs, {worst:?} at worst"));
             }
         }
         let lost = self.runs.iter().flat_map(|run| &run.lost);
@@ -91,7 +92,7 @@ fn seconds(time: Duration) -> String {
 }
 
 /// The table, as Markdown.
-pub(crate) fn table(rows: &[Row]) -> String {
+pub(crate) fn table<'a>(rows: impl IntoIterator<Item = &'a Row>) -> String {
     let mut text = String::from(
         "| fault | runs | noticed, s | next token after that, s | longest wait of a client, s \
          | requests | lost | tokens wrong |\n|---|---|---|---|---|---|---|---|\n",
@@ -103,7 +104,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
 }
 
 /// Puts a table into the page, with the day and what it came of.
-pub(crate) fn publish(rows: &[Row], runs: usize) {
+pub(crate) fn publish<'a>(rows: impl IntoIterator<Item = &'a Row>, runs: usize) {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reliability.md");
     let text = fs::read_to_string(&page).expect("the page is there");
     let (before, rest) = text.split_once(BEGIN).expect("the page has the first line");

@@ -174,7 +174,9 @@ impl Host {
     /// Loses every packet that comes to this host, that leaves it, or both.
     pub(crate) fn cut(&self, ways: Ways) {
         let chain = |hook: &str, device: &str| {
-            format!("chain {hook} {{\ntype filter hook {hook} priority 0\n{device} != lo drop\n}}\n")
+            format!(
+                "chain {hook} {{\ntype filter hook {hook} priority 0\n{device} != lo drop\n}}\n"
+            )
         };
         let (inward, outward) = (chain("input", "iifname"), chain("output", "oifname"));
         let chains = match ways {
@@ -191,7 +193,8 @@ impl Host {
     }
 
     fn filter(&self, rules: &str) {
-        self.run(&["nft", rules]).unwrap_or_else(|why| panic!("{} cannot filter: {why}", self.name));
+        self.run(&["nft", rules])
+            .unwrap_or_else(|why| panic!("{} cannot filter: {why}", self.name));
     }
 
     /// Runs a program here that ends by itself.
