@@ -32,7 +32,7 @@ fn weight(device: &mut CpuDevice, shape: (usize, usize), dtype: Dtype) -> CpuLin
     (0..inputs * outputs).for_each(|at| dtype.write(&mut bytes, (at % 17) as f32 / 17.0 - 0.5));
     let weight = DenseMatrix::new(bytes, dtype, (outputs, inputs)).expect("a whole matrix");
     let weights = WeightSource::Dense(vec![DensePart { weight, bias: None }]);
-    let source = LinearSource { in_features: inputs, weights, storage: dtype };
+    let source = LinearSource { in_features: inputs, weights, storage: dtype, quantize: None };
     device.prepare_linear(&source).expect("dense weights")
 }
 

@@ -57,7 +57,7 @@ fn what_members_of_a_killed_node_were_at_is_dropped() {
     let (mut cluster, _) = serving();
     let former = records(&cluster);
     assert_eq!(former.len(), 2, "{former:?}");
-    cluster.restart();
+    cluster.restart_control(&HOST);
     both_serve(cluster.control.address("gateway on "));
     let records = records(&cluster);
     assert_eq!(records.len(), 2, "{records:?}");
@@ -70,10 +70,12 @@ fn records(cluster: &Cluster) -> Vec<OsString> {
     folder.map(|member| member.expect("it is listed").file_name()).collect()
 }
 
+/// One host is everything.
+const HOST: [&str; 4] = ["--roles", "controller,gateway,node", "--devices", "2"];
+
 /// A host with two groups, and its gateway.
 fn serving() -> (Cluster, SocketAddr) {
-    let args = ["--roles", "controller,gateway,node", "--devices", "2"];
-    let mut cluster = Cluster::start_with("troupe", &args, false);
+    let mut cluster = Cluster::start_with("troupe", &HOST, false);
     let file = cluster.path("service.json");
     fs::write(&file, two_groups().to_string()).expect("it can be written");
     cluster.done(&["apply", "-f", &file]);

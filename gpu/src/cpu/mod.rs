@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //! - [`device`]: `impl Backend`; [`ops`]: what its operations do row by row
-//! - [`packed`], `pairs`: weights as kernels want them; [`buffer`], [`step`]: activations, step
+//! - [`packed`], `pairs`, `integers`: weights as kernels want them; [`buffer`], [`step`]: activations, step
 //!   metadata
 //! - `reference`: reductions in plain loops; `simd`: the same, fast; `math`: scalar functions
 //!
@@ -21,6 +21,7 @@
 //!   order by FMA; chains are added in order; then the bias; then what was in the output.
 //! - **Product with bfloat16 weights**: blocks of 32 inputs, two chains in each, `pairs`; then the
 //!   same.
+//! - **Product with integers**: exact within a group of inputs, groups by FMA in order, `integers`.
 //! - **RMS norm**: squares go by FMA into 16 lanes, element `i` into lane `i % 16`; lanes are added
 //!   as a tree (`i` takes `i + 8`, then `+ 4`, `+ 2`, `+ 1`); `x * (1 / sqrt(mean + epsilon)) * w`.
 //! - **Attention**: a score is a chain of FMAs over the head's elements, then times the scale.
@@ -35,6 +36,7 @@
 pub(crate) mod aligned;
 pub mod buffer;
 pub mod device;
+pub(crate) mod integers;
 pub(crate) mod math;
 pub mod ops;
 pub mod packed;
@@ -60,11 +62,13 @@ pub struct CpuOptions {
 pub enum KernelPath {
     /// AVX2 with FMA and F16C.
     Avx2,
-    /// AVX-512F.
+    /// AVX-512 (F and BW).
     Avx512,
-    /// AVX-512F with products of pairs of brain floats (AVX512_BF16).
+    /// The same with products of bytes (AVX512_VNNI).
+    Avx512Vnni,
+    /// The same with products of pairs of brain floats too (AVX512_BF16).
     Avx512Bf16,
-    /// AVX-512F with products on tiles (AMX).
+    /// AVX-512 and VNNI with products on tiles (AMX).
     Amx,
     /// Whatever the compiler makes of arrays: NEON on AArch64.
     Portable,
@@ -74,8 +78,15 @@ pub enum KernelPath {
 
 impl KernelPath {
     /// All of them, those with more instructions first.
-    pub const ALL: [Self; 6] =
-        [Self::Amx, Self::Avx512Bf16, Self::Avx512, Self::Avx2, Self::Portable, Self::Reference];
+    pub const ALL: [Self; 7] = [
+        Self::Amx,
+        Self::Avx512Bf16,
+        Self::Avx512Vnni,
+        Self::Avx512,
+        Self::Avx2,
+        Self::Portable,
+        Self::Reference,
+    ];
 
     /// The name in execution fingerprints and reports.
     pub const fn name(self) -> &'static str {
@@ -84,6 +95,7 @@ impl KernelPath {
             Self::Avx2 => "cpu/avx2",
             Self::Avx512 => "cpu/avx512",
             Self::Avx512Bf16 => "cpu/avx512-bf16",
+            Self::Avx512Vnni => "cpu/avx512-vnni",
             Self::Portable => "cpu/portable",
             Self::Reference => "cpu/reference",
         }

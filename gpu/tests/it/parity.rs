@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests may stop at the first surprise")]
 
-use troupe_gpu::{dtype::Dtype, executor::LogitRows};
+use troupe_gpu::{dtype::Dtype, executor::LogitRows, tensor::Quantize};
 
 use crate::{
     golden,
@@ -147,6 +147,36 @@ fn check_bf16(model: &str, prompts: &[Prompt], layout: Layout) {
         found = rows(&ranks.forward(&mut sequences, &work));
     }
     assert!(compared > 0, "{model}: no margin is large enough");
+}
+
+/// Rounded weights and activations move the logits of these models, which are made to be sensitive, by
+/// a share of how far they lie apart. How much is a figure, not a promise; twice as much is a mistake.
+#[test]
+fn integers_stay_near_to_exact_arithmetic_however_the_model_is_divided() {
+    for_each(&F32_MODELS, |model, prompts| {
+        let golden = golden_tensors(model);
+        for (quantize, allowed) in [(Quantize::Int8, 0.15), (Quantize::Int4, 0.9)] {
+            for (tensor, pipeline) in [(1, 1), (2, 2)] {
+                let quantize = Some(quantize);
+                let layout = Layout { quantize, ..Layout::of(tensor, pipeline) };
+                let mut ranks = load(model, layout);
+                let found = prefill(&mut ranks, &mut sequences(prompts));
+                for (prompt, found) in prompts.iter().zip(&found) {
+                    let expected = &golden[&format!("last_logits.{}.f64", prompt.id)];
+                    let off = relative(found, expected);
+                    assert!(off <= allowed, "{model} {} {layout:?}: {off}", prompt.id);
+                }
+            }
+        }
+    });
+}
+
+/// The distance between two lists as a share of how far the second's values lie apart.
+fn relative(found: &[f32], expected: &[f64]) -> f64 {
+    let mean = expected.iter().sum::<f64>() / expected.len() as f64;
+    let apart: f64 = expected.iter().map(|value| (value - mean).powi(2)).sum();
+    let off: f64 = found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum();
+    (off / apart).sqrt()
 }
 
 #[test]

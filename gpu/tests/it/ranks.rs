@@ -15,6 +15,7 @@ use troupe_gpu::{
         BatchSequence, Executor, LogitRows, Logits, SampleRequest, StageInput, StageOutput,
         StepBatch,
     },
+    tensor::Quantize,
 };
 use troupe_runtime::{
     id::{BlockId, Coordinate, SequenceId, StepId},
@@ -50,13 +51,14 @@ pub(crate) struct Layout {
     pub(crate) pipeline: usize,
     pub(crate) dtype: Option<Dtype>,
     pub(crate) kv_dtype: Option<Dtype>,
+    pub(crate) quantize: Option<Quantize>,
 }
 
 impl Layout {
     pub(crate) const SINGLE: Self = Self::of(1, 1);
 
     pub(crate) const fn of(tensor: usize, pipeline: usize) -> Self {
-        Self { tensor, pipeline, dtype: None, kv_dtype: None }
+        Self { tensor, pipeline, dtype: None, kv_dtype: None, quantize: None }
     }
 }
 
@@ -204,6 +206,7 @@ pub(crate) fn request(
         parallel: ParallelSizes { tensor: layout.tensor, pipeline: layout.pipeline },
         dtype: layout.dtype,
         kv_dtype: layout.kv_dtype,
+        quantize: layout.quantize,
         limits: StepLimits {
             max_num_batched_tokens: 256,
             max_num_seqs: SEQUENCES,

@@ -1,5 +1,5 @@
 //! Products on the tile unit of Intel's Sapphire Rapids and later: `TDPBF16PS` for brain floats and
-//! `TDPBSSD` for bytes. Needs `amx-tile`, `amx-bf16`, `amx-int8` and Linux's permission.
+//! `TDPBSUD` for bytes. Needs `amx-tile`, `amx-bf16`, `amx-int8` and Linux's permission.
 //!
 //! A tile is up to 16 rows of 64 bytes. For both types a block is 16 words deep: a tile of `x` has 16
 //! words of up to 16 rows, a tile of weights 16 words of 16 outputs, and their product adds up to 16
@@ -12,7 +12,13 @@
 use std::{arch::asm, sync::OnceLock};
 
 use super::product::{Product, TASK_ROWS, finish};
-use crate::cpu::packed::PANEL;
+use crate::{
+    backend::PreparedLinear,
+    cpu::{
+        integers::{Bits, GROUP, WORDS},
+        packed::{Integers, PANEL},
+    },
+};
 
 /// Rows, and outputs, of a tile.
 const TILE: usize = 16;
@@ -26,7 +32,7 @@ const PANEL_STRIDE: usize = PANEL * 4;
 pub(crate) enum TileOf {
     /// Pairs of brain floats; totals are `f32`.
     Pairs,
-    /// Four signed bytes a word; totals are `i32`.
+    /// Four bytes a word, signed ones of `x` and unsigned ones of weights; totals are `i32`.
     Bytes,
 }
 
@@ -101,31 +107,65 @@ pub(crate) unsafe fn pairs(job: &Product<'_>, task: usize) {
     let x = &job.x[first * words..][..rows * words];
     let mut totals = [0; TASK_ROWS * PANEL];
     // SAFETY: as this function's.
-    unsafe { panel(TileOf::Pairs, (x, rows), job.weight.panel_of_pairs(number), &mut totals) };
+    unsafe {
+        panel(TileOf::Pairs, (x, words), job.weight.panel_of_pairs(number), &mut totals);
+    }
     let totals: &[f32] = bytemuck::cast_slice(&totals[..rows * PANEL]);
     finish(job, totals, number, first);
 }
 
-/// `x` (`[rows][blocks][16]` words, at most [`TASK_ROWS`] rows) by one panel (`[blocks][16][64]`
-/// words) into `totals`, `[rows][64]` of four bytes each.
+/// Words of a row of `width` bytes, with the block behind it.
+pub(crate) const fn byte_words(width: usize) -> usize {
+    (width.div_ceil(GROUP) + 1) * WORDS
+}
+
+/// One task of a product by integers of eight bits.
+///
+/// # Safety
+/// [`available`] has said yes; each task is run once.
+pub(crate) unsafe fn bytes(job: &Product<'_>, weights: &Integers, task: usize) {
+    let (number, first) = job.place(task);
+    let rows = TASK_ROWS.min(job.rows - first);
+    let words = byte_words(job.weight.in_features());
+    let x = &job.x[first * words..][..rows * words];
+    let mut totals = [0; TASK_ROWS * PANEL];
+    let panel_words = weights.panel(number, words / WORDS - 1);
+    // SAFETY: as this function's.
+    unsafe { panel(TileOf::Bytes, (x, words), panel_words, &mut totals) };
+    let scales = weights.output_scales(number);
+    for (x, totals) in x.chunks_exact(words).zip(totals.chunks_exact_mut(PANEL)) {
+        let (scale, sum) = (f32::from_bits(x[words - WORDS]), x[words - WORDS + 1].cast_signed());
+        let zero = sum.wrapping_mul(Bits::Eight.zero());
+        for (total, output) in totals.iter_mut().zip(scales) {
+            let dot = total.cast_signed().wrapping_sub(zero);
+            *total = (dot as f32 * (scale * output)).to_bits();
+        }
+    }
+    let totals: &[f32] = bytemuck::cast_slice(&totals[..rows * PANEL]);
+    finish(job, totals, number, first);
+}
+
+/// Rows of `x`, each `words` words of which the first are `[blocks][16]`, at most [`TASK_ROWS`] of
+/// them, by one panel (`[blocks][16][64]` words) into `totals`, `[rows][64]` of four bytes each.
 ///
 /// # Safety
 /// [`available`] has said yes.
 pub(crate) unsafe fn panel(
     of: TileOf,
-    (x, rows): (&[u32], usize),
+    (x, words): (&[u32], usize),
     weights: &[u32],
     totals: &mut [u32; TASK_ROWS * PANEL],
 ) {
     let blocks = weights.len() / (16 * PANEL);
-    assert!(rows <= TASK_ROWS && x.len() >= rows * blocks * 16 && blocks > 0);
+    assert!(words >= blocks * 16 && blocks > 0 && x.len() <= TASK_ROWS * words);
+    let rows = x.len() / words;
     for row in (0..rows).step_by(2 * TILE) {
         let first = TILE.min(rows - row);
         let second = TILE.min(rows - row - first);
         let shapes = Shapes::new(first, second);
         let job = Job {
-            x: x[row * blocks * 16..].as_ptr().cast(),
-            x_stride: blocks * 64,
+            x: x[row * words..].as_ptr().cast(),
+            x_stride: words * 4,
             weights: weights.as_ptr().cast(),
             totals: totals[row * PANEL..].as_mut_ptr().cast(),
             blocks,
@@ -240,7 +280,7 @@ macro_rules! loops {
 }
 
 loops!(pairs_one, pairs_two, "tdpbf16ps");
-loops!(bytes_one, bytes_two, "tdpbssd");
+loops!(bytes_one, bytes_two, "tdpbsud");
 
 /// Multiplies some numbers by tiles and in plain loops.
 fn computes_as_stated() -> bool {
@@ -270,7 +310,7 @@ fn is_as_stated(of: TileOf, rows: usize) -> bool {
     let weights: Vec<u32> = (0..BLOCKS * 16 * PANEL).map(|_| word()).collect();
     let mut totals = Box::new([0; TASK_ROWS * PANEL]);
     // SAFETY: called once the instructions are there and allowed.
-    unsafe { panel(of, (&x, rows), &weights, &mut totals) };
+    unsafe { panel(of, (&x, BLOCKS * 16), &weights, &mut totals) };
     (0..rows).all(|row| {
         let x = &x[row * BLOCKS * 16..][..BLOCKS * 16];
         (0..PANEL).all(|output| {
@@ -293,7 +333,7 @@ fn stated(of: TileOf, x: &[u32], weight: impl Fn(usize) -> u32) -> u32 {
                 *chain = float(*x).mul_add(float(weight), *chain);
             }
             for (a, b) in x.to_le_bytes().into_iter().zip(weight.to_le_bytes()) {
-                sum += i32::from(a.cast_signed()) * i32::from(b.cast_signed());
+                sum += i32::from(a.cast_signed()) * i32::from(b);
             }
         }
         total += chains[0] + chains[1];

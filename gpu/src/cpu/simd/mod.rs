@@ -2,8 +2,8 @@
 //! chosen at run time.
 //!
 //! - [`vector`]: the lanes; [`avx512`], [`avx2`] and [`portable`] are what they can be
-//! - [`product`], [`pairs`], [`attention`], [`rows`]: the kernels; [`avx512_bf16`] and [`amx`]
-//!   are what some instructions do faster
+//! - [`product`], [`pairs`], [`integers`], [`attention`], [`rows`]: the kernels; [`avx512_bf16`],
+//!   [`avx512_vnni`] and [`amx`] are what some instructions do faster
 //! - [`entry`]: compiles them for one instruction set
 //! - [`pool`]: the threads that share their tasks
 //!
@@ -19,7 +19,10 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_bf16;
+#[cfg(target_arch = "x86_64")]
+mod avx512_vnni;
 mod entry;
+mod integers;
 mod pairs;
 pub(crate) mod pool;
 mod portable;
@@ -31,6 +34,7 @@ use crate::{
     backend::PreparedLinear,
     cpu::{
         KernelPath,
+        integers::Bits,
         packed::{CpuLinear, Elements},
         pairs::{BLOCK, PairOrder, words},
     },
@@ -44,29 +48,35 @@ impl Isa {
     /// The path's instruction set, if this machine has it. The reference has none.
     pub(crate) fn of(path: KernelPath) -> Option<Self> {
         let there = match path {
-            #[cfg(target_arch = "x86_64")]
-            KernelPath::Avx2 => {
-                is_x86_feature_detected!("avx2")
-                    && is_x86_feature_detected!("fma")
-                    && is_x86_feature_detected!("f16c")
-            }
-            #[cfg(target_arch = "x86_64")]
-            KernelPath::Avx512 => is_x86_feature_detected!("avx512f"),
-            #[cfg(target_arch = "x86_64")]
-            KernelPath::Avx512Bf16 => {
-                is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
-            }
-            #[cfg(target_arch = "x86_64")]
-            KernelPath::Amx => amx::available(),
-            #[cfg(not(target_arch = "x86_64"))]
-            KernelPath::Avx2 | KernelPath::Avx512 | KernelPath::Avx512Bf16 | KernelPath::Amx => {
-                false
-            }
             KernelPath::Portable => true,
             KernelPath::Reference => false,
+            _ => has(path),
         };
         there.then_some(Self(path))
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has(path: KernelPath) -> bool {
+    let avx512 = || is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+    let vnni = || avx512() && is_x86_feature_detected!("avx512vnni");
+    match path {
+        KernelPath::Avx2 => {
+            is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+        }
+        KernelPath::Avx512 => avx512(),
+        KernelPath::Avx512Vnni => vnni(),
+        KernelPath::Avx512Bf16 => vnni() && is_x86_feature_detected!("avx512bf16"),
+        KernelPath::Amx => vnni() && amx::available(),
+        KernelPath::Portable | KernelPath::Reference => true,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has(_path: KernelPath) -> bool {
+    false
 }
 
 /// Whether products of pairs are faster than multiply-adds: on AMD's processors they are, twice; on
@@ -106,9 +116,10 @@ macro_rules! dispatch {
                 #[cfg(target_arch = "x86_64")]
                 KernelPath::Avx2 => avx2::$kernel($($argument),*),
                 #[cfg(target_arch = "x86_64")]
-                KernelPath::Avx512 | KernelPath::Avx512Bf16 | KernelPath::Amx => {
-                    avx512::$kernel($($argument),*)
-                }
+                KernelPath::Avx512
+                | KernelPath::Avx512Vnni
+                | KernelPath::Avx512Bf16
+                | KernelPath::Amx => avx512::$kernel($($argument),*),
                 _ => portable::$kernel($($argument),*),
             }
         }
@@ -130,6 +141,11 @@ impl Isa {
         match (&weight.elements, self.0) {
             (Elements::Bf16(..), KernelPath::Avx512Bf16 | KernelPath::Amx) => words(width),
             (Elements::Bf16(..), _) => width.next_multiple_of(BLOCK),
+            #[cfg(target_arch = "x86_64")]
+            (Elements::Integers(integers), KernelPath::Amx) if integers.bits == Bits::Eight => {
+                amx::byte_words(width)
+            }
+            (Elements::Integers(_), _) => integers::row_words(width),
             (Elements::F16(_) | Elements::F32(_), _) => width,
         }
     }
@@ -149,6 +165,12 @@ impl Isa {
                 avx512::narrow_rows(x, width, out);
             },
             (Elements::Bf16(..), _) => dispatch!(self, spread_pairs(x, width, out)),
+            #[cfg(target_arch = "x86_64")]
+            (Elements::Integers(integers), KernelPath::Amx) if integers.bits == Bits::Eight => {
+                // SAFETY: as above.
+                unsafe { avx512::quantize_rows(x, width, out) }
+            }
+            (Elements::Integers(_), _) => dispatch!(self, spread_integers(x, width, out)),
             (Elements::F16(_) | Elements::F32(_), _) => product::interleave(x, width, out),
         }
     }
@@ -167,6 +189,21 @@ impl Isa {
             (Elements::Bf16(..), KernelPath::Amx) => share(pool, size, &|task| {
                 // SAFETY: as above, in natural order.
                 unsafe { amx::pairs(job, task) }
+            }),
+            #[cfg(target_arch = "x86_64")]
+            (Elements::Integers(weights), KernelPath::Amx) if weights.bits == Bits::Eight => {
+                share(pool, size, &|task| {
+                    // SAFETY: as above.
+                    unsafe { amx::bytes(job, weights, task) }
+                });
+            }
+            #[cfg(target_arch = "x86_64")]
+            (
+                Elements::Integers(weights),
+                KernelPath::Avx512Vnni | KernelPath::Avx512Bf16 | KernelPath::Amx,
+            ) => share(pool, size, &|task| {
+                // SAFETY: as above.
+                unsafe { avx512_vnni::product(job, weights, task) }
             }),
             _ => share(pool, size, &|task| dispatch!(self, product(job, task))),
         }

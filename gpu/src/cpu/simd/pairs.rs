@@ -2,13 +2,13 @@
 //! by multiply-adds of widened values or by the instruction that takes pairs.
 //!
 //! A tile of up to 6 rows by up to 64 outputs runs through a block twice, once for each chain, with
-//! its sums in registers; the first chain's wait in memory for the second's. Rows of `x` are rounded
+//! its sums in registers; the first chain's wait on the stack for the second's. Rows of `x` are rounded
 //! and laid out once per product, tile by tile, so that a kernel reads them from front to back.
 
-use std::marker::PhantomData;
+use std::{marker::PhantomData, mem::MaybeUninit};
 
 use super::{
-    product::{Product, TASK_ROWS, TILE_ROWS, finish},
+    product::{Product, TASK_ROWS, TILE_ROWS, by_rows, finish},
     vector::{LANES, Simd},
 };
 use crate::{
@@ -142,14 +142,7 @@ pub(crate) unsafe fn rows_of_panel<M: Meet>(
                     totals: totals.as_mut_ptr().add(row * PANEL),
                     blocks: CHUNK_BLOCKS.min(blocks - start),
                 };
-                match tile_rows {
-                    1 => tile_of::<M, 1>(&tile),
-                    2 => tile_of::<M, 2>(&tile),
-                    3 => tile_of::<M, 3>(&tile),
-                    4 => tile_of::<M, 4>(&tile),
-                    5 => tile_of::<M, 5>(&tile),
-                    _ => tile_of::<M, 6>(&tile),
-                }
+                by_rows!(tile_rows, tile_of::<M>(&tile));
             }
         }
     }
@@ -193,24 +186,40 @@ unsafe fn block_of<M: Meet, const ROWS: usize, const VECTORS: usize>(
     // SAFETY: `x` has `X_WORDS * ROWS` words, `weights` `16 * PANEL` without what the caller moved
     // on by, `totals` `ROWS * PANEL` likewise.
     unsafe {
-        let mut even = [[0.0f32; LANES]; 6 * 4];
-        let sums = chain::<M, ROWS, VECTORS>(x, weights, 0);
-        for (row, sums) in sums.iter().enumerate() {
-            for (v, sum) in sums.iter().enumerate() {
-                <M::S as Simd>::store(even[row * VECTORS + v].as_mut_ptr(), *sum);
+        let even = chain::<M, ROWS, VECTORS>(x, weights, 0);
+        if ROWS == 1 {
+            let odd = chain::<M, ROWS, VECTORS>(x, weights, 1);
+            for (even, odd) in even.iter().zip(&odd) {
+                for (v, (even, odd)) in even.iter().zip(odd).enumerate() {
+                    add_to::<M::S>(totals.add(v * LANES), *even, *odd);
+                }
+            }
+            return;
+        }
+        // One row's fit the registers beside the second chain's; of many the compiler would spill
+        // what it should not.
+        let mut waiting = MaybeUninit::<[[f32; LANES]; TILE_ROWS * 4]>::uninit();
+        let waiting = waiting.as_mut_ptr().cast::<f32>();
+        for (row, even) in even.iter().enumerate() {
+            for (v, even) in even.iter().enumerate() {
+                <M::S as Simd>::store(waiting.add((row * VECTORS + v) * LANES), *even);
             }
         }
-        let sums = chain::<M, ROWS, VECTORS>(x, weights, 1);
-        for (row, sums) in sums.iter().enumerate() {
-            for (v, odd) in sums.iter().enumerate() {
-                let even = <M::S as Simd>::load(even[row * VECTORS + v].as_ptr());
-                let total = totals.add(row * PANEL + v * LANES);
-                let sum = <M::S as Simd>::add(even, *odd);
-                let sum = <M::S as Simd>::add(<M::S as Simd>::load(total), sum);
-                <M::S as Simd>::store(total, sum);
+        let odd = chain::<M, ROWS, VECTORS>(x, weights, 1);
+        for (row, odd) in odd.iter().enumerate() {
+            for (v, odd) in odd.iter().enumerate() {
+                let even = <M::S as Simd>::load(waiting.add((row * VECTORS + v) * LANES));
+                add_to::<M::S>(totals.add(row * PANEL + v * LANES), even, *odd);
             }
         }
     }
+}
+
+/// The end of a block: both chains to the total.
+#[inline(always)]
+unsafe fn add_to<S: Simd>(total: *mut f32, even: S::V, odd: S::V) {
+    // SAFETY: as the caller's.
+    unsafe { S::store(total, S::add(S::load(total), S::add(even, odd))) }
 }
 
 /// One chain of a block.

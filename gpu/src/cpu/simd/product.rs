@@ -8,6 +8,7 @@
 use std::mem::MaybeUninit;
 
 use super::{
+    integers,
     pairs::{self, Widened},
     pool::Pieces,
     vector::{LANES, Simd, Stored, StoredF16, StoredF32},
@@ -19,6 +20,22 @@ use crate::{
         pairs::BLOCK,
     },
 };
+
+/// Calls a function whose last constant is the rows of a tile.
+macro_rules! by_rows {
+    ($rows:expr, $function:ident::<$($kind:ty),+>($argument:expr)) => {
+        match $rows {
+            1 => $function::<$($kind),+, 1>($argument),
+            2 => $function::<$($kind),+, 2>($argument),
+            3 => $function::<$($kind),+, 3>($argument),
+            4 => $function::<$($kind),+, 4>($argument),
+            5 => $function::<$($kind),+, 5>($argument),
+            _ => $function::<$($kind),+, 6>($argument),
+        }
+    };
+}
+
+pub(super) use by_rows;
 
 /// Inputs that one chain sums.
 pub(crate) const CHAIN: usize = 256;
@@ -88,6 +105,9 @@ pub(crate) unsafe fn task<S: Simd>(job: &Product<'_>, task: usize) {
                 let weights = job.weight.panel_of_pairs(panel).as_ptr();
                 pairs::rows_of_panel::<Widened<S>>(job, weights, panel, first);
             }
+            Elements::Integers(weights) => {
+                integers::rows_of_panel::<S::Bytes>(job, weights, panel, first);
+            }
             Elements::F16(data) => {
                 rows_of_panel::<S, StoredF16>(job, data[at..].as_ptr(), panel, first);
             }
@@ -125,14 +145,7 @@ unsafe fn rows_of_panel<S: Simd, E: Stored>(
                     depth,
                     begin: start == 0,
                 };
-                match tile_rows {
-                    1 => tile_of::<S, E, 1>(&tile),
-                    2 => tile_of::<S, E, 2>(&tile),
-                    3 => tile_of::<S, E, 3>(&tile),
-                    4 => tile_of::<S, E, 4>(&tile),
-                    5 => tile_of::<S, E, 5>(&tile),
-                    _ => tile_of::<S, E, 6>(&tile),
-                }
+                by_rows!(tile_rows, tile_of::<S, E>(&tile));
             }
         }
     }

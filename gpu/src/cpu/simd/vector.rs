@@ -5,6 +5,7 @@
 //! implementations cannot differ in a bit. They are `inline(always)` because they take on the
 //! instruction set of the entry point that they are compiled into.
 
+use super::integers::Bytes;
 use crate::cpu::math::{EXP_MAX, EXP_MIN, EXP_TERMS, LN2_HIGH, LN2_LOW, ROUND};
 
 /// Lanes of a vector.
@@ -18,6 +19,8 @@ pub(crate) const LANES: usize = 16;
 pub(crate) unsafe trait Simd: Copy {
     /// Sixteen lanes.
     type V: Copy;
+    /// Words of bytes in as many registers.
+    type Bytes: Bytes<S = Self>;
     /// Vectors of a product's tile beside its 6 rows: how many accumulators fit the registers.
     const TILE_VECTORS: usize;
     /// Queries that one attention tile takes.
