@@ -55,7 +55,7 @@ fn main() -> std::process::ExitCode {
 }
 
 fn asked(mut args: impl Iterator<Item = String>) -> Overload {
-    let flags = "--flow-max-requests 1 --flow-queue-depth-threshold 2";
+    let flags = "--flow-max-requests 4 --flow-queue-depth-threshold 1";
     let mut overload = Overload {
         groups: 2,
         sequences: 16,

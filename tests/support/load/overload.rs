@@ -28,6 +28,7 @@ pub(crate) struct Overload {
     /// What a stage takes for a step, so that the service is the limit and not this machine.
     pub(crate) stage_ms: u32,
     pub(crate) prompt: usize,
+    /// Of an answer, on average.
     pub(crate) tokens: usize,
     /// How long each load lasts.
     pub(crate) lasts: Duration,
@@ -77,12 +78,20 @@ impl Overload {
         let most = format!("--max-num-seqs={}", self.sequences);
         let stage = format!("--stage-time-min-ms={}", self.stage_ms);
         let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
-        let fleet = Fleet::start(self.groups, &[&most, &stage], &flags);
-        let questions = (0..64).map(|number| Question::text(number, self.prompt, self.tokens));
+        let engine = [most.as_str(), &stage, "--scheduling-policy=priority"];
+        let fleet = Fleet::start(self.groups, &engine, &flags);
+        let questions =
+            (0..QUESTIONS).map(|number| Question::text(number, self.prompt, self.length(number)));
         let exam = Exam::taken(fleet.address, questions.collect(), 2);
         let capacity = self.capacity(&fleet, &exam);
         say(&format!("it answers {capacity:.1} requests a second"));
         self.loads.iter().map(|load| self.lay(&fleet, &exam, *load, capacity)).collect()
+    }
+
+    /// Tokens of an answer: from half of the mean to one and a half times as much, or answers that
+    /// begin together would end together.
+    fn length(&self, number: usize) -> usize {
+        self.tokens / 2 + number % QUESTIONS * 13 % (self.tokens + 1)
     }
 
     /// Requests a second with as many clients as sequences, each with one request after another.
@@ -142,7 +151,7 @@ impl Overload {
                     let asked = exam.ask_with(fleet.address, number, &more, || true);
                     let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
                     let (classes, failed) = &mut *seen;
-                    failed.extend(classes[class].see(asked, self.tokens));
+                    failed.extend(classes[class].see(asked, self.length(number)));
                 });
             }
         });
@@ -217,6 +226,8 @@ impl fmt::Display for Report {
         Ok(())
     }
 }
+
+const QUESTIONS: usize = 64;
 
 /// What the columns are.
 pub(crate) const HEAD: &str = "\
