@@ -7,9 +7,10 @@
 //! make chaos              20 runs of every fault; writes the table of docs/reliability.md
 //! make chaos RUNS=3 FAULTS=frozen,cut     fewer, and of some faults only; writes nothing
 //! ```
-//! The whole takes three quarters of an hour and the machine to itself, so it is no part of `make test`: the
-//! test is ignored unless it is asked for. A few faults, once each, are: or the suite would be
-//! found broken on the day that it is needed. How fast anything is they do not judge.
+//! The whole takes three quarters of an hour and the machine to itself, so it is no part of
+//! `make test`: the test is ignored unless it is asked for. A few faults, once each, are: or the
+//! suite would be found broken on the day that it is needed. How fast anything is they do not
+//! judge.
 
 #[path = "chaos/cluster.rs"]
 mod cluster;
