@@ -24,7 +24,8 @@ define need
 			apt-get install -y -qq --no-install-recommends $(2); }
 endef
 
-.PHONY: help up build test soak seed chaos lint image manifests tools test-tools host-tools
+.PHONY: help up build test soak seed chaos storm soak-real lint audit image manifests tools test-tools \
+	host-tools
 
 help:
 	@echo "make up     build, then serve the demo model on port 8000"
@@ -32,7 +33,10 @@ help:
 	@echo "make soak   run thousands of simulated clusters; SEEDS=100000 runs more"
 	@echo "make chaos  play faults on real processes; RUNS=5 plays each less often"
 	@echo "make seed   run one of them again, with every event: SEED=17"
+	@echo "make storm  a thousand streams while groups are killed; ARGS=\"--streams 64 --seconds 10\""
+	@echo "make soak-real  a mixed load on real processes for an hour, with faults; MINUTES=300"
 	@echo "make lint   check formatting and lints"
+	@echo "make audit  check licenses, sources and known faults of what is built in"
 	@echo "make build  build target/release/troupe"
 	@echo "make image  build the container images troupe and troupe-etcd"
 
@@ -54,6 +58,16 @@ soak: tools
 seed: tools
 	TROUPE_SEED=$(SEED) $(CARGO) test --release --test simulation -- --ignored --nocapture replay
 
+storm: tools
+	$(call need,etcd,etcd-server)
+	$(CARGO) bench --bench storm -- $(ARGS)
+
+MINUTES ?= 60
+
+soak-real: tools
+	$(call need,etcd,etcd-server)
+	$(CARGO) bench --bench soak -- --minutes $(MINUTES) $(ARGS)
+
 # Needs root and the machine to itself, and writes the table of docs/reliability.md; FAULTS=frozen,cut
 # plays some only, and writes nothing. Three quarters of an hour.
 RUNS ?= 20
@@ -65,6 +79,15 @@ chaos: tools host-tools
 lint: tools
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+# deny.toml says what may come in. Fetches RustSec's list of faults from GitHub; where that cannot be
+# reached, AUDIT_DB=DIR is a copy of it (for cargo-audit), and advisories are left out of cargo-deny.
+AUDIT_DB ?=
+
+audit: target/audit/installed
+	target/audit/bin/cargo-deny --log-level error check $(if $(AUDIT_DB),bans licenses sources)
+	target/audit/bin/cargo-audit audit --deny warnings --ignore RUSTSEC-2024-0436 \
+		$(if $(AUDIT_DB),--db $(AUDIT_DB) --no-fetch)
 
 # Needs a Docker engine; pulls nothing.
 image: build

@@ -11,6 +11,8 @@ mod bad_input;
 mod batching;
 #[path = "cluster/chaos.rs"]
 mod chaos;
+#[path = "cluster/chaos_apart.rs"]
+mod chaos_apart;
 #[path = "cluster/chat.rs"]
 mod chat;
 #[allow(dead_code)]
@@ -48,6 +50,11 @@ mod join;
 mod joining;
 #[path = "cluster/kept.rs"]
 mod kept;
+#[allow(dead_code)]
+#[path = "support/load/mod.rs"]
+mod load;
+#[path = "cluster/memory.rs"]
+mod memory;
 #[path = "cluster/metrics.rs"]
 mod metrics;
 #[allow(dead_code)]
@@ -59,6 +66,8 @@ mod operate;
 mod operator;
 #[path = "cluster/outages.rs"]
 mod outages;
+#[path = "cluster/overload.rs"]
+mod overload;
 #[path = "cluster/pods.rs"]
 mod pods;
 #[path = "cluster/poison.rs"]
@@ -79,7 +88,11 @@ mod question;
 mod random;
 #[path = "cluster/scaling.rs"]
 mod scaling;
+#[path = "cluster/secrets.rs"]
+mod secrets;
 #[path = "support/skip.rs"]
 mod skip;
+#[path = "cluster/storm.rs"]
+mod storm;
 #[path = "cluster/tracing.rs"]
 mod tracing;

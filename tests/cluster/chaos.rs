@@ -121,25 +121,33 @@ fn an_operator_kills_and_freezes_on_purpose_and_is_told_what_came_of_it() {
 
 /// A control host and four hosts of one device: two groups of two members, each member a process
 /// of its own.
-struct Stage {
+pub(super) struct Stage {
     // In this order: what is started first ends last.
     hosts: Vec<Troupe>,
     cluster: Cluster,
-    gateway: SocketAddr,
+    pub(super) gateway: SocketAddr,
+    groups: usize,
 }
 
 impl Stage {
     fn start() -> Self {
+        Self::start_with(&service(), 2, &["both"; 4])
+    }
+
+    /// So many groups of a service, on hosts that say of which side they are.
+    pub(super) fn start_with(service: &Value, groups: usize, sides: &[&str]) -> Self {
         let mut cluster = Cluster::start();
         let gateway = cluster.control.address("gateway on ");
         let file = cluster.path("s.json");
-        fs::write(&file, service().to_string()).expect("it can be written");
+        fs::write(&file, service.to_string()).expect("it can be written");
         cluster.done(&["apply", "-f", &file]);
         let (door, _) = cluster.invitation();
-        let hosts = ["h0", "h1", "h2", "h3"]
-            .map(|name| cluster.join(name, &["--token", &cluster.token(&[]), &door]))
-            .into();
-        let stage = Self { hosts, cluster, gateway };
+        let join = |(number, side): (usize, &&str)| {
+            let (token, label) = (cluster.token(&[]), format!("side={side}"));
+            cluster.join(&format!("h{number}"), &["--token", &token, "--label", &label, &door])
+        };
+        let hosts = sides.iter().enumerate().map(join).collect();
+        let stage = Self { hosts, cluster, gateway, groups };
         stage.until_whole();
         stage
     }
@@ -150,23 +158,27 @@ impl Stage {
         shown["items"].as_array().cloned().unwrap_or_default()
     }
 
-    /// Waits until both groups serve and the gateway knows it.
-    fn until_whole(&self) {
-        until("both groups serve", || {
+    /// Waits until all groups serve and the gateway knows it.
+    pub(super) fn until_whole(&self) {
+        until("all groups serve", || {
             let groups = self.objects("groups");
-            let ready = |group: &Value| group["status"]["ready"] == 2;
+            let ready = |group: &Value| {
+                let members = group["status"]["members"].as_array().map_or(0, Vec::len);
+                members > 0 && group["status"]["ready"] == members
+            };
             let known = crate::conversation::counted(self.gateway, "vllm:num_requests_running{");
-            groups.len() == 2 && groups.iter().all(ready) && known.len() == 2
+            let (found, known) = (groups.len(), known.len());
+            (found, known) == (self.groups, self.groups) && groups.iter().all(ready)
         });
     }
 
-    fn resumes(&self) -> f64 {
+    pub(super) fn resumes(&self) -> f64 {
         let counts = crate::conversation::counted(self.gateway, "troupe:gateway_resumes_total");
         counts.into_iter().sum()
     }
 
     /// The group that answers a request.
-    fn group_of(&self, id: &str) -> String {
+    pub(super) fn group_of(&self, id: &str) -> String {
         let told = http::get(self.gateway, &format!("/debug/placement/{id}"));
         let told = told.expect("the gateway is there").ok();
         let endpoint = told["decisions"][0]["endpoint"].as_str().expect("where it went").to_owned();
@@ -175,7 +187,7 @@ impl Stage {
     }
 
     /// The process of a member, which the operator's command finds.
-    fn process(&self, group: &str, member: u32) -> u32 {
+    pub(super) fn process(&self, group: &str, member: u32) -> u32 {
         let said = self.chaos(&format!("kill --dry-run --target {group}/{member}"));
         let id = said.out.trim().rsplit(' ').next().and_then(|id| id.parse().ok());
         let id = id.unwrap_or_else(|| panic!("{said:?}"));
@@ -189,7 +201,7 @@ impl Stage {
     }
 
     /// What a stream says; `each` is called after every event that has a token.
-    fn said(&self, kind: &Kind, mut each: impl FnMut(usize, &str)) -> Said {
+    pub(super) fn said(&self, kind: &Kind, mut each: impl FnMut(usize, &str)) -> Said {
         let stream = http::stream(self.gateway, kind.path, &kind.body).expect("an answer");
         assert_eq!(stream.status, 200, "{}", kind.name);
         let mut said = Said::default();
@@ -211,20 +223,20 @@ impl Stage {
 }
 
 /// A sort of request.
-struct Kind {
-    name: &'static str,
+pub(super) struct Kind {
+    pub(super) name: &'static str,
     path: &'static str,
-    body: Value,
+    pub(super) body: Value,
 }
 
 /// All that a stream says, but for ids, times and where its chunks end.
 #[derive(Debug, Default)]
-struct Said {
+pub(super) struct Said {
     choices: BTreeMap<u64, Choice>,
     usage: Vec<Value>,
     done: usize,
     /// Events with tokens: chunk borders, which are not compared.
-    events: usize,
+    pub(super) events: usize,
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -276,7 +288,7 @@ fn counts(usage: &Value) -> Value {
     json!([usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]])
 }
 
-fn kinds() -> Vec<Kind> {
+pub(super) fn kinds() -> Vec<Kind> {
     let whole = json!({
         "model": "m", "max_tokens": LENGTH, "stream": true, "return_token_ids": true,
         "stream_options": {"include_usage": true},
@@ -314,7 +326,7 @@ fn kinds() -> Vec<Kind> {
 
 /// At which events members are killed: one in `make test`, which is another for each kind and on
 /// each day; every one if `TROUPE_TEST_CHAOS` is `all`.
-fn indices(kind: usize, events: usize) -> Vec<usize> {
+pub(super) fn indices(kind: usize, events: usize) -> Vec<usize> {
     #[expect(clippy::disallowed_methods, reason = "how much is tested is no setting of a program")]
     let all = std::env::var("TROUPE_TEST_CHAOS").is_ok_and(|which| which == "all");
     // The last event leaves nothing to go on with.

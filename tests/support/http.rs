@@ -27,6 +27,7 @@ pub(crate) struct Answer {
 /// An answer of server-sent events.
 pub(crate) struct Stream {
     pub(crate) status: u16,
+    headers: String,
     body: Body,
 }
 
@@ -64,8 +65,8 @@ pub(crate) fn post_with(
 /// A POST of JSON whose answer is read event by event.
 pub(crate) fn stream(address: SocketAddr, path: &str, body: &Value) -> std::io::Result<Stream> {
     let head = format!("POST {path} HTTP/1.1\r\n");
-    let (status, _, body) = open(address, &head, &body.to_string())?;
-    Ok(Stream { status, body })
+    let (status, headers, body) = open(address, &head, &body.to_string())?;
+    Ok(Stream { status, headers, body })
 }
 
 fn whole((status, headers, mut body): (u16, String, Body)) -> std::io::Result<Answer> {
@@ -113,6 +114,14 @@ fn open(address: SocketAddr, line: &str, body: &str) -> std::io::Result<(u16, St
 // === impl Answer ===
 
 impl Answer {
+    /// What a header says; nothing if it is not there.
+    #[allow(dead_code, reason = "not everybody who mounts this looks at headers")]
+    pub(crate) fn header(&self, name: &str) -> &str {
+        let said = |line: &'_ str| line.strip_prefix(name)?.strip_prefix(": ").map(str::len);
+        let line = self.headers.lines().find(|line| said(line).is_some());
+        line.map_or("", |line| &line[name.len() + 2..])
+    }
+
     /// The body, which has to be JSON.
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text)
@@ -127,6 +136,14 @@ impl Answer {
 }
 
 // === impl Stream ===
+
+impl Stream {
+    /// All of it, where it is a refusal and no events.
+    #[allow(dead_code, reason = "not everybody who mounts this is refused")]
+    pub(crate) fn whole(self) -> std::io::Result<Answer> {
+        whole((self.status, self.headers, self.body))
+    }
+}
 
 impl Iterator for Stream {
     type Item = Event;

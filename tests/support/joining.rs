@@ -50,6 +50,24 @@ impl Cluster {
 
     pub(crate) fn start_with(name: &str, more: &[&str], serves: bool) -> Self {
         let (folder, etcd) = (tempfile::tempdir().expect("a folder"), EtcdProcess::start());
+        let control = Self::control(&folder, &etcd, name, more, (serves, false));
+        Self { control, etcd, folder, question: Question::golden() }
+    }
+
+    /// Kills the control host and starts it again with what it has on its disk.
+    #[allow(dead_code, reason = "not everybody who mounts this does it")]
+    pub(crate) fn restart_control(&mut self, more: &[&str]) {
+        self.control.kill();
+        self.control = Self::control(&self.folder, &self.etcd, "troupe", more, (false, true));
+    }
+
+    fn control(
+        folder: &TempDir,
+        etcd: &EtcdProcess,
+        name: &str,
+        more: &[&str],
+        (serves, again): (bool, bool),
+    ) -> Troupe {
         let path = |name: &str| folder.path().join(name).display().to_string();
         let (endpoint, data, file) = (etcd.endpoint(), path("control"), path("service.json"));
         let mut args = vec!["up", "--etcd", &endpoint, "--data-dir", &data, "--cluster", name];
@@ -64,8 +82,9 @@ impl Cluster {
             args.extend(["-f", &file]);
         }
         let mut control = Troupe::start(&args);
-        control.until_said("troupe join ");
-        Self { control, etcd, folder, question: Question::golden() }
+        // In the beginning it says who may join; later, how to find that out.
+        control.until_said(if again { "operators: " } else { "troupe join " });
+        control
     }
 
     pub(crate) fn path(&self, name: &str) -> String {

@@ -30,7 +30,15 @@ use crate::openai::common::StopReason;
 /// Most attempts per prompt that cost something: the first, and three endpoints more. A cluster
 /// that refuses four times is full, and says so. An endpoint that says it is not, or no longer, the
 /// one to ask (it drains, it was formed anew) has cost nothing: as many as there are may say that.
+/// One that is lost is another matter.
 pub(crate) const MAX_ATTEMPTS: u32 = 4;
+/// Most endpoints that may be lost one after another before they bring anything. Mostly they are
+/// lost for reasons of their own while the request waits in their queue; a request that they die of
+/// is found by `suspects`, and this is for what cannot be seen there.
+pub(crate) const MAX_LOST_IN_VAIN: u32 = 8;
+/// Most that may be lost in all: each next one computes again what was told, and a cluster that
+/// loses so many within one request does little else.
+pub(crate) const MAX_LOST: u32 = 64;
 
 /// Turns one output's tokens into text as they come.
 pub(crate) trait Decode: Send {
@@ -64,8 +72,12 @@ pub(crate) struct StreamOptions {
 pub(crate) struct StreamCore<D> {
     options: StreamOptions,
     attempt: u32,
-    /// Attempts that cost something.
+    /// Attempts that cost something and whose endpoint is there still.
     failures: u32,
+    /// Those whose endpoint was lost.
+    losses: u32,
+    /// The last of them, since one brought something.
+    in_vain: u32,
     endpoint: Option<EndpointId>,
     fingerprint: Option<Fingerprint>,
     /// Of the endpoint that delivered the first token.
@@ -189,6 +201,8 @@ impl<D: Decode> StreamCore<D> {
             options,
             attempt: 0,
             failures: 0,
+            losses: 0,
+            in_vain: 0,
             endpoint: None,
             fingerprint: None,
             origin: None,
@@ -208,7 +222,7 @@ impl<D: Decode> StreamCore<D> {
 
     /// How many attempts ended otherwise than in order.
     pub(crate) fn failures(&self) -> u32 {
-        self.failures
+        self.failures + self.losses
     }
 
     /// Endpoints that an attempt may not be made at.
@@ -306,8 +320,16 @@ impl<D: Decode> StreamCore<D> {
     /// Elsewhere, if that can help: with what was told to the client by then.
     fn attempt_over(&mut self, error: PublicError) -> Effects {
         let elsewhere = !matches!(error.kind, ErrorKind::BadRequest | ErrorKind::DeadlineExceeded);
-        self.failures += 1;
-        if !elsewhere || !self.may_go_on() || self.failures >= MAX_ATTEMPTS {
+        if error.kind == ErrorKind::Unavailable {
+            self.losses += 1;
+            self.in_vain += 1;
+        } else {
+            self.failures += 1;
+        }
+        let last = self.failures >= MAX_ATTEMPTS
+            || self.in_vain >= MAX_LOST_IN_VAIN
+            || self.losses >= MAX_LOST;
+        if !elsewhere || !self.may_go_on() || last {
             return Effects::then(Then::Fail(error));
         }
         self.elsewhere(error)
@@ -324,7 +346,7 @@ impl<D: Decode> StreamCore<D> {
     }
 
     /// The next attempt. No endpoint is tried twice but one that was lost, and that only when
-    /// nobody else is left; so there are not more than endpoints and [`MAX_ATTEMPTS`].
+    /// nobody else is left; so there are not more than endpoints and [`MAX_LOST`].
     fn elsewhere(&mut self, error: PublicError) -> Effects {
         self.attempt += 1;
         self.tried.extend(self.endpoint.take());
@@ -353,6 +375,9 @@ impl<D: Decode> StreamCore<D> {
         let mut effects = Effects::default();
         let index = chunk.choice;
         let told_by_leader = chunk.finish.is_some();
+        if !chunk.tokens.is_empty() {
+            self.in_vain = 0;
+        }
         let mut delta = choice.take(&self.options, chunk);
         delta.resumed = self.resumed.take();
         if self.origin.is_none() {

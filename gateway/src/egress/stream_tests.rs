@@ -97,6 +97,11 @@ impl Rig {
         self.event(Event::Down(GenerateDown::Chunk(chunk)))
     }
 
+    fn down_failed(&mut self, kind: ErrorKind) -> Effects {
+        let error = PublicError::new(kind, "said the leader");
+        self.event(Event::Down(GenerateDown::Failed(error)))
+    }
+
     fn fails(&mut self, kind: ErrorKind) -> Effects {
         let error = PublicError::new(kind, "said the leader");
         self.event(Event::Down(GenerateDown::Refused(error)))
@@ -213,7 +218,7 @@ fn with_nobody_else_left_who_was_lost_is_waited_for_too_and_not_for_ever() {
     let mut rig = rig(1, |_| {});
     let nowhere = || Event::Nowhere(PublicError::new(ErrorKind::Unavailable, "no endpoint"));
     rig.says(0, 0, "a");
-    for _ in 1..MAX_ATTEMPTS {
+    for _ in 1..MAX_LOST_IN_VAIN {
         assert_eq!(rig.event(Event::Broken("silent".into())).then, Then::Place);
         assert!(rig.core.tried().contains(&endpoint(0)), "others are asked first");
         assert!(matches!(rig.event(nowhere()).then, Then::Hold(_)));
@@ -307,14 +312,46 @@ fn the_prompt_is_told_once() {
 
 #[test]
 fn a_request_that_breaks_every_endpoint_ends() {
+    let unavailable = |then| matches!(then, Then::Fail(e) if e.kind == ErrorKind::Unavailable);
+    let mut fruitless = rig(1, |_| {});
+    for attempt in 1..MAX_LOST_IN_VAIN {
+        assert_eq!(fruitless.event(Event::Broken("gone".into())).then, Then::Place);
+        fruitless.placed(attempt);
+    }
+    assert!(unavailable(fruitless.event(Event::Broken("gone".into())).then));
+
+    // However far it comes each time.
+    let mut far = rig(1, |_| {});
+    for attempt in 1..MAX_LOST {
+        far.says(0, attempt - 1, "a");
+        assert_eq!(far.event(Event::Broken("gone".into())).then, Then::Place);
+        far.placed(attempt);
+    }
+    far.says(0, MAX_LOST - 1, "a");
+    assert!(unavailable(far.event(Event::Broken("gone".into())).then));
+}
+
+#[test]
+fn endpoints_that_are_lost_after_they_brought_something_are_not_held_against_it() {
     let mut rig = rig(1, |_| {});
-    for attempt in 1..MAX_ATTEMPTS {
+    let count = 2 * MAX_LOST_IN_VAIN;
+    for attempt in 1..=count {
         rig.says(0, attempt - 1, "a");
-        assert_eq!(rig.event(Event::Broken("gone".into())).then, Then::Place);
+        // The leader is gone, or says that one of its members is.
+        let lost = match attempt % 2 {
+            0 => rig.event(Event::Broken("gone".into())),
+            _ => rig.down_failed(ErrorKind::Unavailable),
+        };
+        assert_eq!(lost.then, Then::Place);
         rig.placed(attempt);
     }
-    let last = rig.event(Event::Broken("gone".into()));
-    assert!(matches!(last.then, Then::Fail(error) if error.kind == ErrorKind::Unavailable));
+    // What is its own fault counts all the same.
+    for attempt in 1..MAX_ATTEMPTS {
+        rig.says(0, count + attempt - 1, "a");
+        assert_eq!(rig.down_failed(ErrorKind::Internal).then, Then::Place);
+        rig.placed(count + attempt);
+    }
+    assert!(matches!(rig.down_failed(ErrorKind::Internal).then, Then::Fail(_)));
 }
 
 #[test]

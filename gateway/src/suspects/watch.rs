@@ -32,9 +32,9 @@ pub(crate) struct Deaths {
 // === impl Deaths ===
 
 impl Deaths {
-    /// What is to become of a request.
-    pub(crate) fn verdict(&self, request: RequestId) -> Verdict {
-        self.known().verdict(request)
+    /// What is to become of a request that went to some endpoints alone.
+    pub(crate) fn verdict(&self, request: RequestId, alone_at: &[EndpointId]) -> Verdict {
+        self.known().verdict(request, alone_at)
     }
 
     /// Whether a member of an endpoint's incarnation has died: then it is over.
