@@ -7,9 +7,10 @@
 //! make chaos              20 runs of every fault; writes the table of docs/reliability.md
 //! make chaos RUNS=3 FAULTS=frozen,cut     fewer, and of some faults only; writes nothing
 //! ```
-//! The whole takes three quarters of an hour and the machine to itself, so it is no part of `make test`: the
-//! test is ignored unless it is asked for. A few faults, once each, are: or the suite would be
-//! found broken on the day that it is needed. How fast anything is they do not judge.
+//! The whole takes three quarters of an hour and the machine to itself, so it is no part of
+//! `make test`: the test is ignored unless it is asked for. A few faults, once each, are: or the
+//! suite would be found broken on the day that it is needed. How fast anything is they do not
+//! judge.
 
 #[path = "chaos/cluster.rs"]
 mod cluster;
@@ -95,11 +96,11 @@ fn the_whole_table() {
         for (fault, row) in &mut rows {
             match stage.play(fault, turn) {
                 Ok(figures) => {
-                    println!("{}, run {turn}: {figures}", fault.name);
+                    say(&format!("{}, run {turn}: {figures}", fault.name));
                     row.runs.push(figures);
                 }
                 Err(why) => {
-                    println!("{}, run {turn}: {why}", fault.name);
+                    say(&format!("{}, run {turn}: {why}", fault.name));
                     failed.push(format!("{}, run {turn}: {why}", fault.name));
                     // Whatever state it is in: the next run begins with another.
                     drop(stage);
@@ -112,9 +113,9 @@ fn the_whole_table() {
         }
     }
     let rows: Vec<_> = rows.into_iter().map(|(_, row)| row).collect();
-    println!("{}", table::table(&rows));
+    say(&table::table(&rows));
     let misses: Vec<String> = rows.iter().flat_map(Row::misses).chain(failed.clone()).collect();
-    misses.iter().for_each(|miss| println!("{miss}"));
+    misses.iter().for_each(|miss| say(miss));
     let damaged = rows.iter().any(|row| row.lost() + row.wrong() > 0);
     assert!(!damaged && failed.is_empty(), "requests or tokens were lost:\n{}", misses.join("\n"));
 }
@@ -138,6 +139,11 @@ impl Stage {
     fn play(&mut self, fault: &Fault, turn: usize) -> Result<Figures, String> {
         run::run(&mut self.cluster, &self.load, fault, turn)
     }
+}
+
+#[expect(clippy::print_stdout, reason = "what a person asked for, run by run")]
+fn say(text: &str) {
+    println!("{text}");
 }
 
 #[expect(clippy::disallowed_methods, reason = "says how the suite is to be run, like a flag")]

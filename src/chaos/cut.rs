@@ -1,9 +1,9 @@
-//! Hosts that hear nothing of each other: packets that the kernel drops, in the network of a process.
+//! Hosts that hear nothing of each other: packets that the kernel drops, in a process's network.
 //!
-//! The rules are a table of their own in `nft`, so that undoing them touches no other. They are made
-//! where the process is: it may have a network namespace of its own, as in a container. What they
-//! drop is the cluster's traffic and nothing else (UDP to and from its hosts, or TCP to etcd), so
-//! that whoever is logged in on the host stays so.
+//! The rules are a table of their own in `nft`, so that undoing them touches no other. They are
+//! made where the process is: it may have a network namespace of its own, as in a container. What
+//! they drop is the cluster's traffic and nothing else (UDP to and from its hosts, or TCP to etcd),
+//! so that whoever is logged in on the host stays so.
 
 use std::{
     collections::BTreeSet,
@@ -102,8 +102,9 @@ pub(crate) fn heal() -> Result<usize, String> {
 /// Runs `nft` in a network.
 fn nft(network: &str, words: &[&str], input: &str) -> Result<(), String> {
     let net = format!("--net={network}");
-    let child = Command::new("nsenter")
-        .args([&net, "nft"])
+    // Where administrators' programs are need not be on the path of whoever became root.
+    let child = Command::new("sh")
+        .args(["-c", r#"PATH="$PATH:/usr/sbin:/sbin" exec nsenter "$@""#, "sh", &net, "nft"])
         .args(words)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

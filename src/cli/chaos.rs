@@ -38,8 +38,9 @@ use crate::{
 
 /// Kill or freeze a part of the cluster on purpose, or cut it off.
 ///
-/// Works on processes of this host, and on this host's network. With --at-token it does it in the middle of a stream that it
-/// opens itself, again for each of --runs, and says what came of the stream.
+/// Works on processes of this host, and on this host's network. With --at-token it does it in the
+/// middle of a stream that it opens itself, again for each of --runs, and says what came of the
+/// stream.
 #[derive(Args, Debug)]
 pub(crate) struct Chaos {
     /// What is done to it.

@@ -111,8 +111,8 @@ pub(crate) fn publish<'a>(rows: impl IntoIterator<Item = &'a Row>, runs: usize) 
     let (_, after) = rest.split_once(END).expect("and the last");
     let (day, cores) = (today(), std::thread::available_parallelism().map_or(0, usize::from));
     let head = format!(
-        "\n`make chaos RUNS={runs}`, {day}, on a machine with {cores} cores. Of times the median and \
-         the worst.\n\n"
+        "\n`make chaos RUNS={runs}`, {day}, on a machine with {cores} cores. Of times the median \
+         and the worst.\n\n"
     );
     let text = [before, BEGIN, &head, &table(rows), END, after].concat();
     fs::write(&page, text).expect("the page can be written");

@@ -234,6 +234,11 @@ impl Execution {
                         if error.kind == ErrorKind::Internal {
                             attempt.note(Fate::Broke);
                         }
+                        // Its group has ended. Nobody else is to be sent there meanwhile: if its
+                        // host hears nothing, the connection may look well for a while.
+                        if error.kind == ErrorKind::Unavailable {
+                            attempt.endpoint().connection.close("its group has ended");
+                        }
                         self.ended_at = Some(attempt.endpoint().info.endpoint.clone());
                     }
                     GenerateDown::Refused(_) => attempt.note(Fate::Refused),

@@ -2,9 +2,9 @@
 //!
 //! An endpoint that leaves the registry may only be out of its reach, so its requests go on. Once a
 //! higher epoch of its group serves, the old one is over for sure: its connection is closed, and
-//! requests that still wait there learn it at once instead of when the connection goes silent. So it
-//! is once a host has reaped one of its members: a group is all or nothing, and who was killed could
-//! not say so itself.
+//! requests that still wait there learn it at once instead of when the connection goes silent. So
+//! it is once a host has reaped one of its members: a group is all or nothing, and who was killed
+//! could not say so itself.
 
 use std::sync::{Arc, Weak};
 

@@ -1,5 +1,5 @@
-//! Follows what nodes tell of members that died, and lets requests and the keepers of endpoints wait
-//! for it.
+//! Follows what nodes tell of members that died, and lets requests and the keepers of endpoints
+//! wait for it.
 
 use std::{
     convert::Infallible,

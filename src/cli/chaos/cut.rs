@@ -114,8 +114,8 @@ pub(super) fn heal() -> Result<(), Failure> {
     }
 }
 
-/// The addresses of all hosts that the cluster knows. A host's own is among them, and harmless: what
-/// it says to itself goes another way.
+/// The addresses of all hosts that the cluster knows. A host's own is among them, and harmless:
+/// what it says to itself goes another way.
 async fn hosts(session: &Session) -> Result<BTreeSet<std::net::IpAddr>, Failure> {
     let all = async |resource: Resource| {
         let kind = resource.kind().into();
