@@ -130,8 +130,8 @@ async fn accept(
     Ok((stream, peer, slot))
 }
 
-/// Serves one. (Behind a request with `Content-Length` and `Transfer-Encoding`, of which somebody in
-/// front of us may see another end, hyper reads nothing.)
+/// Serves one. (Behind a request with `Content-Length` and `Transfer-Encoding`, of which somebody
+/// in front of us may see another end, hyper reads nothing.)
 async fn connection(
     stream: StallGuard<TcpStream>,
     (router, gateway): (Router, Arc<Gateway>),

@@ -21,7 +21,8 @@ pub struct LinearSource<'a> {
     pub quantize: Option<Quantize>,
 }
 
-/// What weights are rounded to when they are loaded; activations then are, row by row, as they come.
+/// What weights are rounded to when they are loaded; activations then are, row by row, as they
+/// come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quantize {
     /// Eight bits, with a scale for each output.

@@ -1,15 +1,15 @@
-//! Weights as integers of eight or four bits, and rows of activations as integers of eight: what they
-//! mean, how they are made from numbers, and how they lie in memory.
+//! Weights as integers of eight or four bits, and rows of activations as integers of eight: what
+//! they mean, how they are made from numbers, and how they lie in memory.
 //!
-//! A weight is `(q - zero) * scale` with an unsigned `q`: eight bits with zero 128 and one scale for
-//! each output, or four bits with zero 8 and one for each output and [`GROUP`] inputs. An activation is
-//! `q * scale` with a signed `q` and one scale for its row, chosen when the product is computed
-//! ("dynamic, per token"). So the sum over a group is one of whole numbers, exact in any order:
-//! `sum(q_w * q_x) - zero * sum(q_x)`.
+//! A weight is `(q - zero) * scale` with an unsigned `q`: eight bits with zero 128 and one scale
+//! for each output, or four bits with zero 8 and one for each output and [`GROUP`] inputs. An
+//! activation is `q * scale` with a signed `q` and one scale for its row, chosen when the product
+//! is computed ("dynamic, per token"). So the sum over a group is one of whole numbers, exact in
+//! any order: `sum(q_w * q_x) - zero * sum(q_x)`.
 //!
-//! Inputs lie in blocks of 64, four to a word, outputs in panels of 64. A block of eight-bit weights is
-//! 16 words deep, word `i` with inputs `4i` to `4i + 3`, as AMX and VNNI want it; one of four-bit
-//! weights 8 words, whose bytes have input `4i + b` below and `32 + 4i + b` above.
+//! Inputs lie in blocks of 64, four to a word, outputs in panels of 64. A block of eight-bit
+//! weights is 16 words deep, word `i` with inputs `4i` to `4i + 3`, as AMX and VNNI want it; one of
+//! four-bit weights 8 words, whose bytes have input `4i + b` below and `32 + 4i + b` above.
 
 use half::bf16;
 
@@ -151,8 +151,8 @@ fn widen(row: &[u8], dtype: Dtype, values: &mut Vec<f32>) {
     }
 }
 
-/// The scale of a row of activations and what to multiply its elements by. Not a number if one of them
-/// is not.
+/// The scale of a row of activations and what to multiply its elements by. Not a number if one of
+/// them is not.
 #[inline(always)]
 pub(crate) fn row_scale(x: &[f32]) -> (f32, f32) {
     let mut peak = 0.0f32;

@@ -2,8 +2,8 @@
 //! streams through memory once and 16 outputs fill a vector.
 //!
 //! Outputs are padded to whole panels with zeros. Halves are widened to `f32` when they are used,
-//! exactly; brain floats lie in pairs of inputs ([`crate::cpu::pairs`]). A row (one output's weights)
-//! can still be read, which is how a tied embedding is gathered from the head.
+//! exactly; brain floats lie in pairs of inputs ([`crate::cpu::pairs`]). A row (one output's
+//! weights) can still be read, which is how a tied embedding is gathered from the head.
 
 use half::{bf16, f16};
 

@@ -79,7 +79,7 @@ fn cases() -> impl Strategy<Value = Case> {
     let inputs = prop_oneof![1usize..70, Just(256), 250usize..270, 500usize..600];
     let parts = proptest::collection::vec(1usize..90, 1..4);
     let rows = prop_oneof![1usize..14, 90usize..110];
-    let quantize = prop_oneof![2 => Just(None), 1 => Just(Some(Quantize::Int8)), 1 => Just(Some(Quantize::Int4))];
+    let quantize = prop_oneof![Just(None), Just(Some(Quantize::Int8)), Just(Some(Quantize::Int4))];
     let form = (dtype, quantize, any::<u64>());
     (rows, inputs, parts, any::<bool>(), any::<bool>(), form).prop_map(
         |(rows, inputs, parts, bias, add, (dtype, quantize, seed))| Case {

@@ -98,7 +98,8 @@ fn bf16_checkpoints_stored_as_float32_agree_with_exact_arithmetic() {
 }
 
 /// Products round their input to bfloat16 then; everything else is `f32`, so that logits are nearer
-/// to exact arithmetic than those of a run that rounds every activation, which the golden values have.
+/// to exact arithmetic than those of a run that rounds every activation, which the golden values
+/// have.
 #[test]
 fn bf16_weights_stay_nearer_to_exact_arithmetic_than_a_bf16_run() {
     let models: Vec<_> = F32_MODELS.into_iter().chain(BF16_MODELS).collect();
@@ -113,8 +114,8 @@ fn bf16_weights_stay_nearer_to_exact_arithmetic_than_a_bf16_run() {
     });
 }
 
-/// Last logits, then the golden tokens, each a greedy choice where that is not within the error; with
-/// keys and values in `f32` always, for the models whose tokens agree in bfloat16.
+/// Last logits, then the golden tokens, each a greedy choice where that is not within the error;
+/// with keys and values in `f32` always, for the models whose tokens agree in bfloat16.
 fn check_bf16(model: &str, prompts: &[Prompt], layout: Layout) {
     let golden = golden_tensors(model);
     let allowed = prompts[0].bf16_run;
@@ -149,8 +150,9 @@ fn check_bf16(model: &str, prompts: &[Prompt], layout: Layout) {
     assert!(compared > 0, "{model}: no margin is large enough");
 }
 
-/// Rounded weights and activations move the logits of these models, which are made to be sensitive, by
-/// a share of how far they lie apart. How much is a figure, not a promise; twice as much is a mistake.
+/// Rounded weights and activations move the logits of these models, which are made to be sensitive,
+/// by a share of how far they lie apart. How much is a figure, not a promise; twice as much is a
+/// mistake.
 #[test]
 fn integers_stay_near_to_exact_arithmetic_however_the_model_is_divided() {
     for_each(&F32_MODELS, |model, prompts| {

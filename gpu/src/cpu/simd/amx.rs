@@ -1,13 +1,14 @@
 //! Products on the tile unit of Intel's Sapphire Rapids and later: `TDPBF16PS` for brain floats and
 //! `TDPBSUD` for bytes. Needs `amx-tile`, `amx-bf16`, `amx-int8` and Linux's permission.
 //!
-//! A tile is up to 16 rows of 64 bytes. For both types a block is 16 words deep: a tile of `x` has 16
-//! words of up to 16 rows, a tile of weights 16 words of 16 outputs, and their product adds up to 16
-//! rows by 16 outputs. Weights lie in panels of 64 outputs, so a tile's rows are 256 bytes apart.
+//! A tile is up to 16 rows of 64 bytes. For both types a block is 16 words deep: a tile of `x` has
+//! 16 words of up to 16 rows, a tile of weights 16 words of 16 outputs, and their product adds up
+//! to 16 rows by 16 outputs. Weights lie in panels of 64 outputs, so a tile's rows are 256 bytes
+//! apart.
 //!
 //! Stable Rust has no intrinsics for tiles, so the loops are in assembly. What they compute is
-//! checked before they are first used ([`available`]): a machine whose tiles do not give the bits that
-//! the other paths give does without them.
+//! checked before they are first used ([`available`]): a machine whose tiles do not give the bits
+//! that the other paths give does without them.
 
 use std::{arch::asm, sync::OnceLock};
 

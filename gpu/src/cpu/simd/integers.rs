@@ -2,8 +2,8 @@
 //! whole numbers, so only where they become floats has an order.
 //!
 //! A tile of up to 6 rows by up to 64 outputs keeps its sums in registers over a block. With eight
-//! bits they wait in memory as integers until the last block; with four they are scaled and added to
-//! floats after each block, which is a group.
+//! bits they wait in memory as integers until the last block; with four they are scaled and added
+//! to floats after each block, which is a group.
 
 use super::{
     product::{Product, TASK_ROWS, TILE_ROWS, by_rows, finish},

@@ -2,8 +2,9 @@
 //! by multiply-adds of widened values or by the instruction that takes pairs.
 //!
 //! A tile of up to 6 rows by up to 64 outputs runs through a block twice, once for each chain, with
-//! its sums in registers; the first chain's wait on the stack for the second's. Rows of `x` are rounded
-//! and laid out once per product, tile by tile, so that a kernel reads them from front to back.
+//! its sums in registers; the first chain's wait on the stack for the second's. Rows of `x` are
+//! rounded and laid out once per product, tile by tile, so that a kernel reads them from front to
+//! back.
 
 use std::{marker::PhantomData, mem::MaybeUninit};
 

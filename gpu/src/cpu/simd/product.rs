@@ -2,8 +2,8 @@
 //!
 //! Each output is one chain of fused multiply-adds over 256 inputs at a time, the chains' results
 //! added in order (see [`crate::cpu`]). Vector lanes hold 16 *outputs*, so no order depends on
-//! their number; a tile of 6 rows by up to 64 outputs keeps its sums in registers. Brain floats have
-//! an order and kernels of their own, [`super::pairs`].
+//! their number; a tile of 6 rows by up to 64 outputs keeps its sums in registers. Brain floats
+//! have an order and kernels of their own, [`super::pairs`].
 
 use std::mem::MaybeUninit;
 
