@@ -24,16 +24,19 @@ define need
 			apt-get install -y -qq --no-install-recommends $(2); }
 endef
 
-.PHONY: help up build test soak seed storm soak-real lint image manifests tools test-tools
+.PHONY: help up build test soak seed chaos storm soak-real lint audit image manifests tools test-tools \
+	host-tools
 
 help:
 	@echo "make up     build, then serve the demo model on port 8000"
 	@echo "make test   run every test"
 	@echo "make soak   run thousands of simulated clusters; SEEDS=100000 runs more"
+	@echo "make chaos  play faults on real processes; RUNS=5 plays each less often"
 	@echo "make seed   run one of them again, with every event: SEED=17"
 	@echo "make storm  a thousand streams while groups are killed; ARGS=\"--streams 64 --seconds 10\""
 	@echo "make soak-real  a mixed load on real processes for an hour, with faults; MINUTES=300"
 	@echo "make lint   check formatting and lints"
+	@echo "make audit  check licenses, sources and known faults of what is built in"
 	@echo "make build  build target/release/troupe"
 	@echo "make image  build the container images troupe and troupe-etcd"
 
@@ -65,9 +68,26 @@ soak-real: tools
 	$(call need,etcd,etcd-server)
 	$(CARGO) bench --bench soak -- --minutes $(MINUTES) $(ARGS)
 
+# Needs root and the machine to itself, and writes the table of docs/reliability.md; FAULTS=frozen,cut
+# plays some only, and writes nothing. Three quarters of an hour.
+RUNS ?= 20
+FAULTS ?=
+
+chaos: tools host-tools
+	RUNS=$(RUNS) FAULTS="$(FAULTS)" $(CARGO) test --release --test chaos -- --ignored --nocapture whole_table
+
 lint: tools
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+# deny.toml says what may come in. Fetches RustSec's list of faults from GitHub; where that cannot be
+# reached, AUDIT_DB=DIR is a copy of it (for cargo-audit), and advisories are left out of cargo-deny.
+AUDIT_DB ?=
+
+audit: target/audit/installed
+	target/audit/bin/cargo-deny --log-level error check $(if $(AUDIT_DB),bans licenses sources)
+	target/audit/bin/cargo-audit audit --deny warnings --ignore RUSTSEC-2024-0436 \
+		$(if $(AUDIT_DB),--db $(AUDIT_DB) --no-fetch)
 
 # Needs a Docker engine; pulls nothing.
 image: build
@@ -85,12 +105,15 @@ tools:
 
 # Tests of discovery start a real etcd of their own, on a free port. Tests of the API run the
 # clients that users have, in a virtual environment; those of manifests have another. Hosts of their
-# own are made with ip and cut off with nft.
-test-tools: tools $(CLIENTS)/installed $(MANIFESTS)/installed
+# own are made with ip, cut off with nft, and relayed over tunnels that ethtool makes plain.
+test-tools: tools host-tools $(CLIENTS)/installed $(MANIFESTS)/installed
+	$(call need,shellcheck,shellcheck)
+
+host-tools:
 	$(call need,etcd,etcd-server)
 	$(call need,ip,iproute2)
 	$(call need,nft,nftables)
-	$(call need,shellcheck,shellcheck)
+	$(call need,ethtool,ethtool)
 
 # From nothing each time, so that what is no longer listed is no longer there.
 target/%/installed: tests/%/requirements.txt

@@ -57,6 +57,7 @@ mod load;
 mod memory;
 #[path = "cluster/metrics.rs"]
 mod metrics;
+#[allow(dead_code)]
 #[path = "support/hosts.rs"]
 mod network;
 #[path = "cluster/operate.rs"]
@@ -77,6 +78,7 @@ mod prefix;
 mod preflight;
 #[path = "cluster/pressure.rs"]
 mod pressure;
+#[allow(dead_code)]
 #[path = "support/process.rs"]
 mod process;
 #[path = "support/question.rs"]
@@ -86,6 +88,8 @@ mod question;
 mod random;
 #[path = "cluster/scaling.rs"]
 mod scaling;
+#[path = "cluster/secrets.rs"]
+mod secrets;
 #[path = "support/skip.rs"]
 mod skip;
 #[path = "cluster/storm.rs"]

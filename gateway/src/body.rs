@@ -23,19 +23,17 @@ use crate::{
     fields::{fields_of, unread},
 };
 
-/// How long a client may take to send its body.
-const BODY_DEADLINE: Duration = Duration::from_secs(60);
-
 /// Deepest nesting. Tool schemas reach about 20; serde_json's own limit, which guards the stack,
 /// is 128.
 const MAX_DEPTH: usize = 100;
 
-/// How large bodies may be: one by itself, and all together.
+/// How large bodies may be, one by itself and all together, and how long one may take.
 #[derive(Debug)]
 pub(crate) struct BodyLimits {
     each_bytes: usize,
     /// In units of [`UNIT_BYTES`].
     together: Arc<Semaphore>,
+    deadline: Duration,
 }
 
 /// In which the room for bodies is handed out.
@@ -60,9 +58,11 @@ struct Arriving<'a> {
 // === impl BodyLimits ===
 
 impl BodyLimits {
-    /// Each at most `each_bytes`, together at most `together_bytes`.
-    pub(crate) fn new(each_bytes: usize, together_bytes: usize) -> Self {
-        Self { each_bytes, together: Arc::new(Semaphore::new(together_bytes / UNIT_BYTES)) }
+    /// Each at most `each_bytes`, together at most `together_bytes`, and all of one within
+    /// `deadline`.
+    pub(crate) fn new(each_bytes: usize, together_bytes: usize, deadline: Duration) -> Self {
+        let together = Arc::new(Semaphore::new(together_bytes / UNIT_BYTES));
+        Self { each_bytes, together, deadline }
     }
 }
 
@@ -140,7 +140,7 @@ impl JsonBody {
             Ok::<(), ApiError>(())
         };
         let late = |_| ApiError::bad_body("The request body did not arrive in time.");
-        tokio::time::timeout(BODY_DEADLINE, all).await.map_err(late)??;
+        tokio::time::timeout(limits.deadline, all).await.map_err(late)??;
         let bytes = arriving.bytes.freeze();
         check(&bytes)?;
         Ok(Self { bytes, _room: arriving.room })
@@ -314,7 +314,7 @@ mod tests {
 
     #[tokio::test]
     async fn bodies_share_their_room() {
-        let limits = BodyLimits::new(3 * UNIT_BYTES, 4 * UNIT_BYTES);
+        let limits = BodyLimits::new(3 * UNIT_BYTES, 4 * UNIT_BYTES, Duration::from_secs(1));
         let read = |bytes: usize| {
             let text = format!("{{\"a\":\"{}\"}}", "x".repeat(bytes - 8));
             let request = Request::builder().header(CONTENT_TYPE, "application/json");

@@ -31,6 +31,11 @@ pub struct GatewayConfig {
     pub max_requests: usize,
     /// Connections at a time; idle ones count.
     pub max_connections: usize,
+    /// After which a connection is cut on which no whole head of a request came: at its beginning,
+    /// and after each answer.
+    pub head_timeout: Duration,
+    /// How long a client may take to send a request's body.
+    pub body_timeout: Duration,
     /// After which an answer is worthless.
     pub request_timeout: Duration,
     /// After which a client that does not read is cut off.
@@ -123,6 +128,8 @@ impl GatewayConfig {
             max_bodies_bytes: 1 << 30,
             max_requests: 4096,
             max_connections: 8192,
+            head_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(60),
             request_timeout: Duration::from_secs(600),
             stall_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(60),

@@ -88,8 +88,8 @@ pub async fn serve(
     let (directory, holding) = (Arc::clone(&gateway.directory), Arc::clone(&gateway.holding));
     let (catalog, flow) = (Arc::clone(&holding.catalog), Arc::clone(&gateway.flow));
     let (book, foreign) = (Arc::clone(&gateway.book), Arc::clone(&gateway.foreign));
-    let endpoints =
-        follower::Follower::new(directory, link, Arc::clone(&gateway.models), data_dir.clone());
+    let (models, deaths) = (Arc::clone(&gateway.models), Arc::clone(&gateway.deaths));
+    let endpoints = follower::Follower::new(directory, link, models, deaths, data_dir.clone());
     let declared =
         rules::follower::run((book, Arc::clone(&foreign)), registry.clone(), keys.clone());
     let placed = services::run(catalog.changes(), Arc::clone(&gateway.directory));

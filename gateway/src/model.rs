@@ -2,12 +2,19 @@
 //! which grammars it can be held to ([`grammars`]).
 //!
 //! Tokenizing a long text costs milliseconds, so it happens on the blocking pool, and only as many
-//! at a time as there are cores; a short one is done where it stands.
+//! at a time as there are cores; a short one is done where it stands. A chat template is the
+//! model's own program: it always runs on the blocking pool ([`apart`]), in lanes of its model, so
+//! that one that takes long holds up requests for that model and nobody else.
 
+mod apart;
 pub(crate) mod grammars;
 pub(crate) mod load;
 
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
@@ -34,6 +41,12 @@ use crate::{
 /// switch is worth.
 const INLINE_BYTES: usize = 4096;
 
+/// Conversations of one model that are rendered at a time. Each takes well below a millisecond.
+const RENDERERS: usize = 4;
+/// Longest wait for a turn, and then for the template: it cannot be stopped, and has its lane until
+/// it ends by its own bounds.
+const RENDER_DEADLINE: Duration = Duration::from_secs(10);
+
 /// Most words that a request may forbid: each costs a comparison per token, and all of them are
 /// tokenized where they stand.
 const MAX_BAD_WORDS: usize = 512;
@@ -53,6 +66,7 @@ pub(crate) struct ServedModel {
     pub(crate) max_logprobs: u32,
     families: Families,
     tokenizing: Arc<Semaphore>,
+    rendering: apart::Lanes,
     grammars: grammars::Grammars,
 }
 
@@ -108,6 +122,7 @@ impl ServedModel {
             families: Families::of(&card, settings),
             chars_per_token,
             tokenizing,
+            rendering: apart::Lanes::new(RENDERERS, RENDER_DEADLINE),
             grammars: grammars::Grammars::new(Arc::clone(&card.tokenizer), card.stop_ids.clone()),
             card,
         }
@@ -285,13 +300,9 @@ impl Served {
         conversation: Conversation,
         special: bool,
     ) -> Result<Vec<u32>, ApiError> {
-        let (model, max_model_len) = (Arc::clone(&self.model), self.max_model_len);
-        let bytes = conversation.messages.iter().map(content_bytes).sum();
-        let work = move || {
-            let text = model.render(&conversation)?;
-            model.encode(&text, special, max_model_len)
-        };
-        self.run(bytes, work).await
+        let model = Arc::clone(&self.model);
+        let text = self.model.rendering.run(move || model.render(&conversation)).await?;
+        self.encode(text?, special).await
     }
 
     /// Does the work here if it is short, else on the blocking pool when it is its turn.
@@ -311,10 +322,6 @@ impl Served {
         });
         task.await.map_err(|_| ApiError::internal("Tokenizing was interrupted."))?
     }
-}
-
-fn content_bytes(message: &Value) -> usize {
-    message.get("content").and_then(Value::as_str).map_or(0, str::len)
 }
 
 /// The prompt without what the template puts behind the last message's text.

@@ -33,11 +33,11 @@ use crate::{
     state::Gateway,
 };
 
-/// How long a client may take to send a request's head.
-const HEAD_DEADLINE: Duration = Duration::from_secs(30);
-
-/// What is buffered per connection beside the socket's own buffers.
+/// What is buffered per connection beside the socket's own buffers; no head of a request is larger.
 const BUFFER_BYTES: usize = 256 << 10;
+
+/// Lines that a head may have.
+const MAX_HEADERS: usize = 128;
 
 /// Wait after a failed accept (no file handles left, mostly), so that it is not tried in a circle.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -130,11 +130,14 @@ async fn accept(
     Ok((stream, peer, slot))
 }
 
+/// Serves one. (Behind a request with `Content-Length` and `Transfer-Encoding`, of which somebody
+/// in front of us may see another end, hyper reads nothing.)
 async fn connection(
     stream: StallGuard<TcpStream>,
     (router, gateway): (Router, Arc<Gateway>),
     mut shutdown: Shutdown,
 ) -> hyper::Result<()> {
+    let head_timeout = gateway.config.head_timeout;
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         let applied = front::apply(&gateway.book.rules(), &mut request);
@@ -148,8 +151,9 @@ async fn connection(
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_DEADLINE)
+        .header_read_timeout(head_timeout)
         .max_buf_size(BUFFER_BYTES)
+        .max_headers(MAX_HEADERS)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(served);
     tokio::select! {

@@ -75,7 +75,11 @@ impl Gateway {
             )),
             foreign,
             admission: Admission::new(config.max_requests),
-            bodies: BodyLimits::new(config.max_body_bytes, config.max_bodies_bytes),
+            bodies: BodyLimits::new(
+                config.max_body_bytes,
+                config.max_bodies_bytes,
+                config.body_timeout,
+            ),
             holding: Arc::new(Holding::new(table, counts, limits, config.hold_timeout)),
             directory,
             models: Arc::new(Models::new(config.tokenizers, hub, settings)),

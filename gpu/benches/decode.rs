@@ -49,6 +49,7 @@ fn load(threads: usize, collective: Box<dyn Collective>) -> Box<dyn Executor> {
         parallel: ParallelSizes { tensor, pipeline: 1 },
         dtype: None,
         kv_dtype: None,
+        quantize: None,
         limits: StepLimits {
             max_num_batched_tokens: CONTEXT,
             max_num_seqs: SEQUENCES,

@@ -32,7 +32,7 @@ fn weight(device: &mut CpuDevice, shape: (usize, usize), dtype: Dtype) -> CpuLin
     (0..inputs * outputs).for_each(|at| dtype.write(&mut bytes, (at % 17) as f32 / 17.0 - 0.5));
     let weight = DenseMatrix::new(bytes, dtype, (outputs, inputs)).expect("a whole matrix");
     let weights = WeightSource::Dense(vec![DensePart { weight, bias: None }]);
-    let source = LinearSource { in_features: inputs, weights, storage: dtype };
+    let source = LinearSource { in_features: inputs, weights, storage: dtype, quantize: None };
     device.prepare_linear(&source).expect("dense weights")
 }
 
@@ -69,8 +69,10 @@ fn one_row(criterion: &mut Criterion) {
 fn many_rows(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("many_rows");
     group.sample_size(20);
-    for path in [KernelPath::Avx512, KernelPath::Avx2].into_iter().filter(|path| path.available()) {
-        for (dtype, rows) in [(Dtype::F32, 8), (Dtype::F32, 512), (Dtype::Bf16, 512)] {
+    let paths = [KernelPath::Amx, KernelPath::Avx512Bf16, KernelPath::Avx512, KernelPath::Avx2];
+    let cases = [(Dtype::F32, 8), (Dtype::F32, 512), (Dtype::Bf16, 8), (Dtype::Bf16, 512)];
+    for path in paths.into_iter().filter(|path| path.available()) {
+        for (dtype, rows) in cases {
             let (name, inputs, outputs) = SHAPES[1];
             let mut device = device(Some(path));
             let weight = weight(&mut device, (inputs, outputs), dtype);

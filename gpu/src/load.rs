@@ -32,6 +32,7 @@ use crate::{
     sampling,
     shape::{KvKind, KvSpec},
     stage::{RankExecutor, StageParts},
+    tensor::Quantize,
     weights::{Checkpoint, Holding, Shard, WeightReader, rename},
 };
 
@@ -47,6 +48,9 @@ pub struct LoadRequest {
     pub parallel: ParallelSizes,
     /// How weights are stored on the device; `None` keeps the checkpoint's type.
     pub dtype: Option<Dtype>,
+    /// Integers that weights are turned into; `None` keeps them as they are. The embedding and the
+    /// head are never in fewer than eight bits.
+    pub quantize: Option<Quantize>,
     /// How keys and values are stored; `None` takes the weights' type.
     pub kv_dtype: Option<Dtype>,
     /// What bounds a step.
@@ -134,7 +138,7 @@ impl<B: Backend> RankExecutor<B> {
         if let Some(progress) = request.progress.clone() {
             reader = reader.with_progress(progress, plan.parts());
         }
-        let loader = Loader { backend: &mut backend, reader };
+        let loader = Loader { backend: &mut backend, reader, quantize: request.quantize };
         let (parts, holding) = plan.load(loader, &request)?;
         let memory = MemoryReport {
             weight_bytes_sharded: holding.sharded,

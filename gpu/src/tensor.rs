@@ -17,6 +17,18 @@ pub struct LinearSource<'a> {
     pub weights: WeightSource<'a>,
     /// How dense weights are stored on the device: `--dtype`. Elements are converted if need be.
     pub storage: Dtype,
+    /// Integers to turn dense weights into: `--quantization`.
+    pub quantize: Option<Quantize>,
+}
+
+/// What weights are rounded to when they are loaded; activations then are, row by row, as they
+/// come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quantize {
+    /// Eight bits, with a scale for each output.
+    Int8,
+    /// Four bits, with a scale for each output and 64 inputs.
+    Int4,
 }
 
 /// The weights of a linear layer by format.

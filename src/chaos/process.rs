@@ -4,6 +4,7 @@
 //! sockets are bound. So a process is found from an address alone, in whichever namespace it is.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     path::Path,
@@ -177,6 +178,17 @@ fn ip(text: &str) -> Option<IpAddr> {
         }
         _ => None,
     }
+}
+
+/// The networks that processes of the program are in, and this one's: each once, as a file.
+pub(super) fn namespaces() -> Vec<String> {
+    let ours =
+        all().unwrap_or_default().into_iter().filter(|id| name(*id).as_deref() == Some(PROGRAM));
+    let mut seen = BTreeSet::new();
+    let files = ["/proc/self/ns/net".to_owned()];
+    let files = files.into_iter().chain(ours.map(|id| format!("/proc/{id}/ns/net")));
+    // Of one that may not be looked at nothing can be undone either.
+    files.filter(|file| fs::read_link(file).is_ok_and(|network| seen.insert(network))).collect()
 }
 
 /// Where sockets of a process's network namespace are bound.

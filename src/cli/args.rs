@@ -29,6 +29,9 @@ pub(crate) struct EngineArgs {
     #[arg(long, default_value = "auto",
           value_parser = ["auto", "float32", "float", "bfloat16", "float16", "half"])]
     dtype: String,
+    /// Integers that weights are rounded to when they are loaded: smaller and faster, less exact.
+    #[arg(long, short = 'q', value_name = "METHOD", value_parser = ["int8", "int4"])]
+    quantization: Option<String>,
     /// Most tokens of prompt and output together [default: what the model was made for].
     #[arg(long, value_name = "TOKENS")]
     max_model_len: Option<u32>,
@@ -101,7 +104,8 @@ pub(crate) struct EngineArgs {
     #[arg(long, value_name = "N")]
     threads: Option<u32>,
     /// Which of the CPU's kernel paths to take, for tests and comparisons: all give the same bits.
-    #[arg(long, hide = true, value_parser = ["avx512", "avx2", "portable", "reference"])]
+    #[arg(long, hide = true, value_parser = [
+        "amx", "avx512-bf16", "avx512-vnni", "avx512", "avx2", "portable", "reference"])]
     cpu_path: Option<String>,
     /// The least time that a stage takes for a step, in milliseconds: a slow device, for tests.
     #[arg(long, hide = true, value_name = "MS")]
@@ -126,6 +130,7 @@ impl EngineArgs {
         let _ = &self.device;
         EngineFlags {
             dtype: Some(self.dtype.clone()),
+            quantization: self.quantization.clone(),
             max_model_len: self.max_model_len,
             max_num_seqs: self.max_num_seqs,
             max_num_batched_tokens: self.max_num_batched_tokens,

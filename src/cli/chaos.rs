@@ -1,5 +1,7 @@
 //! `troupe chaos`: faults on purpose, on the host where the target's process runs, and what a
-//! client notices of them.
+//! client notices of them. What is done to a host's network is in [`cut`].
+
+mod cut;
 
 use std::{
     io::{BufRead, IsTerminal},
@@ -15,6 +17,7 @@ use tokio::{
 use troupe_actors::operate::Resource;
 use troupe_runtime::wire::operate::Selection;
 
+use self::cut::Cutting;
 use super::{
     Failure,
     operate::{Reach, patience},
@@ -33,20 +36,23 @@ use crate::{
     },
 };
 
-/// Kill or freeze a part of the cluster on purpose.
+/// Kill or freeze a part of the cluster on purpose, or cut it off.
 ///
-/// Works on processes of this host. With --at-token it does it in the middle of a stream that it
-/// opens itself, again for each of --runs, and says what came of the stream.
+/// Works on processes of this host, and on this host's network. With --at-token it does it in the
+/// middle of a stream that it opens itself, again for each of --runs, and says what came of the
+/// stream.
 #[derive(Args, Debug)]
 pub(crate) struct Chaos {
     /// What is done to it.
     #[arg(value_enum)]
     deed: Deed,
     /// GROUP/MEMBER, node/NAME, gateway/NAME, controller (the control host that answers), or
-    /// stream/MEMBER, which is of the group that answers the stream of --at-token.
+    /// stream/MEMBER, which is of the group that answers the stream of --at-token. All but heal
+    /// need one.
     #[arg(long, value_name = "TARGET")]
-    target: Target,
-    /// How long it is frozen [default: until it is thawed, or until the stream has ended].
+    target: Option<Target>,
+    /// How long it is frozen or cut off [default: until it is thawed or healed, or until the
+    /// stream has ended].
     #[arg(long = "for", value_name = "TIME", value_parser = patience)]
     period: Option<Duration>,
     /// Only say what it would be done to.
@@ -55,6 +61,8 @@ pub(crate) struct Chaos {
     /// Do not ask.
     #[arg(short, long)]
     yes: bool,
+    #[command(flatten)]
+    cutting: Cutting,
     #[command(flatten)]
     during: During,
     #[command(flatten)]
@@ -70,6 +78,10 @@ enum Deed {
     Freeze,
     /// It goes on (SIGCONT).
     Thaw,
+    /// Its host does not hear the others, nor they it (nft, as root).
+    Cut,
+    /// Nothing is cut off on this host any more.
+    Heal,
 }
 
 /// The stream during which it is done.
@@ -119,21 +131,40 @@ struct Done {
 
 impl Chaos {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        if self.period.is_some() && self.deed != Deed::Freeze {
-            return Err(Failure::usage("--for is how long something is frozen"));
+        if self.period.is_some() && !matches!(self.deed, Deed::Freeze | Deed::Cut) {
+            return Err(Failure::usage("--for is how long something is frozen or cut off"));
         }
-        let session = self.reach.session().await?;
-        match self.during.at_token {
-            Some(_) if self.deed == Deed::Thaw => {
-                Err(Failure::usage("--at-token goes with kill and freeze"))
+        if self.cutting.is_said() && self.deed != Deed::Cut {
+            return Err(Failure::usage("--from and --etcd go with cut"));
+        }
+        if self.during.at_token.is_some() && !matches!(self.deed, Deed::Kill | Deed::Freeze) {
+            return Err(Failure::usage("--at-token goes with kill and freeze"));
+        }
+        match (&self.target, self.deed) {
+            (Some(_), Deed::Heal) => Err(Failure::usage(
+                "heal takes no --target: it undoes all that is cut on this host",
+            )),
+            (None, Deed::Heal) if self.dry_run => {
+                print("all that is cut off on this host healed (dry run)\n");
+                Ok(())
             }
-            Some(token) => self.in_streams(&session, token as usize).await,
-            None => self.once(&session).await,
+            (None, Deed::Heal) => cut::heal(),
+            (None, _) => Err(Failure::usage("--target is needed: what it is done to")),
+            (Some(target), _) => {
+                let session = self.reach.session().await?;
+                match self.during.at_token {
+                    Some(token) => self.in_streams(target, &session, token as usize).await,
+                    None => self.once(target, &session).await,
+                }
+            }
         }
     }
 
-    async fn once(&self, session: &Session) -> Result<(), Failure> {
-        let found = self.target.find(session, self.reach.namespace()).await?;
+    async fn once(&self, target: &Target, session: &Session) -> Result<(), Failure> {
+        let found = target.find(session, self.reach.namespace()).await?;
+        if self.deed == Deed::Cut {
+            return self.cut(&found, session).await;
+        }
         let (what, pid) = (found.what.clone(), found.process.id);
         if self.dry_run {
             print(&format!("{what} {} (dry run): pid {pid}\n", self.deed.done()));
@@ -163,9 +194,23 @@ impl Chaos {
         Ok(())
     }
 
+    async fn cut(&self, found: &Found, session: &Session) -> Result<(), Failure> {
+        let cut = self.cutting.around(session).await?;
+        if self.dry_run {
+            let (what, pid, whom) = (&found.what, found.process.id, self.cutting.whom());
+            print(&format!("the host of {what} cut off from {whom} (dry run): pid {pid}\n"));
+            return Ok(());
+        }
+        self.confirm(&self.cutting.question(found))?;
+        self.cutting.act(found, &cut, self.period).await
+    }
+
     fn act(&self, found: &Found) -> Result<(), Failure> {
         let failed = |why| Failure::told(format!("error: {}: {why}", found.what));
-        found.process.signal(self.deed.signal()).map_err(failed)
+        let Some(signal) = self.deed.signal() else {
+            return Err(Failure::usage("--at-token goes with kill and freeze"));
+        };
+        found.process.signal(signal).map_err(failed)
     }
 
     fn confirm(&self, what: &str) -> Result<(), Failure> {
@@ -187,7 +232,12 @@ impl Chaos {
     }
 
     /// Does it in streams, one after the other, and says what came of them.
-    async fn in_streams(&self, session: &Session, token: usize) -> Result<(), Failure> {
+    async fn in_streams(
+        &self,
+        target: &Target,
+        session: &Session,
+        token: usize,
+    ) -> Result<(), Failure> {
         let client = HttpClient::new(&self.during.url, self.during.api_key.clone());
         let question = self.during.question(&client).await?;
         if token >= question.max_tokens {
@@ -197,12 +247,12 @@ impl Chaos {
             )));
         }
         if self.dry_run {
-            let what = format!("{} {}", self.target, self.deed.done());
+            let what = format!("{target} {}", self.deed.done());
             print(&format!("{what} at token {token} (dry run)\n"));
             return Ok(());
         }
         let times = self.during.runs;
-        self.confirm(&format!("{} {}, {times} times", self.deed.name(), self.target))?;
+        self.confirm(&format!("{} {target}, {times} times", self.deed.name()))?;
         let failed = |why: String| Failure::run(format!("{}: {why}", client.base()));
         let undisturbed = question.ask(&client, async |_, _| Ok(())).await.map_err(failed)?;
         if let Some(error) = undisturbed.error {
@@ -210,7 +260,8 @@ impl Chaos {
         }
         let (mut runs, mut ends) = (Vec::new(), Ok(()));
         for _ in 0..times {
-            let run = self.one_run(session, &client, &question, token, &undisturbed.tokens);
+            let run =
+                self.one_run(target, (session, &client), &question, token, &undisturbed.tokens);
             match run.await {
                 Ok(run) => runs.push(run),
                 Err(failure) => {
@@ -240,16 +291,16 @@ impl Chaos {
 
     async fn one_run(
         &self,
-        session: &Session,
-        client: &HttpClient,
+        target: &Target,
+        (session, client): (&Session, &HttpClient),
         question: &Question,
         token: usize,
         undisturbed: &[u64],
     ) -> Result<Run, Failure> {
         until_whole(session, self.reach.namespace()).await?;
-        let mut found = match self.target {
+        let mut found = match target {
             Target::Stream(_) => None,
-            _ => Some(self.target.find(session, self.reach.namespace()).await?),
+            _ => Some(target.find(session, self.reach.namespace()).await?),
         };
         let mut around = JoinSet::new();
         let (tell, mut noticed) = watch::channel(None);
@@ -257,7 +308,7 @@ impl Chaos {
         let mut done = None;
         let asked = question.ask(client, async |count, request| {
             // Whoever answers is known from the first token on, and is looked up before the deed.
-            if let (Target::Stream(member), None) = (&self.target, &found) {
+            if let (Target::Stream(member), None) = (target, &found) {
                 let answers = self.answering(session, client, request, *member).await;
                 found = Some(answers.map_err(|failure| failure.message())?);
             }
@@ -325,11 +376,13 @@ impl Chaos {
 // === impl Deed ===
 
 impl Deed {
-    fn signal(self) -> Signal {
+    /// What its process is sent, if it is about a process.
+    fn signal(self) -> Option<Signal> {
         match self {
-            Self::Kill => Signal::Kill,
-            Self::Freeze => Signal::Stop,
-            Self::Thaw => Signal::Continue,
+            Self::Kill => Some(Signal::Kill),
+            Self::Freeze => Some(Signal::Stop),
+            Self::Thaw => Some(Signal::Continue),
+            Self::Cut | Self::Heal => None,
         }
     }
 
@@ -338,6 +391,8 @@ impl Deed {
             Self::Kill => "kill",
             Self::Freeze => "freeze",
             Self::Thaw => "thaw",
+            Self::Cut => "cut",
+            Self::Heal => "heal",
         }
     }
 
@@ -346,6 +401,8 @@ impl Deed {
             Self::Kill => "killed",
             Self::Freeze => "frozen",
             Self::Thaw => "thawed",
+            Self::Cut => "cut off",
+            Self::Heal => "healed",
         }
     }
 }

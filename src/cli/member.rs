@@ -21,7 +21,7 @@ use troupe_actors::{
 };
 use troupe_runtime::{
     discovery::directory,
-    transport::tls::Identity,
+    transport::{Link, tls::Identity},
     wire::member::{MemberLaunch, MemberToNode, NodeToMember},
 };
 
@@ -88,8 +88,9 @@ async fn live(
                     link.turn_away(away.into_iter().collect());
                 }
                 Ok(Some(told)) => drop(member.cast(MemberMsg::Node(told))),
-                // The node is gone.
+                // The node is gone. Who waits for this member learns it now, not by its silence.
                 Ok(None) | Err(_) => {
+                    link.close("the member's node is gone").await;
                     member.kill();
                     return Ok(());
                 }

@@ -39,6 +39,8 @@ pub(crate) struct OperatorArgs {
 pub(crate) struct Operator {
     /// The control host that answered.
     pub(crate) server: PeerAddr,
+    /// All that the context names, or the one that was asked for.
+    pub(crate) servers: Vec<PeerAddr>,
     // In the order in which they go.
     pub(crate) connection: Arc<dyn Connection>,
     _link: Arc<dyn Link>,
@@ -63,7 +65,7 @@ impl Operator {
             servers = vec![server.clone()];
         }
         let mut tried = Vec::new();
-        for server in servers {
+        for server in servers.clone() {
             let listen = match server {
                 PeerAddr::Quic(SocketAddr::V6(_)) => (Ipv6Addr::UNSPECIFIED, 0).into(),
                 PeerAddr::Quic(SocketAddr::V4(_)) | PeerAddr::Local(_) => {
@@ -76,7 +78,13 @@ impl Operator {
                     if SystemTime::now() >= identity.renew_at() {
                         renew(&identity, &dir, &*connection).await;
                     }
-                    return Ok(Self { server, connection, _link: link, _threads: threads });
+                    return Ok(Self {
+                        server,
+                        servers,
+                        connection,
+                        _link: link,
+                        _threads: threads,
+                    });
                 }
                 Err(error) => tried.push(format!("{server}: {}", explain(&error))),
             }

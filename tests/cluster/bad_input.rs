@@ -62,6 +62,34 @@ fn a_tokenizer_that_does_not_fit() {
     check(&serve(folder.path(), &[]), &["tokenizer.json"]);
 }
 
+/// Its library would panic with every text.
+#[test]
+fn a_tokenizer_that_cannot_work() {
+    let folder = copy();
+    edit(folder.path(), "tokenizer.json", |tokenizer| {
+        tokenizer["post_processor"] = json!({
+            "type": "TemplateProcessing", "special_tokens": {},
+            "single": [{"SpecialToken": {"id": "<none>", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "B", "type_id": 0}}],
+        });
+    });
+    let words = ["tokenizer.json is not a tokenizer that can be used", "<none>"];
+    check(&serve(folder.path(), &[]), &words);
+}
+
+#[test]
+fn a_template_that_cannot_be_used() {
+    let folder = copy();
+    let with = |template: &str| {
+        edit(folder.path(), "tokenizer_config.json", |config| {
+            config["chat_template"] = template.into();
+        });
+        serve(folder.path(), &[])
+    };
+    check(&with("a\n{% if %}"), &["tokenizer_config.json", "line 2"]);
+    check(&with("{% include 'chat' %}"), &["tokenizer_config.json", "stand alone"]);
+}
+
 #[test]
 fn a_division_that_does_not_come_out() {
     let model = golden::model("tiny-qwen2").expect("both sets have it");

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use crate::{
     etcd_process::EtcdProcess,
     network::{Host, Network},
-    operator::troupe_in,
+    operator::{Said, troupe_in},
     process::{Server, Troupe, until},
     question::{Question, two_stages},
 };
@@ -47,15 +47,56 @@ fn two_members_that_do_not_reach_each_other_end_together() {
     until("the service serves again", || cluster.ask().is_ok());
 }
 
+#[test]
+fn an_operator_cuts_a_host_off_and_heals_it() {
+    let Some(cluster) = Cluster::start() else { return };
+    let (worker, epoch) = (cluster.host_of(1), cluster.epochs());
+    let target = format!("node/{}", NAMES[worker]);
+    for (words, why) in [
+        (&["cut", "--target", &target][..], "--yes"),
+        (&["cut", "--yes"], "--target is needed"),
+        (&["cut", "--yes", "--target", "node/nobody"], "\"nobody\" not found"),
+        (&["cut", "--yes", "--target", &target, "--from", "etcd"], "--etcd URLS"),
+        (&["kill", "--yes", "--target", &target, "--from", "etcd"], "go with cut"),
+        (&["heal", "--target", &target], "heal takes no --target"),
+        (&["heal"], "nothing is cut off on this host"),
+    ] {
+        let said = cluster.chaos(words);
+        assert!(said.code.is_some_and(|code| code > 0), "{words:?}: {said:?}");
+        assert!(said.err.contains(why), "{words:?}: {said:?}");
+    }
+    let pid = cluster.nodes[worker].id();
+    let said = cluster.chaos(&["cut", "--dry-run", "--target", &target]);
+    assert!(said.out.ends_with(&format!("(dry run): pid {pid}\n")), "{said:?}");
+    assert_eq!(cluster.epochs(), epoch, "nothing was done so far");
+
+    // Without its store a host goes on.
+    let urls = urls(&cluster.etcd);
+    let cut = ["cut", "--yes", "--target", &target];
+    let said = cluster.chaos(&[&cut[..], &["--from", "etcd", "--etcd", &urls]].concat());
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(cluster.ask(), Ok(()));
+    let said = cluster.chaos(&["heal"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+
+    let said = cluster.chaos(&cut);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.out.contains(&format!("{target} is cut off from the other hosts")), "{said:?}");
+    until("the incarnation is over", || cluster.epochs() > epoch);
+    let said = cluster.chaos(&["heal"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    until("the service serves", || cluster.ask().is_ok());
+}
+
 /// In this order: what is started first ends last.
 struct Cluster {
     nodes: Vec<Troupe>,
     control: Server,
     /// The nodes'.
     hosts: Vec<Host>,
-    _etcd: Vec<EtcdProcess>,
+    etcd: Vec<EtcdProcess>,
     _network: Network,
-    _folder: TempDir,
+    folder: TempDir,
     question: Question,
 }
 
@@ -91,8 +132,8 @@ impl Cluster {
         let nodes = NAMES.into_iter().zip(&hosts).map(node).collect();
 
         let question = Question::golden();
-        let (_folder, _etcd, _network) = (folder, etcd, network);
-        let cluster = Self { nodes, control, hosts, _etcd, _network, _folder, question };
+        let _network = network;
+        let cluster = Self { nodes, control, hosts, etcd, _network, folder, question };
         until("the service serves", || cluster.ask().is_ok());
         Some(cluster)
     }
@@ -100,6 +141,12 @@ impl Cluster {
     /// Asks for tokens, which are the golden ones, or gives back the status of the refusal.
     fn ask(&self) -> Result<(), u16> {
         self.question.ask(self.control.address)
+    }
+
+    /// What an operator's `troupe chaos` says.
+    fn chaos(&self, words: &[&str]) -> Said {
+        let context = self.folder.path().join("control/operator").display().to_string();
+        troupe_in(&context, &[&["chaos"], words].concat())
     }
 
     /// The index of the host that started this member last.

@@ -40,14 +40,19 @@ fn token_ids(answer: &Value) -> Vec<u32> {
 #[test]
 fn bytes_do_not_depend_on_anything_but_the_request() {
     for (model, prompt, tokens) in models() {
-        check(&model, prompt, tokens);
+        check(&model, prompt, tokens, &[]);
+    }
+    let chat = golden::model("tiny-chat").expect("both sets have it");
+    for bits in ["int8", "int4"] {
+        check(&chat, 150, TOKENS, &["--quantization", bits]);
     }
 }
 
-fn check(model: &Path, prompt_len: u32, tokens: usize) {
+fn check(model: &Path, prompt_len: u32, tokens: usize, format: &[&str]) {
+    let serve = |flags: &[&str]| Server::serve(model, &[format, flags].concat());
     let prompt: Vec<u32> = (0..prompt_len).map(|at| 5 + at * 7 % 200).collect();
     let name = model.display();
-    let server = Server::serve(model, &["--threads", "2"]);
+    let server = serve(&["--threads", "2"]);
     let alone = answer(&server, &prompt, tokens);
     let expected = logprobs(&alone);
     let expect =
@@ -64,26 +69,28 @@ fn check(model: &Path, prompt_len: u32, tokens: usize) {
     check_recomputed(&server, &prompt, &alone);
     drop(server);
 
-    let settings: [&[&str]; 7] = [
+    let settings: [&[&str]; 9] = [
         &["--threads", "1", "--no-enable-prefix-caching"],
         &["--threads", "2", "--max-num-batched-tokens", "16"],
         &["--threads", "2", "--no-enable-prefix-caching", "--max-num-batched-tokens", "16"],
         &["--cpu-path", "portable"],
         &["--cpu-path", "avx2"],
         &["--cpu-path", "avx512"],
+        &["--cpu-path", "avx512-vnni"],
+        &["--cpu-path", "avx512-bf16"],
         &["--speculative-config", r#"{"method": "ngram", "num_speculative_tokens": 4}"#],
     ];
     for flags in settings {
         if !is_available(flags) {
             continue;
         }
-        let server = Server::serve(model, flags);
+        let server = serve(flags);
         expect(&flags.join(" "), &answer(&server, &prompt, tokens));
     }
 
     // Room for two prompts and one block more: the younger one is preempted when both have grown.
     let blocks = (2 * prompt_len.div_ceil(16) + 1).to_string();
-    let server = Server::serve(model, &["--num-gpu-blocks-override", &blocks]);
+    let server = serve(&["--num-gpu-blocks-override", &blocks]);
     let others =
         (1..4).map(|number| (0..prompt_len).map(|at| 9 + (at * 3 + number) % 190).collect());
     for preempted in among(&server, &prompt, tokens, others.collect()) {
@@ -131,12 +138,17 @@ fn is_available(flags: &[&str]) -> bool {
     #[cfg(target_arch = "x86_64")]
     match flags {
         ["--cpu-path", "avx2"] => return is_x86_feature_detected!("avx2"),
-        ["--cpu-path", "avx512"] => return is_x86_feature_detected!("avx512f"),
+        ["--cpu-path", "avx512"] => return is_x86_feature_detected!("avx512bw"),
+        ["--cpu-path", "avx512-vnni"] => return is_x86_feature_detected!("avx512vnni"),
+        ["--cpu-path", "avx512-bf16"] => {
+            return is_x86_feature_detected!("avx512vnni")
+                && is_x86_feature_detected!("avx512bf16");
+        }
         _ => {}
     }
     #[cfg(not(target_arch = "x86_64"))]
-    if let ["--cpu-path", "avx2" | "avx512"] = flags {
-        return false;
+    if let ["--cpu-path", path] = flags {
+        return *path == "portable";
     }
     true
 }

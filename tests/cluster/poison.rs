@@ -1,6 +1,6 @@
 //! A request that processes die of: it is found, runs alone, and ends; others go on.
 
-use std::{fs, net::SocketAddr, sync::mpsc, thread};
+use std::{ffi::OsString, fs, net::SocketAddr, sync::mpsc, thread};
 
 use serde_json::{Value, json};
 
@@ -14,14 +14,7 @@ use crate::{
 /// A process that executes a request is ended as by a mistake of its own, again and again.
 #[test]
 fn a_request_that_ends_every_process_is_ended_and_others_are_answered() {
-    let args = ["--roles", "controller,gateway,node", "--devices", "2"];
-    let mut cluster = Cluster::start_with("troupe", &args, false);
-    let file = cluster.path("service.json");
-    fs::write(&file, two_groups().to_string()).expect("it can be written");
-    cluster.done(&["apply", "-f", &file]);
-    let gateway = cluster.control.address("gateway on ");
-    until("both groups serve", || counted(gateway, "vllm:cache_config_info").len() == 2);
-
+    let (cluster, gateway) = serving();
     let (begun, begins) = mpsc::sync_channel(1);
     let told = move || {
         let _ = begun.try_send(());
@@ -41,19 +34,13 @@ fn a_request_that_ends_every_process_is_ended_and_others_are_answered() {
     assert!(!begun.is_empty(), "it had begun");
     let (answer, error) = innocent.join().expect("it was asked");
     assert_eq!((answer.len(), error), (20, None), "what else is asked is answered");
-    until("both groups serve again", || counted(gateway, "vllm:cache_config_info").len() == 2);
+    both_serve(gateway);
 }
 
 /// What is killed from outside accuses nobody, however often.
 #[test]
 fn a_request_whose_processes_are_killed_from_outside_is_no_suspect() {
-    let args = ["--roles", "controller,gateway,node", "--devices", "2"];
-    let mut cluster = Cluster::start_with("troupe", &args, false);
-    let file = cluster.path("service.json");
-    fs::write(&file, two_groups().to_string()).expect("it can be written");
-    cluster.done(&["apply", "-f", &file]);
-    let gateway = cluster.control.address("gateway on ");
-    until("both groups serve", || counted(gateway, "vllm:cache_config_info").len() == 2);
+    let (cluster, gateway) = serving();
     let asked = thread::spawn(move || stream(gateway, &[1, 2, 3, 4, 5], 240, || {}));
     for _ in 0..3 {
         let member = executing(&cluster);
@@ -62,6 +49,43 @@ fn a_request_whose_processes_are_killed_from_outside_is_no_suspect() {
     }
     let (answer, error) = asked.join().expect("it was asked");
     assert_eq!((answer.len(), error), (240, None));
+}
+
+/// Nobody reaps the members of a node that was killed, so nobody reads what they were at.
+#[test]
+fn what_members_of_a_killed_node_were_at_is_dropped() {
+    let (mut cluster, _) = serving();
+    let former = records(&cluster);
+    assert_eq!(former.len(), 2, "{former:?}");
+    cluster.restart_control(&HOST);
+    both_serve(cluster.control.address("gateway on "));
+    let records = records(&cluster);
+    assert_eq!(records.len(), 2, "{records:?}");
+    assert!(records.iter().all(|record| !former.contains(record)), "{records:?}");
+}
+
+/// The folders in which the host's members write what they are at.
+fn records(cluster: &Cluster) -> Vec<OsString> {
+    let folder = fs::read_dir(cluster.path("control/node/steps")).expect("members write there");
+    folder.map(|member| member.expect("it is listed").file_name()).collect()
+}
+
+/// One host is everything.
+const HOST: [&str; 4] = ["--roles", "controller,gateway,node", "--devices", "2"];
+
+/// A host with two groups, and its gateway.
+fn serving() -> (Cluster, SocketAddr) {
+    let mut cluster = Cluster::start_with("troupe", &HOST, false);
+    let file = cluster.path("service.json");
+    fs::write(&file, two_groups().to_string()).expect("it can be written");
+    cluster.done(&["apply", "-f", &file]);
+    let gateway = cluster.control.address("gateway on ");
+    both_serve(gateway);
+    (cluster, gateway)
+}
+
+fn both_serve(gateway: SocketAddr) {
+    until("both groups serve", || counted(gateway, "vllm:cache_config_info").len() == 2);
 }
 
 /// Ends the process that executes a request, as a failed assertion in a library does.

@@ -18,6 +18,7 @@ use troupe_actors::{
 use troupe_runtime::{
     discovery::directory::{GroupRecord, MemberState},
     error::{ErrorKind, PublicError},
+    id::NodeId,
     wire::{
         generate::{Generate, GenerateDown, GenerateUp},
         group::{Hello, MemberDown, MemberUp, RankReport},
@@ -172,7 +173,7 @@ impl Leader {
 
     pub(crate) fn join(&mut self, world: &mut World, me: Pid, door: u64, hello: Hello, way: Way) {
         self.members.insert(door, way);
-        self.group_event(world, me, GroupEvent::Hello(door, hello));
+        self.group_event(world, me, GroupEvent::Hello(door, ANYWHERE, hello));
     }
 
     pub(crate) fn up(&mut self, world: &mut World, me: Pid, door: u64, up: MemberUp) {
@@ -413,5 +414,7 @@ pub(crate) fn tell_node(world: &mut World, me: Pid, what: MemberToNode) {
 
 /// Through which a leader's own member comes.
 pub(crate) const OWN_DOOR: u64 = 0;
+/// Where members are is not looked at here: there are no certificates.
+const ANYWHERE: NodeId = NodeId(uuid::Uuid::nil());
 /// The most between two words on the load.
 const LOAD_AT_LEAST: Duration = Duration::from_secs(1);

@@ -37,6 +37,14 @@ pub(crate) struct Host {
     address: Ipv4Addr,
 }
 
+/// Which packets of a host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ways {
+    In,
+    Out,
+    Both,
+}
+
 impl Network {
     /// A network, or `None` where there can be none, after saying why.
     pub(crate) fn new() -> Option<Self> {
@@ -67,6 +75,11 @@ impl Network {
     fn plug(&self, port: &str) -> Result<(), String> {
         let switch = namespace(self.index, SWITCH);
         ip(&["-n", &switch, "link", "set", "dev", port, "master", "bridge", "up"])
+    }
+
+    /// This process's own address on it.
+    pub(crate) fn here(&self) -> IpAddr {
+        self.address(HERE).into()
     }
 
     fn address(&self, last: u8) -> Ipv4Addr {
@@ -158,16 +171,37 @@ impl Host {
         ));
     }
 
-    /// Undoes every `cut_off` of this host.
+    /// Loses every packet that comes to this host, that leaves it, or both.
+    pub(crate) fn cut(&self, ways: Ways) {
+        let chain = |hook: &str, device: &str| {
+            format!(
+                "chain {hook} {{\ntype filter hook {hook} priority 0\n{device} != lo drop\n}}\n"
+            )
+        };
+        let (inward, outward) = (chain("input", "iifname"), chain("output", "oifname"));
+        let chains = match ways {
+            Ways::In => inward,
+            Ways::Out => outward,
+            Ways::Both => inward + &outward,
+        };
+        self.filter(&format!("table inet cut {{\n{chains}}}\n"));
+    }
+
+    /// Undoes every `cut_off` and `cut` of this host.
     pub(crate) fn heal(&self) {
         self.filter("table inet cut\ndelete table inet cut\n");
     }
 
     fn filter(&self, rules: &str) {
-        let words = self.words();
-        let nft = Command::new(&words[0]).args(&words[1..]).args(["nft", rules]).output();
-        let done = said(nft, "nft");
-        done.unwrap_or_else(|why| panic!("{} cannot filter: {why}", self.name));
+        self.run(&["nft", rules])
+            .unwrap_or_else(|why| panic!("{} cannot filter: {why}", self.name));
+    }
+
+    /// Runs a program here that ends by itself.
+    pub(crate) fn run(&self, words: &[&str]) -> Result<(), String> {
+        let under = self.words();
+        let output = Command::new(&under[0]).args(&under[1..]).args(words).output();
+        said(output, &words.join(" "))
     }
 
     /// Files that `ip netns exec` puts in the place of those in /etc.

@@ -6,6 +6,7 @@
 
 use std::{
     fs,
+    io::{Read, Seek, SeekFrom},
     net::{Ipv4Addr, SocketAddr},
     os::unix::process::CommandExt,
     process::{Child, Command, ExitStatus, Stdio},
@@ -81,6 +82,20 @@ impl Troupe {
     pub(crate) fn log(&self) -> String {
         let bytes = fs::read(self.folder.path().join("log")).expect("the log can be read");
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// What it said from a byte of its log on.
+    pub(crate) fn log_from(&self, byte: u64) -> String {
+        let mut log = fs::File::open(self.folder.path().join("log")).expect("it has a log");
+        log.seek(SeekFrom::Start(byte)).expect("a file can be read from anywhere");
+        let mut bytes = Vec::new();
+        log.read_to_end(&mut bytes).expect("the log can be read");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// How many bytes it said so far.
+    pub(crate) fn log_len(&self) -> u64 {
+        fs::metadata(self.folder.path().join("log")).expect("it has a log").len()
     }
 
     /// Waits until it said something, and gives back that line.
@@ -254,6 +269,11 @@ pub(crate) fn abort(id: u32) {
 /// Stops a process where it is. It does not know.
 pub(crate) fn freeze(id: u32) {
     signal("-STOP", &id.to_string());
+}
+
+/// Lets a process go on.
+pub(crate) fn thaw(id: u32) {
+    signal("-CONT", &id.to_string());
 }
 
 /// Whether there is such a process; one that has ended and is not reaped yet is none.

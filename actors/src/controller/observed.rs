@@ -84,6 +84,11 @@ impl Observed {
         self.elected.as_deref() == Some(identity)
     }
 
+    /// Whether nobody stands under the election key.
+    pub(super) fn is_vacant(&self) -> bool {
+        self.elected.is_none()
+    }
+
     /// Somebody else may have been elected since it was told.
     pub(super) fn doubt_election(&mut self) {
         self.elected = None;

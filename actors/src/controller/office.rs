@@ -86,6 +86,7 @@ impl Office {
     pub fn handle(&mut self, now: Duration, event: OfficeEvent) -> OfficeEffects {
         let mut effects = OfficeEffects::default();
         let is_watch = matches!(event, OfficeEvent::Store(_));
+        let was_vacant = self.observed.is_vacant();
         let events = match event {
             OfficeEvent::Found(event) => vec![event],
             OfficeEvent::Tick(held) => self.run(held, &mut effects),
@@ -99,7 +100,9 @@ impl Office {
                 }
             },
         };
-        effects.tick |= is_watch && !self.in_office && self.is_elected();
+        // The office is claimed as soon as it falls free, and begins when the claim is told.
+        let fell_free = !was_vacant && self.observed.is_vacant();
+        effects.tick |= is_watch && !self.in_office && (fell_free || self.is_elected());
         let planned: Vec<_> =
             events.into_iter().flat_map(|event| self.core.handle(now, event)).collect();
         // Who is in office knows the life; without it nothing can be compared, nor written.
@@ -184,6 +187,17 @@ mod tests {
         assert_eq!(tick(&mut office, true), Some(Change::Taken));
         let other = office.handle(now, put(keys.incarnation(), b"two".to_vec()));
         assert_eq!((other.change, other.tick), (Some(Change::Lost), true));
+    }
+
+    #[test]
+    fn an_office_that_falls_free_is_claimed_at_once() {
+        let (keys, now) = (Keys::new("test"), Duration::from_secs(1));
+        let mut office = office(&keys);
+        office.handle(now, put(keys.incarnation(), b"one".to_vec()));
+        assert!(!office.handle(now, put(keys.election(), b"another".to_vec())).tick);
+        let free = || OfficeEvent::Store(WatchEvent::Delete(keys.election()));
+        assert!(office.handle(now, free()).tick);
+        assert!(!office.handle(now, free()).tick, "it was free");
     }
 
     #[test]

@@ -13,7 +13,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use troupe_runtime::{
-    id::{Coordinate, StepId},
+    id::{Coordinate, NodeId, StepId},
     wire::{
         group::{Formation, FormationMember, Hello, Progress, RankPulse, RankReport},
         member::Fault,
@@ -33,7 +33,7 @@ pub type Door = u64;
 #[derive(Clone, Debug)]
 pub enum GroupEvent {
     /// Somebody introduced itself.
-    Hello(Door, Hello),
+    Hello(Door, NodeId, Hello),
     /// A member holds its weights.
     Loaded(Door, Vec<RankReport>),
     /// A step of so many tokens was sent to all.
@@ -90,6 +90,8 @@ pub enum Phase {
 pub struct Group {
     expected: Vec<Vec<Coordinate>>,
     hello: Hello,
+    /// Where each member is; anywhere if nothing is said.
+    hosts: Vec<NodeId>,
     deadlines: Deadlines,
     phase: Phase,
     since: Duration,
@@ -134,6 +136,7 @@ impl Group {
         Self {
             expected,
             hello,
+            hosts: Vec::new(),
             deadlines,
             phase: Phase::Gathering,
             since: now,
@@ -143,6 +146,12 @@ impl Group {
             pace: Pace::new(deadlines.step),
             stragglers: Stragglers::default(),
         }
+    }
+
+    /// The same, whose members are on these hosts: nobody else can be one of them, whatever it
+    /// knows of the group.
+    pub fn on(self, hosts: Vec<NodeId>) -> Self {
+        Self { hosts, ..self }
     }
 
     /// How far it is.
@@ -161,7 +170,7 @@ impl Group {
             return Vec::new();
         }
         match event {
-            GroupEvent::Hello(door, hello) => self.hello(now, door, hello),
+            GroupEvent::Hello(door, from, hello) => self.hello(now, door, from, hello),
             GroupEvent::Loaded(door, reports) => match self.member_at(door) {
                 Some(member) => self.loaded(now, member, reports),
                 None => Vec::new(),
@@ -190,9 +199,9 @@ impl Group {
         }
     }
 
-    fn hello(&mut self, now: Duration, door: Door, hello: Hello) -> Vec<GroupEffect> {
+    fn hello(&mut self, now: Duration, door: Door, from: NodeId, hello: Hello) -> Vec<GroupEffect> {
         let member = hello.member;
-        if let Err(why) = self.check_hello(&hello) {
+        if let Err(why) = self.check_hello(from, &hello) {
             return vec![GroupEffect::Refuse(door, why)];
         }
         self.doors.insert(door, member);
@@ -214,7 +223,7 @@ impl Group {
         vec![GroupEffect::Form(Formation { epoch: self.hello.epoch, members })]
     }
 
-    fn check_hello(&self, hello: &Hello) -> Result<(), String> {
+    fn check_hello(&self, from: NodeId, hello: &Hello) -> Result<(), String> {
         if hello.group != self.hello.group {
             return Err(format!("this is {}, not {}", self.hello.group, hello.group));
         }
@@ -223,6 +232,9 @@ impl Group {
         }
         if hello.member as usize >= self.expected.len() {
             return Err(format!("there are {} members", self.expected.len()));
+        }
+        if self.hosts.get(hello.member as usize).is_some_and(|host| *host != from) {
+            return Err(format!("member {} is not on host {from}", hello.member));
         }
         if self.phase != Phase::Gathering || self.addresses.contains_key(&hello.member) {
             return Err(format!("member {} is here already", hello.member));

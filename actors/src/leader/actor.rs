@@ -13,7 +13,7 @@ use tokio::{
 };
 use troupe_runtime::{
     actor::RemoteRef,
-    id::TransferId,
+    id::{NodeId, TransferId},
     transport::{Class, Conversation, Link, Stream},
     wire::{
         generate::{Finish, Generate, GenerateDown},
@@ -45,10 +45,10 @@ pub struct Leader;
 /// What a leader is told.
 #[derive(Debug)]
 pub enum LeaderMsg {
-    /// A peer opened a conversation.
-    Door(Conversation, Stream),
-    /// Somebody introduced itself through this door; what it is told goes here.
-    Joined(Door, Hello, RemoteRef<MemberDown>),
+    /// A peer on this host opened a conversation.
+    Door(Conversation, Stream, NodeId),
+    /// Somebody on a host introduced itself through this door; what it is told goes here.
+    Joined(Door, NodeId, Hello, RemoteRef<MemberDown>),
     /// It speaks.
     Up(Door, MemberUp),
     /// Its conversation is over.
@@ -165,8 +165,8 @@ impl Actor for Leader {
         state: &mut LeaderState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            LeaderMsg::Door(what, stream) => state.open(&myself, what, stream),
-            LeaderMsg::Joined(door, hello, down) => state.join(door, hello, down),
+            LeaderMsg::Door(what, stream, from) => state.open(&myself, what, stream, from),
+            LeaderMsg::Joined(door, from, hello, down) => state.join(door, from, hello, down),
             LeaderMsg::Up(door, up) => state.up(door, up),
             LeaderMsg::Gone(door, why) => state.group(GroupEvent::Lost(door, why)),
             LeaderMsg::Submit(generate, door, outbox) => state.submit(generate, door, outbox),

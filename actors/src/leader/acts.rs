@@ -7,6 +7,7 @@ use troupe_runtime::{
     actor::RemoteRef,
     discovery::directory::MemberState,
     error::{ErrorKind, PublicError},
+    id::NodeId,
     transport::{Conversation, Stream},
     wire::{
         generate::{Generate, GenerateDown},
@@ -33,13 +34,14 @@ impl LeaderState {
         myself: &ActorRef<LeaderMsg>,
         what: Conversation,
         stream: Stream,
+        from: NodeId,
     ) {
         while self.doors.try_join_next().is_some() {}
         while self.requests.try_join_next().is_some() {}
         match what {
             Conversation::Group => {
                 self.last_door += 1;
-                self.doors.spawn(doors::group(myself.clone(), self.last_door, stream))
+                self.doors.spawn(doors::group(myself.clone(), self.last_door, from, stream))
             }
             Conversation::Generate => {
                 self.last_door += 1;
@@ -70,9 +72,15 @@ impl LeaderState {
     }
 
     /// Who is turned away is taken out again, which ends its conversation.
-    pub(super) fn join(&mut self, door: Door, hello: Hello, down: RemoteRef<MemberDown>) {
+    pub(super) fn join(
+        &mut self,
+        door: Door,
+        from: NodeId,
+        hello: Hello,
+        down: RemoteRef<MemberDown>,
+    ) {
         self.members.insert(door, down);
-        self.group(GroupEvent::Hello(door, hello))
+        self.group(GroupEvent::Hello(door, from, hello))
     }
 
     pub(super) fn up(&mut self, door: Door, up: MemberUp) {

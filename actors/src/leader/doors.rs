@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tracing::Instrument as _;
 use troupe_runtime::{
     actor::{TheirEnd, converse, remote_ref},
+    id::NodeId,
     telemetry::{self, Metrics},
     transport::{FrameSender, LinkError, Stream},
     wire::{
@@ -25,7 +26,12 @@ use super::{actor::LeaderMsg, request::RequestKey};
 use crate::worker::transfer::MOST_TRANSFERS;
 
 /// Carries one member's conversation until it ends.
-pub(super) async fn group(leader: ActorRef<LeaderMsg>, door: u64, mut stream: Stream) {
+pub(super) async fn group(
+    leader: ActorRef<LeaderMsg>,
+    door: u64,
+    from: NodeId,
+    mut stream: Stream,
+) {
     let hello = match stream.receiver.expect::<MemberUp>(FIRST_FRAME).await {
         Ok(MemberUp::Hello(hello)) => hello,
         Ok(other) => {
@@ -34,7 +40,7 @@ pub(super) async fn group(leader: ActorRef<LeaderMsg>, door: u64, mut stream: St
         Err(error) => return tracing::warn!(%error, "a member did not say hello"),
     };
     let (down, outbox) = remote_ref(MEMBER_OUTBOX);
-    if leader.cast(LeaderMsg::Joined(door, hello, down)).is_err() {
+    if leader.cast(LeaderMsg::Joined(door, from, hello, down)).is_err() {
         return;
     }
     let deliver = |up| flow(leader.cast(LeaderMsg::Up(door, up)).is_ok());

@@ -8,7 +8,7 @@ use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use troupe_runtime::{
     actor::{Outbox, RemoteRef, remote_ref},
     discovery::directory::GroupRecord,
-    id::Coordinate,
+    id::{Coordinate, NodeId},
     transport::{Class, Link, PeerIdentity},
     wire::{
         group::{Hello, MemberUp},
@@ -214,6 +214,10 @@ async fn start_leader(
     let origin = Instant::now();
     let expected = args.record.members.iter().map(|member| member.ranks.clone()).collect();
     let group = Group::new(origin.elapsed(), hello.clone(), expected, Deadlines::default());
+    let hosts: Vec<NodeId> = args.record.members.iter().map(|member| member.node).collect();
+    // Where all hosts show one certificate, as pods do, it does not say which of them it is.
+    let knows_hosts = hosts.first() == Some(&args.identity.node);
+    let group = if knows_hosts { group.on(hosts) } else { group };
     let args = LeaderArgs {
         group,
         settings: prepared.settings(&args.record),

@@ -8,6 +8,7 @@ use troupe_gpu::{
     cpu::{CpuOptions, KernelPath},
     dtype::Dtype,
     executor::LoadProgress,
+    tensor::Quantize,
     weights::Checkpoint,
 };
 use troupe_runtime::{
@@ -63,6 +64,11 @@ impl Models for Checkpoints {
             vocab_size: u32::try_from(card.config.vocab_size).unwrap_or(u32::MAX),
             windows: card.config.kv_groups().iter().map(|group| window(group.span)).collect(),
             dtype,
+            quantization: match quantize(launch)? {
+                None => "none".into(),
+                Some(Quantize::Int8) => "int8".into(),
+                Some(Quantize::Int4) => "int4".into(),
+            },
             stage_time_min: Duration::from_millis(millis.into()),
         })
     }
@@ -92,6 +98,7 @@ impl Models for Checkpoints {
                 coordinate: rank,
                 parallel: parallel_sizes(launch),
                 dtype: dtype(launch).map_err(unsupported)?,
+                quantize: quantize(launch).map_err(unsupported)?,
                 kv_dtype: Some(Dtype::F32),
                 limits: StepLimits {
                     max_num_batched_tokens: limits.max_num_batched_tokens as usize,
@@ -140,6 +147,16 @@ fn kernel_path(launch: &Launch) -> Result<Option<KernelPath>, String> {
     match path.filter(|path| path.available()) {
         Some(path) => Ok(Some(path)),
         None => Err(format!("--cpu-path is {name}, which this machine has not")),
+    }
+}
+
+/// `--quantization`; `None` keeps weights as they are.
+fn quantize(launch: &Launch) -> Result<Option<Quantize>, String> {
+    match launch.flags.quantization.as_deref() {
+        None => Ok(None),
+        Some("int8") => Ok(Some(Quantize::Int8)),
+        Some("int4") => Ok(Some(Quantize::Int4)),
+        Some(other) => Err(format!("--quantization is {other}, int8 and int4 are possible")),
     }
 }
 

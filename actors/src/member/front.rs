@@ -47,7 +47,10 @@ async fn serve(connection: Arc<dyn Connection>, directions: Directions) {
                 }
                 is_full
             }
-            (_, Some(leader)) => leader.cast(LeaderMsg::Door(what, stream)).is_err(),
+            (_, Some(leader)) => {
+                let from = connection.peer().node;
+                leader.cast(LeaderMsg::Door(what, stream, from)).is_err()
+            }
             (_, None) => true,
         };
         if refused {

@@ -66,6 +66,8 @@ pub struct Prepared {
     pub windows: Vec<Option<u32>>,
     /// Arithmetic type of the weights, as the fingerprint names it.
     pub dtype: String,
+    /// What weights are rounded to, as the fingerprint names it.
+    pub quantization: String,
     /// The least time that a stage takes for a step.
     pub stage_time_min: Duration,
 }
@@ -110,7 +112,7 @@ impl Prepared {
                 tokenizer: self.tokenizer,
                 adapter: None,
                 dtype: self.dtype.clone(),
-                quantization: "none".into(),
+                quantization: self.quantization.clone(),
                 kv_dtype: KV_DTYPE.into(),
                 tensor_parallel: launch.tensor_parallel,
                 kernel_path: String::new(),
@@ -150,6 +152,7 @@ impl Models for FakeModels {
             vocab_size: self.vocab_size,
             windows: vec![None],
             dtype: "none".into(),
+            quantization: "none".into(),
             stage_time_min: Duration::from_millis(millis.into()),
         })
     }

@@ -8,7 +8,7 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fs, io,
     path::PathBuf,
     process::Stdio,
     sync::{
@@ -76,12 +76,28 @@ impl Processes {
         (self.cores * ranks / self.devices.max(1)).max(1)
     }
 
+    /// Drops what members of a former process of this node were at. Nobody reaps them any more, so
+    /// nobody reads it. To be called once, before any member is started, by whoever has the data
+    /// directory for itself.
+    pub fn forget_former(&self) {
+        let root = self.records_root();
+        if let Err(error) = fs::remove_dir_all(&root)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, folder = %root.display(), "what former members were at stays");
+        }
+    }
+
+    fn records_root(&self) -> PathBuf {
+        self.data_dir.join("steps")
+    }
+
     /// Where its ranks write down what they are at, in a folder that nobody had before.
     fn records(&self, key: &MemberKey) -> Records {
         let MemberKey { group, epoch, member } = key;
         let name =
             format!("{}.{}.{}-{epoch}-{member}", group.namespace, group.service, group.index);
-        Records::in_folder(self.data_dir.join("steps").join(name)).unwrap_or_else(|error| {
+        Records::in_folder(self.records_root().join(name)).unwrap_or_else(|error| {
             tracing::warn!(%error, "what a member's ranks are at is not written down");
             Records::Nowhere
         })

@@ -188,7 +188,7 @@ impl Device {
         let _in = self.trace(plan).entered();
         let applied = Instant::now();
         let batch = mirror.apply(plan).map_err(DeviceError::Contract)?;
-        self.recorder.begin(mirror.requests_in(plan));
+        self.recorder.begin(plan.spans().map(|(id, _)| id), |id| mirror.request_of(id));
         let input = self.take_input(plan.step)?;
         let began = Instant::now();
         let pulse = self.pulse.clone();

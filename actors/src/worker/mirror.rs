@@ -108,9 +108,9 @@ impl Mirror {
         Ok(batch)
     }
 
-    /// The requests in a step, once its plan was applied.
-    pub fn requests_in<'a>(&'a self, plan: &'a StepPlan) -> impl Iterator<Item = RequestId> + 'a {
-        plan.spans().filter_map(|(id, _)| Some(self.sequences.get(&id)?.request))
+    /// Whose a sequence is.
+    pub fn request_of(&self, sequence: SequenceId) -> Option<RequestId> {
+        self.sequences.get(&sequence).map(|sequence| sequence.request)
     }
 
     /// Forgets the drafts of a step that is done, right or wrong: what is right is learned.

@@ -14,7 +14,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use troupe_runtime::id::{Coordinate, RequestId};
+use troupe_runtime::id::{Coordinate, RequestId, SequenceId};
 use uuid::Uuid;
 
 /// Where the ranks of one member write.
@@ -33,6 +33,9 @@ pub enum Records {
 pub struct Recorder {
     to: To,
     state: State,
+    /// In the step that was begun last, in its order. An engine gives no sequence's id twice.
+    sequences: Vec<SequenceId>,
+    /// Theirs.
     requests: Vec<RequestId>,
 }
 
@@ -89,7 +92,7 @@ impl Records {
                 }
             },
         };
-        Recorder { to, state: State::Idle, requests: Vec::new() }
+        Recorder { to, state: State::Idle, sequences: Vec::new(), requests: Vec::new() }
     }
 
     /// What ranks were at last; those that were at nothing are left out.
@@ -118,13 +121,22 @@ impl Records {
 // === impl Recorder ===
 
 impl Recorder {
-    /// A step with these requests is executed next.
-    pub fn begin(&mut self, requests: impl Iterator<Item = RequestId>) {
-        let before = std::mem::take(&mut self.requests);
-        self.requests.extend(requests);
-        if before != self.requests || self.state != State::Executing {
-            self.write(State::Executing);
+    /// A step with these sequences is executed next. Most steps have those of the one before: only
+    /// if they are others is it looked up whose they are.
+    pub fn begin(
+        &mut self,
+        sequences: impl Iterator<Item = SequenceId> + Clone,
+        request_of: impl FnMut(SequenceId) -> Option<RequestId>,
+    ) {
+        let is_same = sequences.clone().eq(self.sequences.iter().copied());
+        if is_same && self.state == State::Executing {
+            return;
         }
+        self.sequences.clear();
+        self.sequences.extend(sequences);
+        self.requests.clear();
+        self.requests.extend(self.sequences.iter().copied().filter_map(request_of));
+        self.write(State::Executing);
     }
 
     /// The rank fails by its own fault.
@@ -134,6 +146,7 @@ impl Recorder {
 
     /// The rank ends, and not by its own fault.
     pub fn end(&mut self) {
+        self.sequences.clear();
         self.requests.clear();
         self.write(State::Idle);
     }
@@ -182,9 +195,14 @@ mod tests {
             let [mut one, mut other] = [0, 1].map(|tp| records.recorder(rank(tp)));
             assert_eq!(records.read(), [], "nothing was begun");
             let request = |number| RequestId(Uuid::from_u128(number));
-            one.begin([request(1), request(2), request(3)].into_iter());
-            other.begin([request(1)].into_iter());
-            one.begin([request(2)].into_iter());
+            // A sequence of each request, of the same number.
+            let begin = |recorder: &mut Recorder, numbers: &[u64]| {
+                let sequences = numbers.iter().map(|number| SequenceId(*number));
+                recorder.begin(sequences, |sequence| Some(request(u128::from(sequence.0))));
+            };
+            begin(&mut one, &[1, 2, 3]);
+            begin(&mut other, &[1]);
+            begin(&mut one, &[2]);
             let record = |failed, request| Record { failed, requests: vec![request] };
             let read = records.read();
             assert!(read.contains(&record(false, request(2))), "{read:?}");
@@ -195,5 +213,22 @@ mod tests {
             records.remove();
         }
         assert!(!folder.path().join("a/member").exists());
+    }
+
+    #[test]
+    fn whose_sequences_they_are_is_asked_only_when_they_are_others() {
+        let mut recorder = Records::Nowhere.recorder(Coordinate { dp: 0, stage: 0, tp: 0 });
+        let mut asked = Vec::new();
+        let mut begin = |numbers: &[u64]| {
+            let sequences = numbers.iter().map(|number| SequenceId(*number));
+            recorder.begin(sequences, |sequence| {
+                asked.push(sequence.0);
+                Some(RequestId(Uuid::from_u128(7)))
+            });
+        };
+        for step in [&[1, 2][..], &[1, 2], &[2], &[2], &[2, 1], &[]] {
+            begin(step);
+        }
+        assert_eq!(asked, [1, 2, 2, 2, 1]);
     }
 }

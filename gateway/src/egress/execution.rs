@@ -80,6 +80,8 @@ struct Execution {
     ended_at: Option<EndpointId>,
     /// Nothing may run beside it.
     alone: bool,
+    /// Where it was sent since.
+    alone_at: Vec<EndpointId>,
     /// Connections over which an attempt was lost: of no use until they are made anew.
     broken: Vec<Weak<Endpoint>>,
     ready: VecDeque<Delta>,
@@ -114,6 +116,7 @@ pub(crate) fn execute(
         left,
         ended_at: None,
         alone: false,
+        alone_at: Vec::new(),
         broken: Vec::new(),
         ready,
         then,
@@ -231,6 +234,11 @@ impl Execution {
                         if error.kind == ErrorKind::Internal {
                             attempt.note(Fate::Broke);
                         }
+                        // Its group has ended. Nobody else is to be sent there meanwhile: if its
+                        // host hears nothing, the connection may look well for a while.
+                        if error.kind == ErrorKind::Unavailable {
+                            attempt.endpoint().connection.close("its group has ended");
+                        }
                         self.ended_at = Some(attempt.endpoint().info.endpoint.clone());
                     }
                     GenerateDown::Refused(_) => attempt.note(Fate::Refused),
@@ -278,13 +286,11 @@ impl Execution {
         {
             deaths.word_of(&ended_at).await;
         }
-        match deaths.verdict(self.prompt.request) {
+        match deaths.verdict(self.prompt.request, &self.alone_at) {
             Verdict::Innocent => {}
             Verdict::Suspect => {
                 if !std::mem::replace(&mut self.alone, true) {
-                    tracing::warn!(
-                        "two processes died of steps with this request: it goes on alone"
-                    );
+                    tracing::warn!("processes died of steps with this request: it goes on alone");
                 }
             }
             Verdict::Guilty => {
@@ -387,6 +393,9 @@ impl Execution {
         let max_tokens = self.prompt.options.max_tokens;
         let choices = self.request.n;
         let underway = Underway::begin(directory, placed, choices, max_tokens, Instant::now());
+        if self.alone {
+            self.alone_at.push(endpoint.info.endpoint.clone());
+        }
         let opened = Attempt::open(endpoint, generate, underway).await;
         opened.inspect_err(|_| endpoint.broke(directory.now()))
     }

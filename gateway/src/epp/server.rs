@@ -34,6 +34,9 @@ use crate::state::Gateway;
 
 /// A proxy that is gone without a word is noticed by this.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+/// A request's head is small: what a proxy's client sent is in its messages. (Streams that are
+/// opened and reset at once are bounded by hyper, which ends such a connection.)
+const MAX_HEAD: u32 = 64 << 10;
 /// What a message has beside a body.
 const AROUND_A_BODY: usize = 64 << 10;
 
@@ -54,6 +57,7 @@ pub(crate) async fn run(
     let services = Server::builder()
         .max_concurrent_streams(most)
         .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_max_header_list_size(MAX_HEAD)
         .add_service(processor)
         .add_service(Health { gateway });
     let served = async move {

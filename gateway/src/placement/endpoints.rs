@@ -34,7 +34,7 @@ impl Endpoints {
     ) -> Self {
         let directory = Arc::new(Directory::new(None));
         let models = Arc::new(Models::new(1, hub, ModelSettings::default()));
-        let follower = Follower::new(Arc::clone(&directory), link, models, None);
+        let follower = Follower::new(Arc::clone(&directory), link, models, Arc::default(), None);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { match follower.run(registry, keys).await {} });
         Self { directory, _follower: tasks }

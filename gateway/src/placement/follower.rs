@@ -37,13 +37,14 @@ use super::{
         kept::{Kept, Known},
     },
 };
-use crate::model::Models;
+use crate::{model::Models, suspects::watch::Deaths};
 
 /// Follows the registry. Dropping it stops all keepers.
 pub(crate) struct Follower {
     directory: Arc<Directory>,
     link: Arc<dyn Link>,
     models: Arc<Models>,
+    deaths: Arc<Deaths>,
     view: View,
     /// What `now` counts from.
     origin: Instant,
@@ -70,12 +71,14 @@ impl Follower {
         directory: Arc<Directory>,
         link: Arc<dyn Link>,
         models: Arc<Models>,
+        deaths: Arc<Deaths>,
         dir: Option<PathBuf>,
     ) -> Self {
         Self {
             directory,
             link,
             models,
+            deaths,
             view: View::default(),
             origin: Instant::now(),
             keepers: BTreeMap::new(),
@@ -112,11 +115,18 @@ impl Follower {
     async fn follow(&mut self, mut watch: Watch, mut witness: Witness) {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut deaths = self.deaths.news();
+        deaths.mark_changed();
         loop {
             let event = tokio::select! {
                 event = watch.next() => event,
                 _ = tick.tick() => {
                     self.look_around(&witness).await;
+                    continue;
+                }
+                Ok(()) = deaths.changed() => {
+                    let over = |endpoint: &_| self.deaths.knows(endpoint);
+                    self.fence.bury(&self.directory.table(), over);
                     continue;
                 }
             };
@@ -207,6 +217,7 @@ impl Follower {
             directory: Arc::clone(&self.directory),
             link: Arc::clone(&self.link),
             models: Arc::clone(&self.models),
+            deaths: Arc::clone(&self.deaths),
         };
         let task = self.tasks.spawn(keeper.run());
         for name in &record.info.model_names {

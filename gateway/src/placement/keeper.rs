@@ -17,7 +17,7 @@ use troupe_runtime::{
 };
 
 use super::{directory::Directory, endpoint::Endpoint, prefix};
-use crate::model::Models;
+use crate::{model::Models, suspects::watch::Deaths};
 
 /// To connect, and for the leader's first word.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -28,6 +28,7 @@ pub(crate) struct Keeper {
     pub(crate) directory: Arc<Directory>,
     pub(crate) link: Arc<dyn Link>,
     pub(crate) models: Arc<Models>,
+    pub(crate) deaths: Arc<Deaths>,
 }
 
 /// Growing waits between tries.
@@ -55,6 +56,8 @@ enum NotReady {
     Link(#[from] troupe_runtime::transport::LinkError),
     #[error("it said that it is {0}")]
     Another(EndpointId),
+    #[error("a member of its group has died")]
+    Over,
     #[error("it began with its load, not with what it is")]
     NoInfo,
 }
@@ -80,6 +83,10 @@ impl Keeper {
     async fn keep(&self, retry: &mut Retry) -> Result<NotReady, NotReady> {
         let peer: PeerAddr = self.record.address.parse().map_err(NotReady::Address)?;
         let info = &self.record.info;
+        // Its leader may live and not know yet that its group does not.
+        if self.deaths.knows(&info.endpoint) {
+            return Err(NotReady::Over);
+        }
         let model = self.models.get(&self.record).await.map_err(NotReady::Model)?;
         let connection = self.link.connect(&peer, Class::Control, CONNECT_DEADLINE).await?;
         let Stream { mut sender, mut receiver } =
@@ -102,6 +109,10 @@ impl Keeper {
         endpoint.metrics().await;
         self.directory.enter(Arc::clone(&endpoint));
         let entered = Entered { directory: &self.directory, endpoint };
+        // It may have been while this connected.
+        if self.deaths.knows(&info.endpoint) {
+            return Err(NotReady::Over);
+        }
         retry.reset();
         let mut follower = JoinSet::new();
         let (info, cached) = (entered.endpoint.info.clone(), Arc::clone(&entered.endpoint.cached));

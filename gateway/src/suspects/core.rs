@@ -72,12 +72,17 @@ impl Suspects {
         self.told.iter().any(|(incarnation, _)| ended(incarnation))
     }
 
-    /// What is to become of a request.
-    pub(crate) fn verdict(&self, request: RequestId) -> Verdict {
-        match self.deaths.get(&request).map_or(0, BTreeSet::len) {
+    /// What is to become of a request that went to some endpoints alone. However many died of it
+    /// before it was alone: any of them may have died of another request in the same step.
+    pub(crate) fn verdict(&self, request: RequestId, alone_at: &[EndpointId]) -> Verdict {
+        let Some(deaths) = self.deaths.get(&request) else { return Verdict::Innocent };
+        let died_alone = |(group, epoch): &Incarnation| {
+            alone_at.iter().any(|alone| alone.group == *group && alone.epoch == *epoch)
+        };
+        match deaths.len() {
+            _ if deaths.iter().any(died_alone) => Verdict::Guilty,
             0 | 1 => Verdict::Innocent,
-            2 => Verdict::Suspect,
-            _ => Verdict::Guilty,
+            _ => Verdict::Suspect,
         }
     }
 }
@@ -109,41 +114,51 @@ mod tests {
         }
     }
 
+    fn endpoint(index: u32, epoch: u64) -> EndpointId {
+        let epoch = Epoch { number: epoch, nonce: 0 };
+        EndpointId { group: group(index), revision: 1, epoch, dp: 0 }
+    }
+
     #[test]
-    fn two_deaths_make_a_suspect_and_the_third_tells_which_it_was() {
+    fn two_deaths_make_a_suspect() {
         let mut suspects = Suspects::default();
         let first = death(0, 1, &[1, 2]);
         suspects.note(DeathsRecord { deaths: vec![first.clone()] });
-        assert_eq!(suspects.verdict(request(1)), Verdict::Innocent);
+        assert_eq!(suspects.verdict(request(1), &[]), Verdict::Innocent);
         // The same again, another member of the same incarnation, and one that accuses nobody.
         let again = Death { member: 1, ..first.clone() };
         let outside = death(1, 1, &[]);
         suspects.note(DeathsRecord { deaths: vec![first.clone(), again, outside] });
-        assert_eq!(suspects.verdict(request(1)), Verdict::Innocent);
+        assert_eq!(suspects.verdict(request(1), &[]), Verdict::Innocent);
         suspects.note(DeathsRecord { deaths: vec![first, death(1, 2, &[1, 2, 3])] });
-        let verdicts = [1, 2, 3].map(|number| suspects.verdict(request(number)));
+        let verdicts = [1, 2, 3].map(|number| suspects.verdict(request(number), &[]));
         assert_eq!(verdicts, [Verdict::Suspect, Verdict::Suspect, Verdict::Innocent]);
-        suspects.note(DeathsRecord { deaths: vec![death(0, 2, &[2])] });
-        let verdicts = [1, 2].map(|number| suspects.verdict(request(number)));
-        assert_eq!(verdicts, [Verdict::Suspect, Verdict::Guilty]);
+    }
+
+    #[test]
+    fn only_a_death_while_it_was_alone_tells_that_it_was_it() {
+        let mut suspects = Suspects::default();
+        let alone_at = [endpoint(0, 4)];
+        // Word of the third comes late: it was not alone there either.
+        let deaths = (1..=3).map(|epoch| death(0, epoch, &[7, 8])).collect();
+        suspects.note(DeathsRecord { deaths });
+        assert_eq!(suspects.verdict(request(7), &[]), Verdict::Suspect);
+        assert_eq!(suspects.verdict(request(7), &alone_at), Verdict::Suspect);
+        suspects.note(DeathsRecord { deaths: vec![death(1, 4, &[7]), death(0, 4, &[7])] });
+        assert_eq!(suspects.verdict(request(7), &alone_at), Verdict::Guilty);
+        assert_eq!(suspects.verdict(request(8), &alone_at), Verdict::Suspect);
     }
 
     #[test]
     fn it_is_known_of_whom_there_was_word_and_old_deaths_are_forgotten() {
         let mut suspects = Suspects::default();
-        let endpoint = |epoch| EndpointId {
-            group: group(0),
-            revision: 1,
-            epoch: Epoch { number: epoch, nonce: 0 },
-            dp: 0,
-        };
         suspects.note(DeathsRecord { deaths: vec![death(0, 1, &[7]), death(0, 2, &[7])] });
-        assert!(suspects.knows(&endpoint(1)) && !suspects.knows(&endpoint(3)));
+        assert!(suspects.knows(&endpoint(0, 1)) && !suspects.knows(&endpoint(0, 3)));
         for epoch in 3..=MOST_TOLD as u64 + 2 {
             suspects.note(DeathsRecord { deaths: vec![death(0, epoch, &[u128::from(epoch)])] });
         }
-        assert!(!suspects.knows(&endpoint(1)));
-        assert_eq!(suspects.verdict(request(7)), Verdict::Innocent);
+        assert!(!suspects.knows(&endpoint(0, 1)));
+        assert_eq!(suspects.verdict(request(7), &[]), Verdict::Innocent);
         assert_eq!(suspects.deaths.len(), MOST_TOLD);
     }
 }

@@ -1,4 +1,5 @@
-//! Follows what nodes tell of members that died, and lets requests wait for it.
+//! Follows what nodes tell of members that died, and lets requests and the keepers of endpoints
+//! wait for it.
 
 use std::{
     convert::Infallible,
@@ -6,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::timeout};
+use tokio::{sync::watch, time::timeout};
 use troupe_runtime::{
     discovery::{
         Registry, WatchEvent,
@@ -25,28 +26,33 @@ use crate::placement::keeper::Retry;
 pub(crate) struct Deaths {
     // A std mutex: held for a look, never across an await.
     known: Mutex<Suspects>,
-    more: Notify,
+    more: watch::Sender<()>,
 }
 
 // === impl Deaths ===
 
 impl Deaths {
-    /// What is to become of a request.
-    pub(crate) fn verdict(&self, request: RequestId) -> Verdict {
-        self.known().verdict(request)
+    /// What is to become of a request that went to some endpoints alone.
+    pub(crate) fn verdict(&self, request: RequestId, alone_at: &[EndpointId]) -> Verdict {
+        self.known().verdict(request, alone_at)
+    }
+
+    /// Whether a member of an endpoint's incarnation has died: then it is over.
+    pub(crate) fn knows(&self, endpoint: &EndpointId) -> bool {
+        self.known().knows(endpoint)
+    }
+
+    /// Changes whenever there is more to know.
+    pub(crate) fn news(&self) -> watch::Receiver<()> {
+        self.more.subscribe()
     }
 
     /// Waits until it is told how an endpoint ended; not for long, because it may have ended in a
     /// way that nobody can tell, with its host.
     pub(crate) async fn word_of(&self, endpoint: &EndpointId) {
         let word = async {
-            loop {
-                let more = self.more.notified();
-                if self.known().knows(endpoint) {
-                    return;
-                }
-                more.await;
-            }
+            let mut more = self.more.subscribe();
+            while !self.knows(endpoint) && more.changed().await.is_ok() {}
         };
         let _ = timeout(PATIENCE, word).await;
     }
@@ -77,9 +83,9 @@ impl Deaths {
         }
     }
 
-    fn note(&self, record: DeathsRecord) {
+    pub(crate) fn note(&self, record: DeathsRecord) {
         self.known().note(record);
-        self.more.notify_waiters();
+        self.more.send_replace(());
     }
 
     fn known(&self) -> MutexGuard<'_, Suspects> {

@@ -6,7 +6,12 @@ use serde_json::json;
 use tokio::sync::Notify;
 use troupe_gateway::Resume;
 use troupe_runtime::{
+    discovery::{
+        Op,
+        directory::{Death, DeathsRecord, to_bytes},
+    },
     error::{ErrorKind, PublicError},
+    id::{EndpointId, NodeId},
     wire::generate::GenerateDown,
 };
 
@@ -135,6 +140,35 @@ async fn a_failure_after_the_first_token_goes_on_elsewhere() {
                        fidelity=\"exact\"} 1";
         stage.until(|text| text.contains(counted)).await;
     }
+}
+
+#[tokio::test]
+async fn an_endpoint_whose_member_was_reaped_is_left_though_its_leader_lives_and_says_nothing() {
+    let go = Arc::new(Notify::new());
+    // It is never let to say more.
+    let first = two_tokens_then(&go, <[Act]>::to_vec);
+    let second: Script = Arc::new(|generate| speak(generate, 0, &[70, 71, 72, 73, 74, 75, 76, 77]));
+    let stage = stage_with(vec![first, second], |_| {}).await;
+    let mut body = request();
+    body["return_token_ids"] = true.into();
+    let reaped = async {
+        let two = "generation_tokens_total{model_name=\"tiny\",engine=\"0\"} 2";
+        stage.until(|text| text.contains(two)).await;
+        let EndpointId { group, epoch, .. } = stage.leaders[0].info.endpoint.clone();
+        // A worker's, of whom its leader has not heard yet.
+        let deaths = vec![Death { group, epoch, member: 1, suspects: Vec::new() }];
+        let key = stage.keys.deaths(NodeId::default());
+        stage.write(Op::Put(key, to_bytes(DeathsRecord { deaths }))).await;
+    };
+    let (reply, ()) = tokio::join!(stage.post(PATH, body), reaped);
+    assert_eq!(reply.ok()["choices"][0]["token_ids"], json!((70..78).collect::<Vec<_>>()));
+    assert_eq!(reply.header("x-troupe-resume"), "exact");
+    // And it is not taken again, whatever the store and its leader say.
+    stage.until(|text| text.matches("vllm:num_requests_running{").count() == 1).await;
+    let answer = stage.post(PATH, request()).await;
+    answer.ok();
+    assert_eq!(stage.leaders[1].started().await.attempt, 1);
+    assert_eq!(stage.leaders[1].started().await.attempt, 0);
 }
 
 #[tokio::test]

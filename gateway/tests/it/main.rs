@@ -21,6 +21,7 @@ mod placement;
 mod probes;
 mod random;
 mod routes;
+mod sockets;
 mod structured;
 mod support;
 mod thinking;

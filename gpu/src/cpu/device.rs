@@ -15,6 +15,7 @@ use crate::{
         buffer::CpuBuffer,
         ops::{self, CpuRope, CpuVector},
         packed::CpuLinear,
+        pairs::PairOrder,
         simd::{Isa, pool::Pool},
         step::{CpuStep, GroupTables},
     },
@@ -35,7 +36,7 @@ pub struct CpuDevice {
     pub(crate) isa: Option<Isa>,
     pub(crate) pool: Pool,
     /// A product's input as kernels read it.
-    pub(crate) interleaved: Aligned<f32>,
+    pub(crate) laid_out: Aligned<u32>,
 }
 
 impl CpuDevice {
@@ -45,8 +46,7 @@ impl CpuDevice {
     /// [`DeviceError::Unsupported`] if this machine lacks the forced path, [`DeviceError::Failed`]
     /// if threads cannot be started.
     pub fn new(options: CpuOptions) -> Result<Self, DeviceError> {
-        let best = KernelPath::ALL.into_iter().find(|path| path.available());
-        let path = options.path.or(best).unwrap_or(KernelPath::Reference);
+        let path = options.path.unwrap_or_else(KernelPath::best);
         if !path.available() {
             return Err(DeviceError::Unsupported(format!("{} on this machine", path.name())));
         }
@@ -54,7 +54,7 @@ impl CpuDevice {
             path,
             isa: Isa::of(path),
             pool: Pool::new(options.threads)?,
-            interleaved: Aligned::zeroed(0)?,
+            laid_out: Aligned::zeroed(0)?,
         })
     }
 
@@ -101,7 +101,8 @@ impl Backend for CpuDevice {
     }
 
     fn prepare_linear(&mut self, source: &LinearSource<'_>) -> Result<CpuLinear, DeviceError> {
-        CpuLinear::pack(source, &mut self.pool)
+        let order = self.isa.map_or(PairOrder::Natural, Isa::pair_order);
+        CpuLinear::pack(source, order, &mut self.pool)
     }
 
     fn prepare_vector(&mut self, source: &DenseMatrix<'_>) -> Result<CpuVector, DeviceError> {

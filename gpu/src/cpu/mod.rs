@@ -2,21 +2,27 @@
 //!
 //! # Layout
 //! - [`device`]: `impl Backend`; [`ops`]: what its operations do row by row
-//! - [`packed`]: weights as kernels want them; [`buffer`], [`step`]: activations, step metadata
+//! - [`packed`], `pairs`, `integers`: weights as kernels want them; [`buffer`], [`step`]:
+//!   activations, step metadata
 //! - `reference`: reductions in plain loops; `simd`: the same, fast; `math`: scalar functions
 //!
 //! # Arithmetic
-//! Activations are `f32` between operations whatever the weights are stored in; a stored element
-//! (bfloat16, float16) is widened when it is used. So a bfloat16 model runs with *more* precision
-//! than one whose activations are rounded at each step, and storing a bfloat16 checkpoint as
-//! float32 changes nothing but the KV's rounding. Keys and values are rounded to the KV's type when
-//! written. The floating-point environment is Rust's default: round to nearest, subnormals kept.
+//! Activations are `f32` between operations whatever the weights are stored in.
+//! Products with float32 and float16 weights widen each weight and take activations as they are.
+//! Products with bfloat16 weights round their input to bfloat16 and sum in `f32`, as the
+//! instructions for that type do; all else of a bfloat16 model, its residual stream above all,
+//! keeps more precision than where every activation is stored in that type. Keys and values are
+//! rounded to the KV's type when written. The floating-point environment is Rust's default: round
+//! to nearest, subnormals kept.
 //!
 //! # Reduction orders
 //! Each is a function of shape constants alone, so a row's bits never depend on batch, chunk,
 //! thread count or path; `FMA` is a multiply-add rounded once.
 //! - **Product** of K inputs: chains of 256 inputs; a chain starts at 0 and takes its inputs in
 //!   order by FMA; chains are added in order; then the bias; then what was in the output.
+//! - **Product with bfloat16 weights**: blocks of 32 inputs, two chains in each, `pairs`; then the
+//!   same.
+//! - **Product with integers**: exact within a group of inputs, groups by FMA in order, `integers`.
 //! - **RMS norm**: squares go by FMA into 16 lanes, element `i` into lane `i % 16`; lanes are added
 //!   as a tree (`i` takes `i + 8`, then `+ 4`, `+ 2`, `+ 1`); `x * (1 / sqrt(mean + epsilon)) * w`.
 //! - **Attention**: a score is a chain of FMAs over the head's elements, then times the scale.
@@ -31,9 +37,11 @@
 pub(crate) mod aligned;
 pub mod buffer;
 pub mod device;
+pub(crate) mod integers;
 pub(crate) mod math;
 pub mod ops;
 pub mod packed;
+pub(crate) mod pairs;
 pub(crate) mod reference;
 pub(crate) mod simd;
 pub mod step;
@@ -55,8 +63,14 @@ pub struct CpuOptions {
 pub enum KernelPath {
     /// AVX2 with FMA and F16C.
     Avx2,
-    /// AVX-512F.
+    /// AVX-512 (F and BW).
     Avx512,
+    /// The same with products of bytes (AVX512_VNNI).
+    Avx512Vnni,
+    /// The same with products of pairs of brain floats too (AVX512_BF16).
+    Avx512Bf16,
+    /// AVX-512 and VNNI with products on tiles (AMX).
+    Amx,
     /// Whatever the compiler makes of arrays: NEON on AArch64.
     Portable,
     /// Plain loops.
@@ -64,17 +78,35 @@ pub enum KernelPath {
 }
 
 impl KernelPath {
-    /// All of them, best first.
-    pub const ALL: [Self; 4] = [Self::Avx512, Self::Avx2, Self::Portable, Self::Reference];
+    /// All of them, those with more instructions first.
+    pub const ALL: [Self; 7] = [
+        Self::Amx,
+        Self::Avx512Bf16,
+        Self::Avx512Vnni,
+        Self::Avx512,
+        Self::Avx2,
+        Self::Portable,
+        Self::Reference,
+    ];
 
     /// The name in execution fingerprints and reports.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Amx => "cpu/amx",
             Self::Avx2 => "cpu/avx2",
             Self::Avx512 => "cpu/avx512",
+            Self::Avx512Bf16 => "cpu/avx512-bf16",
+            Self::Avx512Vnni => "cpu/avx512-vnni",
             Self::Portable => "cpu/portable",
             Self::Reference => "cpu/reference",
         }
+    }
+
+    /// The fastest that this machine has.
+    pub fn best() -> Self {
+        let paths = Self::ALL.into_iter().filter(|path| path.available());
+        let mut paths = paths.filter(|path| *path != Self::Avx512Bf16 || simd::has_fast_pairs());
+        paths.next().unwrap_or(Self::Reference)
     }
 
     /// Whether this machine has it.

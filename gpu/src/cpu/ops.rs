@@ -12,7 +12,7 @@ use crate::{
         simd::{
             attention::{Attention, AttentionTask},
             pool::{OnTwo, Pieces, Pool},
-            product::{Product, TILE_ROWS, interleave},
+            product::{Product, TILE_ROWS},
         },
         step::{CpuStep, GroupTables},
     },
@@ -164,15 +164,15 @@ impl CpuDevice {
             reference::linear(x, weight, add, out);
             return Ok(());
         };
-        let width = weight.in_features();
-        let x = if rows == 1 {
-            x
-        } else {
-            self.interleaved.reserve(rows * width)?;
-            let to = &mut self.interleaved[..rows * width];
-            self.pool.chunks(to, TILE_ROWS * width, &|tile, out| interleave(x, width, tile, out));
-            &self.interleaved[..rows * width]
-        };
+        let (width, words) = (weight.in_features(), isa.row_words(weight));
+        self.laid_out.reserve(rows * words)?;
+        let to = &mut self.laid_out[..rows * words];
+        self.pool.chunks(to, TILE_ROWS * words, &|tile, out| {
+            let first = tile * TILE_ROWS * width;
+            let x = &x[first..][..out.len() / words * width];
+            isa.lay_out(weight, x, out);
+        });
+        let x = &self.laid_out[..rows * words];
         isa.product(&mut self.pool, &Product { x, rows, weight, add, out: Pieces::new(out) });
         Ok(())
     }

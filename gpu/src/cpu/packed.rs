@@ -1,18 +1,23 @@
 //! Weights as the kernels want them: panels of 64 outputs, each `[K][64]`, so that a product
 //! streams through memory once and 16 outputs fill a vector.
 //!
-//! Outputs are padded to whole panels with zeros. One element is widened to `f32` when it is used,
-//! exactly, so the storage type changes memory and speed but no rule of arithmetic. A row (one
-//! output's weights) can still be read, which is how a tied embedding is gathered from the head.
+//! Outputs are padded to whole panels with zeros. Halves are widened to `f32` when they are used,
+//! exactly; brain floats lie in pairs of inputs ([`crate::cpu::pairs`]). A row (one output's
+//! weights) can still be read, which is how a tied embedding is gathered from the head.
 
 use half::{bf16, f16};
 
 use crate::{
     backend::PreparedLinear,
-    cpu::{aligned::Aligned, simd::pool::Pool},
+    cpu::{
+        aligned::Aligned,
+        integers::{Bits, GROUP, pack_panel},
+        pairs::{self, BLOCK, PAIRS, PairOrder},
+        simd::pool::Pool,
+    },
     dtype::Dtype,
     error::DeviceError,
-    tensor::{DensePart, LinearSource, WeightSource},
+    tensor::{DensePart, LinearSource, Quantize, WeightSource},
 };
 
 /// Outputs per panel.
@@ -30,17 +35,125 @@ pub struct CpuLinear {
 /// Elements by how they lie in memory.
 #[derive(Debug)]
 pub(crate) enum Elements {
-    /// Brain floats, as bits.
-    Bf16(Aligned<u16>),
+    /// Brain floats in pairs, blocks of `[16][64]` words one after the other.
+    Bf16(Aligned<u32>, PairOrder),
     /// IEEE halves, as bits.
     F16(Aligned<u16>),
     /// Singles.
     F32(Aligned<f32>),
+    /// Integers of eight or four bits with scales.
+    Integers(Integers),
 }
 
+/// Integers with their scales, as [`crate::cpu::integers`] states.
+#[derive(Debug)]
+pub(crate) struct Integers {
+    pub(crate) bits: Bits,
+    /// Panels of blocks of `[words][64]`.
+    words: Aligned<u32>,
+    /// With eight bits one for each output, panel by panel.
+    by_output: Vec<f32>,
+    /// With four bits, brain floats, panel by panel and in those `[group][64]`.
+    by_group: Aligned<u16>,
+}
+
+impl Integers {
+    fn pack(
+        bits: Bits,
+        (panels, in_features): (usize, usize),
+        rows: &Rows<'_>,
+        pool: &mut Pool,
+    ) -> Result<Self, DeviceError> {
+        let blocks = in_features.div_ceil(GROUP);
+        let size = |each: usize| {
+            (panels * PANEL).checked_mul(each).ok_or_else(|| DeviceError::OutOfMemory(HUGE.into()))
+        };
+        let mut words = Aligned::zeroed(size(blocks * bits.words())?)?;
+        let chunk = blocks * bits.words() * PANEL;
+        let (mut by_output, mut by_group) = (Vec::new(), Aligned::zeroed(0)?);
+        match bits {
+            Bits::Eight => {
+                by_output = vec![0.0; panels * PANEL];
+                pool.chunks_of_two((&mut words, chunk), (&mut by_output, PANEL), &|at, out, to| {
+                    pack_panel(bits, rows.of_panel(at), out, |_, lane, scale| to[lane] = scale);
+                });
+            }
+            Bits::Four => {
+                by_group = Aligned::zeroed(size(blocks)?)?;
+                let scales = (&mut *by_group, blocks * PANEL);
+                pool.chunks_of_two((&mut words, chunk), scales, &|at, out, to| {
+                    pack_panel(bits, rows.of_panel(at), out, |block, lane, scale| {
+                        to[block * PANEL + lane] = bf16::from_f32(scale).to_bits();
+                    });
+                });
+            }
+        }
+        Ok(Self { bits, words, by_output, by_group })
+    }
+
+    /// The words of a panel of `blocks` blocks.
+    pub(crate) fn panel(&self, panel: usize, blocks: usize) -> &[u32] {
+        let size = blocks * self.bits.words() * PANEL;
+        &self.words[panel * size..][..size]
+    }
+
+    /// Scales of a panel's outputs, with eight bits.
+    pub(crate) fn output_scales(&self, panel: usize) -> &[f32] {
+        &self.by_output[panel * PANEL..][..PANEL]
+    }
+
+    /// Scales of one of a panel's `blocks` groups, with four bits.
+    pub(crate) fn group_scales(&self, panel: usize, group: usize, blocks: usize) -> &[u16] {
+        &self.by_group[(panel * blocks + group) * PANEL..][..PANEL]
+    }
+
+    /// The integer of output `n` for input `k`, of `blocks` blocks.
+    pub(crate) fn get(&self, n: usize, k: usize, blocks: usize) -> u32 {
+        let (word, shift) = self.bits.place(k % GROUP);
+        let panel = self.panel(n / PANEL, blocks);
+        let at = (k / GROUP * self.bits.words() + word) * PANEL + n % PANEL;
+        panel[at] >> shift & self.bits.mask()
+    }
+
+    /// The scale of output `n` in group `group`, of `blocks` blocks.
+    pub(crate) fn scale(&self, n: usize, group: usize, blocks: usize) -> f32 {
+        match self.bits {
+            Bits::Eight => self.by_output[n],
+            Bits::Four => {
+                let scales = self.group_scales(n / PANEL, group, blocks);
+                bf16::from_bits(scales[n % PANEL]).to_f32()
+            }
+        }
+    }
+
+    /// Weight of output `n` for input `k` of `inputs`.
+    fn value(&self, n: usize, k: usize, inputs: usize) -> f32 {
+        let blocks = inputs.div_ceil(GROUP);
+        let steps = self.get(n, k, blocks).cast_signed() - self.bits.zero();
+        steps as f32 * self.scale(n, k / GROUP, blocks)
+    }
+
+    fn bytes(&self) -> usize {
+        self.words.len() * 4 + self.by_output.len() * 4 + self.by_group.len() * 2
+    }
+}
+
+fn bits_of(quantize: Option<Quantize>) -> Option<Bits> {
+    quantize.map(|quantize| match quantize {
+        Quantize::Int8 => Bits::Eight,
+        Quantize::Int4 => Bits::Four,
+    })
+}
+
+const HUGE: &str = "weights of impossible size";
+
 impl CpuLinear {
-    /// Packs the source, panels shared out over the pool.
-    pub(crate) fn pack(source: &LinearSource<'_>, pool: &mut Pool) -> Result<Self, DeviceError> {
+    /// Packs the source, panels shared out over the pool; pairs of brain floats as `order` says.
+    pub(crate) fn pack(
+        source: &LinearSource<'_>,
+        order: PairOrder,
+        pool: &mut Pool,
+    ) -> Result<Self, DeviceError> {
         let WeightSource::Dense(parts) = &source.weights else {
             return Err(DeviceError::Unsupported(
                 "packed weights on the CPU: float32, float16 and bfloat16 are".to_owned(),
@@ -48,48 +161,92 @@ impl CpuLinear {
         };
         check_parts(parts, source.in_features)?;
         let (in_features, out_features) = (source.in_features, source.out_features());
-        let size = out_features
-            .next_multiple_of(PANEL)
-            .checked_mul(in_features)
-            .ok_or_else(|| DeviceError::OutOfMemory("weights of impossible size".to_owned()))?;
-        let mut elements = Elements::zeroed(source.storage, size)?;
+        let panels = out_features.div_ceil(PANEL);
+        let sized = |per_output: usize| {
+            (panels * PANEL)
+                .checked_mul(per_output)
+                .ok_or_else(|| DeviceError::OutOfMemory(HUGE.to_owned()))
+        };
         let rows = Rows::new(parts);
         let chunk = PANEL * in_features;
-        match &mut elements {
-            Elements::Bf16(data) => pool.chunks(data, chunk, &|panel, out| {
-                rows.pack_panel(panel, out, |value| bf16::from_f32(value).to_bits());
-            }),
-            Elements::F16(data) => pool.chunks(data, chunk, &|panel, out| {
-                rows.pack_panel(panel, out, |value| f16::from_f32(value).to_bits());
-            }),
-            Elements::F32(data) => {
-                pool.chunks(data, chunk, &|panel, out| rows.pack_panel(panel, out, |value| value));
+        let elements = match source.storage {
+            _ if let Some(bits) = bits_of(source.quantize) => {
+                let size = (panels, in_features);
+                Elements::Integers(Integers::pack(bits, size, &rows, pool)?)
             }
-        }
+            Dtype::Bf16 => {
+                let words = pairs::words(in_features);
+                let mut data = Aligned::zeroed(sized(words)?)?;
+                pool.chunks(&mut data, PANEL * words, &|panel, out| {
+                    rows.pack_pairs(panel, order, out);
+                });
+                Elements::Bf16(data, order)
+            }
+            Dtype::F16 => {
+                let mut data = Aligned::zeroed(sized(in_features)?)?;
+                pool.chunks(&mut data, chunk, &|panel, out| {
+                    rows.pack_panel(panel, out, |value| f16::from_f32(value).to_bits());
+                });
+                Elements::F16(data)
+            }
+            Dtype::F32 => {
+                let mut data = Aligned::zeroed(sized(in_features)?)?;
+                pool.chunks(&mut data, chunk, &|panel, out| {
+                    rows.pack_panel(panel, out, |value| value);
+                });
+                Elements::F32(data)
+            }
+        };
         Ok(Self { elements, bias: gather_bias(parts), in_features, out_features })
+    }
+
+    /// The words of panel `panel`, if these are brain floats; else none.
+    pub(crate) fn panel_of_pairs(&self, panel: usize) -> &[u32] {
+        let size = pairs::words(self.in_features) * PANEL;
+        match &self.elements {
+            Elements::Bf16(data, _) => &data[panel * size..][..size],
+            Elements::F16(_) | Elements::F32(_) | Elements::Integers(_) => &[],
+        }
     }
 
     /// Weight of output `n` for input `k`.
     pub(crate) fn get(&self, n: usize, k: usize) -> f32 {
         let at = (n / PANEL * self.in_features + k) * PANEL + n % PANEL;
         match &self.elements {
-            Elements::Bf16(data) => bf16::from_bits(data[at]).to_f32(),
+            Elements::Bf16(data, order) => {
+                let (word, shift) = order.place(k % BLOCK);
+                let words = n / PANEL * pairs::words(self.in_features);
+                let at = (words + k / BLOCK * PAIRS + word) * PANEL + n % PANEL;
+                pairs::widen((data[at] >> shift) as u16)
+            }
             Elements::F16(data) => f16::from_bits(data[at]).to_f32(),
             Elements::F32(data) => data[at],
+            Elements::Integers(integers) => integers.value(n, k, self.in_features),
         }
     }
-}
 
-impl CpuLinear {
     /// All weights of output `n`, which must exist.
     pub(crate) fn row(&self, n: usize, out: &mut [f32]) {
         let start = n / PANEL * self.in_features * PANEL + n % PANEL;
-        let bf16 = |bits: &u16| bf16::from_bits(*bits).to_f32();
         let f16 = |bits: &u16| f16::from_bits(*bits).to_f32();
         match &self.elements {
-            Elements::Bf16(data) => spread(&data[start..], out, bf16),
+            Elements::Bf16(data, order) => {
+                let start = n / PANEL * pairs::words(self.in_features) * PANEL + n % PANEL;
+                let blocks = data[start..].chunks(PAIRS * PANEL);
+                for (out, block) in out.chunks_mut(BLOCK).zip(blocks) {
+                    for (input, out) in out.iter_mut().enumerate() {
+                        let (word, shift) = order.place(input);
+                        *out = pairs::widen((block[word * PANEL] >> shift) as u16);
+                    }
+                }
+            }
             Elements::F16(data) => spread(&data[start..], out, f16),
             Elements::F32(data) => spread(&data[start..], out, |value| *value),
+            Elements::Integers(integers) => {
+                for (k, out) in out.iter_mut().enumerate() {
+                    *out = integers.value(n, k, self.in_features);
+                }
+            }
         }
     }
 }
@@ -111,20 +268,12 @@ impl PreparedLinear for CpuLinear {
 
     fn bytes(&self) -> u64 {
         let elements = match &self.elements {
-            Elements::Bf16(data) | Elements::F16(data) => data.len() * 2,
+            Elements::Bf16(data, _) => data.len() * 4,
+            Elements::F16(data) => data.len() * 2,
+            Elements::Integers(integers) => integers.bytes(),
             Elements::F32(data) => data.len() * 4,
         };
         (elements + self.bias.as_ref().map_or(0, |bias| bias.len() * 4)) as u64
-    }
-}
-
-impl Elements {
-    fn zeroed(dtype: Dtype, len: usize) -> Result<Self, DeviceError> {
-        Ok(match dtype {
-            Dtype::Bf16 => Self::Bf16(Aligned::zeroed(len)?),
-            Dtype::F16 => Self::F16(Aligned::zeroed(len)?),
-            Dtype::F32 => Self::F32(Aligned::zeroed(len)?),
-        })
     }
 }
 
@@ -138,6 +287,25 @@ impl<'a> Rows<'a> {
         let rows =
             parts.iter().flat_map(|part| (0..part.weight.rows()).map(move |row| (part, row)));
         Self { rows: rows.collect() }
+    }
+
+    /// The bytes and type of each row of a panel.
+    fn of_panel(&self, panel: usize) -> impl Iterator<Item = (&[u8], Dtype)> {
+        let end = ((panel + 1) * PANEL).min(self.rows.len());
+        let rows = self.rows[panel * PANEL..end].iter();
+        rows.map(|(part, row)| (part.weight.row(*row), part.weight.dtype()))
+    }
+
+    /// Fills panel `panel` with pairs, rows beyond the last staying zero. Block by block, so that a
+    /// piece of each row is read while the block is in the first-level cache.
+    fn pack_pairs(&self, panel: usize, order: PairOrder, out: &mut [u32]) {
+        let end = ((panel + 1) * PANEL).min(self.rows.len());
+        for (block, out) in out.chunks_exact_mut(PAIRS * PANEL).enumerate() {
+            for (lane, (part, row)) in self.rows[panel * PANEL..end].iter().enumerate() {
+                let row = (part.weight.row(*row), part.weight.dtype());
+                pairs::pack_block(order, row, block, lane, out);
+            }
+        }
     }
 
     /// Fills panel `panel`, rows beyond the last staying zero.

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     backend::Backend,
     error::DeviceError,
+    tensor::Quantize,
     weights::{Held, rename},
 };
 
@@ -61,7 +62,13 @@ impl<B: Backend> VocabularyTable<B> {
             held: Held::Sharded,
             bias: false,
         };
-        Ok(Self { weight: loader.column_parallel(config.hidden_size, &[part])?, first_token })
+        // What a token is and which comes next suffers most from four bits, and is a small part of
+        // all bytes.
+        let quantize = loader.quantize;
+        loader.quantize = quantize.map(|_| Quantize::Int8);
+        let weight = loader.column_parallel(config.hidden_size, &[part]);
+        loader.quantize = quantize;
+        Ok(Self { weight: weight?, first_token })
     }
 
     /// Makes the residual stream the embeddings of the step's tokens.

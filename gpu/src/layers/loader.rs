@@ -10,7 +10,7 @@ use crate::{
     backend::Backend,
     dtype::Dtype,
     error::DeviceError,
-    tensor::{DenseMatrix, DensePart, LinearSource, WeightSource},
+    tensor::{DenseMatrix, DensePart, LinearSource, Quantize, WeightSource},
     weights::{Held, WeightReader},
 };
 
@@ -20,6 +20,8 @@ pub struct Loader<'a, B: Backend> {
     pub backend: &'a mut B,
     /// The checkpoint, as this rank reads it.
     pub reader: WeightReader<'a>,
+    /// Integers to turn the matrices into.
+    pub quantize: Option<Quantize>,
 }
 
 /// Rows of one weight matrix on their way into a fused product.
@@ -115,9 +117,9 @@ impl<'a, B: Backend> Loader<'a, B> {
         in_features: usize,
         parts: Vec<DensePart<'_>>,
     ) -> Result<B::Linear, DeviceError> {
-        let storage = self.reader.storage();
+        let (storage, quantize) = (self.reader.storage(), self.quantize);
         let weights = WeightSource::Dense(parts);
-        self.backend.prepare_linear(&LinearSource { in_features, weights, storage })
+        self.backend.prepare_linear(&LinearSource { in_features, weights, storage, quantize })
     }
 }
 

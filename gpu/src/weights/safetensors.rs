@@ -5,10 +5,12 @@
 //! types that we do not compute with (integers, packed formats) are allowed to be there; asking for
 //! them is the error.
 
-use std::{collections::BTreeMap, ops::Range, path::PathBuf};
+use std::{collections::BTreeMap, fmt, ops::Range, path::PathBuf};
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, IgnoredAny, MapAccess, Visitor},
+};
 
 use super::map::FileMap;
 use crate::{dtype::Dtype, error::DeviceError};
@@ -41,6 +43,9 @@ struct Entry {
     shape: Vec<usize>,
     data_offsets: (usize, usize),
 }
+
+/// The tensors of a header, each described once.
+struct Header(BTreeMap<String, Entry>);
 
 // === impl TensorFile ===
 
@@ -104,16 +109,12 @@ fn parse(file: &[u8]) -> Result<(usize, BTreeMap<String, Entry>), String> {
         ));
     }
     let (header, data) = rest.split_at(length as usize);
-    let mut values: BTreeMap<String, Value> = serde_json::from_slice(header)
-        .map_err(|error| format!("the header is not JSON: {error}"))?;
-    values.remove("__metadata__");
-    let mut tensors = BTreeMap::new();
-    for (name, value) in values {
-        let entry = serde_json::from_value::<Entry>(value)
-            .map_err(|error| format!("tensor `{name}` is not described properly: {error}"))?;
-        entry.check(&name, data.len())?;
-        tensors.insert(name, entry);
-    }
+    let read = serde_json::from_slice::<Header>(header);
+    let Header(tensors) = read.map_err(|error| match error.is_data() {
+        true => format!("the header is wrong: {error}"),
+        false => format!("the header is not JSON: {error}"),
+    })?;
+    tensors.iter().try_for_each(|(name, entry)| entry.check(name, data.len()))?;
     check_disjoint(&tensors)?;
     Ok((8 + header.len(), tensors))
 }
@@ -133,6 +134,42 @@ fn check_disjoint(tensors: &BTreeMap<String, Entry>) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+// === impl Header ===
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(HeaderVisitor)
+    }
+}
+
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = Header;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+        let mut tensors = BTreeMap::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if name == "__metadata__" {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            let entry = map.next_value::<Entry>().map_err(|error| {
+                A::Error::custom(format!("tensor `{name}` is not described properly: {error}"))
+            })?;
+            if tensors.contains_key(&name) {
+                return Err(A::Error::custom(format!("tensor `{name}` is described twice")));
+            }
+            tensors.insert(name, entry);
+        }
+        Ok(Header(tensors))
+    }
 }
 
 // === impl Entry ===
@@ -228,6 +265,13 @@ mod tests {
         assert!(why(&tensor("[8,0]"), 8).contains("before its start"));
         assert!(why(&tensor("[0,4]"), 8).contains("has 4 bytes"));
         assert!(why(&tensor("[-1,4]"), 8).contains("not described"));
+        let twice = tensor("[0,8]")
+            .replace("}}", "},\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}");
+        assert!(why(&twice, 8).contains("tensor `a` is described twice"), "{twice}");
+        assert!(why(&"[".repeat(1 << 20), 0).contains("the header is"));
+        assert!(
+            why(&tensor("[0,8]").replace("[2]", &"[".repeat(1 << 20)), 8).contains("tensor `a`")
+        );
         let huge = r#"{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}}"#;
         assert!(why(huge, 0).contains("has 0 bytes"));
     }

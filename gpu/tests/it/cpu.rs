@@ -12,7 +12,7 @@ use troupe_gpu::{
     kv::KvPool,
     memory::Limits,
     shape::{AttentionMask, KvKind, KvSpec},
-    tensor::{DenseMatrix, DensePart, LinearSource, WeightSource},
+    tensor::{DenseMatrix, DensePart, LinearSource, Quantize, WeightSource},
 };
 
 /// A device on a path, if this machine has it.
@@ -70,6 +70,7 @@ struct Case {
     bias: bool,
     add: bool,
     dtype: Dtype,
+    quantize: Option<Quantize>,
     seed: u64,
 }
 
@@ -78,14 +79,17 @@ fn cases() -> impl Strategy<Value = Case> {
     let inputs = prop_oneof![1usize..70, Just(256), 250usize..270, 500usize..600];
     let parts = proptest::collection::vec(1usize..90, 1..4);
     let rows = prop_oneof![1usize..14, 90usize..110];
-    (rows, inputs, parts, any::<bool>(), any::<bool>(), dtype, any::<u64>()).prop_map(
-        |(rows, inputs, parts, bias, add, dtype, seed)| Case {
+    let quantize = prop_oneof![Just(None), Just(Some(Quantize::Int8)), Just(Some(Quantize::Int4))];
+    let form = (dtype, quantize, any::<u64>());
+    (rows, inputs, parts, any::<bool>(), any::<bool>(), form).prop_map(
+        |(rows, inputs, parts, bias, add, (dtype, quantize, seed))| Case {
             rows,
             inputs,
             parts,
             bias,
             add,
             dtype,
+            quantize,
             seed,
         },
     )
@@ -104,7 +108,12 @@ impl Case {
         };
         let parts = self.parts.iter().enumerate().map(part).collect();
         let weights = WeightSource::Dense(parts);
-        let source = LinearSource { in_features: self.inputs, weights, storage: self.dtype };
+        let source = LinearSource {
+            in_features: self.inputs,
+            weights,
+            storage: self.dtype,
+            quantize: self.quantize,
+        };
         device.prepare_linear(&source).unwrap()
     }
 
@@ -122,7 +131,7 @@ impl Case {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
     fn products_are_the_references(case in cases()) {
@@ -180,6 +189,7 @@ fn results_are_near_the_truth() {
         parts: vec![40, 30],
         bias: true,
         add: false,
+        quantize: None,
         dtype: Dtype::F32,
         seed: 3,
     };
@@ -255,7 +265,7 @@ fn embeddings_come_out_of_the_head() {
         let weight = DenseMatrix::new(bytes(Dtype::F32, &values), Dtype::F32, (75, 33)).unwrap();
         let parts = vec![DensePart { weight, bias: None }];
         let weights = WeightSource::Dense(parts);
-        let source = LinearSource { in_features: 33, weights, storage: Dtype::F32 };
+        let source = LinearSource { in_features: 33, weights, storage: Dtype::F32, quantize: None };
         let table = device.prepare_linear(&source).unwrap();
         let mut out = device.alloc(8, 33, Dtype::F32).unwrap();
         device.embed(&meta, &table, 20, &mut out).unwrap();
@@ -306,7 +316,7 @@ fn column_slices_of_a_matrix_pack_like_copies() {
     let slice = slice.slice_rows(2, 4).unwrap();
     assert!(whole.slice_columns(8, 3).is_err() && whole.slice_rows(usize::MAX, 2).is_err());
     let weights = WeightSource::Dense(vec![DensePart { weight: slice, bias: None }]);
-    let source = LinearSource { in_features: 3, weights, storage: Dtype::F32 };
+    let source = LinearSource { in_features: 3, weights, storage: Dtype::F32, quantize: None };
     let weight = device.prepare_linear(&source).unwrap();
     let x = buffer(&mut device, &[0.0, 1.0, 0.0], 3);
     let mut out = device.alloc(1, 4, Dtype::F32).unwrap();
@@ -321,6 +331,11 @@ fn impossible_tables_are_refused() {
     assert!(device.prepare_rope(&spec).is_ok());
     assert!(device.alloc(usize::MAX, 2, Dtype::F32).is_err());
     assert!(device.alloc(2, 2, Dtype::Bf16).is_err());
-    let fp8 = LinearSource { in_features: 1, weights: WeightSource::Fp8, storage: Dtype::F32 };
+    let fp8 = LinearSource {
+        in_features: 1,
+        weights: WeightSource::Fp8,
+        storage: Dtype::F32,
+        quantize: None,
+    };
     assert!(device.prepare_linear(&fp8).is_err());
 }

@@ -5,8 +5,12 @@
 mod cpu;
 mod cpu_attention;
 #[allow(dead_code)]
+#[path = "../../../tests/support/fuzz.rs"]
+mod fuzz_inputs;
+#[allow(dead_code)]
 #[path = "../../../tests/support/golden.rs"]
 mod golden;
+mod hostile;
 mod loading;
 mod parity;
 mod ranks;

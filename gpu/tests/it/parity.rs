@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests may stop at the first surprise")]
 
-use troupe_gpu::{dtype::Dtype, executor::LogitRows};
+use troupe_gpu::{dtype::Dtype, executor::LogitRows, tensor::Quantize};
 
 use crate::{
     golden,
@@ -88,28 +88,97 @@ fn f32_models_agree_with_the_golden_values_in_every_layout() {
 }
 
 #[test]
-fn bf16_checkpoints_agree_with_their_weights_in_exact_arithmetic() {
+fn bf16_checkpoints_stored_as_float32_agree_with_exact_arithmetic() {
     for_each(&BF16_MODELS, |model, prompts| {
         for (tensor, pipeline) in [(1, 1), (2, 2)] {
-            let layout = Layout { kv_dtype: Some(Dtype::F32), ..Layout::of(tensor, pipeline) };
+            let layout = Layout { dtype: Some(Dtype::F32), ..Layout::of(tensor, pipeline) };
             check_generation(model, prompts, layout, "bf16_weights_f32_math");
         }
     });
 }
 
+/// Products round their input to bfloat16 then; everything else is `f32`, so that logits are nearer
+/// to exact arithmetic than those of a run that rounds every activation, which the golden values
+/// have.
 #[test]
-fn f32_checkpoints_run_as_bf16_round_all_weights() {
-    for_each(&F32_MODELS, |model, prompts| {
-        let bf16 = Some(Dtype::Bf16);
-        let mut ranks =
-            load(model, Layout { dtype: bf16, kv_dtype: Some(Dtype::F32), ..Layout::SINGLE });
-        let golden = golden_tensors(model);
-        let found = prefill(&mut ranks, &mut sequences(prompts));
-        for (prompt, found) in prompts.iter().zip(&found) {
-            let name = format!("last_logits.{}.bf16_weights_f32_math", prompt.id);
-            assert_close(&format!("{model} {}", prompt.id), found, &golden[&name]);
+fn bf16_weights_stay_nearer_to_exact_arithmetic_than_a_bf16_run() {
+    let models: Vec<_> = F32_MODELS.into_iter().chain(BF16_MODELS).collect();
+    for_each(&models, |model, prompts| {
+        for (tensor, pipeline, kv_dtype) in
+            [(1, 1, Dtype::F32), (2, 2, Dtype::F32), (1, 1, Dtype::Bf16)]
+        {
+            let (dtype, kv_dtype) = (Some(Dtype::Bf16), Some(kv_dtype));
+            let layout = Layout { dtype, kv_dtype, ..Layout::of(tensor, pipeline) };
+            check_bf16(model, prompts, layout);
         }
     });
+}
+
+/// Last logits, then the golden tokens, each a greedy choice where that is not within the error;
+/// with keys and values in `f32` always, for the models whose tokens agree in bfloat16.
+fn check_bf16(model: &str, prompts: &[Prompt], layout: Layout) {
+    let golden = golden_tensors(model);
+    let allowed = prompts[0].bf16_run;
+    let is_exact = layout.kv_dtype == Some(Dtype::F32)
+        && (model == "tiny-chat" || model.starts_with("stories260k"));
+    let mut ranks = load(model, layout);
+    let mut sequences = sequences(prompts);
+    let mut found = rows(&ranks.forward(
+        &mut sequences,
+        &prompts.iter().map(|p| (p.ids.len(), LogitRows::Last)).collect::<Vec<_>>(),
+    ));
+    for (prompt, row) in prompts.iter().zip(&found) {
+        let expected = &golden[&format!("last_logits.{}.bf16_weights_f32_math", prompt.id)];
+        let worst = row.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).abs());
+        let worst = worst.fold(0.0, f64::max);
+        assert!(worst <= allowed, "{model} {}, {layout:?}: {worst} of {allowed}", prompt.id);
+    }
+    let mut compared = 0;
+    for at in 0..prompts[0].greedy_ids.len() {
+        for ((prompt, row), sequence) in prompts.iter().zip(&found).zip(&mut sequences) {
+            let token = prompt.greedy_ids[at];
+            if is_exact || prompt.greedy_margins[at] > 3.0 * allowed {
+                let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
+                assert_eq!(best as u32, token, "{model} {}, token {at}, {layout:?}", prompt.id);
+                compared += 1;
+            }
+            sequence.tokens.push(token);
+        }
+        let work = vec![(1, LogitRows::Last); prompts.len()];
+        found = rows(&ranks.forward(&mut sequences, &work));
+    }
+    assert!(compared > 0, "{model}: no margin is large enough");
+}
+
+/// Rounded weights and activations move the logits of these models, which are made to be sensitive,
+/// by a share of how far they lie apart. How much is a figure, not a promise; twice as much is a
+/// mistake.
+#[test]
+fn integers_stay_near_to_exact_arithmetic_however_the_model_is_divided() {
+    for_each(&F32_MODELS, |model, prompts| {
+        let golden = golden_tensors(model);
+        for (quantize, allowed) in [(Quantize::Int8, 0.15), (Quantize::Int4, 0.9)] {
+            for (tensor, pipeline) in [(1, 1), (2, 2)] {
+                let quantize = Some(quantize);
+                let layout = Layout { quantize, ..Layout::of(tensor, pipeline) };
+                let mut ranks = load(model, layout);
+                let found = prefill(&mut ranks, &mut sequences(prompts));
+                for (prompt, found) in prompts.iter().zip(&found) {
+                    let expected = &golden[&format!("last_logits.{}.f64", prompt.id)];
+                    let off = relative(found, expected);
+                    assert!(off <= allowed, "{model} {} {layout:?}: {off}", prompt.id);
+                }
+            }
+        }
+    });
+}
+
+/// The distance between two lists as a share of how far the second's values lie apart.
+fn relative(found: &[f32], expected: &[f64]) -> f64 {
+    let mean = expected.iter().sum::<f64>() / expected.len() as f64;
+    let apart: f64 = expected.iter().map(|value| (value - mean).powi(2)).sum();
+    let off: f64 = found.iter().zip(expected).map(|(a, b)| (f64::from(*a) - b).powi(2)).sum();
+    (off / apart).sqrt()
 }
 
 #[test]

@@ -15,6 +15,7 @@ use troupe_gpu::{
         BatchSequence, Executor, LogitRows, Logits, SampleRequest, StageInput, StageOutput,
         StepBatch,
     },
+    tensor::Quantize,
 };
 use troupe_runtime::{
     id::{BlockId, Coordinate, SequenceId, StepId},
@@ -50,13 +51,14 @@ pub(crate) struct Layout {
     pub(crate) pipeline: usize,
     pub(crate) dtype: Option<Dtype>,
     pub(crate) kv_dtype: Option<Dtype>,
+    pub(crate) quantize: Option<Quantize>,
 }
 
 impl Layout {
     pub(crate) const SINGLE: Self = Self::of(1, 1);
 
     pub(crate) const fn of(tensor: usize, pipeline: usize) -> Self {
-        Self { tensor, pipeline, dtype: None, kv_dtype: None }
+        Self { tensor, pipeline, dtype: None, kv_dtype: None, quantize: None }
     }
 }
 
@@ -204,6 +206,7 @@ pub(crate) fn request(
         parallel: ParallelSizes { tensor: layout.tensor, pipeline: layout.pipeline },
         dtype: layout.dtype,
         kv_dtype: layout.kv_dtype,
+        quantize: layout.quantize,
         limits: StepLimits {
             max_num_batched_tokens: 256,
             max_num_seqs: SEQUENCES,
@@ -254,6 +257,10 @@ pub(crate) struct Prompt {
     pub(crate) id: String,
     pub(crate) ids: Vec<u32>,
     pub(crate) greedy_ids: Vec<u32>,
+    /// By how much each of them leads, in logits.
+    pub(crate) greedy_margins: Vec<f64>,
+    /// How far a run that rounds every activation to bfloat16 is off.
+    pub(crate) bf16_run: f64,
 }
 
 /// The golden prompts of a model, if the set has it.
@@ -267,6 +274,11 @@ pub(crate) fn prompts(model: &str) -> Option<Vec<Prompt>> {
         id: prompt["id"].as_str().unwrap().to_owned(),
         ids: ids(&prompt["ids"]),
         greedy_ids: ids(&prompt["greedy_ids"]),
+        greedy_margins: {
+            let margins = prompt["greedy_margins"].as_array().unwrap().iter();
+            margins.map(|margin| margin.as_f64().unwrap()).collect()
+        },
+        bf16_run: golden["checks"]["max_abs_diff_bf16_run"].as_f64().unwrap(),
     };
     Some(prompts.map(prompt).collect())
 }

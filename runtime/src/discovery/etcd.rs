@@ -99,6 +99,12 @@ impl EtcdRegistry {
             .with_connect_timeout(config.request_timeout);
         let mut members = Vec::new();
         for endpoint in config.endpoints {
+            // It would be passed over, and be repeated wherever this endpoint is named.
+            if endpoint.contains('@') {
+                let why = "an etcd endpoint holds a user or a password, with which etcd is not \
+                           asked; give `host:port`";
+                return Err(RegistryError::Refused(why.into()));
+            }
             let client = etcd::Client::connect([&endpoint], Some(options.clone())).await;
             let client = client.map_err(|error| {
                 RegistryError::Refused(format!("`{endpoint}` is no etcd endpoint: {error}"))

@@ -20,6 +20,7 @@ pub mod config;
 pub mod detokenize;
 pub mod error;
 pub mod grammar;
+mod guard;
 mod json;
 pub mod sharding;
 pub mod source;

@@ -2,11 +2,13 @@
 //!
 //! Templates are written for Jinja2 as transformers sets it up; this module sets minijinja up to
 //! the same behavior, Python's ways of writing values included. A template is outside data that
-//! runs: it has no access to anything but its input, the steps it may take and the text it may make
-//! are bounded, and it takes the time of day as an argument so that rendering is a pure function.
-//! Not bounded is the memory of values inside (a text doubled thirty times), for which minijinja
-//! has no limit: who serves a model trusts its template with memory, as they trust its weights.
+//! runs: it has no access to anything but its input, the steps it may take, the text it may make
+//! and the work within a step are bounded ([`budget`]), and it takes the time of day as an argument
+//! so that rendering is a pure function. What a single expression makes of large texts is found out
+//! only afterwards: who serves a model trusts its template with that memory, as they trust its
+//! weights. A caller that must not wait renders on a thread for it.
 
+mod budget;
 mod environment;
 mod json;
 mod methods;
@@ -21,7 +23,9 @@ use minijinja::{Environment, Value};
 use serde_json::{Map, Value as Json};
 
 use self::strftime::Clock;
-use super::{error::ModelError, json::read_bounded, tokenizer_config::TokenizerConfig};
+use super::{
+    error::ModelError, guard::guarded, json::read_bounded, tokenizer_config::TokenizerConfig,
+};
 
 /// The chat templates of a model: most have one, some a second for requests with tools.
 #[derive(Debug)]
@@ -107,10 +111,13 @@ impl ChatTemplates {
     ) -> Result<Self, ModelError> {
         let mut named = Vec::new();
         for (name, source) in sources {
-            let compiled = environment::compile(source).map_err(|error| ModelError::Template {
-                file: file.to_owned(),
-                reason: describe(&error),
-            })?;
+            let unusable = |reason: String| ModelError::Template { file: file.to_owned(), reason };
+            if source.len() as u64 > MAX_TEMPLATE_BYTES {
+                let most = MAX_TEMPLATE_BYTES;
+                return Err(unusable(format!("it has more than {most} bytes")));
+            }
+            let compiled = guarded(|| environment::compile(source)).map_err(unusable)?;
+            let compiled = compiled.map_err(|error| unusable(describe(&error)))?;
             named.push(((*name).to_owned(), compiled));
         }
         let mut variables: Vec<_> = config
@@ -146,9 +153,16 @@ impl ChatTemplates {
         };
         let template = environment.get_template(environment::NAME).map_err(|e| refusal(&e))?;
         let mut output = Bounded { bytes: Vec::new() };
-        template
-            .render_captured_to(self.context(input), &mut output)
-            .map_err(|error| refusal(&error))?;
+        budget::begin();
+        // The library is made for templates that their server's owner wrote.
+        let rendered = guarded(|| {
+            let context = self.context(input);
+            template.render_captured_to(context, &mut output).map(drop).map_err(|e| refusal(&e))
+        });
+        rendered.unwrap_or_else(|why| Err(TemplateError::Failed(why)))?;
+        if budget::is_spent() {
+            return Err(TemplateError::TooMuch);
+        }
         String::from_utf8(output.bytes).map_err(|error| TemplateError::Failed(error.to_string()))
     }
 

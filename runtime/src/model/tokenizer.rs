@@ -2,15 +2,18 @@
 //!
 //! The work is done by the Hugging Face `tokenizers` crate; this wrapper narrows it to what serving
 //! needs, checks that tokenizer and model belong together, and turns off what the file may bring
-//! along from training (truncation, padding). Spaces are never "cleaned up" after decoding, because
-//! a stream cannot take back a space that it has sent.
+//! along from training (truncation, padding). The crate trusts its file; where that is wrong it
+//! panics, which is an error here: of the file when it is read, of one request later. Spaces are
+//! never "cleaned up" after decoding, because a stream cannot take back a space that it has sent.
+
+mod check;
 
 use std::path::{Path, PathBuf};
 
 use tokenizers::{PostProcessorWrapper, processors::template::TemplateProcessing};
 
 use super::{
-    config::ModelConfig, detokenize::Decoding, error::ModelError, json,
+    config::ModelConfig, detokenize::Decoding, error::ModelError, guard::guarded, json,
     tokenizer_config::TokenizerConfig,
 };
 
@@ -50,18 +53,30 @@ impl Tokenizer {
     /// # Errors
     /// As [`Self::load`].
     pub fn parse(file: &Path, bytes: &[u8], config: &TokenizerConfig) -> Result<Self, ModelError> {
-        let unusable = |reason: String| ModelError::Tokenizer { file: file.to_owned(), reason };
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|error| unusable(error.to_string()))?;
+        let read = guarded(|| Self::read(file, bytes, config));
+        let read = read.and_then(|read| read);
+        read.map_err(|reason| ModelError::Tokenizer { file: file.to_owned(), reason })
+    }
+
+    fn read(file: &Path, bytes: &[u8], config: &TokenizerConfig) -> Result<Self, String> {
+        check::check(bytes)?;
+        let text = |error: tokenizers::Error| error.to_string();
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(text)?;
         inner.with_padding(None);
-        inner.with_truncation(None).map_err(|error| unusable(error.to_string()))?;
-        if let Some(processor) = flagged_processor(&inner, config).map_err(unusable)? {
+        inner.with_truncation(None).map_err(text)?;
+        if let Some(processor) = flagged_processor(&inner, config)? {
             inner.with_post_processor(Some(processor));
         }
         let decoding = Decoding::of(&inner);
-        let added = inner.get_added_vocabulary().get_added_tokens_decoder().keys().max();
-        let beyond_added = added.map_or(0, |id| *id as usize + 1);
-        let vocab_size = inner.get_vocab_size(false).max(beyond_added);
+        // Ids may leave some out, so that there are more of them than tokens.
+        let highest = inner.get_vocab(true).into_values().max();
+        let vocab_size = highest.map_or(0, |id| id as usize + 1);
+        // What would fail every text is the file's fault. That this one cannot be written in some
+        // vocabulary is none.
+        for special in [true, false] {
+            let encoded = inner.encode_fast("a", special);
+            encoded.map_or(Ok(()), |encoded| check_ids(encoded.get_ids(), vocab_size))?;
+        }
         Ok(Self { file: file.to_owned(), inner, decoding, vocab_size })
     }
 
@@ -98,8 +113,12 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizeError`] if the library cannot represent the text.
     pub fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>, TokenizeError> {
-        let encoding = self.inner.encode_fast(text, special == SpecialTokens::Include);
-        Ok(encoding.map_err(|error| TokenizeError(error.to_string()))?.get_ids().to_vec())
+        let encode = || self.inner.encode_fast(text, special == SpecialTokens::Include);
+        let encoding = guarded(encode).map_err(TokenizeError)?;
+        let encoding = encoding.map_err(|error| TokenizeError(error.to_string()))?;
+        let ids = encoding.get_ids();
+        check_ids(ids, self.vocab_size).map_err(TokenizeError)?;
+        Ok(ids.to_vec())
     }
 
     /// The text of some ids, all at once. Bytes that are no UTF-8 become U+FFFD; ids that are no
@@ -108,8 +127,8 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizeError`] if the library's decoder fails.
     pub fn decode(&self, ids: &[u32], special: SpecialTokens) -> Result<String, TokenizeError> {
-        let text = self.inner.decode(ids, special == SpecialTokens::Exclude);
-        text.map_err(|error| TokenizeError(error.to_string()))
+        let decode = || self.inner.decode(ids, special == SpecialTokens::Exclude);
+        guarded(decode).map_err(TokenizeError)?.map_err(|error| TokenizeError(error.to_string()))
     }
 
     /// The token as its vocabulary writes it (`Ġthe`, `▁the`, `<0x0A>`), if the id is one.
@@ -155,6 +174,14 @@ impl std::fmt::Debug for Tokenizer {
             .field("file", &self.file)
             .field("vocab_size", &self.vocab_size)
             .finish_non_exhaustive()
+    }
+}
+
+/// What is put around a text may have ids that the vocabulary has not, and no model a row for.
+fn check_ids(ids: &[u32], vocab_size: usize) -> Result<(), String> {
+    match ids.iter().find(|id| **id as usize >= vocab_size) {
+        None => Ok(()),
+        Some(id) => Err(format!("it makes token {id} of a text and has {vocab_size} tokens")),
     }
 }
 

@@ -87,6 +87,7 @@ impl Flag<'_> {
     fn read_into(&self, flags: &mut EngineFlags) {
         match self.name {
             "dtype" => flags.dtype = self.one_of(&DTYPES),
+            "quantization" => flags.quantization = self.one_of(&QUANTIZATIONS),
             "max-model-len" => flags.max_model_len = self.count(),
             "max-num-seqs" => flags.max_num_seqs = self.count(),
             "max-num-batched-tokens" => flags.max_num_batched_tokens = self.count(),
@@ -197,7 +198,9 @@ impl Flag<'_> {
 }
 
 /// Kernel paths of the CPU.
-const CPU_PATHS: [&str; 4] = ["avx512", "avx2", "portable", "reference"];
+const QUANTIZATIONS: [&str; 2] = ["int8", "int4"];
+const CPU_PATHS: [&str; 7] =
+    ["amx", "avx512-bf16", "avx512-vnni", "avx512", "avx2", "portable", "reference"];
 
 /// Orders of admission.
 const POLICIES: [&str; 3] = ["fcfs", "priority", "lpm"];

@@ -157,19 +157,45 @@ struct Key(String);
 
 impl<'de> Deserialize<'de> for Key {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = serde_norway::Value::deserialize(deserializer)?;
-        match value {
-            serde_norway::Value::String(text) => Ok(Self(text)),
-            serde_norway::Value::Number(number) => Ok(Self(number.to_string())),
-            serde_norway::Value::Bool(flag) => Ok(Self(flag.to_string())),
-            _ => Err(Error::custom("a field's name must be text")),
-        }
+        deserializer.deserialize_any(KeyVisitor)
+    }
+}
+
+/// Takes nothing that an alias could make large.
+struct KeyVisitor;
+
+impl Visitor<'_> for KeyVisitor {
+    type Value = Key;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text as a field's name")
+    }
+
+    fn visit_bool<E: Error>(self, flag: bool) -> Result<Key, E> {
+        Ok(Key(flag.to_string()))
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Key, E> {
+        Ok(Key(number.to_string()))
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Key, E> {
+        Ok(Key(number.to_string()))
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Key, E> {
+        Ok(Key(format!("{number:?}")))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Key, E> {
+        Ok(Key(text.to_owned()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error;
 
     #[test]
     fn several_documents_and_json_are_read() {
@@ -188,6 +214,12 @@ mod tests {
             bomb.push_str(&format!("a{n}: &a{n} [{inner}]\n"));
         }
         assert!(matches!(read(&bomb), Err(DocumentError::Malformed { number: 1, .. })));
+        let as_name = format!("{bomb}? *a11\n: x\n");
+        assert!(matches!(read(&as_name), Err(DocumentError::Malformed { number: 1, .. })));
+        let alone = "a: &a [x]\n? *a\n: y\n";
+        let error = error::chain(&read(alone).expect_err("a list is no name"));
+        assert!(error.contains("a field's name"), "{error}");
+        assert_eq!(read("1: a\ntrue: b\n1.5: c\n").expect("names")[0]["1.5"], "c");
         let text = "x".repeat(500_000);
         let repeated = format!("a: &a {text}\nb: [{}]\n", vec!["*a"; 50].join(", "));
         assert!(matches!(read(&repeated), Err(DocumentError::Malformed { .. })));

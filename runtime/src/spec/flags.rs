@@ -18,6 +18,9 @@ pub struct EngineFlags {
     pub max_num_seqs: Option<u32>,
     /// `--max-num-batched-tokens`: most tokens in a step.
     pub max_num_batched_tokens: Option<u32>,
+    /// `--quantization`: integers that weights are rounded to when they are loaded, `int8` or
+    /// `int4`.
+    pub quantization: Option<String>,
     /// `--block-size`: tokens per KV block.
     pub block_size: Option<u32>,
     /// `--num-gpu-blocks-override`: KV blocks, whatever the memory.
@@ -90,6 +93,7 @@ impl EngineFlags {
             .collect();
         let texts = [
             ("--dtype", &self.dtype),
+            ("--quantization", &self.quantization),
             ("--scheduling-policy", &self.scheduling_policy),
             ("--cpu-path", &self.cpu_path),
             ("--kv-transfer-shm", &self.kv_transfer_shm),

@@ -195,7 +195,7 @@ impl StepPlan {
     }
 
     /// Every sequence with its span, in batch order.
-    pub fn spans(&self) -> impl Iterator<Item = (SequenceId, Span)> + '_ {
+    pub fn spans(&self) -> impl Iterator<Item = (SequenceId, Span)> + Clone + '_ {
         self.new
             .iter()
             .map(|s| (s.sequence, s.span))

@@ -3,27 +3,30 @@
 //! used; nothing panics, nothing runs away. (The wire's messages have this in `wire`, specs in
 //! `src/spec/tests/fuzz.rs`, bodies of requests in the gateway's tests.)
 //!
-//! A failure names its seed; the input is made again from it alone.
+//! (`tests/support/fuzz.rs` makes the inputs; what it begins from beside the golden models is in
+//! `corpus/`.)
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
-};
+use std::{path::Path, sync::Arc};
 
 use rand::RngExt;
-use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use troupe_runtime::{
     model::{
         config::{GenerationConfig, ModelConfig},
+        detokenize::Detokenizer,
         grammar::GrammarFactory,
-        tokenizer::Tokenizer,
+        template::{ChatInput, ChatTemplates},
+        tokenizer::{SpecialTokens, Tokenizer},
         tokenizer_config::TokenizerConfig,
     },
+    spec::objects,
     wire::generate::Grammar,
 };
 
-use crate::golden;
+use crate::{
+    fuzz_inputs::{change_bytes, changed, each},
+    golden,
+};
 
 const MODELS: [&str; 5] =
     ["tiny-chat", "tiny-llama-bf16", "tiny-llama-tied", "tiny-mistral", "tiny-qwen2"];
@@ -31,7 +34,7 @@ const MODELS: [&str; 5] =
 #[test]
 fn configs_of_models_are_read_or_refused() {
     let good: Vec<Vec<u8>> = MODELS.iter().map(|model| file(model, "config.json")).collect();
-    let read = each(2000, |random| {
+    let (read, of) = each(2000, |random| {
         let bytes = changed(random, &good);
         let Ok(config) = ModelConfig::parse(Path::new("config.json"), &bytes) else { return false };
         let layers: usize = config.kv_groups().iter().map(|group| group.layers.len()).sum();
@@ -40,7 +43,7 @@ fn configs_of_models_are_read_or_refused() {
         true
     });
     // Neither of which would test anything.
-    assert!((1..2000).contains(&read), "{read} are read");
+    assert!(of == 1 || (1..of).contains(&read), "{read} of {of} are read");
 }
 
 #[test]
@@ -88,124 +91,105 @@ fn schemas_become_grammars_or_are_refused() {
         json!({"type": "string", "format": "date-time"}),
     ];
     let good: Vec<Vec<u8>> = schemas.iter().map(|one| one.to_string().into_bytes()).collect();
-    let count = each(300, |random| {
+    let (count, of) = each(300, |random| {
         let bytes = changed(random, &good);
         let text = String::from_utf8_lossy(&bytes).into_owned();
         grammars.compile(&Grammar::JsonSchema(text)).is_ok()
     });
-    assert!((1..300).contains(&count), "{count} are grammars");
+    assert!(of == 1 || (1..of).contains(&count), "{count} of {of} are grammars");
 }
 
-// === How inputs are made ===
-
-/// Tries something with so many seeds; how often it was true.
-fn each(seeds: u64, mut try_it: impl FnMut(&mut ChaCha8Rng) -> bool) -> usize {
-    let mut count = 0;
-    for seed in 0..seeds {
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        match catch_unwind(AssertUnwindSafe(|| try_it(&mut random))) {
-            Ok(held) => count += usize::from(held),
-            Err(_) => panic!("seed {seed} panics"),
+/// Whatever a tokenizer's file says, it is refused when it is read, or texts become ids that it has
+/// and text again, or one text fails.
+#[test]
+fn tokenizers_are_read_or_refused() {
+    let good: Vec<Vec<u8>> = MODELS.iter().map(|model| file(model, "tokenizer.json")).collect();
+    let (read, of) = each(600, |random| {
+        let bytes = changed(random, &good);
+        let config = TokenizerConfig::default();
+        let Ok(tokenizer) = Tokenizer::parse(Path::new("t"), &bytes, &config) else { return false };
+        let tokenizer = Arc::new(tokenizer);
+        for text in ["The <|im_start|> fox\u{301} \0 says 12345 …\n\n  ", "", "é🦊"] {
+            let Ok(ids) = tokenizer.encode(text, SpecialTokens::Include) else { continue };
+            let beyond = ids.iter().find(|id| **id as usize >= tokenizer.vocab_size());
+            assert_eq!(beyond, None, "an id that no model has a row for");
+            let _ = tokenizer.decode(&ids, SpecialTokens::Exclude);
+            let mut stream = Detokenizer::new(Arc::clone(&tokenizer), SpecialTokens::Exclude);
+            ids.iter().for_each(|id| drop(stream.push(*id)));
+            stream.finish();
         }
-    }
-    count
+        true
+    });
+    assert!(of == 1 || (1..of).contains(&read), "{read} of {of} are read");
 }
 
-/// One of the corpus, with a few things changed: in its bytes, or if it is JSON in its values.
-fn changed(random: &mut ChaCha8Rng, corpus: &[Vec<u8>]) -> Vec<u8> {
-    let good = &corpus[random.random_range(0..corpus.len())];
-    let changes = random.random_range(1..4);
-    if random.random_bool(0.7)
-        && let Ok(mut value) = serde_json::from_slice::<Value>(good)
-    {
-        for _ in 0..changes {
-            change_value(random, &mut value);
+/// A template that somebody broke is refused, or fails, or renders what is allowed.
+#[test]
+fn templates_end() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/corpus");
+    let files = std::fs::read_dir(corpus).unwrap().map(|entry| entry.unwrap().path());
+    let mut paths: Vec<_> =
+        files.filter(|path| path.extension().is_some_and(|e| e == "jinja")).collect();
+    paths.sort();
+    let mut good: Vec<Vec<u8>> = paths.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    for model in MODELS {
+        let config: Value = serde_json::from_slice(&file(model, "tokenizer_config.json")).unwrap();
+        good.extend(config["chat_template"].as_str().map(|text| text.as_bytes().to_vec()));
+    }
+    assert!(good.len() > 5);
+    let messages = json!([
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+        {"role": "assistant", "content": null, "tool_calls": [
+            {"type": "function", "function": {"name": "f", "arguments": {"a": [1, {"b": null}]}}},
+        ]},
+        {"role": "tool", "content": "3"},
+        {"role": "user", "content": "x".repeat(500)},
+    ]);
+    let tools = json!([{"type": "function", "function": {
+        "name": "f", "description": "d", "parameters": {"type": "object", "properties": {}},
+    }}]);
+    let kwargs = Map::from_iter([("x".to_owned(), json!("xyz")), ("n".to_owned(), json!(3))]);
+    let config = TokenizerConfig::default();
+    let (rendered, of) = each(1500, |random| {
+        let mut bytes = good[random.random_range(0..good.len())].clone();
+        for _ in 0..random.random_range(1..5) {
+            change_bytes(random, &mut bytes);
         }
-        return value.to_string().into_bytes();
-    }
-    let mut bytes = good.clone();
-    for _ in 0..changes {
-        change_bytes(random, &mut bytes);
-    }
-    bytes
+        let text = String::from_utf8_lossy(&bytes);
+        let Ok(templates) = ChatTemplates::parse(Path::new("t"), &[("default", &text)], &config)
+        else {
+            return false;
+        };
+        let text = templates.render(&ChatInput {
+            messages: &messages,
+            tools: Some(&tools),
+            documents: None,
+            add_generation_prompt: true,
+            kwargs: Some(&kwargs),
+            now_unix_s: 0,
+        });
+        text.is_ok()
+    });
+    assert!(of == 1 || (1..of).contains(&rendered), "{rendered} of {of} render");
 }
 
-fn change_bytes(random: &mut ChaCha8Rng, bytes: &mut Vec<u8>) {
-    if bytes.is_empty() {
-        bytes.push(random.random());
-        return;
-    }
-    let at = random.random_range(0..bytes.len());
-    let end = (at + random.random_range(1..64)).min(bytes.len());
-    match random.random_range(0..6) {
-        0 => bytes[at] = random.random(),
-        1 => bytes[at] ^= 1 << random.random_range(0..8),
-        2 => bytes.truncate(at),
-        3 => drop(bytes.drain(at..end)),
-        4 => {
-            let part = bytes[at..end].to_vec();
-            bytes.splice(at..at, part.repeat(random.random_range(1..40)));
-        }
-        _ => {
-            let odd =
-                ["9", "-1", "{{", "%}", "{% for x in range(9999) %}", "\\u0000", "[[[[", "\""];
-            let odd = odd[random.random_range(0..odd.len())];
-            bytes.splice(at..at, odd.bytes());
-        }
-    }
-}
-
-/// Goes down to somewhere and puts something odd there.
-fn change_value(random: &mut ChaCha8Rng, value: &mut Value) {
-    let stop = random.random_bool(0.2);
-    match value {
-        Value::Object(fields) if !fields.is_empty() && !stop => {
-            let at = random.random_range(0..fields.len());
-            let name = fields.keys().nth(at).cloned().unwrap();
-            match random.random_range(0..8) {
-                0 => drop(fields.remove(&name)),
-                1 => {
-                    let moved = fields.remove(&name).unwrap();
-                    fields.insert(format!("{name}{at}"), moved);
-                }
-                _ => change_value(random, &mut fields[name.as_str()]),
-            }
-        }
-        Value::Array(items) if !items.is_empty() && !stop => {
-            let at = random.random_range(0..items.len());
-            match random.random_range(0..8) {
-                0 => drop(items.remove(at)),
-                1 => items.insert(at, items[at].clone()),
-                _ => change_value(random, &mut items[at]),
-            }
-        }
-        _ => {
-            let odd = [
-                json!(null),
-                json!(0),
-                json!(-1),
-                json!(1),
-                json!(1e308),
-                json!(0.5),
-                json!(true),
-                json!(u64::MAX),
-                json!(i64::MIN),
-                json!(u32::MAX),
-                json!(""),
-                json!("\u{0}"),
-                json!("(a|aa)+$"),
-                json!("#"),
-                json!([]),
-                json!({}),
-                json!([[[[]]]]),
-                json!("x".repeat(5000)),
-                json!({"$ref": "#"}),
-                json!(4096),
-                json!(1_u64 << 40),
-            ];
-            *value = odd[random.random_range(0..odd.len())].clone();
-        }
-    }
+/// Whatever a specification's file says, it is read or refused, and soon.
+#[test]
+fn specifications_are_read_or_refused() {
+    let folders = ["../deploy/specs", "tests/it/corpus"];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = folders.iter().flat_map(|folder| std::fs::read_dir(root.join(folder)).unwrap());
+    let mut paths: Vec<_> = files.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|e| e == "yaml"));
+    paths.sort();
+    let good: Vec<Vec<u8>> = paths.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    assert!(good.len() > 2, "{paths:?}");
+    let (read, of) = each(3000, |random| {
+        let bytes = changed(random, &good);
+        objects::parse(&String::from_utf8_lossy(&bytes)).is_ok()
+    });
+    assert!(of == 1 || (1..of).contains(&read), "{read} of {of} are read");
 }
 
 fn file(model: &str, name: &str) -> Vec<u8> {

@@ -7,6 +7,9 @@
 mod etcd_process;
 mod fuzz;
 #[allow(dead_code)]
+#[path = "../../../tests/support/fuzz.rs"]
+mod fuzz_inputs;
+#[allow(dead_code)]
 #[path = "../../../tests/support/golden.rs"]
 mod golden;
 mod grammar;

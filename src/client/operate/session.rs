@@ -38,6 +38,11 @@ impl Session {
         &self.operator.server
     }
 
+    /// All control hosts that are known here.
+    pub(crate) fn servers(&self) -> &[PeerAddr] {
+        &self.operator.servers
+    }
+
     /// Asks.
     pub(crate) async fn ask(&self, question: &OperateUp) -> Result<Answers, Failure> {
         Ok(Answers { stream: self.open(Conversation::Operate, question).await? })

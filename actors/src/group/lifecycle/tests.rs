@@ -1,8 +1,11 @@
 //! A group's life from scripts of events.
 
 use troupe_runtime::id::{Epoch, GroupId};
+use uuid::Uuid;
 
 use super::*;
+
+const HERE: NodeId = NodeId(Uuid::nil());
 
 fn hello(member: u32) -> Hello {
     Hello {
@@ -44,7 +47,7 @@ fn two_members() -> Group {
 fn serving() -> Group {
     let mut group = two_members();
     for member in [1, 0] {
-        group.handle(AT, GroupEvent::Hello(door(member), hello(member)));
+        group.handle(AT, GroupEvent::Hello(door(member), HERE, hello(member)));
     }
     for member in [0, 1] {
         group.handle(AT, GroupEvent::Loaded(door(member), vec![report(member, 9)]));
@@ -56,8 +59,8 @@ fn serving() -> Group {
 #[test]
 fn forms_when_all_are_there_and_starts_with_the_least_room() {
     let mut group = two_members();
-    assert!(group.handle(AT, GroupEvent::Hello(door(1), hello(1))).is_empty());
-    let effects = group.handle(AT, GroupEvent::Hello(door(0), hello(0)));
+    assert!(group.handle(AT, GroupEvent::Hello(door(1), HERE, hello(1))).is_empty());
+    let effects = group.handle(AT, GroupEvent::Hello(door(0), HERE, hello(0)));
     let [GroupEffect::Form(formation)] = effects.as_slice() else { panic!("{effects:?}") };
     assert_eq!(formation.members[1].address, "local://1");
     assert!(group.handle(AT, GroupEvent::Loaded(door(1), vec![report(1, 7)])).is_empty());
@@ -70,17 +73,29 @@ fn turns_away_who_does_not_belong_and_what_it_says_afterwards() {
     let mut group = two_members();
     let old = Hello { epoch: Epoch { number: 2, nonce: 1 }, ..hello(1) };
     for stranger in [old, hello(5)] {
-        let effects = group.handle(AT, GroupEvent::Hello(7, stranger));
+        let effects = group.handle(AT, GroupEvent::Hello(7, HERE, stranger));
         assert!(matches!(&effects[..], [GroupEffect::Refuse(7, _)]), "{effects:?}");
         assert_eq!(group.member_at(7), None);
         assert!(group.handle(AT, GroupEvent::Loaded(7, vec![report(1, 9)])).is_empty());
         assert!(group.handle(AT, GroupEvent::Lost(7, "it left".into())).is_empty());
     }
     let mut group = serving();
-    let again = group.handle(AT, GroupEvent::Hello(8, hello(1)));
+    let again = group.handle(AT, GroupEvent::Hello(8, HERE, hello(1)));
     assert!(matches!(&again[..], [GroupEffect::Refuse(8, _)]));
     assert!(group.handle(AT, GroupEvent::Lost(8, "it left".into())).is_empty());
     assert_eq!((group.phase(), group.member_at(door(1))), (Phase::Serving, Some(1)));
+}
+
+#[test]
+fn a_member_comes_from_its_own_host() {
+    let there = NodeId(Uuid::from_u128(2));
+    let mut group = two_members().on(vec![HERE, there]);
+    let effects = group.handle(AT, GroupEvent::Hello(door(1), HERE, hello(1)));
+    let [GroupEffect::Refuse(_, why)] = &effects[..] else { panic!("{effects:?}") };
+    assert!(why.contains("member 1 is not on host"), "{why}");
+    assert!(group.handle(AT, GroupEvent::Hello(door(0), HERE, hello(0))).is_empty());
+    let effects = group.handle(AT, GroupEvent::Hello(7, there, hello(1)));
+    assert!(matches!(&effects[..], [GroupEffect::Form(_)]), "{effects:?}");
 }
 
 #[test]
@@ -159,7 +174,7 @@ fn of_ranks_that_wait_for_each_other_the_one_behind_is_to_blame() {
     let members = ranks.map(|rank| vec![rank]).to_vec();
     let mut group = Group::new(AT, hello(0), members, Deadlines::default());
     for member in 0..3 {
-        group.handle(AT, GroupEvent::Hello(door(member), hello(member)));
+        group.handle(AT, GroupEvent::Hello(door(member), HERE, hello(member)));
     }
     for (member, rank) in (0..).zip(ranks) {
         group.handle(
@@ -217,7 +232,7 @@ fn a_step_that_is_done_is_not_late() {
 #[test]
 fn forming_has_a_deadline_that_names_who_is_missing() {
     let mut group = two_members();
-    group.handle(AT, GroupEvent::Hello(door(0), hello(0)));
+    group.handle(AT, GroupEvent::Hello(door(0), HERE, hello(0)));
     let effects = group.handle(AT + Duration::from_secs(62), GroupEvent::Tick);
     let [GroupEffect::Over(over)] = effects.as_slice() else { panic!("{effects:?}") };
     assert!(over.cause.contains("[1]"), "{over:?}");

@@ -74,10 +74,10 @@ impl Execution {
         }
     }
 
-    /// When a second attempt is to be made.
+    /// When a second attempt is to be made. Never of what processes may have died of.
     fn hedge_at(&self) -> Option<Instant> {
         let after = self.places.hedge_after?;
-        (!self.hedged && self.core.is_untold()).then(|| self.opened + after)
+        (!self.hedged && !self.alone && self.core.is_untold()).then(|| self.opened + after)
     }
 
     async fn hedge(&mut self) {

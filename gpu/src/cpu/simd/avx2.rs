@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{entry::entry_points, vector::Simd};
+use super::{entry::entry_points, integers::Bytes, vector::Simd};
 
 /// AVX2 with fused multiply-add and half conversions.
 #[derive(Clone, Copy)]
@@ -15,6 +15,7 @@ type Pair = (__m256, __m256);
 // caller's promise.
 unsafe impl Simd for Avx2 {
     type V = Pair;
+    type Bytes = Self;
     const TILE_VECTORS: usize = 1;
     const QUERIES: usize = 4;
 
@@ -50,6 +51,25 @@ unsafe impl Simd for Avx2 {
                 _mm256_cvtph_ps(_mm_loadu_si128(from.cast())),
                 _mm256_cvtph_ps(_mm_loadu_si128(from.add(8).cast())),
             )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_low(from: *const u32) -> Pair {
+        // SAFETY: as the trait's.
+        unsafe {
+            let half = |words| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words));
+            (half(_mm256_loadu_si256(from.cast())), half(_mm256_loadu_si256(from.add(8).cast())))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_high(from: *const u32) -> Pair {
+        // SAFETY: as the trait's.
+        unsafe {
+            let high = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
+            let half = |words| _mm256_castsi256_ps(_mm256_and_si256(words, high));
+            (half(_mm256_loadu_si256(from.cast())), half(_mm256_loadu_si256(from.add(8).cast())))
         }
     }
 
@@ -114,6 +134,85 @@ unsafe impl Simd for Avx2 {
             };
             (half(value.0, shifted.0), half(value.1, shifted.1))
         }
+    }
+}
+
+/// Two registers of words.
+type Words = (__m256i, __m256i);
+
+// SAFETY: as above.
+unsafe impl Bytes for Avx2 {
+    type S = Self;
+    type W = Words;
+
+    #[inline(always)]
+    unsafe fn splat(value: i32) -> Words {
+        // SAFETY: as the trait's.
+        unsafe { (_mm256_set1_epi32(value), _mm256_set1_epi32(value)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const u32) -> Words {
+        // SAFETY: as the trait's.
+        unsafe { (_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(8).cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut u32, value: Words) {
+        // SAFETY: as the trait's.
+        unsafe {
+            _mm256_storeu_si256(to.cast(), value.0);
+            _mm256_storeu_si256(to.add(8).cast(), value.1);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: Words, b: Words) -> Words {
+        // SAFETY: as the trait's.
+        unsafe { (_mm256_add_epi32(a.0, b.0), _mm256_add_epi32(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn low(words: Words) -> Words {
+        // SAFETY: as the trait's.
+        unsafe {
+            let mask = _mm256_set1_epi8(0xf);
+            (_mm256_and_si256(words.0, mask), _mm256_and_si256(words.1, mask))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn high(words: Words) -> Words {
+        // SAFETY: as the trait's.
+        unsafe {
+            let mask = _mm256_set1_epi8(0xf);
+            let half = |words| _mm256_and_si256(_mm256_srli_epi32::<4>(words), mask);
+            (half(words.0), half(words.1))
+        }
+    }
+
+    /// By pairs of sixteen bits, which cannot overflow: bytes with even numbers, then odd ones.
+    #[inline(always)]
+    unsafe fn dot(sums: Words, words: Words, x: *const u32) -> Words {
+        // SAFETY: as the trait's.
+        unsafe {
+            let x = _mm256_set1_epi32((*x).cast_signed());
+            let even_x = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x));
+            let odd_x = _mm256_srai_epi16::<8>(x);
+            let half = |sums, words| {
+                let low = _mm256_and_si256(words, _mm256_set1_epi16(0xff));
+                let even = _mm256_madd_epi16(low, even_x);
+                let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(words), odd_x);
+                _mm256_add_epi32(sums, _mm256_add_epi32(even, odd))
+            };
+            (half(sums.0, words.0), half(sums.1, words.1))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn to_floats(sums: Words) -> Pair {
+        // SAFETY: as the trait's.
+        unsafe { (_mm256_cvtepi32_ps(sums.0), _mm256_cvtepi32_ps(sums.1)) }
     }
 }
 

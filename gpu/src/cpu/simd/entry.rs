@@ -1,4 +1,4 @@
-//! Makes the four entry points of one instruction set: each takes on the set's features, and the
+//! Makes the entry points of one instruction set: each takes on the set's features, and the
 //! generic kernels are inlined into it.
 
 /// `entry_points!(Simd type, attribute)`.
@@ -12,6 +12,45 @@ macro_rules! entry_points {
         pub(crate) unsafe fn product(job: &crate::cpu::simd::product::Product<'_>, task: usize) {
             // SAFETY: features as promised by the caller.
             unsafe { crate::cpu::simd::product::task::<$simd>(job, task) }
+        }
+
+        /// [`crate::cpu::simd::pairs::spread`] for widened pairs.
+        ///
+        /// # Safety
+        /// The machine must have this module's features.
+        $(#[$feature])?
+        pub(crate) unsafe fn spread_pairs(x: &[f32], width: usize, out: &mut [u32]) {
+            use crate::cpu::simd::pairs::{Widened, spread};
+            spread::<Widened<$simd>>(x, width, out);
+        }
+
+        /// [`crate::cpu::simd::pairs::narrow_rows`].
+        ///
+        /// # Safety
+        /// The machine must have this module's features.
+        $(#[$feature])?
+        #[allow(dead_code, reason = "tiles take rows, and only x86-64 has tiles")]
+        pub(crate) unsafe fn narrow_rows(x: &[f32], width: usize, out: &mut [u32]) {
+            crate::cpu::simd::pairs::narrow_rows(x, width, out);
+        }
+
+        /// [`crate::cpu::simd::integers::spread`].
+        ///
+        /// # Safety
+        /// The machine must have this module's features.
+        $(#[$feature])?
+        pub(crate) unsafe fn spread_integers(x: &[f32], width: usize, out: &mut [u32]) {
+            crate::cpu::simd::integers::spread(x, width, out);
+        }
+
+        /// [`crate::cpu::simd::integers::quantize_rows`].
+        ///
+        /// # Safety
+        /// The machine must have this module's features.
+        $(#[$feature])?
+        #[allow(dead_code, reason = "tiles take rows, and only x86-64 has tiles")]
+        pub(crate) unsafe fn quantize_rows(x: &[f32], width: usize, out: &mut [u32]) {
+            crate::cpu::simd::integers::quantize_rows(x, width, out);
         }
 
         /// [`crate::cpu::simd::attention::task`].

@@ -2,31 +2,53 @@
 //!
 //! Each output is one chain of fused multiply-adds over 256 inputs at a time, the chains' results
 //! added in order (see [`crate::cpu`]). Vector lanes hold 16 *outputs*, so no order depends on
-//! their number; a tile of 6 rows by up to 64 outputs keeps its sums in registers.
+//! their number; a tile of 6 rows by up to 64 outputs keeps its sums in registers. Brain floats
+//! have an order and kernels of their own, [`super::pairs`].
 
 use std::mem::MaybeUninit;
 
 use super::{
+    integers,
+    pairs::{self, Widened},
     pool::Pieces,
-    vector::{LANES, Simd, Stored, StoredBf16, StoredF16, StoredF32},
+    vector::{LANES, Simd, Stored, StoredF16, StoredF32},
 };
 use crate::{
     backend::PreparedLinear,
-    cpu::packed::{CpuLinear, Elements, PANEL},
+    cpu::{
+        packed::{CpuLinear, Elements, PANEL},
+        pairs::BLOCK,
+    },
 };
+
+/// Calls a function whose last constant is the rows of a tile.
+macro_rules! by_rows {
+    ($rows:expr, $function:ident::<$($kind:ty),+>($argument:expr)) => {
+        match $rows {
+            1 => $function::<$($kind),+, 1>($argument),
+            2 => $function::<$($kind),+, 2>($argument),
+            3 => $function::<$($kind),+, 3>($argument),
+            4 => $function::<$($kind),+, 4>($argument),
+            5 => $function::<$($kind),+, 5>($argument),
+            _ => $function::<$($kind),+, 6>($argument),
+        }
+    };
+}
+
+pub(super) use by_rows;
 
 /// Inputs that one chain sums.
 pub(crate) const CHAIN: usize = 256;
 /// Rows of a tile.
 pub(crate) const TILE_ROWS: usize = 6;
 /// Rows of one task: what keeps its share of `x` in the second-level cache. A multiple of a tile's.
-const TASK_ROWS: usize = 96;
+pub(super) const TASK_ROWS: usize = 96;
 
 /// One product, to be computed task by task.
 pub(crate) struct Product<'a> {
-    /// The input as [`interleave`] leaves it: tiles of 6 rows (the last may have fewer), each
-    /// `[K][rows]`.
-    pub(crate) x: &'a [f32],
+    /// The input as the weights' kernel wants it. For most that is what [`interleave`] makes: tiles
+    /// of 6 rows (the last may have fewer), each `[K][rows]`, as the floats' bits.
+    pub(crate) x: &'a [u32],
     pub(crate) rows: usize,
     pub(crate) weight: &'a CpuLinear,
     /// Whether `out` is added to.
@@ -41,19 +63,29 @@ impl Product<'_> {
         self.weight.out_features().div_ceil(PANEL) * self.rows.div_ceil(TASK_ROWS)
     }
 
+    /// Blocks of inputs, for kernels that have them.
+    pub(super) fn blocks(&self) -> usize {
+        self.weight.in_features().div_ceil(BLOCK)
+    }
+
+    /// The panel of task `task`, and its first row.
+    pub(super) fn place(&self, task: usize) -> (usize, usize) {
+        let blocks = self.rows.div_ceil(TASK_ROWS);
+        (task / blocks, task % blocks * TASK_ROWS)
+    }
+
     /// Multiply-adds of all tasks.
     pub(crate) fn operations(&self) -> usize {
         self.rows * self.weight.in_features() * self.weight.out_features()
     }
 }
 
-/// Writes tile `tile` of `x` (`[rows, width]`) to `out` as `[width][rows of the tile]`.
-pub(crate) fn interleave(x: &[f32], width: usize, tile: usize, out: &mut [f32]) {
+/// Writes a tile of rows (`x`, each `width` long) to `out` as `[width][rows of the tile]`.
+pub(crate) fn interleave(x: &[f32], width: usize, out: &mut [u32]) {
     let rows = out.len() / width;
-    let x = &x[tile * TILE_ROWS * width..][..rows * width];
     for (row, values) in x.chunks_exact(width).enumerate() {
         for (to, value) in out[row..].iter_mut().step_by(rows).zip(values) {
-            *to = *value;
+            *to = value.to_bits();
         }
     }
 }
@@ -64,14 +96,17 @@ pub(crate) fn interleave(x: &[f32], width: usize, tile: usize, out: &mut [f32]) 
 /// The machine must have what `S` needs; each task is run once.
 #[inline(always)]
 pub(crate) unsafe fn task<S: Simd>(job: &Product<'_>, task: usize) {
-    let blocks = job.rows.div_ceil(TASK_ROWS);
-    let (panel, first) = (task / blocks, task % blocks * TASK_ROWS);
+    let (panel, first) = job.place(task);
     let at = panel * PANEL * job.weight.in_features();
     // SAFETY: as this function's; `at` is the start of a whole panel, or slicing panics.
     unsafe {
         match &job.weight.elements {
-            Elements::Bf16(data) => {
-                rows_of_panel::<S, StoredBf16>(job, data[at..].as_ptr(), panel, first);
+            Elements::Bf16(..) => {
+                let weights = job.weight.panel_of_pairs(panel).as_ptr();
+                pairs::rows_of_panel::<Widened<S>>(job, weights, panel, first);
+            }
+            Elements::Integers(weights) => {
+                integers::rows_of_panel::<S::Bytes>(job, weights, panel, first);
             }
             Elements::F16(data) => {
                 rows_of_panel::<S, StoredF16>(job, data[at..].as_ptr(), panel, first);
@@ -104,20 +139,13 @@ unsafe fn rows_of_panel<S: Simd, E: Stored>(
             // are full; the panel has `width * PANEL` elements.
             unsafe {
                 let tile = Tile {
-                    x: job.x.as_ptr().add((first + row) * width + start * tile_rows),
+                    x: job.x.as_ptr().cast::<f32>().add((first + row) * width + start * tile_rows),
                     weights: weights.add(start * PANEL),
                     totals: totals.add(row * PANEL),
                     depth,
                     begin: start == 0,
                 };
-                match tile_rows {
-                    1 => tile_of::<S, E, 1>(&tile),
-                    2 => tile_of::<S, E, 2>(&tile),
-                    3 => tile_of::<S, E, 3>(&tile),
-                    4 => tile_of::<S, E, 4>(&tile),
-                    5 => tile_of::<S, E, 5>(&tile),
-                    _ => tile_of::<S, E, 6>(&tile),
-                }
+                by_rows!(tile_rows, tile_of::<S, E>(&tile));
             }
         }
     }
@@ -188,7 +216,7 @@ unsafe fn chains<S: Simd, E: Stored, const ROWS: usize, const VECTORS: usize>(
 
 /// Bias and epilogue.
 #[inline(always)]
-fn finish(job: &Product<'_>, totals: &[f32], panel: usize, first: usize) {
+pub(super) fn finish(job: &Product<'_>, totals: &[f32], panel: usize, first: usize) {
     let columns = job.weight.out_features();
     let start = panel * PANEL;
     let width = PANEL.min(columns - start);

@@ -5,6 +5,7 @@
 //! implementations cannot differ in a bit. They are `inline(always)` because they take on the
 //! instruction set of the entry point that they are compiled into.
 
+use super::integers::Bytes;
 use crate::cpu::math::{EXP_MAX, EXP_MIN, EXP_TERMS, LN2_HIGH, LN2_LOW, ROUND};
 
 /// Lanes of a vector.
@@ -18,6 +19,8 @@ pub(crate) const LANES: usize = 16;
 pub(crate) unsafe trait Simd: Copy {
     /// Sixteen lanes.
     type V: Copy;
+    /// Words of bytes in as many registers.
+    type Bytes: Bytes<S = Self>;
     /// Vectors of a product's tile beside its 6 rows: how many accumulators fit the registers.
     const TILE_VECTORS: usize;
     /// Queries that one attention tile takes.
@@ -29,6 +32,10 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn load_bf16(from: *const u16) -> Self::V;
     /// Widens IEEE halves.
     unsafe fn load_f16(from: *const u16) -> Self::V;
+    /// Widens the brain floats in the lower halves of sixteen words.
+    unsafe fn load_low(from: *const u32) -> Self::V;
+    /// Widens those in the upper halves.
+    unsafe fn load_high(from: *const u32) -> Self::V;
     unsafe fn store(to: *mut f32, value: Self::V);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;

@@ -4,12 +4,12 @@
 use std::fmt;
 
 use minijinja::{
-    Environment, Error, ErrorKind, Value,
+    Environment, Error, ErrorKind, Output, State, Value, escape_formatter, filters,
     syntax::SyntaxConfig,
     value::{Kwargs, Rest, ValueKind},
 };
 
-use super::{json, methods, tags};
+use super::{budget, json, methods, tags};
 
 /// The one template of an environment.
 pub(super) const NAME: &str = "chat";
@@ -34,15 +34,62 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, Error> {
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     environment.set_fuel(Some(MAX_STEPS));
     environment.set_unknown_method_callback(methods::call);
+    environment.set_formatter(write);
     environment.add_function("raise_exception", raise_exception);
+    for (name, filter) in costly_filters() {
+        environment.add_filter(name, move |state: &mut State<'_, '_>, args: Rest<Value>| {
+            budget::prepay(name, &args)?;
+            filter.call(state, &args)
+        });
+    }
     environment.add_filter("tojson", tojson);
-    environment.add_filter(tags::COUNTED, tags::counted);
+    let around = tags::raw_bytes(source);
+    environment.add_filter(tags::COUNTED, move |value: &Value| tags::counted(value, around));
+    environment.add_filter(tags::HELD, move |value: &Value| tags::held(value, around));
     environment.add_test("iterable", is_iterable);
     environment.add_test("number", is_number);
     environment.add_test("sequence", is_sequence);
     environment.remove_global("debug");
-    environment.add_template_owned(NAME, tags::rewrite(source))?;
+    environment.add_template_owned(NAME, tags::rewrite(source)?)?;
     Ok(environment)
+}
+
+/// What minijinja writes by itself, paid for: a block that is captured has no bound of its own.
+fn write(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
+    budget::weigh(value)?;
+    escape_formatter(out, state, value)
+}
+
+/// minijinja's filters that go through all of a value, or make more of it.
+fn costly_filters() -> [(&'static str, Value); 26] {
+    [
+        ("batch", Value::from_function(filters::batch)),
+        ("capitalize", Value::from_function(filters::capitalize)),
+        ("chain", Value::from_function(filters::chain)),
+        ("dictsort", Value::from_function(filters::dictsort)),
+        ("format", Value::from_function(filters::format)),
+        ("groupby", Value::from_function(filters::groupby)),
+        ("indent", Value::from_function(filters::indent)),
+        ("join", Value::from_function(filters::join)),
+        ("lines", Value::from_function(filters::lines)),
+        ("list", Value::from_function(filters::list)),
+        ("lower", Value::from_function(filters::lower)),
+        ("map", Value::from_function(filters::map)),
+        ("max", Value::from_function(filters::max)),
+        ("min", Value::from_function(filters::min)),
+        ("pprint", Value::from_function(filters::pprint)),
+        ("replace", Value::from_function(filters::replace)),
+        ("slice", Value::from_function(filters::slice)),
+        ("sort", Value::from_function(filters::sort)),
+        ("split", Value::from_function(filters::split)),
+        ("string", Value::from_function(filters::string)),
+        ("sum", Value::from_function(filters::sum)),
+        ("title", Value::from_function(filters::title)),
+        ("trim", Value::from_function(filters::trim)),
+        ("unique", Value::from_function(filters::unique)),
+        ("upper", Value::from_function(filters::upper)),
+        ("zip", Value::from_function(filters::zip)),
+    ]
 }
 
 fn raise_exception(message: &Value) -> Result<Value, Error> {
@@ -64,6 +111,7 @@ fn tojson(value: &Value, positional: Rest<Value>, kwargs: Kwargs) -> Result<Valu
         sort_keys: argument(3, "sort_keys")?.is_some_and(|value| value.is_true()),
     };
     kwargs.assert_all_used()?;
+    budget::weigh(value)?;
     json::dumps(value, &style).map(Value::from)
 }
 

@@ -5,6 +5,8 @@ use minijinja::{
     value::{Tuple, from_args},
 };
 
+use super::budget;
+
 /// Called for every method that a value does not have of itself.
 pub(super) fn call(
     state: &mut State<'_, '_>,
@@ -12,6 +14,9 @@ pub(super) fn call(
     method: &str,
     args: &[Value],
 ) -> Result<Value, Error> {
+    let mut paid_for = vec![value.clone()];
+    paid_for.extend_from_slice(args);
+    budget::prepay(if method == "join" { "str.join" } else { method }, &paid_for)?;
     if let Some(text) = value.as_str() {
         match text_method(text, method, args) {
             Err(error) if error.kind() == ErrorKind::UnknownMethod => {}

@@ -92,7 +92,7 @@ fn loops_know_their_last_character() {
 #[test]
 fn loops_that_are_no_tags_stay_as_they_are() {
     for text in ["{{ '{% for a in b %}' }}", "{{ {'k': {'l': \"\\\"}}{% for a in b %}\"}}.k.l }}"] {
-        assert_eq!(tags::rewrite(text), text);
+        assert_eq!(tags::rewrite(text).unwrap(), text);
     }
     check("{% raw %}{% for a in b %}{% endfor %}{%- endraw %}", "{% for a in b %}{% endfor %}");
     check("{# {% for a in b %} '#}{{ \"'\" }}", "'");
@@ -140,6 +140,81 @@ fn hostile_templates_end() {
     let nested = format!("{{{{ {}1{} }}}}", "(".repeat(100_000), ")".repeat(100_000));
     let config = TokenizerConfig::default();
     assert!(ChatTemplates::parse(Path::new("t"), &[("default", &nested)], &config).is_err());
+}
+
+/// What grows by steps that are few, each of which makes it larger by itself.
+#[test]
+fn values_have_bounds() {
+    let often = |body: &str| {
+        format!(
+            "{{% set n = namespace(x='xy', y=[]) %}}\
+             {{% for i in range(9999) %}}{body}{{% endfor %}}"
+        )
+    };
+    for growing in [
+        &often("{% set n.x = n.x ~ n.x %}"),
+        &often("{% set n.y = [n.y] %}"),
+        &often("{% set n.y = [n.y]|reverse %}"),
+        &often("{% set n.y = [n.y, n.y] %}"),
+        &often("{% set n.y = {'a': n.y, 'b': n.y} %}"),
+        &often("{% set x %}{{ n.x }}{{ n.x }}{% endset %}{% set n.x = x %}"),
+        &often("{% set n.x = n.x|replace('x', 'xx') %}"),
+        &often("{% set n.x = n.x.replace('', 'xx') %}"),
+        &often("{% set n.x = n.x.join(['a', 'b', 'c', 'd']) %}"),
+        &often("{% set n.x = n.x|list|join('--') %}"),
+        &often("{% set n.y = namespace(x=n.y) %}"),
+        "{% macro m(a) %}{{ m(a ~ a) }}{% endmacro %}{{ m('xy') }}",
+        "{% macro m(a, b=(1)) -%} {{ m(1, b ~ b) }}{% endmacro %}{{ m(1, 'xy') }}",
+        "{% for a in ['xy'] recursive %}{{ loop([a ~ a]) }}{% endfor %}",
+        "{{ 'x'|indent(9999999999) }}",
+        "{{ ('x\n' * 99999)|indent(99999) }}",
+        "{{ [1]|batch(9999999999)|list }}",
+        "{{ [1]|slice(9999999999)|list }}",
+        "{{ ([1] * 99999999)|list|length }}",
+        "{{ (range(99999)|list * 999)|string|length }}",
+        "{{ ('x' * 99999)|replace('x', 'x' * 99999) }}",
+        "{{ (['x'] * 99999)|join('x' * 99999) }}",
+        "{{ '%9999999999d'|format(1) }}",
+        "{{ '{:>9999999999}'.format(1) }}",
+        &format!(
+            "{{% set x %}}{{% for i in range(99999) %}}{}{{% endfor %}}{{% endset %}}",
+            "x".repeat(99_999)
+        ),
+    ] {
+        let result = render(growing, &json!({}));
+        assert!(
+            matches!(result, Err(TemplateError::TooMuch | TemplateError::Failed(_))),
+            "{growing}: {result:?}"
+        );
+    }
+    // What looks like it and is honest.
+    check("{% set a, b = 1, 2 %}{% set c = nothing %}{{ a }}{{ b }}{{ c is defined }}", "12False");
+    check(
+        "{% set outer = 1 %}{% macro m(a, b='q') -%} {{ a }}{{ b }}{% endmacro %}{{ m(1) }}",
+        "1q",
+    );
+    check("{% for a in [[1]] recursive %}{{ a if a is number else loop(a) }}{% endfor %}", "1");
+    check("{% with a = 1, b = 'c' -%} {{ a }}{{ b }}{% endwith %}", "1c");
+    check("{% set x = 'a' == 'a' %}{% set y -%} b {%- endset %}{{ x }}{{ y }}", "Trueb");
+    check("{% for m in [1, 2] %}{% set l = loop %}{{ l.index }}{% endfor %}", "12");
+}
+
+#[test]
+fn what_no_chat_template_has_is_refused_when_it_is_read() {
+    let refused = |source: &str| {
+        let config = TokenizerConfig::default();
+        let parsed = ChatTemplates::parse(Path::new("t"), &[("default", source)], &config);
+        parsed.expect_err(source).to_string()
+    };
+    assert!(refused("{% include 'chat' %}").contains("stand alone"));
+    assert!(refused("{%- extends 'chat' %}").contains("stand alone"));
+    assert!(refused(&format!("{{{{ 'x'{} }}}}", "~'x'".repeat(65))).contains("joins 65 values"));
+    let hidden = format!("{{{{ '}}}}\\'' {} }}}}", "~'x'".repeat(65));
+    assert!(refused(&hidden).contains("joins 65 values"));
+    let behind = format!("{{% raw %}}{{{{ '{{% endraw %}}{{% if 1 {}%}}", "+1".repeat(65));
+    assert!(refused(&behind).contains("joins 65 values"));
+    assert!(refused(&"x".repeat(2 << 20)).contains("1048576 bytes"));
+    check(&format!("{{{{ '{}' }}}}", "*".repeat(99)), &"*".repeat(99));
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod transfers;
 use std::{fmt::Write as _, path::Path};
 
 use proptest::prelude::*;
+use rand::RngExt;
 use samples::Sample;
 use troupe_runtime::wire::{
     self, MAX_MESSAGE_BYTES, WireError,
@@ -19,6 +20,8 @@ use troupe_runtime::wire::{
     group::{MemberDown, MemberUp},
     operate::{Change, ObjectName, OperateDown, OperateUp, Run},
 };
+
+use crate::fuzz_inputs::{change_bytes, each};
 
 /// Every message of every conversation.
 fn samples() -> Vec<Sample> {
@@ -91,6 +94,24 @@ fn a_name_longer_than_any_is_refused() {
 fn a_message_beyond_the_bound_is_refused_unread() {
     let bytes = vec![0; MAX_MESSAGE_BYTES + 1];
     assert!(matches!(wire::decode::<MemberUp>(&bytes), Err(WireError::TooLong { .. })));
+}
+
+#[test]
+fn a_message_that_an_enemy_changed_is_an_error_or_a_message() {
+    let with_bytes = |sample: Sample| {
+        let bytes = sample.bytes();
+        (sample, bytes)
+    };
+    let good: Vec<(Sample, Vec<u8>)> = samples().into_iter().map(with_bytes).collect();
+    each(30_000, |random| {
+        let (sample, bytes) = &good[random.random_range(0..good.len())];
+        let mut bytes = bytes.clone();
+        for _ in 0..random.random_range(1..6) {
+            change_bytes(random, &mut bytes);
+        }
+        sample.decode_any(&bytes);
+        true
+    });
 }
 
 proptest! {

@@ -1,0 +1,286 @@
+//! `x * weight^T` over panels of integers ([`crate::cpu::integers`]): sums of bytes' products are
+//! whole numbers, so only where they become floats has an order.
+//!
+//! A tile of up to 6 rows by up to 64 outputs keeps its sums in registers over a block. With eight
+//! bits they wait in memory as integers until the last block; with four they are scaled and added
+//! to floats after each block, which is a group.
+
+use super::{
+    product::{Product, TASK_ROWS, TILE_ROWS, by_rows, finish},
+    vector::{LANES, Simd},
+};
+use crate::{
+    backend::PreparedLinear,
+    cpu::{
+        integers::{Bits, GROUP, WORDS, byte, row_scale},
+        packed::{Integers, PANEL},
+    },
+};
+
+/// Sixteen words of four bytes, and sixteen sums.
+///
+/// # Safety
+/// As [`Simd`].
+pub(crate) unsafe trait Bytes {
+    /// The floats that go with them.
+    type S: Simd;
+    /// Sixteen words, or sums.
+    type W: Copy;
+
+    unsafe fn splat(value: i32) -> Self::W;
+    unsafe fn load(from: *const u32) -> Self::W;
+    unsafe fn store(to: *mut u32, value: Self::W);
+    unsafe fn add(a: Self::W, b: Self::W) -> Self::W;
+    /// The lower four bits of every byte.
+    unsafe fn low(words: Self::W) -> Self::W;
+    /// The upper four.
+    unsafe fn high(words: Self::W) -> Self::W;
+    /// `sums` plus, for each word, the products of its unsigned bytes with the signed ones of `x`.
+    unsafe fn dot(sums: Self::W, words: Self::W, x: *const u32) -> Self::W;
+    unsafe fn to_floats(sums: Self::W) -> <Self::S as Simd>::V;
+}
+
+/// Words of a row of `x`: its scale, the sum of each block, and its bytes.
+pub(crate) const fn row_words(width: usize) -> usize {
+    1 + width.div_ceil(GROUP) * (1 + WORDS)
+}
+
+/// Quantizes a tile of rows (`x`, each `width` long) to `out`, `[word][row of the tile]`.
+#[inline(always)]
+pub(crate) fn spread(x: &[f32], width: usize, out: &mut [u32]) {
+    let (rows, blocks) = (x.len() / width, width.div_ceil(GROUP));
+    let (head, body) = out.split_at_mut(rows * (1 + blocks));
+    for (row, x) in x.chunks_exact(width).enumerate() {
+        let (scale, inverse) = row_scale(x);
+        head[row] = scale.to_bits();
+        let words = body.chunks_exact_mut(WORDS * rows);
+        for (block, (x, out)) in x.chunks(GROUP).zip(words).enumerate() {
+            let (words, sum) = quantized(x, inverse);
+            head[rows * (1 + block) + row] = sum.cast_unsigned();
+            for (word, out) in words.iter().zip(out[row..].iter_mut().step_by(rows)) {
+                *out = *word;
+            }
+        }
+    }
+}
+
+/// Rows of `x`, each `width` long, for tiles: `[row][word]`, and behind each row a block with its
+/// scale and the sum of its bytes.
+#[inline(always)]
+pub(crate) fn quantize_rows(x: &[f32], width: usize, out: &mut [u32]) {
+    let blocks = width.div_ceil(GROUP);
+    let words = (blocks + 1) * WORDS;
+    for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(words)) {
+        let (scale, inverse) = row_scale(x);
+        let (out, end) = out.split_at_mut(blocks * WORDS);
+        let mut total = 0i32;
+        for (x, out) in x.chunks(GROUP).zip(out.chunks_exact_mut(WORDS)) {
+            let (words, sum) = quantized(x, inverse);
+            out.copy_from_slice(&words);
+            total = total.wrapping_add(sum);
+        }
+        end[..2].copy_from_slice(&[scale.to_bits(), total.cast_unsigned()]);
+    }
+}
+
+/// A block of activations, and the sum of its bytes.
+#[inline(always)]
+fn quantized(x: &[f32], inverse: f32) -> ([u32; WORDS], i32) {
+    let mut bytes = [0i8; GROUP];
+    for (to, x) in bytes.iter_mut().zip(x) {
+        *to = byte(*x, inverse);
+    }
+    let sum = bytes.iter().fold(0i32, |sum, byte| sum.wrapping_add(i32::from(*byte)));
+    let mut words = [0; WORDS];
+    for (word, four) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        *word = u32::from_le_bytes(four.map(i8::cast_unsigned));
+    }
+    (words, sum)
+}
+
+/// Up to [`TASK_ROWS`] rows from `first` by one panel.
+///
+/// # Safety
+/// The machine must have what `B` needs.
+#[inline(always)]
+pub(crate) unsafe fn rows_of_panel<B: Bytes>(
+    job: &Product<'_>,
+    integers: &Integers,
+    panel: usize,
+    first: usize,
+) {
+    let width = job.weight.in_features();
+    let blocks = width.div_ceil(GROUP);
+    let words = row_words(width);
+    let rows = TASK_ROWS.min(job.rows - first);
+    assert!(job.x.len() >= job.rows * words);
+    let weights = integers.panel(panel, blocks);
+    let mut totals = [0u32; TASK_ROWS * PANEL];
+    // What a chunk of weights takes of the first-level cache: 16 KiB.
+    let chunk = 4 * WORDS / integers.bits.words();
+    for start in (0..blocks).step_by(chunk) {
+        for row in (0..rows).step_by(TILE_ROWS) {
+            let tile_rows = TILE_ROWS.min(rows - row);
+            let x = &job.x[(first + row) * words..][..tile_rows * words];
+            let (head, body) = x.split_at(tile_rows * (1 + blocks));
+            for block in start..blocks.min(start + chunk) {
+                let scales = match integers.bits {
+                    Bits::Eight => std::ptr::null(),
+                    Bits::Four => integers.group_scales(panel, block, blocks).as_ptr(),
+                };
+                let tile = Tile {
+                    x: body[block * WORDS * tile_rows..].as_ptr(),
+                    sums: head[(1 + block) * tile_rows..].as_ptr(),
+                    weights: weights[block * integers.bits.words() * PANEL..].as_ptr(),
+                    scales,
+                    totals: totals[row * PANEL..].as_mut_ptr(),
+                };
+                // SAFETY: the slices above have what a block of so many rows needs.
+                unsafe {
+                    match integers.bits {
+                        Bits::Eight => by_rows!(tile_rows, eight::<B>(&tile)),
+                        Bits::Four => by_rows!(tile_rows, four::<B>(&tile)),
+                    }
+                }
+            }
+        }
+    }
+    let mut values = [0.0f32; TASK_ROWS * PANEL];
+    for (row, (totals, values)) in
+        totals.chunks_exact(PANEL).zip(values.chunks_exact_mut(PANEL)).take(rows).enumerate()
+    {
+        let tile_rows = TILE_ROWS.min(rows - row / TILE_ROWS * TILE_ROWS);
+        let tile = (first + row / TILE_ROWS * TILE_ROWS) * words;
+        let scale = f32::from_bits(job.x[tile + row % TILE_ROWS]);
+        debug_assert!(row % TILE_ROWS < tile_rows);
+        match integers.bits {
+            Bits::Eight => {
+                let scales = integers.output_scales(panel);
+                for ((value, total), output) in values.iter_mut().zip(totals).zip(scales) {
+                    *value = total.cast_signed() as f32 * (scale * output);
+                }
+            }
+            Bits::Four => {
+                for (value, total) in values.iter_mut().zip(totals) {
+                    *value = f32::from_bits(*total) * scale;
+                }
+            }
+        }
+    }
+    finish(job, &values[..rows * PANEL], panel, first);
+}
+
+/// One block of one tile.
+struct Tile {
+    /// `[16][rows]` words.
+    x: *const u32,
+    /// The rows' sums of this block.
+    sums: *const u32,
+    weights: *const u32,
+    /// 64 brain floats, with four bits.
+    scales: *const u16,
+    /// `[rows][64]`, integers or floats.
+    totals: *mut u32,
+}
+
+/// A block of eight bits: 64 outputs in one go, or 16 where registers are few.
+#[inline(always)]
+unsafe fn eight<B: Bytes, const ROWS: usize>(tile: &Tile) {
+    // SAFETY: as the caller's.
+    unsafe {
+        if ROWS == 1 || <B::S as Simd>::TILE_VECTORS == 4 {
+            eight_of::<B, ROWS, 4>(tile, 0);
+        } else {
+            for column in (0..PANEL).step_by(LANES) {
+                eight_of::<B, ROWS, 1>(tile, column);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn eight_of<B: Bytes, const ROWS: usize, const VECTORS: usize>(tile: &Tile, column: usize) {
+    // SAFETY: `x` has `16 * ROWS` words, `weights` `16 * PANEL`, `totals` `ROWS * PANEL`.
+    unsafe {
+        let mut sums = begin::<B, ROWS, VECTORS>(tile, Bits::Eight);
+        for word in 0..WORDS {
+            let from = tile.weights.add(word * PANEL + column);
+            let x = tile.x.add(word * ROWS);
+            for v in 0..VECTORS {
+                let w = B::load(from.add(v * LANES));
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    sums[v] = B::dot(sums[v], w, x.add(row));
+                }
+            }
+        }
+        for (row, sums) in sums.iter().enumerate() {
+            for (v, sum) in sums.iter().enumerate() {
+                let total = tile.totals.add(row * PANEL + column + v * LANES);
+                B::store(total, B::add(B::load(total), *sum));
+            }
+        }
+    }
+}
+
+/// A block of four bits.
+#[inline(always)]
+unsafe fn four<B: Bytes, const ROWS: usize>(tile: &Tile) {
+    // SAFETY: as the caller's.
+    unsafe {
+        if ROWS == 1 || <B::S as Simd>::TILE_VECTORS == 4 {
+            four_of::<B, ROWS, 4>(tile, 0);
+        } else {
+            for column in (0..PANEL).step_by(LANES) {
+                four_of::<B, ROWS, 1>(tile, column);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn four_of<B: Bytes, const ROWS: usize, const VECTORS: usize>(tile: &Tile, column: usize) {
+    // SAFETY: as above, with 8 words of weights, and 64 scales.
+    unsafe {
+        let mut sums = begin::<B, ROWS, VECTORS>(tile, Bits::Four);
+        for word in 0..WORDS / 2 {
+            let from = tile.weights.add(word * PANEL + column);
+            let low = tile.x.add(word * ROWS);
+            let high = tile.x.add((WORDS / 2 + word) * ROWS);
+            for v in 0..VECTORS {
+                let w = B::load(from.add(v * LANES));
+                let (below, above) = (B::low(w), B::high(w));
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    sums[v] = B::dot(sums[v], below, low.add(row));
+                    sums[v] = B::dot(sums[v], above, high.add(row));
+                }
+            }
+        }
+        for v in 0..VECTORS {
+            let at = column + v * LANES;
+            let scale = <B::S as Simd>::load_bf16(tile.scales.add(at));
+            for (row, sums) in sums.iter().enumerate() {
+                let total = tile.totals.add(row * PANEL + at).cast::<f32>();
+                let dot = B::to_floats(sums[v]);
+                let sum = <B::S as Simd>::fma(dot, scale, <B::S as Simd>::load(total));
+                <B::S as Simd>::store(total, sum);
+            }
+        }
+    }
+}
+
+/// Sums that begin with what the weights' zero adds to each.
+#[inline(always)]
+unsafe fn begin<B: Bytes, const ROWS: usize, const VECTORS: usize>(
+    tile: &Tile,
+    bits: Bits,
+) -> [[B::W; VECTORS]; ROWS] {
+    // SAFETY: there is a sum for each row.
+    unsafe {
+        let mut sums = [[B::splat(0); VECTORS]; ROWS];
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let sum = (*tile.sums.add(row)).cast_signed();
+            sums.fill(B::splat(-sum * bits.zero()));
+        }
+        sums
+    }
+}

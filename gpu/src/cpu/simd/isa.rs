@@ -1,0 +1,200 @@
+//! The instruction sets that this machine has, and which kernel of each does what.
+
+#[cfg(target_arch = "x86_64")]
+use super::{amx, avx2, avx512, avx512_bf16, avx512_vnni};
+use super::{attention, integers, pool, portable, product};
+use crate::{
+    backend::PreparedLinear,
+    cpu::{
+        KernelPath,
+        integers::Bits,
+        packed::{CpuLinear, Elements},
+        pairs::{BLOCK, PairOrder, words},
+    },
+};
+
+/// An instruction set that this machine has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Isa(KernelPath);
+
+impl Isa {
+    /// The path's instruction set, if this machine has it. The reference has none.
+    pub(crate) fn of(path: KernelPath) -> Option<Self> {
+        let there = match path {
+            KernelPath::Portable => true,
+            KernelPath::Reference => false,
+            _ => has(path),
+        };
+        there.then_some(Self(path))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has(path: KernelPath) -> bool {
+    let avx512 = || is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+    let vnni = || avx512() && is_x86_feature_detected!("avx512vnni");
+    match path {
+        KernelPath::Avx2 => {
+            is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+        }
+        KernelPath::Avx512 => avx512(),
+        KernelPath::Avx512Vnni => vnni(),
+        KernelPath::Avx512Bf16 => vnni() && is_x86_feature_detected!("avx512bf16"),
+        KernelPath::Amx => vnni() && amx::available(),
+        KernelPath::Portable | KernelPath::Reference => true,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has(_path: KernelPath) -> bool {
+    false
+}
+
+/// Whether products of pairs are faster than multiply-adds: on AMD's processors they are, twice; on
+/// Intel's, where tiles are for that, they have half the rate.
+pub(crate) fn has_fast_pairs() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let vendor = std::arch::x86_64::__cpuid(0);
+        [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Runs tasks on the pool, or here if waking a thread would take longer than the work.
+fn share(
+    pool: &mut pool::Pool,
+    (tasks, operations): (usize, usize),
+    call: &(dyn Fn(usize) + Sync),
+) {
+    if operations < SMALL {
+        (0..tasks).for_each(call);
+    } else {
+        pool.run(tasks, call);
+    }
+}
+
+/// Multiply-adds that one core does in some four microseconds.
+const SMALL: usize = 128 * 1024;
+
+/// Calls one kernel of the instruction set at hand.
+macro_rules! dispatch {
+    ($isa:expr, $kernel:ident($($argument:expr),*)) => {
+        // SAFETY: `Isa::of` has found the features on this machine.
+        unsafe {
+            match $isa.0 {
+                #[cfg(target_arch = "x86_64")]
+                KernelPath::Avx2 => avx2::$kernel($($argument),*),
+                #[cfg(target_arch = "x86_64")]
+                KernelPath::Avx512
+                | KernelPath::Avx512Vnni
+                | KernelPath::Avx512Bf16
+                | KernelPath::Amx => avx512::$kernel($($argument),*),
+                _ => portable::$kernel($($argument),*),
+            }
+        }
+    };
+}
+
+impl Isa {
+    /// The order in which this path's kernels read pairs of brain floats.
+    pub(crate) fn pair_order(self) -> PairOrder {
+        match self.0 {
+            KernelPath::Avx512Bf16 => PairOrder::Chained,
+            _ => PairOrder::Natural,
+        }
+    }
+
+    /// Words that one row of `x` takes as the kernel for `weight` reads it.
+    pub(crate) fn row_words(self, weight: &CpuLinear) -> usize {
+        let width = weight.in_features();
+        match (&weight.elements, self.0) {
+            (Elements::Bf16(..), KernelPath::Avx512Bf16 | KernelPath::Amx) => words(width),
+            (Elements::Bf16(..), _) => width.next_multiple_of(BLOCK),
+            #[cfg(target_arch = "x86_64")]
+            (Elements::Integers(integers), KernelPath::Amx) if integers.bits == Bits::Eight => {
+                amx::byte_words(width)
+            }
+            (Elements::Integers(_), _) => integers::row_words(width),
+            (Elements::F16(_) | Elements::F32(_), _) => width,
+        }
+    }
+
+    /// Lays a tile of rows of `x` out as the kernel for `weight` reads it.
+    pub(crate) fn lay_out(self, weight: &CpuLinear, x: &[f32], out: &mut [u32]) {
+        let width = weight.in_features();
+        match (&weight.elements, self.0) {
+            // SAFETY: `Isa::of` has found the features on this machine.
+            #[cfg(target_arch = "x86_64")]
+            (Elements::Bf16(..), KernelPath::Avx512Bf16) => unsafe {
+                avx512_bf16::spread_pairs(x, width, out);
+            },
+            #[cfg(target_arch = "x86_64")]
+            (Elements::Bf16(..), KernelPath::Amx) => unsafe {
+                // SAFETY: as above.
+                avx512::narrow_rows(x, width, out);
+            },
+            (Elements::Bf16(..), _) => dispatch!(self, spread_pairs(x, width, out)),
+            #[cfg(target_arch = "x86_64")]
+            (Elements::Integers(integers), KernelPath::Amx) if integers.bits == Bits::Eight => {
+                // SAFETY: as above.
+                unsafe { avx512::quantize_rows(x, width, out) }
+            }
+            (Elements::Integers(_), _) => dispatch!(self, spread_integers(x, width, out)),
+            (Elements::F16(_) | Elements::F32(_), _) => product::interleave(x, width, out),
+        }
+    }
+
+    /// All of a product's tasks.
+    pub(crate) fn product(self, pool: &mut pool::Pool, job: &product::Product<'_>) {
+        let size = (job.tasks(), job.operations());
+        match (&job.weight.elements, self.0) {
+            #[cfg(target_arch = "x86_64")]
+            (Elements::Bf16(..), KernelPath::Avx512Bf16) => share(pool, size, &|task| {
+                // SAFETY: `Isa::of` has found the features on this machine, and weights that are
+                // prepared for it are chained.
+                unsafe { avx512_bf16::pairs(job, task) }
+            }),
+            #[cfg(target_arch = "x86_64")]
+            (Elements::Bf16(..), KernelPath::Amx) => share(pool, size, &|task| {
+                // SAFETY: as above, in natural order.
+                unsafe { amx::pairs(job, task) }
+            }),
+            #[cfg(target_arch = "x86_64")]
+            (Elements::Integers(weights), KernelPath::Amx) if weights.bits == Bits::Eight => {
+                share(pool, size, &|task| {
+                    // SAFETY: as above.
+                    unsafe { amx::bytes(job, weights, task) }
+                });
+            }
+            #[cfg(target_arch = "x86_64")]
+            (
+                Elements::Integers(weights),
+                KernelPath::Avx512Vnni | KernelPath::Avx512Bf16 | KernelPath::Amx,
+            ) => share(pool, size, &|task| {
+                // SAFETY: as above.
+                unsafe { avx512_vnni::product(job, weights, task) }
+            }),
+            _ => share(pool, size, &|task| dispatch!(self, product(job, task))),
+        }
+    }
+
+    /// All of an attention's tasks.
+    pub(crate) fn attention(self, pool: &mut pool::Pool, job: &attention::Attention<'_>) {
+        let tasks = (job.tasks.len(), job.operations());
+        share(pool, tasks, &|task| dispatch!(self, attention(job, task)));
+    }
+
+    /// The sum of squares in the stated order.
+    pub(crate) fn sum_of_squares(self, x: &[f32]) -> f32 {
+        dispatch!(self, sum_of_squares(x))
+    }
+
+    /// `out = silu(gate) * up`.
+    pub(crate) fn silu_mul(self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        dispatch!(self, silu_mul(gate, up, out))
+    }
+}
