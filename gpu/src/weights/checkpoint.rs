@@ -95,6 +95,11 @@ impl Checkpoint {
         self.index.keys().map(String::as_str)
     }
 
+    /// Gives back the memory that tensors were read into; see [`TensorFile::release`].
+    pub fn release(&self) {
+        self.files.iter().for_each(TensorFile::release);
+    }
+
     /// A tensor with the file that has it.
     ///
     /// # Errors

@@ -133,8 +133,9 @@ impl<'a> WeightReader<'a> {
         }
     }
 
-    /// Notes that a part is loaded.
+    /// Notes that a part is loaded, and gives back the memory that its bytes came into.
     pub fn part_done(&mut self) {
+        self.checkpoint.release();
         if let Some(progress) = &mut self.progress {
             progress.parts_done += 1;
             let share = progress.parts_done as f32 / progress.parts_total as f32;

@@ -72,6 +72,11 @@ impl TensorFile {
         self.tensors.keys().map(String::as_str)
     }
 
+    /// Gives back the memory that its bytes came into. They come in again when they are touched.
+    pub fn release(&self) {
+        self.map.release();
+    }
+
     /// Whether it has a tensor.
     pub fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)

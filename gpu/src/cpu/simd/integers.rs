@@ -149,10 +149,9 @@ pub(crate) unsafe fn rows_of_panel<B: Bytes>(
     for (row, (totals, values)) in
         totals.chunks_exact(PANEL).zip(values.chunks_exact_mut(PANEL)).take(rows).enumerate()
     {
-        let tile_rows = TILE_ROWS.min(rows - row / TILE_ROWS * TILE_ROWS);
+        // A tile begins with its rows' scales.
         let tile = (first + row / TILE_ROWS * TILE_ROWS) * words;
         let scale = f32::from_bits(job.x[tile + row % TILE_ROWS]);
-        debug_assert!(row % TILE_ROWS < tile_rows);
         match integers.bits {
             Bits::Eight => {
                 let scales = integers.output_scales(panel);
