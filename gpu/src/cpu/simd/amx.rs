@@ -18,6 +18,7 @@ use crate::{
     cpu::{
         integers::{Bits, GROUP, WORDS},
         packed::{Integers, PANEL},
+        pairs::words,
     },
 };
 
@@ -104,7 +105,7 @@ impl Shapes {
 pub(crate) unsafe fn pairs(job: &Product<'_>, task: usize) {
     let (number, first) = job.place(task);
     let rows = TASK_ROWS.min(job.rows - first);
-    let words = job.blocks() * 16;
+    let words = words(job.weight.in_features());
     let x = &job.x[first * words..][..rows * words];
     let mut totals = [0; TASK_ROWS * PANEL];
     // SAFETY: as this function's.

@@ -1,13 +1,15 @@
 //! The instruction sets that this machine has, and which kernel of each does what.
 
 #[cfg(target_arch = "x86_64")]
+use crate::cpu::integers::Bits;
+
+#[cfg(target_arch = "x86_64")]
 use super::{amx, avx2, avx512, avx512_bf16, avx512_vnni};
 use super::{attention, integers, pool, portable, product};
 use crate::{
     backend::PreparedLinear,
     cpu::{
         KernelPath,
-        integers::Bits,
         packed::{CpuLinear, Elements},
         pairs::{BLOCK, PairOrder, words},
     },

@@ -15,10 +15,7 @@ use super::{
 };
 use crate::{
     backend::PreparedLinear,
-    cpu::{
-        packed::{CpuLinear, Elements, PANEL},
-        pairs::BLOCK,
-    },
+    cpu::packed::{CpuLinear, Elements, PANEL},
 };
 
 /// Calls a function whose last constant is the rows of a tile.
@@ -61,11 +58,6 @@ impl Product<'_> {
     /// How many tasks there are. Tasks write disjoint parts of the output.
     pub(crate) fn tasks(&self) -> usize {
         self.weight.out_features().div_ceil(PANEL) * self.rows.div_ceil(TASK_ROWS)
-    }
-
-    /// Blocks of inputs, for kernels that have them.
-    pub(super) fn blocks(&self) -> usize {
-        self.weight.in_features().div_ceil(BLOCK)
     }
 
     /// The panel of task `task`, and its first row.
