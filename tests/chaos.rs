@@ -40,6 +40,8 @@ mod network;
 #[allow(dead_code)]
 #[path = "support/operator.rs"]
 mod operator;
+#[path = "support/picker.rs"]
+mod picker;
 #[allow(dead_code)]
 #[path = "support/process.rs"]
 mod process;

@@ -68,6 +68,8 @@ mod operator;
 mod outages;
 #[path = "cluster/overload.rs"]
 mod overload;
+#[path = "support/picker.rs"]
+mod picker;
 #[path = "cluster/pods.rs"]
 mod pods;
 #[path = "cluster/poison.rs"]

@@ -20,6 +20,7 @@ use crate::{
     golden, http,
     network::{Host, Network},
     operator::troupe_in,
+    picker,
     process::{Troupe, kill, until},
 };
 
@@ -269,31 +270,11 @@ fn two_stages() -> Value {
 }
 
 fn prefill_apart() -> Value {
-    let picker = json!({
-        "apiVersion": "llm-d.ai/v1alpha1",
-        "kind": "EndpointPickerConfig",
-        "plugins": [
-            {"type": "always-disagg-pd-decider"},
-            {"type": "disagg-profile-handler",
-                "parameters": {"deciders": {"prefill": "always-disagg-pd-decider"}}},
-            {"type": "prefill-filter"},
-            {"type": "decode-filter"},
-            {"type": "active-request-scorer"},
-        ],
-        "schedulingProfiles": [
-            {"name": "prefill", "plugins": [
-                {"pluginRef": "prefill-filter"}, {"pluginRef": "active-request-scorer"},
-            ]},
-            {"name": "decode", "plugins": [
-                {"pluginRef": "decode-filter"}, {"pluginRef": "active-request-scorer"},
-            ]},
-        ],
-    });
     let spec = json!({
         "replicas": 1,
         "template": template("p", 6),
         "prefill": {"replicas": 1, "template": template("p", 6)},
-        "router": {"scheduler": {"config": {"inline": picker}}},
+        "router": {"scheduler": {"config": {"inline": picker::always_apart()}}},
     });
     service("p", spec)
 }

@@ -11,7 +11,7 @@ use crate::{
     etcd_process::EtcdProcess,
     golden,
     goldens::{ids, prompts},
-    http,
+    http, picker,
     process::{Server, Troupe, completion, is_running, kill, tokens, until},
 };
 
@@ -153,30 +153,10 @@ fn service(model: &str, (prefill, decode): ((u32, u32), (u32, u32)), shm: &str) 
             },
         })
     };
-    let picker = json!({
-        "apiVersion": "llm-d.ai/v1alpha1",
-        "kind": "EndpointPickerConfig",
-        "plugins": [
-            {"type": "always-disagg-pd-decider"},
-            {"type": "disagg-profile-handler",
-                "parameters": {"deciders": {"prefill": "always-disagg-pd-decider"}}},
-            {"type": "prefill-filter"},
-            {"type": "decode-filter"},
-            {"type": "active-request-scorer"},
-        ],
-        "schedulingProfiles": [
-            {"name": "prefill", "plugins": [
-                {"pluginRef": "prefill-filter"}, {"pluginRef": "active-request-scorer"},
-            ]},
-            {"name": "decode", "plugins": [
-                {"pluginRef": "decode-filter"}, {"pluginRef": "active-request-scorer"},
-            ]},
-        ],
-    });
     let mut spec = side(decode, "decode");
     spec["model"] = json!({"uri": format!("file://{model}"), "name": "m"});
     spec["prefill"] = side(prefill, "prefill");
-    spec["router"] = json!({"scheduler": {"config": {"inline": picker}}});
+    spec["router"] = json!({"scheduler": {"config": {"inline": picker::always_apart()}}});
     json!({
         "apiVersion": "serving.kserve.io/v1alpha2",
         "kind": "LLMInferenceService",

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     chaos::{Kind, Stage, indices, kinds},
-    golden,
+    golden, picker,
     process::{is_running, kill, until},
 };
 
@@ -115,24 +115,6 @@ fn service() -> Value {
             "containers": [{"name": "main", "args": ["--stage-time-min-ms=15"]}],
         })
     };
-    let picker = json!({
-        "apiVersion": "llm-d.ai/v1alpha1",
-        "kind": "EndpointPickerConfig",
-        "plugins": [
-            {"type": "always-disagg-pd-decider"},
-            {"type": "disagg-profile-handler",
-                "parameters": {"deciders": {"prefill": "always-disagg-pd-decider"}}},
-            {"type": "prefill-filter"},
-            {"type": "decode-filter"},
-            {"type": "active-request-scorer"},
-        ],
-        "schedulingProfiles": [
-            {"name": "prefill", "plugins": [{"pluginRef": "prefill-filter"}]},
-            {"name": "decode", "plugins": [
-                {"pluginRef": "decode-filter"}, {"pluginRef": "active-request-scorer"},
-            ]},
-        ],
-    });
     json!({
         "apiVersion": "serving.kserve.io/v1alpha2",
         "kind": "LLMInferenceService",
@@ -150,7 +132,7 @@ fn service() -> Value {
                 "containers": [{"name": "main"}],
             },
             "prefill": {"replicas": 1, "template": template("prefill")},
-            "router": {"scheduler": {"config": {"inline": picker}}},
+            "router": {"scheduler": {"config": {"inline": picker::always_apart()}}},
         },
     })
 }

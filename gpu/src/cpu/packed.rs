@@ -5,6 +5,7 @@
 //! exactly; brain floats lie in pairs of inputs ([`crate::cpu::pairs`]). A row (one output's
 //! weights) can still be read, which is how a tied embedding is gathered from the head.
 
+use bytemuck::Pod;
 use half::{bf16, f16};
 
 use crate::{
@@ -65,10 +66,7 @@ impl Integers {
         pool: &mut Pool,
     ) -> Result<Self, DeviceError> {
         let blocks = in_features.div_ceil(GROUP);
-        let size = |each: usize| {
-            (panels * PANEL).checked_mul(each).ok_or_else(|| DeviceError::OutOfMemory(HUGE.into()))
-        };
-        let mut words = Aligned::zeroed(size(blocks * bits.words())?)?;
+        let mut words = zeros(panels, blocks * bits.words())?;
         let chunk = blocks * bits.words() * PANEL;
         let (mut by_output, mut by_group) = (Vec::new(), Aligned::zeroed(0)?);
         match bits {
@@ -79,7 +77,7 @@ impl Integers {
                 });
             }
             Bits::Four => {
-                by_group = Aligned::zeroed(size(blocks)?)?;
+                by_group = zeros(panels, blocks)?;
                 let scales = (&mut *by_group, blocks * PANEL);
                 pool.chunks_of_two((&mut words, chunk), scales, &|at, out, to| {
                     pack_panel(bits, rows.of_panel(at), out, |block, lane, scale| {
@@ -145,7 +143,13 @@ fn bits_of(quantize: Option<Quantize>) -> Option<Bits> {
     })
 }
 
-const HUGE: &str = "weights of impossible size";
+/// Zeros for `panels` panels with `each` elements for each of their outputs.
+fn zeros<T: Pod>(panels: usize, each: usize) -> Result<Aligned<T>, DeviceError> {
+    let size = (panels * PANEL)
+        .checked_mul(each)
+        .ok_or_else(|| DeviceError::OutOfMemory("weights of impossible size".to_owned()))?;
+    Aligned::zeroed(size)
+}
 
 impl CpuLinear {
     /// Packs the source, panels shared out over the pool; pairs of brain floats as `order` says.
@@ -162,11 +166,6 @@ impl CpuLinear {
         check_parts(parts, source.in_features)?;
         let (in_features, out_features) = (source.in_features, source.out_features());
         let panels = out_features.div_ceil(PANEL);
-        let sized = |per_output: usize| {
-            (panels * PANEL)
-                .checked_mul(per_output)
-                .ok_or_else(|| DeviceError::OutOfMemory(HUGE.to_owned()))
-        };
         let rows = Rows::new(parts);
         let chunk = PANEL * in_features;
         let elements = match source.storage {
@@ -176,21 +175,21 @@ impl CpuLinear {
             }
             Dtype::Bf16 => {
                 let words = pairs::words(in_features);
-                let mut data = Aligned::zeroed(sized(words)?)?;
+                let mut data = zeros(panels, words)?;
                 pool.chunks(&mut data, PANEL * words, &|panel, out| {
                     rows.pack_pairs(panel, order, out);
                 });
                 Elements::Bf16(data, order)
             }
             Dtype::F16 => {
-                let mut data = Aligned::zeroed(sized(in_features)?)?;
+                let mut data = zeros(panels, in_features)?;
                 pool.chunks(&mut data, chunk, &|panel, out| {
                     rows.pack_panel(panel, out, |value| f16::from_f32(value).to_bits());
                 });
                 Elements::F16(data)
             }
             Dtype::F32 => {
-                let mut data = Aligned::zeroed(sized(in_features)?)?;
+                let mut data = zeros(panels, in_features)?;
                 pool.chunks(&mut data, chunk, &|panel, out| {
                     rows.pack_panel(panel, out, |value| value);
                 });

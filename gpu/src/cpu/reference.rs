@@ -7,7 +7,7 @@ use crate::{
     cpu::{
         integers::{self, GROUP},
         math::{exp, max, tree},
-        packed::{CpuLinear, Elements, Integers},
+        packed::{CpuLinear, Elements},
         pairs,
         simd::{attention::CHUNK, product::CHAIN},
         step::{CpuStep, GroupTables},
@@ -19,40 +19,21 @@ use crate::{
 /// `out = x * weight^T (+ bias)`, or added to `out`.
 pub(crate) fn linear(x: &[f32], weight: &CpuLinear, add: bool, out: &mut [f32]) {
     let (inputs, outputs) = (weight.in_features(), weight.out_features());
-    if let Elements::Integers(integers) = &weight.elements {
-        return linear_of_integers(x, (weight, integers), add, out);
-    }
+    let blocks = inputs.div_ceil(GROUP);
     let paired = matches!(weight.elements, Elements::Bf16(..));
     let round = |x: &f32| if paired { pairs::rounded(*x) } else { *x };
     let x: Vec<f32> = x.iter().map(round).collect();
     for (x, out) in x.chunks_exact(inputs).zip(out.chunks_exact_mut(outputs)) {
         for (n, out) in out.iter_mut().enumerate() {
-            let mut value = match paired {
-                true => pairs::product(x, |k| weight.get(n, k)),
-                false => product(x, weight, n),
+            let mut value = match &weight.elements {
+                Elements::Bf16(..) => pairs::product(x, |k| weight.get(n, k)),
+                Elements::F16(_) | Elements::F32(_) => product(x, weight, n),
+                Elements::Integers(own) => {
+                    let integer = |k| own.get(n, k, blocks);
+                    let scale = |group| own.scale(n, group, blocks);
+                    integers::product(own.bits, x, integer, scale)
+                }
             };
-            if let Some(bias) = &weight.bias {
-                value += bias[n];
-            }
-            *out = if add { *out + value } else { value };
-        }
-    }
-}
-
-/// The same for integers.
-fn linear_of_integers(
-    x: &[f32],
-    (weight, integers): (&CpuLinear, &Integers),
-    add: bool,
-    out: &mut [f32],
-) {
-    let (inputs, outputs) = (weight.in_features(), weight.out_features());
-    let blocks = inputs.div_ceil(GROUP);
-    for (x, out) in x.chunks_exact(inputs).zip(out.chunks_exact_mut(outputs)) {
-        for (n, out) in out.iter_mut().enumerate() {
-            let weight_of = |k| integers.get(n, k, blocks);
-            let scale = |group| integers.scale(n, group, blocks);
-            let mut value = integers::product(integers.bits, x, weight_of, scale);
             if let Some(bias) = &weight.bias {
                 value += bias[n];
             }
