@@ -218,7 +218,10 @@ impl Plan {
     /// The KV of each of the model's groups on this rank; a group may have no layer here.
     fn kv_specs(&self, request: &LoadRequest, dtype: Dtype) -> Result<Vec<KvSpec>, DeviceError> {
         let heads = head_shape(&request.config, self.shard)?;
-        let kind = KvKind::Heads { kv_heads: heads.kv_heads, head_dim: heads.head_dim };
+        let kind = match &request.config.latent {
+            Some(latent) => KvKind::Latent { width: latent.width() },
+            None => KvKind::Heads { kv_heads: heads.kv_heads, head_dim: heads.head_dim },
+        };
         let groups = request.config.kv_groups();
         let specs = groups.iter().enumerate().map(|(group, spec)| KvSpec {
             layers: self.places.iter().filter(|place| place.at.group == group).count(),
@@ -237,7 +240,11 @@ impl Plan {
         specs: &[KvSpec],
     ) -> Result<Vec<KvShare>, DeviceError> {
         let config = &request.config;
-        let heads = self.shard.heads(config.num_heads, config.num_kv_heads)?.kv;
+        let heads = match config.latent {
+            // One row for all heads, which every rank has.
+            Some(_) => 0..1,
+            None => self.shard.heads(config.num_heads, config.num_kv_heads)?.kv,
+        };
         let groups = config.kv_groups();
         let shares = (0..).zip(groups.iter().zip(specs)).filter_map(|(group, (layers, spec))| {
             let first = self.places.iter().find(|place| place.at.group == group)?.layer;
@@ -284,7 +291,7 @@ impl Plan {
             false => None,
         };
         let positions = request.limits.max_model_len;
-        let rotary = Rotary::new(loader.backend, &config.rope, config.head_dim, positions)?;
+        let rotary = Rotary::new(loader.backend, config, positions)?;
         let parts = StageParts { embedding, decoder, rotary, head };
         Ok((parts, loader.reader.into_holding()))
     }

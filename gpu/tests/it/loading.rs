@@ -21,11 +21,12 @@ use troupe_runtime::{
 
 use crate::{
     golden,
-    ranks::{F32_MODELS, Layout, Ranks, Sequence, batch, request},
+    ranks::{EXPERT_MODELS, F32_MODELS, Layout, Ranks, Sequence, batch, request},
 };
 
 fn models() -> impl Iterator<Item = std::path::PathBuf> {
-    let mut models = F32_MODELS.iter().filter_map(|model| golden::model(model)).peekable();
+    let names = F32_MODELS.iter().chain(&EXPERT_MODELS);
+    let mut models = names.filter_map(|model| golden::model(model)).peekable();
     assert!(models.peek().is_some(), "no model is in {}", golden::dir().display());
     models
 }

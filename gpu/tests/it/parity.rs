@@ -8,8 +8,8 @@ use troupe_gpu::{dtype::Dtype, executor::LogitRows, tensor::Quantize};
 use crate::{
     golden,
     ranks::{
-        BF16_MODELS, F32_MODELS, Layout, Prompt, Ranks, SEQUENCES, Sequence, golden_tensors,
-        prompts,
+        BF16_MODELS, EXPERT_MODELS, F32_MODELS, Layout, Prompt, Ranks, SEQUENCES, Sequence,
+        golden_tensors, prompts,
     },
 };
 
@@ -17,6 +17,11 @@ use crate::{
 const LAYOUTS: [(usize, usize); 6] = [(1, 1), (2, 1), (4, 1), (1, 2), (1, 4), (2, 2)];
 /// Some hundred times what `f32` and `f64` differ by, far less than any missing feature changes.
 const TOLERANCE: f64 = 2e-3;
+
+/// All that are compared in float32.
+fn exact_models() -> Vec<&'static str> {
+    F32_MODELS.into_iter().chain(EXPERT_MODELS).collect()
+}
 
 /// Calls `check` for each model that this golden set has; at least one must be there.
 fn for_each(models: &[&str], check: impl Fn(&str, &[Prompt])) {
@@ -80,7 +85,7 @@ fn check_generation(model: &str, prompts: &[Prompt], layout: Layout, kind: &str)
 
 #[test]
 fn f32_models_agree_with_the_golden_values_in_every_layout() {
-    for_each(&F32_MODELS, |model, prompts| {
+    for_each(&exact_models(), |model, prompts| {
         for (tensor, pipeline) in LAYOUTS {
             check_generation(model, prompts, Layout::of(tensor, pipeline), "f64");
         }
@@ -183,7 +188,7 @@ fn relative(found: &[f32], expected: &[f64]) -> f64 {
 
 #[test]
 fn every_position_has_its_logits() {
-    for_each(&F32_MODELS, |model, prompts| {
+    for_each(&exact_models(), |model, prompts| {
         let golden = golden_tensors(model);
         let prompt = prompts.iter().find(|prompt| prompt.id == "p33").unwrap();
         for layout in [Layout::SINGLE, Layout::of(2, 2)] {
@@ -206,7 +211,7 @@ fn every_position_has_its_logits() {
 
 #[test]
 fn chunks_of_any_size_give_the_same_bits() {
-    for_each(&F32_MODELS, |model, prompts| {
+    for_each(&exact_models(), |model, prompts| {
         for layout in [Layout::SINGLE, Layout::of(2, 2)] {
             let mut at_once = sequences(prompts);
             let expected = prefill(&mut load(model, layout), &mut at_once);
@@ -237,7 +242,7 @@ fn in_chunks(ranks: &mut Ranks, ids: &[u32], sizes: &[usize]) -> Vec<f32> {
 
 #[test]
 fn stages_change_no_bit() {
-    let all: Vec<_> = F32_MODELS.iter().chain(&BF16_MODELS).copied().collect();
+    let all: Vec<_> = exact_models().into_iter().chain(BF16_MODELS).collect();
     for_each(&all, |model, prompts| {
         for tensor in [1, 2] {
             let mut whole = load(model, Layout::of(tensor, 1));
@@ -255,7 +260,7 @@ fn stages_change_no_bit() {
 
 #[test]
 fn recomputing_a_moved_sequence_gives_the_same_bits() {
-    for_each(&F32_MODELS, |model, prompts| {
+    for_each(&exact_models(), |model, prompts| {
         for layout in [Layout::SINGLE, Layout::of(4, 1)] {
             let mut ranks = load(model, layout);
             let mut decoded = sequences(prompts);
