@@ -129,6 +129,7 @@ impl<B: Backend> RankExecutor<B> {
             Some(dtype) => dtype,
             None => published_dtype(&checkpoint)?,
         };
+        plan.survey(&mut backend, &request, &checkpoint, storage)?;
         let kv_specs = plan.kv_specs(&request, request.kv_dtype.unwrap_or(storage))?;
         let block_bytes: Vec<_> =
             kv_specs.iter().map(|spec| backend.kv_block_bytes(spec)).collect();
@@ -263,6 +264,30 @@ impl Plan {
             })
         });
         Ok(shares.collect())
+    }
+
+    /// Compares the names and shapes of a whole model with the checkpoint before anything of it is
+    /// read, to say all that does not fit at once.
+    fn survey<B: Backend>(
+        &self,
+        backend: &mut B,
+        request: &LoadRequest,
+        checkpoint: &Checkpoint,
+        storage: Dtype,
+    ) -> Result<(), DeviceError> {
+        let config = &request.config;
+        if config.quantization.is_some() {
+            // Which tensors a layer has is then a matter of the method.
+            return Ok(());
+        }
+        let reader = WeightReader::new(checkpoint, self.shard, storage).surveying();
+        let mut loader = Loader { backend, reader, quantize: None };
+        let whole = models::places(config, &(0..config.num_layers));
+        VocabularyTable::load_embedding(&mut loader, config)?;
+        // An end before the end is one of too many findings, and the list says so.
+        let _ = (models::family::<B>(config.architecture).load)(&mut loader, config, &whole);
+        Head::load(&mut loader, config, 1, true)?;
+        loader.reader.findings(config.num_layers)
     }
 
     fn load<B: Backend>(

@@ -48,7 +48,7 @@ impl<B: Backend> Head<B> {
         let own_table = match (config.tie_word_embeddings, has_embedding) {
             (true, true) => None,
             (true, false) => Some(VocabularyTable::load_embedding(loader, config)?),
-            (false, _) if loader.reader.contains(rename::HEAD) => {
+            (false, _) if loader.reader.contains(rename::HEAD) || loader.reader.is_surveying() => {
                 Some(VocabularyTable::load_head(loader, config)?)
             }
             (false, _) => {

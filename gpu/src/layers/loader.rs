@@ -130,6 +130,9 @@ impl<'a, B: Backend> Loader<'a, B> {
     /// As [`Self::column_parallel`].
     pub fn exact(&mut self, name: &str, shape: (usize, usize)) -> Result<B::Linear, DeviceError> {
         let weight = self.reader.matrix(&weight_of(name), shape)?;
+        if self.reader.is_surveying() {
+            return self.nothing();
+        }
         self.reader.note(name, Held::Replicated, (shape.0 * shape.1, Dtype::F32));
         let weights = WeightSource::Dense(vec![DensePart { weight, bias: None }]);
         let (storage, quantize) = (Dtype::F32, None);
@@ -149,6 +152,9 @@ impl<'a, B: Backend> Loader<'a, B> {
         rows: Range<usize>,
     ) -> Result<B::Linear, DeviceError> {
         let whole = self.reader.matrix(&weight_of(name), shape)?;
+        if self.reader.is_surveying() {
+            return self.nothing();
+        }
         let source = whole.slice_rows(rows.start, rows.len())?;
         let (dtype, columns) = (source.dtype(), source.columns());
         let mut bytes = Vec::with_capacity(rows.len() * columns * dtype.size());
@@ -175,11 +181,22 @@ impl<'a, B: Backend> Loader<'a, B> {
         DenseMatrix::new(bytes, storage, (1, size))
     }
 
+    /// A product of one zero: what a survey gives, so that nothing is read or packed for it.
+    fn nothing(&mut self) -> Result<B::Linear, DeviceError> {
+        let weight = DenseMatrix::absent(Dtype::F32, (1, 1))?;
+        let weights = WeightSource::Dense(vec![DensePart { weight, bias: None }]);
+        let (storage, quantize) = (Dtype::F32, None);
+        self.backend.prepare_linear(&LinearSource { in_features: 1, weights, storage, quantize })
+    }
+
     fn prepare(
         &mut self,
         in_features: usize,
         parts: Vec<DensePart<'_>>,
     ) -> Result<B::Linear, DeviceError> {
+        if self.reader.is_surveying() {
+            return self.nothing();
+        }
         let (storage, quantize) = (self.reader.storage(), self.quantize);
         let weights = WeightSource::Dense(parts);
         self.backend.prepare_linear(&LinearSource { in_features, weights, storage, quantize })

@@ -164,6 +164,40 @@ fn a_wrong_shape_is_named_with_both() {
 }
 
 #[test]
+fn everything_that_does_not_fit_is_listed_at_once() {
+    // A layer's product by another name, one that is too long, and a bias that nobody knows.
+    let (_, why) = damaged(|folder, config| {
+        let path = folder.join("model.safetensors");
+        let bytes = fs::read(&path).unwrap();
+        let renamed = [
+            ("layers.1.self_attn.o_proj.weight", "layers.1.self_attn.out_pro.weight"),
+            ("layers.2.mlp.down_proj.weight", "layers.2.mlp.down_projs.bias"),
+        ];
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let mut header = String::from_utf8(bytes[8..8 + length].to_vec()).unwrap();
+        for (from, to) in renamed {
+            assert!(header.contains(from), "{from}");
+            header = header.replace(from, to);
+        }
+        let mut written = (header.len() as u64).to_le_bytes().to_vec();
+        written.extend(header.into_bytes());
+        written.extend(&bytes[8 + length..]);
+        fs::write(path, written).unwrap();
+        config.vocab_size += 1;
+    });
+    for part in [
+        "5 tensors do not fit",
+        "`model.layers.1.self_attn.o_proj.weight` is missing",
+        "`model.layers.1.self_attn.out_pro.weight` has no use",
+        "`model.layers.2.mlp.down_proj.weight` is missing",
+        "`model.layers.2.mlp.down_projs.bias` has no use",
+        "embed_tokens.weight` has shape",
+    ] {
+        assert!(why.contains(part), "{why} does not say {part}");
+    }
+}
+
+#[test]
 fn layers_of_two_kv_groups_may_lie_on_any_stage() {
     // No golden model of this family mixes spans; what counts here is that stages agree.
     let folder = any_model();
