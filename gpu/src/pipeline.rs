@@ -2,8 +2,9 @@
 //! possible.
 //!
 //! A stage's cost is the weights that a decode step reads there, because reading them is what
-//! decode is bound by; of experts all of them, which a batch of some size reads. So the head counts in full (with a large vocabulary it weighs as much as
-//! several layers) and the embedding counts as the one row that is read of it.
+//! decode is bound by; of experts all of them, which a batch of some size reads. So the head counts
+//! in full (with a large vocabulary it weighs as much as several layers) and the embedding counts
+//! as the one row that is read of it.
 
 use std::ops::Range;
 

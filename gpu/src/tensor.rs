@@ -85,7 +85,7 @@ impl<'a> DenseMatrix<'a> {
         Ok(Self { bytes, dtype, rows, columns, row_stride: columns * dtype.size() })
     }
 
-    /// A matrix of zeros that takes the room of one row: what stands for a tensor that is not there.
+    /// A matrix of zeros that takes the room of one row: it stands for a tensor that is not there.
     ///
     /// # Errors
     /// [`DeviceError::Contract`] on an impossible size.

@@ -3,7 +3,7 @@
 //! The order is `[layer][block][head]`, then the keys of the block in tiles of 16 positions, each
 //! `[dim][16]`, then the values as `[position][dim]`. Sixteen positions fill a vector, so scores
 //! need no sum across lanes. Tiles and value rows are padded to 16 with zeros that nothing writes.
-//! A latent pool has one head, and of it only rows `[position][element]`, which are keys and values.
+//! A latent pool has one head, and of that rows `[position][element]`, which are keys and values.
 
 use half::{bf16, f16};
 

@@ -6,8 +6,8 @@
 //! - [`context`]: what layers work with: the device, the activations of the step, the other ranks
 //! - [`linear`]: products that end in the residual stream, summed over ranks
 //! - [`norm`], [`rotary`]: norms, and the frequencies of rotary position embedding
-//! - [`attention`], [`mlp`]: the two halves of a decoder layer; [`latent_attention`] and [`experts`]
-//!   stand in their places in some models
+//! - [`attention`], [`mlp`]: the two halves of a decoder layer
+//! - [`latent_attention`], [`experts`]: what some models have in their places
 //! - [`embedding`], [`head`]: the two ends of a model, divided over the vocabulary
 //!
 //! # Where ranks meet

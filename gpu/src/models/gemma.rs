@@ -2,10 +2,12 @@
 //!
 //! | architecture | differs by | config says |
 //! |---|---|---|
-//! | both | norms multiply by one plus their weights, embeddings are scaled, gates are GELUs | `norms_from_one`, `embedding_scale`, `activation` |
+//! | both | norms multiply by one plus their weights | `norms_from_one` |
+//! | both | embeddings are scaled, gates are GELUs | `embedding_scale`, `activation` |
 //! | both | some layers look back over a window: two KV groups | `attention` |
 //! | Gemma 2 | scores and logits are capped | `attention_cap`, `logit_cap` |
-//! | Gemma 3 | norms on query and key heads, windows have a rotation of their own | `qk_norm`, `window_rope` |
+//! | Gemma 3 | norms on query and key heads | `qk_norm` |
+//! | Gemma 3 | windows have a rotation of their own | `window_rope` |
 
 use troupe_runtime::model::config::ModelConfig;
 

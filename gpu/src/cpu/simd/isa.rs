@@ -184,8 +184,8 @@ impl Isa {
             (Elements::Bf16(..), KernelPath::Amx) => unsafe { amx::pairs(job, task) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            (Elements::Integers(weights), KernelPath::Amx) if weights.bits == Bits::Eight => unsafe {
-                amx::bytes(job, weights, task);
+            (Elements::Integers(own), KernelPath::Amx) if own.bits == Bits::Eight => unsafe {
+                amx::bytes(job, own, task);
             },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
