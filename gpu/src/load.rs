@@ -129,6 +129,7 @@ impl<B: Backend> RankExecutor<B> {
             Some(dtype) => dtype,
             None => published_dtype(&checkpoint)?,
         };
+        plan.survey(&mut backend, &request, &checkpoint, storage)?;
         let kv_specs = plan.kv_specs(&request, request.kv_dtype.unwrap_or(storage))?;
         let block_bytes: Vec<_> =
             kv_specs.iter().map(|spec| backend.kv_block_bytes(spec)).collect();
@@ -218,7 +219,10 @@ impl Plan {
     /// The KV of each of the model's groups on this rank; a group may have no layer here.
     fn kv_specs(&self, request: &LoadRequest, dtype: Dtype) -> Result<Vec<KvSpec>, DeviceError> {
         let heads = head_shape(&request.config, self.shard)?;
-        let kind = KvKind::Heads { kv_heads: heads.kv_heads, head_dim: heads.head_dim };
+        let kind = match &request.config.latent {
+            Some(latent) => KvKind::Latent { width: latent.width() },
+            None => KvKind::Heads { kv_heads: heads.kv_heads, head_dim: heads.head_dim },
+        };
         let groups = request.config.kv_groups();
         let specs = groups.iter().enumerate().map(|(group, spec)| KvSpec {
             layers: self.places.iter().filter(|place| place.at.group == group).count(),
@@ -237,7 +241,11 @@ impl Plan {
         specs: &[KvSpec],
     ) -> Result<Vec<KvShare>, DeviceError> {
         let config = &request.config;
-        let heads = self.shard.heads(config.num_heads, config.num_kv_heads)?.kv;
+        let heads = match config.latent {
+            // One row for all heads, which every rank has.
+            Some(_) => 0..1,
+            None => self.shard.heads(config.num_heads, config.num_kv_heads)?.kv,
+        };
         let groups = config.kv_groups();
         let shares = (0..).zip(groups.iter().zip(specs)).filter_map(|(group, (layers, spec))| {
             let first = self.places.iter().find(|place| place.at.group == group)?.layer;
@@ -256,6 +264,30 @@ impl Plan {
             })
         });
         Ok(shares.collect())
+    }
+
+    /// Compares the names and shapes of a whole model with the checkpoint before anything of it is
+    /// read, to say all that does not fit at once.
+    fn survey<B: Backend>(
+        &self,
+        backend: &mut B,
+        request: &LoadRequest,
+        checkpoint: &Checkpoint,
+        storage: Dtype,
+    ) -> Result<(), DeviceError> {
+        let config = &request.config;
+        if config.quantization.is_some() {
+            // Which tensors a layer has is then a matter of the method.
+            return Ok(());
+        }
+        let reader = WeightReader::new(checkpoint, self.shard, storage).surveying();
+        let mut loader = Loader { backend, reader, quantize: None };
+        let whole = models::places(config, &(0..config.num_layers));
+        VocabularyTable::load_embedding(&mut loader, config)?;
+        // An end before the end is one of too many findings, and the list says so.
+        let _ = (models::family::<B>(config.architecture).load)(&mut loader, config, &whole);
+        Head::load(&mut loader, config, 1, true)?;
+        loader.reader.findings(config.num_layers)
     }
 
     fn load<B: Backend>(
@@ -284,7 +316,7 @@ impl Plan {
             false => None,
         };
         let positions = request.limits.max_model_len;
-        let rotary = Rotary::new(loader.backend, &config.rope, config.head_dim, positions)?;
+        let rotary = Rotary::new(loader.backend, config, positions)?;
         let parts = StageParts { embedding, decoder, rotary, head };
         Ok((parts, loader.reader.into_holding()))
     }

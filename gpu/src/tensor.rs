@@ -85,6 +85,18 @@ impl<'a> DenseMatrix<'a> {
         Ok(Self { bytes, dtype, rows, columns, row_stride: columns * dtype.size() })
     }
 
+    /// A matrix of zeros that takes the room of one row: it stands for a tensor that is not there.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] on an impossible size.
+    pub(crate) fn absent(
+        dtype: Dtype,
+        (rows, columns): (usize, usize),
+    ) -> Result<Self, DeviceError> {
+        let whole = Self::new(vec![0; columns * dtype.size()], dtype, (1, columns))?;
+        Ok(Self { rows, row_stride: 0, ..whole })
+    }
+
     /// The columns `start..start + columns` of every row, still borrowing the same bytes.
     ///
     /// # Errors

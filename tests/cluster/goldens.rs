@@ -14,8 +14,19 @@ use crate::{
 };
 
 /// What this version can serve; the full set holds other families and formats too.
-const ARCHITECTURES: [&str; 4] =
-    ["LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"];
+const ARCHITECTURES: [&str; 11] = [
+    "DeepseekV2ForCausalLM",
+    "DeepseekV3ForCausalLM",
+    "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "MixtralForCausalLM",
+    "Phi3ForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "Qwen3MoeForCausalLM",
+];
 /// Tensor-parallel ranks and stages.
 const DIVISIONS: [(u32, u32); 6] = [(1, 1), (2, 1), (4, 1), (1, 2), (1, 4), (2, 2)];
 /// The goldens' numbers were computed in another order of additions.
@@ -32,8 +43,8 @@ fn every_model_gives_its_golden_tokens_on_two_stages_of_two_ranks() {
 
 #[test]
 fn every_division_gives_the_golden_tokens() {
-    // Two KV heads, so that four ranks hold copies; and a vocabulary that no division fits.
-    for name in ["tiny-llama-tied", "tiny-mistral"] {
+    // Two KV heads, so that four ranks hold copies; two KV groups; experts, and rows for all heads.
+    for name in ["tiny-llama-tied", "tiny-gemma2", "tiny-deepseek-v2"] {
         let model = golden::model(name).expect("both sets have it");
         for (tensor, pipeline) in DIVISIONS {
             check_tokens(&Server::serve(&model, &flags(tensor, pipeline)), &model);

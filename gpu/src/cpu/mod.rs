@@ -2,6 +2,7 @@
 //!
 //! # Layout
 //! - [`device`]: `impl Backend`; [`ops`]: what its operations do row by row
+//! - `experts`, `latent`: a layer of experts and latent attention, several operations each
 //! - [`packed`], `pairs`, `integers`: weights as kernels want them; [`buffer`], [`step`]:
 //!   activations, step metadata
 //! - `reference`: reductions in plain loops; `simd`: the same, fast; `math`: scalar functions
@@ -25,11 +26,15 @@
 //! - **Product with integers**: exact within a group of inputs, groups by FMA in order, `integers`.
 //! - **RMS norm**: squares go by FMA into 16 lanes, element `i` into lane `i % 16`; lanes are added
 //!   as a tree (`i` takes `i + 8`, then `+ 4`, `+ 2`, `+ 1`); `x * (1 / sqrt(mean + epsilon)) * w`.
-//! - **Attention**: a score is a chain of FMAs over the head's elements, then times the scale.
-//!   Positions form chunks of 64 from position 0. Within a chunk: the greatest visible score `m`,
-//!   weights `exp(score - m)`, their sum over 16 lanes by position and the tree, values by FMA in
-//!   order of position. Chunks are merged in order: with `m' = max(m_old, m)`, sums and values are
+//! - **Attention**: a score is a chain of FMAs over the head's elements, then times the scale, then
+//!   capped if the model says so. Positions form chunks of 64 from position 0. Within a chunk: the
+//!   greatest visible score `m`, weights `exp(score - m)`, their sum over 16 lanes by position and
+//!   the tree, values by FMA in order of position. Chunks are merged in order: with `m' = max(m_old, m)`, sums and values are
 //!   `old * exp(m_old - m') + new * exp(m - m')`; the end is `values * (1 / sum)`.
+//! - **Latent attention**: products of each head as above; then the same as attention, with whole
+//!   rows for keys and their compressed parts for values.
+//! - **Experts**: a router's scores are summed in the order of experts; products as above; outputs
+//!   are added by FMA with their weights, in the order of experts.
 //! - `exp` is `math::exp` everywhere: no C library, within 2 units in the last place.
 //!
 //! Rotation tables come from the C library's sine and cosine in `f64`, once, at load.
@@ -37,7 +42,9 @@
 pub(crate) mod aligned;
 pub mod buffer;
 pub mod device;
+pub(crate) mod experts;
 pub(crate) mod integers;
+pub(crate) mod latent;
 pub(crate) mod math;
 pub mod ops;
 pub mod packed;

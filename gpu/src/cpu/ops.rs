@@ -11,6 +11,7 @@ use crate::{
         reference,
         simd::{
             attention::{Attention, AttentionTask},
+            grouped::{self, Group},
             pool::{OnTwo, Pieces, Pool},
             product::{Product, TILE_ROWS},
         },
@@ -41,16 +42,27 @@ impl CpuRope {
         Self { table: table.collect(), pairs: spec.inverse_frequencies.len() }
     }
 
-    /// Fails unless it has `positions` and its pairs fit a head.
-    pub(crate) fn check(&self, heads: HeadShape, positions: usize) -> Result<(), DeviceError> {
-        if self.pairs * 2 <= heads.head_dim && self.table.len() >= positions * self.pairs {
+    /// Fails unless it has `positions` and its pairs fit a head of `head_dim` elements.
+    pub(crate) fn check(&self, head_dim: usize, positions: usize) -> Result<(), DeviceError> {
+        if self.pairs * 2 <= head_dim && self.table.len() >= positions * self.pairs {
             return Ok(());
         }
         Err(DeviceError::Contract(format!(
-            "{} rotated pairs and {} entries for {heads:?} and {positions} positions",
+            "{} rotated pairs and {} entries for heads of {head_dim} and {positions} positions",
             self.pairs,
             self.table.len()
         )))
+    }
+
+    /// Rotates all of `part`, whose pairs are neighbors or halves.
+    pub(crate) fn rotate_part(&self, position: usize, part: &mut [f32], interleaved: bool) {
+        if !interleaved {
+            return self.rotate(position, part);
+        }
+        let row = &self.table[position * self.pairs..][..self.pairs];
+        for (pair, (cos, sin)) in part.chunks_exact_mut(2).zip(row) {
+            (pair[0], pair[1]) = (pair[0] * cos - pair[1] * sin, pair[1] * cos + pair[0] * sin);
+        }
     }
 
     fn rotate(&self, position: usize, head: &mut [f32]) {
@@ -177,6 +189,27 @@ impl CpuDevice {
         Ok(())
     }
 
+    /// The products of each group's rows of `x`, which follow each other, into the same rows of
+    /// `out`.
+    pub(crate) fn products(
+        &mut self,
+        x: &[f32],
+        groups: &[Group<'_>],
+        out: &mut [f32],
+    ) -> Result<(), DeviceError> {
+        let Some(isa) = self.isa else {
+            let (mut x, mut out) = (x, out);
+            for Group { weight, rows } in groups {
+                let (own, rest) = x.split_at(rows * weight.in_features());
+                let (own_out, rest_out) = out.split_at_mut(rows * weight.out_features());
+                reference::linear(own, weight, false, own_out);
+                (x, out) = (rest, rest_out);
+            }
+            return Ok(());
+        };
+        grouped::products(isa, (&mut self.pool, &mut self.laid_out), x, groups, out)
+    }
+
     /// RMS norm of one row into another.
     pub(crate) fn norm_row(&self) -> impl Fn(&[f32], &CpuVector, f32, &mut [f32]) + Sync + 'static {
         let isa = self.isa;
@@ -221,6 +254,22 @@ impl CpuDevice {
                 None => {
                     for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
                         *out = math::silu(*gate) * up;
+                    }
+                }
+            }
+        });
+    }
+
+    /// `out = gelu(gate) * up` for all rows.
+    pub(crate) fn gate_gelu(&mut self, gate_up: &[f32], (out, width): (&mut [f32], usize)) {
+        let isa = self.isa;
+        each_row(&mut self.pool, (out, width), &|row, out| {
+            let (gate, up) = gate_up[row * 2 * width..][..2 * width].split_at(width);
+            match isa {
+                Some(isa) => isa.gelu_mul(gate, up, out),
+                None => {
+                    for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+                        *out = math::gelu(*gate) * up;
                     }
                 }
             }

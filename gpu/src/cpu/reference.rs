@@ -6,7 +6,7 @@ use crate::{
     backend::PreparedLinear,
     cpu::{
         integers::{self, GROUP},
-        math::{exp, max, tree},
+        math::{exp, max, soft_cap, tree},
         packed::{CpuLinear, Elements},
         pairs,
         simd::{attention::CHUNK, product::CHAIN},
@@ -143,6 +143,7 @@ impl Attention<'_> {
         for (dim, query) in query.iter().enumerate() {
             sum = query.mul_add(self.kv.key(slot, dim), sum);
         }
-        sum * self.spec.scale
+        let score = sum * self.spec.scale;
+        self.spec.soft_cap.map_or(score, |cap| soft_cap(score, cap))
     }
 }

@@ -1,6 +1,6 @@
 //! KV blocks in the one layout that all devices agree on: `[block][key,
-//! value][head][position][dim]`, little-endian in the pool's type, without padding. What is
-//! imported is checked, then copied.
+//! value][head][position][dim]`, little-endian in the pool's type, without padding; of a latent
+//! pool `[block][position][element]`. What is imported is checked, then copied.
 
 use crate::{
     backend::KvSpan,
@@ -86,7 +86,8 @@ impl KvPool {
     }
 
     fn span_bytes(&self, span: &KvSpan<'_>) -> usize {
-        let head = 2 * self.spec().block_size * self.layout.head_dim * self.spec().dtype.size();
+        let parts = if self.layout.latent { 1 } else { 2 };
+        let head = parts * self.spec().block_size * self.layout.head_dim * self.spec().dtype.size();
         span.blocks.len() * span.heads.len() * head
     }
 }
@@ -103,7 +104,8 @@ impl Places {
     fn runs(&self, span: &KvSpan<'_>, mut visit: impl FnMut(usize, usize, usize)) {
         let (layout, layer) = (self.layout, span.layer);
         for block in span.blocks.iter().map(|block| block.0 as usize) {
-            for is_value in [false, true] {
+            let parts: &[bool] = if layout.latent { &[true] } else { &[false, true] };
+            for &is_value in parts {
                 for head in span.heads.clone() {
                     for position in 0..self.block_size {
                         let slot = KvSlot { layer, block, head, position };
@@ -127,6 +129,38 @@ mod tests {
         dtype::Dtype,
         shape::{AttentionMask, KvKind, KvSpec},
     };
+
+    #[test]
+    fn latent_blocks_are_rows_and_nothing_else() {
+        let spec = KvSpec {
+            layers: 2,
+            kind: KvKind::Latent { width: 5 },
+            block_size: 8,
+            dtype: Dtype::F32,
+            mask: AttentionMask::Causal,
+        };
+        let mut pool = KvPool::new(&spec, 3).unwrap();
+        let slot = |position| KvSlot { layer: 1, block: 2, head: 0, position };
+        let row = |position: usize| [0, 1, 2, 3, 4].map(|at| (position * 10 + at) as f32);
+        (0..8).for_each(|position| pool.write_row(slot(position), &row(position)).unwrap());
+        let span = KvSpan { layer: 1, heads: 0..1, blocks: &[BlockId(2)] };
+        let mut bytes = Vec::new();
+        pool.export(&span, &mut bytes).unwrap();
+        assert_eq!(bytes.len(), 8 * 5 * 4);
+        let elements = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+        assert!(elements.eq((0..8).flat_map(row)));
+        let to = KvSpan { layer: 0, heads: 0..1, blocks: &[BlockId(0)] };
+        pool.import(&to, &bytes).unwrap();
+        let there = KvSlot { layer: 0, block: 0, head: 0, position: 7 };
+        assert_eq!((pool.key(there, 4), pool.value(there, 4)), (74.0, 74.0));
+        assert!(pool.import(&to, &bytes[4..]).is_err());
+        let mut saved = Vec::new();
+        pool.save(BlockId(2), &mut saved).unwrap();
+        pool.restore(BlockId(1), &saved).unwrap();
+        assert_eq!(pool.key(KvSlot { block: 1, ..slot(3) }, 2), 32.0);
+        assert!(pool.write(slot(0), &[0.0; 5], &[0.0; 5]).is_err(), "it has no heads");
+        assert!(pool.write_row(slot(0), &[0.0; 4]).is_err());
+    }
 
     #[test]
     fn blocks_survive_the_journey_between_shardings() {

@@ -3,6 +3,7 @@
 //! The order is `[layer][block][head]`, then the keys of the block in tiles of 16 positions, each
 //! `[dim][16]`, then the values as `[position][dim]`. Sixteen positions fill a vector, so scores
 //! need no sum across lanes. Tiles and value rows are padded to 16 with zeros that nothing writes.
+//! A latent pool has one head, and of that rows `[position][element]`, which are keys and values.
 
 use half::{bf16, f16};
 
@@ -36,6 +37,8 @@ pub(crate) struct KvLayout {
     pub(crate) values: usize,
     /// Elements of one head of one block.
     pub(crate) head_stride: usize,
+    /// Whether keys are rows that lie like values, and there are no others.
+    pub(crate) latent: bool,
 }
 
 /// Elements by how they lie in memory.
@@ -64,8 +67,9 @@ pub struct KvSlot {
 
 impl KvLayout {
     fn new(spec: &KvSpec, blocks: usize) -> Result<Self, DeviceError> {
-        let KvKind::Heads { kv_heads: heads, head_dim } = spec.kind else {
-            return Err(DeviceError::Unsupported("latent KV on the CPU".to_owned()));
+        let (heads, head_dim, latent) = match spec.kind {
+            KvKind::Heads { kv_heads, head_dim } => (kv_heads, head_dim, false),
+            KvKind::Latent { width } => (1, width, true),
         };
         // Powers of two divide the attention kernel's fixed chunk or are divided by it.
         if !spec.block_size.is_power_of_two() || spec.block_size > 4096 {
@@ -78,9 +82,10 @@ impl KvLayout {
             return Err(DeviceError::Contract(format!("impossible KV heads: {spec:?}")));
         }
         let value_stride = head_dim.next_multiple_of(TILE);
-        let values = spec.block_size.next_multiple_of(TILE) * head_dim;
+        let keys = spec.block_size.next_multiple_of(TILE) * head_dim;
+        let values = if latent { 0 } else { keys };
         let head_stride = values + spec.block_size * value_stride;
-        Ok(Self { blocks, heads, head_dim, value_stride, values, head_stride })
+        Ok(Self { blocks, heads, head_dim, value_stride, values, head_stride, latent })
     }
 
     /// Where a head's keys begin.
@@ -89,6 +94,9 @@ impl KvLayout {
     }
 
     pub(crate) fn key(&self, slot: KvSlot, dim: usize) -> usize {
+        if self.latent {
+            return self.value(slot, dim);
+        }
         let tile = slot.position / TILE * TILE * self.head_dim;
         let at = tile + dim * TILE + slot.position % TILE;
         self.head(slot.layer, slot.block, slot.head) + at
@@ -162,7 +170,8 @@ impl KvPool {
     /// [`DeviceError::Contract`] if the slot does not exist or the lengths are no head.
     pub fn write(&mut self, slot: KvSlot, key: &[f32], value: &[f32]) -> Result<(), DeviceError> {
         self.check(slot)?;
-        if key.len() != self.layout.head_dim || value.len() != self.layout.head_dim {
+        let dim = self.layout.head_dim;
+        if self.layout.latent || key.len() != dim || value.len() != dim {
             return Err(DeviceError::Contract(format!(
                 "a key of {} and a value of {} elements for heads of {}",
                 key.len(),
@@ -179,6 +188,28 @@ impl KvPool {
                 put(data, (first_key, first_value), (key, value), |x| f16::from_f32(x).to_bits());
             }
             KvData::F32(data) => put(data, (first_key, first_value), (key, value), |x| x),
+        }
+        Ok(())
+    }
+
+    /// Stores a latent row, rounded to the pool's type.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if the slot does not exist, the length is no row's or the pool is
+    /// not latent.
+    pub fn write_row(&mut self, slot: KvSlot, row: &[f32]) -> Result<(), DeviceError> {
+        self.check(slot)?;
+        if !self.layout.latent || row.len() != self.layout.head_dim {
+            let (elements, kind) = (row.len(), self.spec.kind);
+            return Err(DeviceError::Contract(format!(
+                "a row of {elements} elements for {kind:?}"
+            )));
+        }
+        let first = self.layout.value(slot, 0);
+        match &mut self.data {
+            KvData::Bf16(data) => put_row(data, first, row, |x| bf16::from_f32(x).to_bits()),
+            KvData::F16(data) => put_row(data, first, row, |x| f16::from_f32(x).to_bits()),
+            KvData::F32(data) => put_row(data, first, row, |x| x),
         }
         Ok(())
     }
@@ -237,7 +268,11 @@ fn put<T>(
     for (to, from) in data[first_key..].iter_mut().step_by(TILE).zip(key) {
         *to = narrow(*from);
     }
-    for (to, from) in data[first_value..].iter_mut().zip(value) {
+    put_row(data, first_value, value, narrow);
+}
+
+fn put_row<T>(data: &mut [T], first: usize, row: &[f32], narrow: impl Fn(f32) -> T) {
+    for (to, from) in data[first..].iter_mut().zip(row) {
         *to = narrow(*from);
     }
 }

@@ -7,6 +7,7 @@
 //! - [`linear`]: products that end in the residual stream, summed over ranks
 //! - [`norm`], [`rotary`]: norms, and the frequencies of rotary position embedding
 //! - [`attention`], [`mlp`]: the two halves of a decoder layer
+//! - [`latent_attention`], [`experts`]: what some models have in their places
 //! - [`embedding`], [`head`]: the two ends of a model, divided over the vocabulary
 //!
 //! # Where ranks meet
@@ -17,7 +18,9 @@
 pub mod attention;
 pub mod context;
 pub mod embedding;
+pub mod experts;
 pub mod head;
+pub mod latent_attention;
 pub mod linear;
 pub mod loader;
 pub mod mlp;

@@ -4,9 +4,9 @@
 //! Reading gives whole tensors as borrowed bytes; nothing is touched until a layer takes its slice.
 //! The layer then says what it took, and whether other ranks of the stage hold the same.
 
-use std::path::Path;
+use std::{cell::RefCell, path::Path};
 
-use super::{checkpoint::Checkpoint, rename, shard::Shard};
+use super::{checkpoint::Checkpoint, rename, shard::Shard, survey::Survey};
 use crate::{dtype::Dtype, error::DeviceError, executor::LoadProgress, tensor::DenseMatrix};
 
 /// Reads tensors for one rank.
@@ -18,6 +18,8 @@ pub struct WeightReader<'a> {
     storage: Dtype,
     held: Holding,
     progress: Option<Progress>,
+    /// Only where nothing is to be loaded.
+    survey: Option<RefCell<Survey>>,
 }
 
 /// What a rank came to hold, in bytes as stored on the device (without a kernel's padding).
@@ -50,7 +52,15 @@ impl<'a> WeightReader<'a> {
     /// A reader for `shard`, whose device stores weights as `storage`.
     pub fn new(checkpoint: &'a Checkpoint, shard: Shard, storage: Dtype) -> Self {
         let prefix = rename::prefix(checkpoint);
-        Self { checkpoint, prefix, shard, storage, held: Holding::default(), progress: None }
+        Self {
+            checkpoint,
+            prefix,
+            shard,
+            storage,
+            held: Holding::default(),
+            progress: None,
+            survey: None,
+        }
     }
 
     /// Reports to `report` as each of `parts_total` parts (a layer, the embedding, the head) is
@@ -60,6 +70,28 @@ impl<'a> WeightReader<'a> {
         report(0.0);
         self.progress = Some(Progress { report, parts_done: 0, parts_total: parts_total.max(1) });
         self
+    }
+
+    /// A reader that goes on when a tensor is missing or wrong, so as to find all of them. What it
+    /// gives is not to be loaded.
+    #[must_use]
+    pub fn surveying(mut self) -> Self {
+        self.survey = Some(RefCell::default());
+        self
+    }
+
+    /// Whether it only looks.
+    pub fn is_surveying(&self) -> bool {
+        self.survey.is_some()
+    }
+
+    /// What a surveying reader has found; `layers` is how many the model has.
+    ///
+    /// # Errors
+    /// [`DeviceError::Weights`] that lists what is wrong.
+    pub fn findings(self, layers: usize) -> Result<(), DeviceError> {
+        let survey = self.survey.map(RefCell::into_inner).unwrap_or_default();
+        survey.verdict(self.checkpoint, (self.prefix, layers))
     }
 
     /// Where the checkpoint is.
@@ -109,7 +141,23 @@ impl<'a> WeightReader<'a> {
         shape: (usize, usize),
     ) -> Result<DenseMatrix<'a>, DeviceError> {
         let full = rename::full_name(self.prefix, name);
-        let (path, tensor) = self.checkpoint.tensor(&full)?;
+        let found = self.find(&full, expected, shape);
+        match (&self.survey, found) {
+            (None, found) => found,
+            (Some(survey), found) => survey.borrow_mut().note(full, found).unwrap_or_else(|| {
+                // It is of no matter what of.
+                DenseMatrix::absent(Dtype::F32, shape)
+            }),
+        }
+    }
+
+    fn find(
+        &self,
+        full: &str,
+        expected: &[usize],
+        shape: (usize, usize),
+    ) -> Result<DenseMatrix<'a>, DeviceError> {
+        let (path, tensor) = self.checkpoint.tensor(full)?;
         if tensor.shape != expected {
             return Err(DeviceError::Weights {
                 path: path.to_owned(),

@@ -4,6 +4,7 @@
 
 mod cpu;
 mod cpu_attention;
+mod cpu_layers;
 #[allow(dead_code)]
 #[path = "../../../tests/support/fuzz.rs"]
 mod fuzz_inputs;

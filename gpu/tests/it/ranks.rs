@@ -30,8 +30,8 @@ pub(crate) const BLOCK_SIZE: usize = 16;
 pub(crate) const SEQUENCES: usize = 4;
 const BLOCKS_PER_SEQUENCE: usize = 20;
 
-/// The decoders that one wiring serves, with what each is there for.
-pub(crate) const F32_MODELS: [&str; 9] = [
+/// Decoders whose every token uses all weights.
+pub(crate) const F32_MODELS: [&str; 12] = [
     "stories260k",
     "tiny-llama-untied",
     "tiny-llama-tied",
@@ -41,6 +41,18 @@ pub(crate) const F32_MODELS: [&str; 9] = [
     "tiny-qwen3",
     "tiny-mistral",
     "tiny-chat",
+    "tiny-phi3",
+    "tiny-gemma2",
+    "tiny-gemma3",
+];
+/// Those of experts. A rounded router may choose another expert, which changes everything, so they
+/// are compared in float32.
+pub(crate) const EXPERT_MODELS: [&str; 5] = [
+    "tiny-mixtral",
+    "tiny-qwen3-moe",
+    "tiny-deepseek-v2-lite",
+    "tiny-deepseek-v2",
+    "tiny-deepseek-v3",
 ];
 pub(crate) const BF16_MODELS: [&str; 2] = ["tiny-llama-bf16", "stories260k-bf16"];
 

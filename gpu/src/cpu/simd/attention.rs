@@ -206,7 +206,7 @@ unsafe fn chunk_of<S: Simd, E: Stored, const R: usize>(
         let mut factors = [(1.0, 0.0); R];
         for r in 0..R {
             if seen[r].0 < seen[r].1 {
-                let (peak, sum) = soften::<S>(&mut scores[r], seen[r], pairs.job.spec.scale);
+                let (peak, sum) = soften::<S>(&mut scores[r], seen[r], &pairs.job.spec);
                 factors[r] = merge(pairs, first + r, peak, sum);
             } else {
                 scores[r].fill(0.0);
@@ -271,10 +271,15 @@ unsafe fn score<S: Simd, E: Stored, const R: usize>(
 unsafe fn soften<S: Simd>(
     scores: &mut [f32; CHUNK + LANES],
     (from, to): (usize, usize),
-    scale: f32,
+    spec: &AttentionSpec,
 ) -> (f32, f32) {
     for score in &mut scores[from..to] {
-        *score *= scale;
+        *score *= spec.scale;
+    }
+    if let Some(cap) = spec.soft_cap {
+        for score in &mut scores[from..to] {
+            *score = math::soft_cap(*score, cap);
+        }
     }
     scores[..from].fill(f32::NEG_INFINITY);
     scores[to..].fill(f32::NEG_INFINITY);

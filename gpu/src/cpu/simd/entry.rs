@@ -85,6 +85,26 @@ macro_rules! entry_points {
             // SAFETY: features as promised by the caller.
             unsafe { crate::cpu::simd::rows::silu_mul::<$simd>(gate, up, out) }
         }
+
+        /// [`crate::cpu::simd::rows::gelu_mul`].
+        ///
+        /// # Safety
+        /// The machine must have this module's features.
+        $(#[$feature])?
+        pub(crate) unsafe fn gelu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+            // SAFETY: features as promised by the caller.
+            unsafe { crate::cpu::simd::rows::gelu_mul::<$simd>(gate, up, out) }
+        }
+
+        /// [`crate::cpu::simd::latent::task`].
+        ///
+        /// # Safety
+        /// The machine must have this module's features.
+        $(#[$feature])?
+        pub(crate) unsafe fn latent(job: &crate::cpu::simd::latent::Latent<'_>, task: usize) {
+            // SAFETY: features as promised by the caller.
+            unsafe { crate::cpu::simd::latent::task::<$simd>(job, task) }
+        }
     };
 }
 

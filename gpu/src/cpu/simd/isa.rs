@@ -5,7 +5,7 @@ use crate::cpu::integers::Bits;
 
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx2, avx512, avx512_bf16, avx512_vnni};
-use super::{attention, integers, pool, portable, product};
+use super::{attention, integers, latent, pool, portable, product};
 use crate::{
     backend::PreparedLinear,
     cpu::{
@@ -152,35 +152,48 @@ impl Isa {
 
     /// All of a product's tasks.
     pub(crate) fn product(self, pool: &mut pool::Pool, job: &product::Product<'_>) {
-        let size = (job.tasks(), job.operations());
+        share(pool, (job.tasks(), job.operations()), &|task| self.product_task(job, task));
+    }
+
+    /// All tasks of several products, of whatever weights, shared out together.
+    pub(crate) fn products(self, pool: &mut pool::Pool, jobs: &[product::Product<'_>]) {
+        let mut ends = Vec::with_capacity(jobs.len());
+        let mut total = 0;
+        for job in jobs {
+            total += job.tasks();
+            ends.push(total);
+        }
+        let operations = jobs.iter().map(product::Product::operations).sum();
+        share(pool, (total, operations), &|task| {
+            let at = ends.partition_point(|end| *end <= task);
+            let first = if at == 0 { 0 } else { ends[at - 1] };
+            self.product_task(&jobs[at], task - first);
+        });
+    }
+
+    fn product_task(self, job: &product::Product<'_>, task: usize) {
         match (&job.weight.elements, self.0) {
+            // SAFETY: `Isa::of` has found the features on this machine, and weights that are
+            // prepared for it are chained.
             #[cfg(target_arch = "x86_64")]
-            (Elements::Bf16(..), KernelPath::Avx512Bf16) => share(pool, size, &|task| {
-                // SAFETY: `Isa::of` has found the features on this machine, and weights that are
-                // prepared for it are chained.
-                unsafe { avx512_bf16::pairs(job, task) }
-            }),
+            (Elements::Bf16(..), KernelPath::Avx512Bf16) => unsafe {
+                avx512_bf16::pairs(job, task);
+            },
+            // SAFETY: as above, in natural order.
             #[cfg(target_arch = "x86_64")]
-            (Elements::Bf16(..), KernelPath::Amx) => share(pool, size, &|task| {
-                // SAFETY: as above, in natural order.
-                unsafe { amx::pairs(job, task) }
-            }),
+            (Elements::Bf16(..), KernelPath::Amx) => unsafe { amx::pairs(job, task) },
+            // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            (Elements::Integers(weights), KernelPath::Amx) if weights.bits == Bits::Eight => {
-                share(pool, size, &|task| {
-                    // SAFETY: as above.
-                    unsafe { amx::bytes(job, weights, task) }
-                });
-            }
+            (Elements::Integers(own), KernelPath::Amx) if own.bits == Bits::Eight => unsafe {
+                amx::bytes(job, own, task);
+            },
+            // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             (
                 Elements::Integers(weights),
                 KernelPath::Avx512Vnni | KernelPath::Avx512Bf16 | KernelPath::Amx,
-            ) => share(pool, size, &|task| {
-                // SAFETY: as above.
-                unsafe { avx512_vnni::product(job, weights, task) }
-            }),
-            _ => share(pool, size, &|task| dispatch!(self, product(job, task))),
+            ) => unsafe { avx512_vnni::product(job, weights, task) },
+            _ => dispatch!(self, product(job, task)),
         }
     }
 
@@ -193,6 +206,17 @@ impl Isa {
     /// The sum of squares in the stated order.
     pub(crate) fn sum_of_squares(self, x: &[f32]) -> f32 {
         dispatch!(self, sum_of_squares(x))
+    }
+
+    /// All of a latent attention's tasks.
+    pub(crate) fn latent(self, pool: &mut pool::Pool, job: &latent::Latent<'_>) {
+        let tasks = (job.tasks.len(), job.operations());
+        share(pool, tasks, &|task| dispatch!(self, latent(job, task)));
+    }
+
+    /// `out = gelu(gate) * up`.
+    pub(crate) fn gelu_mul(self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        dispatch!(self, gelu_mul(gate, up, out))
     }
 
     /// `out = silu(gate) * up`.

@@ -76,14 +76,83 @@ fn ropes_are_read_in_both_styles_or_refused() {
     assert_eq!(parse(old).unwrap().rope, Rope { theta: 5e5, scaling: linear });
     let new = json!({"rope_parameters": {"rope_type": "linear", "rope_theta": 5e5, "factor": 4}});
     assert_eq!(parse(new).unwrap().rope, Rope { theta: 5e5, scaling: linear });
-    let yarn = json!({"rope_scaling": {"rope_type": "yarn", "factor": 4}});
-    check_error(yarn, &["`rope_scaling.rope_type`", "yarn", "`llama3`"]);
+    let yarn = json!({"rope_scaling": {"rope_type": "yarn", "factor": 4,
+        "original_max_position_embeddings": 256}});
+    let RopeScaling::Yarn { factor, attention_factor, original_max_position, .. } =
+        parse(yarn).unwrap().rope.scaling
+    else {
+        panic!("it is YaRN");
+    };
+    assert_eq!((factor, original_max_position), (4.0, 256));
+    assert!((attention_factor - (0.1 * 4f64.ln() + 1.0)).abs() < 1e-12);
+    let long =
+        json!({"rope_scaling": {"type": "longrope", "short_factor": [1], "long_factor": [2]}});
+    check_error(long, &["`rope_scaling.type`", "longrope", "`llama3`", "longer text"]);
     check_error(json!({"rope_scaling": {"rope_type": "linear"}}), &["`rope_scaling.factor`"]);
     check_error(json!({"rope_theta": 0}), &["`rope_theta`"]);
     let swapped = json!({"rope_scaling": {"rope_type": "llama3", "factor": 8,
         "low_freq_factor": 4, "high_freq_factor": 1, "original_max_position_embeddings": 64}});
     check_error(swapped, &["high_freq_factor", "greater than"]);
     check_error(json!({"partial_rotary_factor": 0.5}), &["`partial_rotary_factor`"]);
+}
+
+#[test]
+fn what_families_do_alike_is_refused_where_they_do_not() {
+    let of = |class: &str, more: Value| {
+        let mut changes = json!({"architectures": [class]});
+        changes.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        changes
+    };
+    let phi = parse(of("Phi3ForCausalLM", json!({"partial_rotary_factor": 0.75}))).unwrap();
+    assert_eq!((phi.rotary_dim, phi.head_dim, phi.fused_projections), (6, 8, true));
+    let gemma = parse(of("Gemma2ForCausalLM", json!({}))).unwrap();
+    assert!(gemma.tie_word_embeddings && gemma.head_dim == 256);
+    assert_eq!((gemma.attention_cap, gemma.logit_cap), (Some(50.0), Some(30.0)));
+    let uncapped = of("Gemma2ForCausalLM", json!({"attn_logit_softcapping": null}));
+    assert_eq!(parse(uncapped).unwrap().attention_cap, None);
+    let gate = json!({"hidden_activation": "gelu"});
+    check_error(of("Gemma3ForCausalLM", gate), &["`hidden_activation`", "gelu_pytorch_tanh"]);
+    let both_ways = json!({"use_bidirectional_attention": true});
+    check_error(of("Gemma3ForCausalLM", both_ways), &["`use_bidirectional_attention`", "false"]);
+    let half = json!({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}});
+    check_error(of("Gemma3ForCausalLM", half), &["`rope_parameters`", "`sliding_attention`"]);
+}
+
+#[test]
+fn routers_that_no_published_model_has_are_refused() {
+    let of = |class: &str, more: Value| {
+        let mut changes = json!({"architectures": [class], "q_lora_rank": null, "kv_lora_rank": 16,
+            "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8, "n_routed_experts": 8,
+            "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_group": 4, "topk_group": 2});
+        changes.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        changes
+    };
+    let (v2, v3) = ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM");
+    let greedy = parse(of(v2, json!({"first_k_dense_replace": 1}))).unwrap();
+    assert_eq!(greedy.experts.unwrap().routing, Routing::SOFTMAX);
+    assert_eq!(greedy.latent.map(|latent| (latent.width(), latent.query_dim())), Some((20, 12)));
+    assert_eq!(parse(of(v2, json!({"n_routed_experts": null}))).unwrap().experts, None);
+    check_error(of(v2, json!({"topk_method": "noaux_tc"})), &["`topk_method`", "`greedy`"]);
+    check_error(of(v2, json!({"norm_topk_prob": true})), &["`norm_topk_prob`", "false"]);
+    check_error(of(v3, json!({"scoring_func": "softmax"})), &["`scoring_func`", "`sigmoid`"]);
+    check_error(of(v3, json!({"n_group": 3})), &["`n_group`", "divide", "8"]);
+    check_error(of(v3, json!({"n_group": 8})), &["`n_group`", "two experts"]);
+    check_error(of(v3, json!({"topk_group": 5})), &["`topk_group`", "1 to 4"]);
+    check_error(of(v3, json!({"num_experts_per_tok": 5})), &["`num_experts_per_tok`", "2 groups"]);
+    check_error(of(v3, json!({"moe_layer_freq": 2})), &["`moe_layer_freq`", "only 1"]);
+    check_error(of(v3, json!({"attention_bias": true})), &["`attention_bias`"]);
+    check_error(of(v3, json!({"qk_rope_head_dim": 3})), &["`qk_rope_head_dim`", "even"]);
+    let stretched = json!({"rope_scaling": {"type": "yarn", "factor": 40, "mscale": 1,
+        "mscale_all_dim": 1, "original_max_position_embeddings": 256}});
+    let scale = parse(of(v3, stretched)).unwrap().attention_scale * 12f64.sqrt();
+    assert!((scale - (0.1 * 40f64.ln() + 1.0).powi(2)).abs() < 1e-12, "{scale}");
+    let mixtral = json!({"architectures": ["MixtralForCausalLM"], "num_local_experts": 4,
+        "num_experts_per_tok": 5});
+    check_error(mixtral, &["`num_experts_per_tok`", "1 to 4"]);
+    let qwen = json!({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 4,
+        "num_experts_per_tok": 2, "moe_intermediate_size": 8, "decoder_sparse_step": 2});
+    let layers = parse(qwen).unwrap().experts.unwrap().layers;
+    assert_eq!(layers, [false, true, false, true]);
 }
 
 #[test]
@@ -94,6 +163,18 @@ fn windows_follow_each_familys_rules() {
         changes
     };
     check_spans(windowed("LlamaForCausalLM", json!({})), &[None; 4]);
+    check_spans(
+        windowed(
+            "MixtralForCausalLM",
+            json!({"num_local_experts": 2,
+        "num_experts_per_tok": 1}),
+        ),
+        &[Some(24); 4],
+    );
+    let every_other = [Some(24), None, Some(24), None];
+    check_spans(windowed("Gemma2ForCausalLM", json!({})), &every_other);
+    check_spans(windowed("Gemma3ForCausalLM", json!({"sliding_window_pattern": 2})), &every_other);
+    check_spans(windowed("Gemma3ForCausalLM", json!({})), &[Some(24); 4]);
     check_spans(windowed("MistralForCausalLM", json!({})), &[Some(24); 4]);
     check_spans(windowed("MistralForCausalLM", json!({"sliding_window": null})), &[None; 4]);
     check_spans(windowed("Qwen2ForCausalLM", json!({})), &[None; 4]);
