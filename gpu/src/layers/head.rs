@@ -46,7 +46,7 @@ impl<B: Backend> Head<B> {
         let own_table = match (config.tie_word_embeddings, has_embedding) {
             (true, true) => None,
             (true, false) => Some(VocabularyTable::load_embedding(loader, config)?),
-            (false, _) if loader.reader.contains(rename::HEAD) => {
+            (false, _) if loader.reader.contains_layer(HEAD_LAYER) => {
                 Some(VocabularyTable::load_head(loader, config)?)
             }
             (false, _) => {
@@ -126,3 +126,4 @@ impl<B: Backend> Head<B> {
 }
 
 const NORM: &str = "norm.weight";
+const HEAD_LAYER: &str = "lm_head";

@@ -21,6 +21,6 @@ pub mod shard;
 pub use self::{
     checkpoint::Checkpoint,
     reader::{Held, Holding, WeightReader},
-    safetensors::Tensor,
+    safetensors::{RawTensor, Tensor},
     shard::{HeadShare, Shard},
 };

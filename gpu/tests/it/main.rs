@@ -13,5 +13,6 @@ mod golden;
 mod hostile;
 mod loading;
 mod parity;
+mod quantized;
 mod ranks;
 mod sampling;

@@ -2,7 +2,7 @@
 //! chosen at run time.
 //!
 //! - [`vector`]: the lanes; [`avx512`], [`avx2`] and [`portable`] are what they can be
-//! - [`product`], [`pairs`], [`integers`], [`attention`], [`rows`]: the kernels; [`avx512_bf16`],
+//! - [`product`], [`pairs`], [`integers`], [`coded`], [`attention`], [`rows`]: the kernels; [`avx512_bf16`],
 //!   [`avx512_vnni`] and [`amx`] are what some instructions do faster
 //! - [`entry`]: compiles them for one instruction set; [`isa`]: which there are, and what each
 //!   calls
@@ -22,6 +22,7 @@ mod avx512;
 mod avx512_bf16;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
+mod coded;
 mod entry;
 mod integers;
 pub(crate) mod isa;

@@ -1,7 +1,7 @@
 //! From the fields of `config.json` to a [`ModelConfig`]: defaults as transformers resolves them
 //! per architecture, and every number checked before anything is computed from it.
 
-use super::{Architecture, AttentionSpan, ModelConfig, ModelDtype, rope};
+use super::{Architecture, AttentionSpan, ModelConfig, ModelDtype, quantization, rope};
 use crate::model::{error::ModelError, json::Fields};
 
 /// Parses a whole config.
@@ -38,7 +38,7 @@ pub(super) fn model_config(config: &Fields<'_>) -> Result<ModelConfig, ModelErro
         attention: attention_spans(config, architecture, num_layers)?,
         max_position_embeddings: config.size("max_position_embeddings", 1..=MAX_POSITIONS)?,
         dtype: dtype(config)?,
-        quantization: quantization(config)?,
+        quantization: quantization::parse(config)?,
         bos_id: config.token_ids("bos_token_id", vocab_size)?.first().copied(),
         eos_ids: config.token_ids("eos_token_id", vocab_size)?,
     })
@@ -191,17 +191,6 @@ fn dtype(config: &Fields<'_>) -> Result<ModelDtype, ModelError> {
         "float32" => Ok(ModelDtype::F32),
         _ => Err(config.wrong(name, "the types that are known are float32, float16 and bfloat16")),
     }
-}
-
-fn quantization(config: &Fields<'_>) -> Result<Option<String>, ModelError> {
-    let Some(quantization) = config.object("quantization_config")? else {
-        return Ok(None);
-    };
-    let method = quantization.text("quant_method")?;
-    let expected = "it must name the quantization, such as `gptq`";
-    method
-        .map(|text| Some(text.to_owned()))
-        .ok_or_else(|| quantization.wrong("quant_method", expected))
 }
 
 // Each bound is several times the largest published model's, so that what exceeds it is a mistake,
