@@ -22,7 +22,6 @@
 //!
 //! # What is left out, and where it will go
 //! - LoRA is the `lora` field of [`LinearCall`].
-//! - Packed weights (fp8, int8, int4) are variants of [`crate::tensor::WeightSource`].
 
 use std::{fmt::Debug, ops::Range};
 
@@ -201,13 +200,27 @@ pub trait Backend: Send + 'static {
     /// the live rows of `x`. `out` is of the activations' type or [`Dtype::F32`].
     ///
     /// # Errors
-    /// [`DeviceError::Contract`] if widths differ.
+    /// [`DeviceError::Contract`] if widths differ, or peaks are not as many as they should be.
     fn linear(
         &mut self,
         x: &Self::Buffer,
         weight: &Self::Linear,
         call: LinearCall<'_>,
         out: &mut Self::Buffer,
+    ) -> Done;
+
+    /// Waits, then puts the magnitudes into `peaks` (cleared first) that `weight` makes scales of
+    /// when it rounds its input: for each row those of its groups, a group of which this rank has
+    /// nothing having 0. Nothing if it rounds by no such scale. What ranks that share an input find
+    /// is to be compared, and the largest given to [`Backend::linear`].
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if widths differ.
+    fn input_peaks(
+        &mut self,
+        x: &Self::Buffer,
+        weight: &Self::Linear,
+        peaks: &mut Vec<f32>,
     ) -> Done;
 
     /// `out = x / sqrt(mean(x^2) + epsilon) * weight`, per row.
@@ -432,6 +445,9 @@ pub struct LinearCall<'a> {
     pub epilogue: Epilogue,
     /// Adapters of the batch's rows. Always `None` for now.
     pub lora: Option<&'a LoraBatch>,
+    /// What [`Backend::input_peaks`] is over all ranks that have a part of the input. Without it
+    /// this rank's part decides.
+    pub peaks: Option<&'a [f32]>,
 }
 
 /// What is done with a product.
@@ -524,9 +540,9 @@ pub struct KvSpan<'a> {
 
 impl LinearCall<'_> {
     /// `out = product`.
-    pub const STORE: Self = Self { epilogue: Epilogue::Store, lora: None };
+    pub const STORE: Self = Self { epilogue: Epilogue::Store, lora: None, peaks: None };
     /// `out += product`.
-    pub const ADD_TO: Self = Self { epilogue: Epilogue::AddTo, lora: None };
+    pub const ADD_TO: Self = Self { epilogue: Epilogue::AddTo, lora: None, peaks: None };
 }
 
 // Derives would ask `B: Copy`, though only references are held.

@@ -29,7 +29,7 @@ use crate::{
     memory::{Limits, blocks_that_fit},
     models::{self, LayerPlace},
     pipeline::{self, PartCosts},
-    sampling,
+    quant, sampling,
     shape::{KvKind, KvSpec},
     stage::{RankExecutor, StageParts},
     tensor::Quantize,
@@ -80,13 +80,6 @@ impl ParallelSizes {
     /// # Errors
     /// [`DeviceError::Unsupported`], naming what works.
     pub fn divide(&self, config: &ModelConfig) -> Result<Vec<Range<usize>>, DeviceError> {
-        if let Some(method) = &config.quantization {
-            let why = format!(
-                "weights quantized by `{method}` cannot be run yet; float32, float16 and bfloat16 \
-                 can"
-            );
-            return Err(DeviceError::Unsupported(why));
-        }
         config
             .check_tensor_parallel(self.tensor)
             .map_err(|error| DeviceError::Unsupported(error.to_string()))?;
@@ -135,7 +128,8 @@ impl<B: Backend> RankExecutor<B> {
             kv_specs.iter().map(|spec| backend.kv_block_bytes(spec)).collect();
         let blocks = blocks_that_fit(request.kv_bytes, &block_bytes)?;
 
-        let mut reader = WeightReader::new(&checkpoint, plan.shard, storage);
+        let mut reader = WeightReader::new(&checkpoint, plan.shard, storage)
+            .with_quantization(request.config.quantization.as_ref());
         if let Some(progress) = request.progress.clone() {
             reader = reader.with_progress(progress, plan.parts());
         }
@@ -184,6 +178,7 @@ struct Plan {
 impl Plan {
     fn new(request: &LoadRequest) -> Result<Self, DeviceError> {
         let LoadRequest { config, coordinate, parallel, limits, collective, .. } = request;
+        quant::check(config, request.quantize)?;
         let stages = parallel.divide(config)?;
         let (stage, rank) = (coordinate.stage as usize, coordinate.tp as usize);
         let met = (collective.rank(), collective.ranks());

@@ -8,6 +8,7 @@ use troupe_gpu::{
     cpu::{CpuOptions, KernelPath},
     dtype::Dtype,
     executor::LoadProgress,
+    quant,
     tensor::Quantize,
     weights::Checkpoint,
 };
@@ -49,6 +50,8 @@ impl Models for Checkpoints {
         let positions = u32::try_from(card.config.max_position_embeddings).unwrap_or(u32::MAX);
         let limits = EngineLimits::resolve(&launch.flags, positions)?;
         parallel_sizes(launch).divide(&card.config).map_err(|error| chain(&error))?;
+        let quantize = quantize(launch)?;
+        quant::check(&card.config, quantize).map_err(|error| chain(&error))?;
         // The files' headers: a missing or truncated file is found before a process is started.
         Checkpoint::open(&card.files.folder).map_err(|error| chain(&error))?;
         let dtype = match dtype(launch)? {
@@ -64,8 +67,8 @@ impl Models for Checkpoints {
             vocab_size: u32::try_from(card.config.vocab_size).unwrap_or(u32::MAX),
             windows: card.config.kv_groups().iter().map(|group| window(group.span)).collect(),
             dtype,
-            quantization: match quantize(launch)? {
-                None => "none".into(),
+            quantization: match quantize {
+                None => card.config.quantization.map_or("none".into(), |found| found.method),
                 Some(Quantize::Int8) => "int8".into(),
                 Some(Quantize::Int4) => "int4".into(),
             },

@@ -17,6 +17,7 @@ use crate::{
         ops::{self, CpuRope, CpuVector},
         packed::CpuLinear,
         pairs::PairOrder,
+        rounding,
         simd::{Isa, pool::Pool},
         step::{CpuStep, GroupTables},
     },
@@ -206,8 +207,20 @@ impl Backend for CpuDevice {
         if add && out.rows() != x.rows() {
             return broken(format!("{} rows added to {}", x.rows(), out.rows()));
         }
+        let peaks = call.peaks.unwrap_or_default();
+        if !peaks.is_empty() && peaks.len() != x.rows() * weight.rounding.peaks() {
+            return broken(format!("{} peaks of {} rows", peaks.len(), x.rows()));
+        }
         let out = out.set_rows(x.rows())?;
-        self.product((x.values(), x.rows()), weight, add, out)
+        self.product((x.values(), peaks), weight, add, out)
+    }
+
+    fn input_peaks(&mut self, x: &CpuBuffer, weight: &CpuLinear, peaks: &mut Vec<f32>) -> Done {
+        x.expect_columns(weight.in_features())?;
+        peaks.clear();
+        let rows = x.values().chunks_exact(weight.in_features());
+        rows.for_each(|row| rounding::append_peaks(weight.rounding, row, peaks));
+        Ok(())
     }
 
     fn rms_norm(&mut self, x: &CpuBuffer, norm: Norm<'_, Self>, out: &mut CpuBuffer) -> Done {

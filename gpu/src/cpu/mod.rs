@@ -3,8 +3,8 @@
 //! # Layout
 //! - [`device`]: `impl Backend`; [`ops`]: what its operations do row by row
 //! - `experts`, `latent`: a layer of experts and latent attention, several operations each
-//! - [`packed`], `pairs`, `integers`: weights as kernels want them; [`buffer`], [`step`]:
-//!   activations, step metadata
+//! - [`packed`], `pairs`, `integers`, `coded`: weights as kernels want them; [`buffer`], [`step`]:
+//!   activations, step metadata; `rounding`: activations of quantized checkpoints
 //! - `reference`: reductions in plain loops; `simd`: the same, fast; `math`: scalar functions
 //!
 //! # Arithmetic
@@ -13,7 +13,9 @@
 //! Products with bfloat16 weights round their input to bfloat16 and sum in `f32`, as the
 //! instructions for that type do; all else of a bfloat16 model, its residual stream above all,
 //! keeps more precision than where every activation is stored in that type. Keys and values are
-//! rounded to the KV's type when written. The floating-point environment is Rust's default: round
+//! rounded to the KV's type when written. Weights of a quantized checkpoint are widened exactly and
+//! meet activations as they are, unless the checkpoint wants those rounded and the model is not run
+//! in float32. The floating-point environment is Rust's default: round
 //! to nearest, subnormals kept.
 //!
 //! # Reduction orders
@@ -24,6 +26,8 @@
 //! - **Product with bfloat16 weights**: blocks of 32 inputs, two chains in each, `pairs`; then the
 //!   same.
 //! - **Product with integers**: exact within a group of inputs, groups by FMA in order, `integers`.
+//! - **Product with codes** of a quantized checkpoint: each weight becomes an `f32`, `coded`; then
+//!   as the first.
 //! - **RMS norm**: squares go by FMA into 16 lanes, element `i` into lane `i % 16`; lanes are added
 //!   as a tree (`i` takes `i + 8`, then `+ 4`, `+ 2`, `+ 1`); `x * (1 / sqrt(mean + epsilon)) * w`.
 //! - **Attention**: a score is a chain of FMAs over the head's elements, then times the scale, then
@@ -41,6 +45,7 @@
 
 pub(crate) mod aligned;
 pub mod buffer;
+pub(crate) mod coded;
 pub mod device;
 pub(crate) mod experts;
 pub(crate) mod integers;
@@ -50,6 +55,7 @@ pub mod ops;
 pub mod packed;
 pub(crate) mod pairs;
 pub(crate) mod reference;
+pub(crate) mod rounding;
 pub(crate) mod simd;
 pub mod step;
 

@@ -164,25 +164,27 @@ pub(crate) fn write_kv(
 }
 
 impl CpuDevice {
-    /// The product for `rows` rows of `x`.
+    /// The product for rows of `x`, whose scales follow from `peaks` if there are any.
     pub(crate) fn product(
         &mut self,
-        (x, rows): (&[f32], usize),
+        (x, peaks): (&[f32], &[f32]),
         weight: &CpuLinear,
         add: bool,
         out: &mut [f32],
     ) -> Result<(), DeviceError> {
         let Some(isa) = self.isa else {
-            reference::linear(x, weight, add, out);
+            reference::linear((x, peaks), weight, add, out);
             return Ok(());
         };
         let (width, words) = (weight.in_features(), isa.row_words(weight));
+        let (rows, each) = (x.len() / width, weight.rounding.peaks());
         self.laid_out.reserve(rows * words)?;
         let to = &mut self.laid_out[..rows * words];
         self.pool.chunks(to, TILE_ROWS * words, &|tile, out| {
-            let first = tile * TILE_ROWS * width;
-            let x = &x[first..][..out.len() / words * width];
-            isa.lay_out(weight, x, out);
+            let (first, rows) = (tile * TILE_ROWS, out.len() / words);
+            let x = &x[first * width..][..rows * width];
+            let peaks = peaks.get(first * each..(first + rows) * each).unwrap_or_default();
+            isa.lay_out(weight, x, peaks, out);
         });
         let x = &self.laid_out[..rows * words];
         isa.product(&mut self.pool, &Product { x, rows, weight, add, out: Pieces::new(out) });

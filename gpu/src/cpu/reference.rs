@@ -17,21 +17,24 @@ use crate::{
 };
 
 /// `out = x * weight^T (+ bias)`, or added to `out`.
-pub(crate) fn linear(x: &[f32], weight: &CpuLinear, add: bool, out: &mut [f32]) {
+pub(crate) fn linear((x, peaks): (&[f32], &[f32]), weight: &CpuLinear, add: bool, out: &mut [f32]) {
     let (inputs, outputs) = (weight.in_features(), weight.out_features());
     let blocks = inputs.div_ceil(GROUP);
     let paired = matches!(weight.elements, Elements::Bf16(..));
-    let round = |x: &f32| if paired { pairs::rounded(*x) } else { *x };
-    let x: Vec<f32> = x.iter().map(round).collect();
-    for (x, out) in x.chunks_exact(inputs).zip(out.chunks_exact_mut(outputs)) {
+    let x = match weight.elements {
+        Elements::Coded(_) => weight.rounded(x, peaks),
+        _ => x.iter().map(|x| if paired { pairs::rounded(*x) } else { *x }).collect(),
+    };
+    let rows = x.chunks_exact(inputs).zip(out.chunks_exact_mut(outputs));
+    for (row, (x, out)) in rows.enumerate() {
         for (n, out) in out.iter_mut().enumerate() {
             let mut value = match &weight.elements {
                 Elements::Bf16(..) => pairs::product(x, |k| weight.get(n, k)),
-                Elements::F16(_) | Elements::F32(_) => product(x, weight, n),
+                Elements::Coded(_) | Elements::F16(_) | Elements::F32(_) => product(x, weight, n),
                 Elements::Integers(own) => {
                     let integer = |k| own.get(n, k, blocks);
                     let scale = |group| own.scale(n, group, blocks);
-                    integers::product(own.bits, x, integer, scale)
+                    integers::product(own.bits, (x, peaks.get(row)), integer, scale)
                 }
             };
             if let Some(bias) = &weight.bias {

@@ -275,6 +275,37 @@ impl<B: Backend> TensorGroup<B> {
         backend.upload(out, partial.rows(), 0..partial.columns(), &self.bytes)
     }
 
+    /// The magnitudes by which `weight` rounds its input, of which this rank has `x`: the largest
+    /// of all ranks. None where nothing is rounded by such.
+    ///
+    /// # Errors
+    /// The backend's; [`DeviceError::Collective`].
+    pub fn input_peaks(
+        &mut self,
+        backend: &mut B,
+        x: &B::Buffer,
+        weight: &B::Linear,
+    ) -> Result<Option<Vec<f32>>, DeviceError> {
+        let mut peaks = Vec::new();
+        backend.input_peaks(x, weight, &mut peaks)?;
+        if peaks.is_empty() || !self.shard.is_divided() {
+            return Ok(None);
+        }
+        // Each rank adds its own to zeros, so that every rank has all of them.
+        let (size, ranks) = (peaks.len(), self.shard.ranks());
+        self.values.clear();
+        self.values.resize(size * ranks, 0.0);
+        self.values[self.shard.rank() * size..][..size].copy_from_slice(&peaks);
+        self.collective.all_reduce(&mut self.values)?;
+        for theirs in self.values.chunks_exact(size) {
+            for (peak, other) in peaks.iter_mut().zip(theirs) {
+                // One that is no number makes the row none on every rank.
+                *peak = if *other > *peak || other.is_nan() { *other } else { *peak };
+            }
+        }
+        Ok(Some(peaks))
+    }
+
     /// Replaces `buffer` by its sum over all ranks; nothing to do where there are no others.
     ///
     /// # Errors

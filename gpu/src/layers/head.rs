@@ -48,7 +48,9 @@ impl<B: Backend> Head<B> {
         let own_table = match (config.tie_word_embeddings, has_embedding) {
             (true, true) => None,
             (true, false) => Some(VocabularyTable::load_embedding(loader, config)?),
-            (false, _) if loader.reader.contains(rename::HEAD) || loader.reader.is_surveying() => {
+            (false, _)
+                if loader.reader.contains_layer(HEAD_LAYER) || loader.reader.is_surveying() =>
+            {
                 Some(VocabularyTable::load_head(loader, config)?)
             }
             (false, _) => {
@@ -132,3 +134,4 @@ impl<B: Backend> Head<B> {
 }
 
 const NORM: &str = "norm.weight";
+const HEAD_LAYER: &str = "lm_head";

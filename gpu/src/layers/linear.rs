@@ -48,8 +48,10 @@ impl<B: Backend> RowParallel<B> {
         if !group.shard().is_divided() {
             return backend.linear(x, &self.weight, LinearCall::ADD_TO, residual);
         }
+        let peaks = group.input_peaks(backend, x, &self.weight)?;
+        let call = LinearCall { peaks: peaks.as_deref(), ..LinearCall::STORE };
         group.add_sum(backend, residual, |backend, partial| {
-            backend.linear(x, &self.weight, LinearCall::STORE, partial)
+            backend.linear(x, &self.weight, call, partial)
         })
     }
 

@@ -49,6 +49,9 @@ impl<'a, B: Backend> Loader<'a, B> {
         in_features: usize,
         parts: &[RowPart],
     ) -> Result<B::Linear, DeviceError> {
+        if let Some(quantized) = self.quantized_columns(in_features, parts)? {
+            return Ok(quantized);
+        }
         let mut whole = Vec::with_capacity(parts.len());
         for part in parts {
             let weight = self.reader.matrix(&weight_of(&part.name), (part.rows, in_features))?;
@@ -79,6 +82,9 @@ impl<'a, B: Backend> Loader<'a, B> {
         columns: Range<usize>,
         bias: bool,
     ) -> Result<B::Linear, DeviceError> {
+        if let Some(quantized) = self.quantized_rows(name, shape, columns.clone(), bias)? {
+            return Ok(quantized);
+        }
         let weight = self.reader.matrix(&weight_of(name), shape)?;
         let weight = weight.slice_columns(columns.start, columns.len())?;
         let adds_bias = bias && self.reader.shard().is_first();
@@ -170,7 +176,11 @@ impl<'a, B: Backend> Loader<'a, B> {
 
     /// A vector rounded as if it were stored like the matrices, though devices keep it in `f32`: so
     /// a float32 checkpoint run as bfloat16 gives what a converted checkpoint gives.
-    fn stored_vector(&self, name: &str, size: usize) -> Result<DenseMatrix<'a>, DeviceError> {
+    pub(super) fn stored_vector(
+        &self,
+        name: &str,
+        size: usize,
+    ) -> Result<DenseMatrix<'a>, DeviceError> {
         let (source, storage) = (self.reader.vector(name, size)?, self.reader.storage());
         if source.dtype() == storage {
             return Ok(source);
@@ -207,6 +217,6 @@ fn weight_of(name: &str) -> String {
     format!("{name}.weight")
 }
 
-fn bias_of(name: &str) -> String {
+pub(super) fn bias_of(name: &str) -> String {
     format!("{name}.bias")
 }

@@ -2,7 +2,8 @@
 //! the other ranks of its stage where a sum runs over all of them.
 //!
 //! # Layout
-//! - [`loader`]: weights from a checkpoint onto the device, cut to this rank's share
+//! - [`loader`]: weights from a checkpoint onto the device, cut to this rank's share; `quantized`:
+//!   those of a checkpoint that is quantized
 //! - [`context`]: what layers work with: the device, the activations of the step, the other ranks
 //! - [`linear`]: products that end in the residual stream, summed over ranks
 //! - [`norm`], [`rotary`]: norms, and the frequencies of rotary position embedding
@@ -25,4 +26,5 @@ pub mod linear;
 pub mod loader;
 pub mod mlp;
 pub mod norm;
+mod quantized;
 pub mod rotary;

@@ -23,6 +23,6 @@ mod survey;
 pub use self::{
     checkpoint::Checkpoint,
     reader::{Held, Holding, WeightReader},
-    safetensors::Tensor,
+    safetensors::{RawTensor, Tensor},
     shard::{HeadShare, Shard},
 };

@@ -6,7 +6,9 @@
 
 use std::{cell::RefCell, path::Path};
 
-use super::{checkpoint::Checkpoint, rename, shard::Shard, survey::Survey};
+use troupe_runtime::model::config::Quantization;
+
+use super::{checkpoint::Checkpoint, rename, safetensors::RawTensor, shard::Shard, survey::Survey};
 use crate::{dtype::Dtype, error::DeviceError, executor::LoadProgress, tensor::DenseMatrix};
 
 /// Reads tensors for one rank.
@@ -16,6 +18,7 @@ pub struct WeightReader<'a> {
     shard: Shard,
     /// How weights are stored on the device.
     storage: Dtype,
+    quantization: Option<&'a Quantization>,
     held: Holding,
     progress: Option<Progress>,
     /// Only where nothing is to be loaded.
@@ -57,10 +60,18 @@ impl<'a> WeightReader<'a> {
             prefix,
             shard,
             storage,
+            quantization: None,
             held: Holding::default(),
             progress: None,
             survey: None,
         }
+    }
+
+    /// Says how the checkpoint's quantized layers are to be understood.
+    #[must_use]
+    pub fn with_quantization(mut self, quantization: Option<&'a Quantization>) -> Self {
+        self.quantization = quantization;
+        self
     }
 
     /// Reports to `report` as each of `parts_total` parts (a layer, the embedding, the head) is
@@ -109,9 +120,20 @@ impl<'a> WeightReader<'a> {
         self.storage
     }
 
+    /// How quantized layers are to be understood, if there are any.
+    pub fn quantization(&self) -> Option<&'a Quantization> {
+        self.quantization
+    }
+
     /// Whether the checkpoint has a tensor.
     pub fn contains(&self, name: &str) -> bool {
         self.checkpoint.contains(&rename::full_name(self.prefix, name))
+    }
+
+    /// Whether the checkpoint has a layer's weights, quantized or not.
+    pub fn contains_layer(&self, name: &str) -> bool {
+        let suffixes = ["weight", "qweight", "weight_packed"];
+        suffixes.iter().any(|suffix| self.contains(&format!("{name}.{suffix}")))
     }
 
     /// A whole `[rows, columns]` tensor.
@@ -132,6 +154,14 @@ impl<'a> WeightReader<'a> {
     /// As [`Self::matrix`].
     pub fn vector(&self, name: &str, size: usize) -> Result<DenseMatrix<'a>, DeviceError> {
         self.read(name, &[size], (1, size))
+    }
+
+    /// A tensor of any type and shape.
+    ///
+    /// # Errors
+    /// [`DeviceError::Weights`] if it is missing.
+    pub fn raw(&self, name: &str) -> Result<RawTensor<'a>, DeviceError> {
+        Ok(self.checkpoint.raw(&rename::full_name(self.prefix, name))?.1)
     }
 
     fn read(
@@ -172,7 +202,12 @@ impl<'a> WeightReader<'a> {
 
     /// Notes that the rank holds `elements` of `name`, stored as `dtype`.
     pub fn note(&mut self, name: &str, held: Held, (elements, dtype): (usize, Dtype)) {
-        let bytes = (elements * dtype.size()) as u64;
+        self.note_bytes(name, held, elements * dtype.size());
+    }
+
+    /// Notes that the rank holds so many bytes of `name`.
+    pub fn note_bytes(&mut self, name: &str, held: Held, bytes: usize) {
+        let bytes = bytes as u64;
         if held == Held::Sharded || !self.shard.is_divided() {
             self.held.sharded += bytes;
         } else {

@@ -14,5 +14,6 @@ mod golden;
 mod hostile;
 mod loading;
 mod parity;
+mod quantized;
 mod ranks;
 mod sampling;

@@ -10,6 +10,7 @@ mod generation;
 mod groups;
 mod latent;
 mod parse;
+mod quantization;
 mod rope;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ pub use self::{
     generation::GenerationConfig,
     groups::{AttentionSpan, KvGroup},
     latent::Latent,
+    quantization::{Quantization, QuantizedInputs, QuantizedWeights},
     rope::{Rope, RopeScaling},
 };
 use super::{error::ModelError, json};
@@ -87,8 +89,8 @@ pub struct ModelConfig {
     pub max_position_embeddings: usize,
     /// Element type that the weights were published in; float32 where the file does not say.
     pub dtype: ModelDtype,
-    /// `quant_method` of `quantization_config`, if the weights are quantized.
-    pub quantization: Option<String>,
+    /// How quantized weights are to be understood, if there are any.
+    pub quantization: Option<Quantization>,
     /// The token that begins a text, if there is one.
     pub bos_id: Option<u32>,
     /// The tokens that end an answer.

@@ -52,6 +52,11 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// An object that stands somewhere below field `name`; errors name that field.
+    pub(super) fn within(&self, name: &'a str, map: &'a Map<String, Value>) -> Self {
+        Self { file: self.file, prefix: name, map }
+    }
+
     /// The value, unless absent or null.
     pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
         self.map.get(name).filter(|value| !value.is_null())

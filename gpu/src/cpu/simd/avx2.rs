@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{entry::entry_points, integers::Bytes, vector::Simd};
+use crate::cpu::coded::{FP8_BITS, FP8_UNIT};
 
 /// AVX2 with fused multiply-add and half conversions.
 #[derive(Clone, Copy)]
@@ -70,6 +71,36 @@ unsafe impl Simd for Avx2 {
             let high = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
             let half = |words| _mm256_castsi256_ps(_mm256_and_si256(words, high));
             (half(_mm256_loadu_si256(from.cast())), half(_mm256_loadu_si256(from.add(8).cast())))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_field(from: *const u32, shift: u32, mask: u32) -> Pair {
+        // SAFETY: as the trait's.
+        unsafe {
+            let shift = _mm_cvtsi32_si128(shift.cast_signed());
+            let mask = _mm256_set1_epi32(mask.cast_signed());
+            let half = |from: *const u32| {
+                let words = _mm256_srl_epi32(_mm256_loadu_si256(from.cast()), shift);
+                _mm256_cvtepi32_ps(_mm256_and_si256(words, mask))
+            };
+            (half(from), half(from.add(8)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_fp8(from: *const u32, shift: u32) -> Pair {
+        // SAFETY: as the trait's.
+        unsafe {
+            let shift = _mm_cvtsi32_si128((24 - shift).cast_signed());
+            let mask = _mm256_set1_epi32(FP8_BITS.cast_signed());
+            let unit = _mm256_set1_ps(FP8_UNIT);
+            let half = |from: *const u32| {
+                let words = _mm256_sll_epi32(_mm256_loadu_si256(from.cast()), shift);
+                let bits = _mm256_and_si256(_mm256_srai_epi32::<4>(words), mask);
+                _mm256_mul_ps(_mm256_castsi256_ps(bits), unit)
+            };
+            (half(from), half(from.add(8)))
         }
     }
 

@@ -39,8 +39,13 @@ macro_rules! entry_points {
         /// # Safety
         /// The machine must have this module's features.
         $(#[$feature])?
-        pub(crate) unsafe fn spread_integers(x: &[f32], width: usize, out: &mut [u32]) {
-            crate::cpu::simd::integers::spread(x, width, out);
+        pub(crate) unsafe fn spread_integers(
+            x: &[f32],
+            peaks: &[f32],
+            width: usize,
+            out: &mut [u32],
+        ) {
+            crate::cpu::simd::integers::spread(x, peaks, width, out);
         }
 
         /// [`crate::cpu::simd::integers::quantize_rows`].
@@ -49,8 +54,13 @@ macro_rules! entry_points {
         /// The machine must have this module's features.
         $(#[$feature])?
         #[allow(dead_code, reason = "tiles take rows, and only x86-64 has tiles")]
-        pub(crate) unsafe fn quantize_rows(x: &[f32], width: usize, out: &mut [u32]) {
-            crate::cpu::simd::integers::quantize_rows(x, width, out);
+        pub(crate) unsafe fn quantize_rows(
+            x: &[f32],
+            peaks: &[f32],
+            width: usize,
+            out: &mut [u32],
+        ) {
+            crate::cpu::simd::integers::quantize_rows(x, peaks, width, out);
         }
 
         /// [`crate::cpu::simd::attention::task`].

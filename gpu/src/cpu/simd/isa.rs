@@ -13,6 +13,7 @@ use crate::{
         packed::{CpuLinear, Elements},
         pairs::{BLOCK, PairOrder, words},
     },
+    quant::InputRounding,
 };
 
 /// An instruction set that this machine has.
@@ -121,12 +122,13 @@ impl Isa {
                 amx::byte_words(width)
             }
             (Elements::Integers(_), _) => integers::row_words(width),
-            (Elements::F16(_) | Elements::F32(_), _) => width,
+            (Elements::F16(_) | Elements::F32(_) | Elements::Coded(_), _) => width,
         }
     }
 
-    /// Lays a tile of rows of `x` out as the kernel for `weight` reads it.
-    pub(crate) fn lay_out(self, weight: &CpuLinear, x: &[f32], out: &mut [u32]) {
+    /// Lays a tile of rows of `x` out as the kernel for `weight` reads it. `peaks` are what scales
+    /// of these rows follow from, or nothing if the rows decide.
+    pub(crate) fn lay_out(self, weight: &CpuLinear, x: &[f32], peaks: &[f32], out: &mut [u32]) {
         let width = weight.in_features();
         match (&weight.elements, self.0) {
             // SAFETY: `Isa::of` has found the features on this machine.
@@ -143,10 +145,15 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             (Elements::Integers(integers), KernelPath::Amx) if integers.bits == Bits::Eight => {
                 // SAFETY: as above.
-                unsafe { avx512::quantize_rows(x, width, out) }
+                unsafe { avx512::quantize_rows(x, peaks, width, out) }
             }
-            (Elements::Integers(_), _) => dispatch!(self, spread_integers(x, width, out)),
-            (Elements::F16(_) | Elements::F32(_), _) => product::interleave(x, width, out),
+            (Elements::Integers(_), _) => dispatch!(self, spread_integers(x, peaks, width, out)),
+            (Elements::Coded(_), _) if weight.rounding != InputRounding::Exact => {
+                product::interleave(&weight.rounded(x, peaks), width, out);
+            }
+            (Elements::F16(_) | Elements::F32(_) | Elements::Coded(_), _) => {
+                product::interleave(x, width, out)
+            }
         }
     }
 

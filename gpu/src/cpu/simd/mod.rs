@@ -2,8 +2,8 @@
 //! chosen at run time.
 //!
 //! - [`vector`]: the lanes; [`avx512`], [`avx2`] and [`portable`] are what they can be
-//! - [`product`], [`pairs`], [`integers`], [`attention`], [`latent`], [`rows`]: the kernels;
-//!   [`avx512_bf16`], [`avx512_vnni`] and [`amx`] are what some instructions do faster
+//! - [`product`], [`pairs`], [`integers`], [`coded`], [`attention`], [`latent`], [`rows`]: the
+//!   kernels; [`avx512_bf16`], [`avx512_vnni`] and [`amx`] are what some instructions do faster
 //! - [`grouped`]: many products of different weights, shared out together
 //! - [`entry`]: compiles them for one instruction set; [`isa`]: which there are, and what each
 //!   calls
@@ -23,6 +23,7 @@ mod avx512;
 mod avx512_bf16;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
+mod coded;
 mod entry;
 pub(crate) mod grouped;
 mod integers;

@@ -10,7 +10,7 @@ use super::{
     integers::Bytes,
     vector::{LANES, Simd},
 };
-use crate::cpu::math;
+use crate::cpu::{coded::widened, math};
 
 /// No particular instruction set.
 #[derive(Clone, Copy)]
@@ -71,6 +71,20 @@ unsafe impl Simd for Portable {
         // SAFETY: valid for 16 elements as the trait asks.
         let words = unsafe { from.cast::<[u32; LANES]>().read_unaligned() };
         each(|lane| f32::from_bits(words[lane] & 0xffff_0000))
+    }
+
+    #[inline(always)]
+    unsafe fn load_field(from: *const u32, shift: u32, mask: u32) -> Lanes {
+        // SAFETY: valid for 16 elements as the trait asks.
+        let words = unsafe { from.cast::<[u32; LANES]>().read_unaligned() };
+        each(|lane| (words[lane] >> shift & mask) as f32)
+    }
+
+    #[inline(always)]
+    unsafe fn load_fp8(from: *const u32, shift: u32) -> Lanes {
+        // SAFETY: valid for 16 elements as the trait asks.
+        let words = unsafe { from.cast::<[u32; LANES]>().read_unaligned() };
+        each(|lane| widened(words[lane] >> shift))
     }
 
     #[inline(always)]

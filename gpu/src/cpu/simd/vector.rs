@@ -36,6 +36,10 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn load_low(from: *const u32) -> Self::V;
     /// Widens those in the upper halves.
     unsafe fn load_high(from: *const u32) -> Self::V;
+    /// A field of each of sixteen words: the bits of `mask`, `shift` above the lowest.
+    unsafe fn load_field(from: *const u32, shift: u32, mask: u32) -> Self::V;
+    /// Widens the eight-bit floats (e4m3) of sixteen words, `shift` above the lowest bit.
+    unsafe fn load_fp8(from: *const u32, shift: u32) -> Self::V;
     unsafe fn store(to: *mut f32, value: Self::V);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;

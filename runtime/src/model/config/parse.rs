@@ -2,7 +2,8 @@
 //! per architecture, and every number checked before anything is computed from it.
 
 use super::{
-    Activation, Architecture, AttentionSpan, Experts, Latent, ModelConfig, ModelDtype, rope,
+    Activation, Architecture, AttentionSpan, Experts, Latent, ModelConfig, ModelDtype,
+    quantization, rope,
 };
 use crate::model::{error::ModelError, json::Fields};
 
@@ -75,7 +76,7 @@ pub(super) fn model_config(config: &Fields<'_>) -> Result<ModelConfig, ModelErro
         attention: attention_spans(config, architecture, num_layers)?,
         max_position_embeddings: config.size("max_position_embeddings", 1..=MAX_POSITIONS)?,
         dtype: dtype(config)?,
-        quantization: quantization(config)?,
+        quantization: quantization::parse(config)?,
         bos_id: config.token_ids("bos_token_id", vocab_size)?.first().copied(),
         eos_ids: config.token_ids("eos_token_id", vocab_size)?,
     })
@@ -331,17 +332,6 @@ fn dtype(config: &Fields<'_>) -> Result<ModelDtype, ModelError> {
         "float32" => Ok(ModelDtype::F32),
         _ => Err(config.wrong(name, "the types that are known are float32, float16 and bfloat16")),
     }
-}
-
-fn quantization(config: &Fields<'_>) -> Result<Option<String>, ModelError> {
-    let Some(quantization) = config.object("quantization_config")? else {
-        return Ok(None);
-    };
-    let method = quantization.text("quant_method")?;
-    let expected = "it must name the quantization, such as `gptq`";
-    method
-        .map(|text| Some(text.to_owned()))
-        .ok_or_else(|| quantization.wrong("quant_method", expected))
 }
 
 // Each bound is several times the largest published model's, so that what exceeds it is a mistake,

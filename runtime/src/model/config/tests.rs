@@ -69,6 +69,69 @@ fn wrong_numbers_are_named_with_what_would_be_right() {
     check_error(json!({"architectures": ["X".repeat(1000)]}), &["XXX...", "LlamaForCausalLM"]);
 }
 
+fn quantized(config: Value) -> Result<Quantization, String> {
+    let parsed = parse(json!({"quantization_config": config}));
+    parsed.map(|config| config.quantization.unwrap()).map_err(|error| error.to_string())
+}
+
+#[test]
+fn quantization_is_read_as_each_tool_writes_it() {
+    use QuantizedInputs as Inputs;
+    use QuantizedWeights as Weights;
+    let check = |config: Value, weights, inputs| {
+        let found = quantized(config).unwrap();
+        assert_eq!((found.weights, found.inputs), (weights, inputs));
+    };
+    let gptq = json!({"quant_method": "gptq", "bits": 8, "group_size": -1, "desc_act": true});
+    let weights = Weights::Gptq { bits: 8, group: None, zero_offset: 1 };
+    check(gptq, weights, Inputs::Exact);
+    let awq = json!({"quant_method": "awq", "bits": 4, "group_size": 128, "version": "GEMM"});
+    check(awq, Weights::Awq { group: Some(128) }, Inputs::Exact);
+    let fp8 = json!({"quant_method": "fp8", "activation_scheme": "static"});
+    check(fp8, Weights::Fp8 { block: None }, Inputs::Fp8Static);
+    let fp8 = json!({"quant_method": "fp8", "weight_block_size": [128, 64]});
+    check(fp8, Weights::Fp8 { block: Some((128, 64)) }, Inputs::Fp8Groups(64));
+    let compressed = |format: &str, weights: Value, inputs: Value| {
+        json!({"quant_method": "compressed-tensors", "format": format, "config_groups":
+               {"group_0": {"weights": weights, "input_activations": inputs}}})
+    };
+    let four = json!({"num_bits": 4, "strategy": "group", "group_size": 32});
+    let weights = Weights::Packed { bits: 4, group: Some(32) };
+    check(compressed("pack-quantized", four, Value::Null), weights, Inputs::Exact);
+    let eight = json!({"num_bits": 8, "type": "int", "strategy": "channel"});
+    let inputs = json!({"num_bits": 8, "type": "int", "strategy": "token", "dynamic": true});
+    check(compressed("int-quantized", eight, inputs), Weights::Int8, Inputs::Int8Token);
+}
+
+#[test]
+fn quantization_that_is_not_supported_is_named_with_what_is() {
+    let refused = |config: Value, parts: &[&str]| {
+        let why = quantized(config).unwrap_err();
+        assert!(parts.iter().all(|part| why.contains(part)), "{why}");
+    };
+    let method = |method: &str| json!({"quant_method": method, "bits": 4, "group_size": 128});
+    refused(method("bitsandbytes"), &["bitsandbytes", "`gptq`, `awq`, `compressed-tensors`"]);
+    refused(
+        json!({"quant_method": "gptq", "bits": 3}),
+        &["quantization_config.bits", "4 and of 8"],
+    );
+    refused(json!({"quant_method": "gptq", "bits": 4, "group_size": 0}), &["group_size", "-1"]);
+    refused(json!({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}), &["marlin"]);
+    refused(json!({"quant_method": "awq", "bits": 4, "version": "gemv"}), &["gemv", "`gemm`"]);
+    refused(json!({"quant_method": "fp8", "weight_block_size": [128]}), &["[128]", "two sizes"]);
+    let compressed = |scheme: Value| {
+        json!({"quant_method": "compressed-tensors", "format": "pack-quantized",
+               "config_groups": {"group_0": scheme}})
+    };
+    refused(compressed(json!([])), &["config_groups", "one group"]);
+    let uneven = json!({"weights": {"num_bits": 4, "symmetric": false, "strategy": "group"}});
+    refused(compressed(uneven), &["weights.symmetric", "is supported"]);
+    let eight = json!({"num_bits": 8, "strategy": "channel"});
+    let inputs = json!({"num_bits": 8, "type": "int", "strategy": "token", "dynamic": true});
+    let both = json!({"weights": eight, "input_activations": inputs});
+    refused(compressed(both), &["config_groups.input_activations", "none, or"]);
+}
+
 #[test]
 fn ropes_are_read_in_both_styles_or_refused() {
     let linear = RopeScaling::Linear { factor: 4.0 };
