@@ -1,6 +1,13 @@
 //! An established connection: opening and accepting conversations, and what its end was.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -36,6 +43,8 @@ pub(super) struct Held {
     connection: quinn::Connection,
     /// For errors: who, and where.
     label: String,
+    /// It was ended because nothing was heard of the peer.
+    silent: AtomicBool,
 }
 
 /// A stream whose first frame is read; `None` if it is refused.
@@ -46,7 +55,7 @@ type Naming = BoxFuture<'static, Option<(Conversation, Stream)>>;
 impl QuicConnection {
     pub(super) fn new(connection: quinn::Connection, peer: PeerIdentity, class: Class) -> Self {
         let label = format!("{peer} at {}", connection.remote_address());
-        let held = Arc::new(Held { connection, label });
+        let held = Arc::new(Held { connection, label, silent: AtomicBool::new(false) });
         Self { held, peer, class, unnamed: Mutex::default() }
     }
 
@@ -140,9 +149,25 @@ impl Held {
         self.connection.close(code, why.as_bytes());
     }
 
+    /// Datagrams that came so far.
+    pub(super) fn heard(&self) -> u64 {
+        self.connection.stats().udp_rx.datagrams
+    }
+
+    /// Nothing has come for too long: ends it, and says so, for the peer may hear it.
+    pub(super) fn give_up(&self) {
+        self.silent.store(true, Ordering::Relaxed);
+        self.connection.close(CLOSED, b"the peer hears nothing of this side");
+    }
+
     /// An ended connection as its users are told.
     pub(super) fn over(&self, error: &ConnectionError) -> LinkError {
-        LinkError::Closed { peer: self.label.clone(), why: explain(error) }
+        let silent = self.silent.load(Ordering::Relaxed);
+        let why = match error {
+            ConnectionError::LocallyClosed if silent => explain(&ConnectionError::TimedOut),
+            error => explain(error),
+        };
+        LinkError::Closed { peer: self.label.clone(), why }
     }
 }
 
@@ -206,7 +231,7 @@ pub(super) fn explain(error: &ConnectionError) -> String {
             Some(alert) => format!("we refuse: {} ({})", refusal(alert, "its"), error.reason),
             None => error.to_string(),
         },
-        ConnectionError::Reset => "the peer was restarted".into(),
+        ConnectionError::Reset => "the peer is gone, or was restarted".into(),
         ConnectionError::TimedOut => "the peer does not answer".into(),
         ConnectionError::LocallyClosed => "it was closed on this side".into(),
         other => other.to_string(),
