@@ -114,9 +114,9 @@ fn rows(
         if !add {
             out.fill(0.0);
         }
-        for at in row * per_token..(row + 1) * per_token {
-            let Some(place) = sorted.places[at] else { continue };
-            let weight = chosen[at].1;
+        let own = row * per_token..(row + 1) * per_token;
+        for ((_, weight), place) in chosen[own.clone()].iter().zip(&sorted.places[own]) {
+            let Some(place) = place else { continue };
             for (out, value) in out.iter_mut().zip(&outputs[place * hidden..][..hidden]) {
                 *out = weight.mul_add(*value, *out);
             }

@@ -65,7 +65,7 @@ pub(crate) fn tree(mut lanes: [f32; 16]) -> f32 {
 }
 
 /// `-2 * sqrt(2 / pi)`, by which the exponent of [`gelu`] grows with its argument.
-pub(crate) const GELU_LINE: f32 = -1.595_769_1;
+pub(crate) const GELU_LINE: f32 = -1.595_769;
 /// 0.044715 times that, by which it grows with the cube.
 pub(crate) const GELU_CUBE: f32 = -0.071_354_81;
 /// Below this [`exp`] does not fall further: the smallest whose result is a normal number.

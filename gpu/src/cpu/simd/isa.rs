@@ -194,12 +194,14 @@ impl Isa {
             (Elements::Integers(own), KernelPath::Amx) if own.bits == Bits::Eight => unsafe {
                 amx::bytes(job, own, task);
             },
-            // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             (
                 Elements::Integers(weights),
                 KernelPath::Avx512Vnni | KernelPath::Avx512Bf16 | KernelPath::Amx,
-            ) => unsafe { avx512_vnni::product(job, weights, task) },
+            ) => {
+                // SAFETY: as above.
+                unsafe { avx512_vnni::product(job, weights, task) }
+            }
             _ => dispatch!(self, product(job, task)),
         }
     }
