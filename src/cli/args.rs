@@ -307,16 +307,17 @@ impl HttpArgs {
 
     /// As whom the gateway is known to proxies, if that was said.
     fn picker_tls(&self) -> Result<Option<PickerTls>, Failure> {
-        let (Some(cert), Some(key)) = (&self.grpc_tls_cert, &self.grpc_tls_key) else {
+        let (Some(cert), Some(key_file)) = (&self.grpc_tls_cert, &self.grpc_tls_key) else {
             return Ok(None);
         };
         let read = |flag: &str, file: &Path| {
             let wrong = |error| Failure::usage(format!("{flag} {}: {error}", file.display()));
             std::fs::read(file).map_err(wrong)
         };
-        let (chain, key) = (read("--grpc-tls-cert", cert)?, read("--grpc-tls-key", key)?);
+        let (chain, key) = (read("--grpc-tls-cert", cert)?, read("--grpc-tls-key", key_file)?);
         let wrong = |why| Failure::usage(format!("--grpc-tls-cert {}: {why}", cert.display()));
-        PickerTls::from_pem(&chain, &key).map(Some).map_err(wrong)
+        let tls = PickerTls::from_pem(&chain, &key).map_err(wrong)?;
+        Ok(Some(tls.following(cert.clone(), key_file.clone())))
     }
 }
 

@@ -198,7 +198,7 @@ impl Local {
         let issue = |role, node| authority.issue(role, node).map_err(|error| Failure::of(&error));
         let control = issue(PeerRole::Control, self.place.id)?;
         let operator = issue(PeerRole::Operator, NodeId(Uuid::now_v7()))?;
-        let (link, threads) = roles::quic(&control, (Ipv4Addr::LOCALHOST, 0).into())?;
+        let (link, threads) = roles::quic(&control, (Ipv4Addr::LOCALHOST, 0).into(), &[])?;
         let door = roles::door(&self.membership, self.place.link.clone(), link.clone());
         operator::write_default(&operator, &[link.address()]);
         Ok(LocalDoor { _door: door, _link: link, _threads: threads })

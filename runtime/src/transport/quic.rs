@@ -12,6 +12,7 @@ mod admitted;
 mod connection;
 mod handshake;
 mod knock;
+mod lanes;
 mod runtime;
 mod silence;
 mod streams;
@@ -32,7 +33,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-use self::{admitted::Admitted, connection::QuicConnection, runtime::OnHandle};
+use self::{
+    admitted::Admitted, connection::QuicConnection, handshake::Inside, lanes::Lanes,
+    runtime::OnHandle,
+};
 pub use self::{knock::knock, runtime::TransportRuntime, tuning::SOCKET_BYTES};
 use super::{
     Class, Connection, Link, LinkError, PeerAddr,
@@ -57,6 +61,9 @@ pub struct QuicConfig {
     pub guests: Guests,
     /// What others are told instead of the address that is listened on, which may be a wildcard.
     pub advertise: Option<IpAddr>,
+    /// Classes whose large tensors go over TLS on TCP beside their conversation, where it gets
+    /// through; none of them unless they are named.
+    pub lanes: Vec<Class>,
     /// Conversations that a peer may have open at once on one connection: the sequences that a
     /// leader runs plus those that it queues.
     pub max_conversations: u32,
@@ -84,6 +91,9 @@ pub struct QuicLink {
     watch: JoinHandle<()>,
     /// What this identity's endpoints are made of.
     own: EndpointConfig,
+    lanes: Option<Arc<Lanes>>,
+    /// Lets lanes in, likewise.
+    lane_door: Option<JoinHandle<()>>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -118,6 +128,7 @@ impl Default for QuicConfig {
             listen: SocketAddr::from(([0, 0, 0, 0], 0)),
             guests: Guests::Members,
             advertise: None,
+            lanes: Vec::new(),
             // 1024 running and three times as many waiting.
             max_conversations: 4096,
             keep_alive: Duration::from_millis(250),
@@ -153,14 +164,27 @@ impl QuicLink {
         )
         .map_err(bind_error)?;
         let mut advertised = endpoint.local_addr().map_err(bind_error)?;
+        let local = advertised;
         if let Some(ip) = config.advertise {
             advertised.set_ip(ip);
         }
         let (accept, accepted) = mpsc::channel(ACCEPT_BACKLOG);
         let admitted = Arc::new(Admitted::new(&identity.name().cluster));
-        let (patience, book) = (config.handshake, admitted.clone());
-        let door = handle.spawn(handshake::keep_door(endpoint.clone(), patience, book, accept));
+        let patience = config.handshake;
         let watch = handle.spawn(silence::watch(admitted.clone(), config.idle));
+        let lanes = match &*config.lanes {
+            [] => None,
+            classes => {
+                let (book, runtime) = (admitted.clone(), handle.clone());
+                Some(Arc::new(Lanes::new(identity, classes, patience, book, runtime)?))
+            }
+        };
+        let listener = lanes.as_ref().and_then(|lanes| {
+            let listener = lanes::listen(local, &handle)?;
+            Some(handle.spawn(lanes::keep_door(lanes.clone(), listener)))
+        });
+        let inside = Inside { admitted: admitted.clone(), lanes: lanes.clone() };
+        let door = handle.spawn(handshake::keep_door(endpoint.clone(), patience, inside, accept));
         Ok(Arc::new(Self {
             endpoint,
             advertised,
@@ -171,6 +195,8 @@ impl QuicLink {
             door,
             watch,
             own,
+            lanes,
+            lane_door: listener,
             runtime: handle,
         }))
     }
@@ -183,10 +209,18 @@ impl QuicLink {
     pub fn present(&self, identity: &Identity) -> Result<(), QuicError> {
         let server = tuning::server_config(identity, &self.config)?;
         let clients = tuning::ClientConfigs::new(identity, &self.config)?;
+        if let Some(lanes) = &self.lanes {
+            lanes.present(identity)?;
+        }
         self.endpoint.set_server_config(Some(server));
         // Nothing under the lock can panic.
         *self.clients.write().unwrap_or_else(PoisonError::into_inner) = clients;
         Ok(())
+    }
+
+    /// How many conversations here have had their large tensors come over a lane of TCP so far.
+    pub fn lanes_taken(&self) -> u64 {
+        self.lanes.as_ref().map_or(0, |lanes| lanes.laid())
     }
 
     /// From now on these identities, and no others, are turned away whatever they show, each for
@@ -220,7 +254,8 @@ impl Link for QuicLink {
             .endpoint
             .connect_with(client, address, SERVER_NAME)
             .map_err(|error| unreachable(error.to_string()))?;
-        let shaken = tokio::time::timeout(deadline, handshake::connect(connecting, class));
+        let shaken = handshake::connect(connecting, class, self.lanes.as_ref());
+        let shaken = tokio::time::timeout(deadline, shaken);
         match shaken.await {
             Ok(Ok(connection)) => {
                 self.admitted.enter(&connection).map_err(unreachable)?;
@@ -261,6 +296,7 @@ impl Drop for QuicLink {
     fn drop(&mut self) {
         self.door.abort();
         self.watch.abort();
+        self.lane_door.iter().for_each(JoinHandle::abort);
         self.endpoint.close(CLOSED, b"the link was dropped");
     }
 }

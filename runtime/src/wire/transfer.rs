@@ -326,8 +326,10 @@ impl KvFrame {
         self.checksum == self.sum(bytes)
     }
 
-    /// 128 bits of BLAKE3: the bytes are large and it is as fast as memory; what a network or a
-    /// driver does to them shows, and so does a header that belongs to other bytes.
+    /// 128 bits of BLAKE3 over the header and 128 bits of XXH3 of the bytes: what a network or a
+    /// driver does to them shows, and so does a header that belongs to other bytes. Whoever might
+    /// want to deceive is kept out by TLS, so the many bytes need no cryptography: BLAKE3 of them
+    /// took a third of the time that sending them takes.
     fn sum(&self, bytes: &[u8]) -> u128 {
         let mut hasher = blake3::Hasher::new();
         for number in [
@@ -341,7 +343,7 @@ impl KvFrame {
         ] {
             hasher.update(&number.to_le_bytes());
         }
-        hasher.update(bytes);
+        hasher.update(&twox_hash::XxHash3_128::oneshot(bytes).to_le_bytes());
         let mut sum = [0; 16];
         hasher.finalize_xof().fill(&mut sum);
         u128::from_le_bytes(sum)

@@ -18,13 +18,13 @@ use troupe_runtime::{
 use super::*;
 
 /// A quinn client with a valid identity that does whatever a test wants, on threads of its own.
-struct Rogue {
+pub(super) struct Rogue {
     endpoint: quinn::Endpoint,
     config: quinn::ClientConfig,
 }
 
 impl Rogue {
-    fn new(identity: &Identity, alpn: &[u8]) -> Self {
+    pub(super) fn new(identity: &Identity, alpn: &[u8]) -> Self {
         let mut tls = identity.client_config().unwrap();
         tls.alpn_protocols = vec![alpn.to_vec()];
         let crypto = QuicClientConfig::try_from(tls).unwrap();
@@ -38,7 +38,7 @@ impl Rogue {
     }
 
     /// A connection that has said that it carries control traffic.
-    async fn control(&self, peer: &PeerAddr) -> quinn::Connection {
+    pub(super) async fn control(&self, peer: &PeerAddr) -> quinn::Connection {
         let connection = self.connecting(peer).await.unwrap();
         let (mut send, mut receive) = connection.open_bi().await.unwrap();
         send.write_all(&[1]).await.unwrap();
@@ -404,7 +404,7 @@ fn a_runtime_ends_from_anywhere() {
 }
 
 /// A frame that opens a conversation, as bytes.
-fn first_frame(what: Conversation) -> Vec<u8> {
+pub(super) fn first_frame(what: Conversation) -> Vec<u8> {
     let message = troupe_runtime::wire::encode(&what).unwrap();
     let mut bytes = (message.len() as u32).to_le_bytes().to_vec();
     bytes.extend([0; 8]);
