@@ -6,7 +6,8 @@
 //!   [`avx512_vnni`] and [`amx`] are what some instructions do faster
 //! - [`entry`]: compiles them for one instruction set; [`isa`]: which there are, and what each
 //!   calls
-//! - [`pool`]: the threads that share their tasks
+//! - [`probe`]: loops that show the machine's limits
+//! - [`pool`]: the threads that share their tasks; [`tasks`]: how attention is cut for them
 //!
 //! All `unsafe` code of the CPU device is here. An [`Isa`] exists only for what this machine has,
 //! which is what makes the calls below sound.
@@ -28,8 +29,10 @@ pub(crate) mod isa;
 mod pairs;
 pub(crate) mod pool;
 mod portable;
+mod probe;
 pub(crate) mod product;
 mod rows;
+pub(crate) mod tasks;
 mod vector;
 
 pub(crate) use isa::{Isa, has_fast_pairs};
