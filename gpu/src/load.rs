@@ -18,6 +18,7 @@ use crate::{
     dtype::Dtype,
     error::DeviceError,
     executor::{Executor, LoadProgress, MemoryReport},
+    kv::KvDtype,
     layers::{
         attention::{head_shape, mask},
         context::{Context, StepActivations, TensorGroup},
@@ -52,7 +53,7 @@ pub struct LoadRequest {
     /// head are never in fewer than eight bits.
     pub quantize: Option<Quantize>,
     /// How keys and values are stored; `None` takes the weights' type.
-    pub kv_dtype: Option<Dtype>,
+    pub kv_dtype: Option<KvDtype>,
     /// What bounds a step.
     pub limits: StepLimits,
     /// Bytes that KV blocks may take on this device.
@@ -123,7 +124,8 @@ impl<B: Backend> RankExecutor<B> {
             None => published_dtype(&checkpoint)?,
         };
         plan.survey(&mut backend, &request, &checkpoint, storage)?;
-        let kv_specs = plan.kv_specs(&request, request.kv_dtype.unwrap_or(storage))?;
+        let kv_specs =
+            plan.kv_specs(&request, request.kv_dtype.unwrap_or_else(|| storage.into()))?;
         let block_bytes: Vec<_> =
             kv_specs.iter().map(|spec| backend.kv_block_bytes(spec)).collect();
         let blocks = blocks_that_fit(request.kv_bytes, &block_bytes)?;
@@ -212,7 +214,7 @@ impl Plan {
     }
 
     /// The KV of each of the model's groups on this rank; a group may have no layer here.
-    fn kv_specs(&self, request: &LoadRequest, dtype: Dtype) -> Result<Vec<KvSpec>, DeviceError> {
+    fn kv_specs(&self, request: &LoadRequest, dtype: KvDtype) -> Result<Vec<KvSpec>, DeviceError> {
         let heads = head_shape(&request.config, self.shard)?;
         let kind = match &request.config.latent {
             Some(latent) => KvKind::Latent { width: latent.width() },

@@ -3,7 +3,7 @@
 //! They come from a model's config and this rank's share of it, never from a batch, so a reduction
 //! order may depend on them.
 
-use crate::{dtype::Dtype, error::DeviceError};
+use crate::{error::DeviceError, kv::KvDtype};
 
 /// This rank's heads in a fused row `[query heads | key heads | value heads]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub struct KvSpec {
     /// Positions per block.
     pub block_size: usize,
     /// How elements are stored; keys and values are rounded to it when written.
-    pub dtype: Dtype,
+    pub dtype: KvDtype,
     /// The most that any layer of the group sees: what is outside may have been freed.
     pub mask: AttentionMask,
 }

@@ -12,7 +12,7 @@ use troupe_gateway::{
     FlowControl, ForeignEndpoint, GatewayConfig, ParserChoice, PickerConfig, PickerTls,
     ReasoningFamily, Resume, Tenant, ToolFamily,
 };
-use troupe_runtime::spec::{EngineFlags, gib};
+use troupe_runtime::spec::{EngineFlags, gib, kv_cache_dtype};
 
 use super::Failure;
 use crate::stack::{
@@ -32,6 +32,10 @@ pub(crate) struct EngineArgs {
     /// Integers that weights are rounded to when they are loaded: smaller and faster, less exact.
     #[arg(long, short = 'q', value_name = "METHOD", value_parser = ["int8", "int4"])]
     quantization: Option<String>,
+    /// What keys and values are stored as: auto is the weights' type; int8 has a scale for each
+    /// token and head [default: auto].
+    #[arg(long, value_name = "DTYPE", value_parser = kv_cache_dtype)]
+    kv_cache_dtype: Option<String>,
     /// Most tokens of prompt and output together [default: what the model was made for].
     #[arg(long, value_name = "TOKENS")]
     max_model_len: Option<u32>,
@@ -131,6 +135,7 @@ impl EngineArgs {
         EngineFlags {
             dtype: Some(self.dtype.clone()),
             quantization: self.quantization.clone(),
+            kv_cache_dtype: self.kv_cache_dtype.clone(),
             max_model_len: self.max_model_len,
             max_num_seqs: self.max_num_seqs,
             max_num_batched_tokens: self.max_num_batched_tokens,

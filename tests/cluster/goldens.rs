@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     golden, http,
-    process::{Server, completion, tokens},
+    process::{Server, Troupe, completion, tokens},
 };
 
 /// What this version can serve; the full set holds other families and formats too.
@@ -144,6 +144,28 @@ fn every_rank_holds_its_share_of_the_weights() {
 
 /// 512 tokens of 128 numbers in float32, in tiny-qwen2.
 const TIED_TABLE_BYTES: u64 = 512 * 128 * 4;
+
+#[test]
+fn keys_and_values_are_stored_as_asked() {
+    let model = golden::model("tiny-chat").expect("both sets have it");
+    for dtype in ["float32", "bfloat16", "int8"] {
+        let server = Server::serve(&model, &["--kv-cache-dtype", dtype]);
+        let text = http::get(server.address, "/metrics").expect("metrics").text;
+        assert!(text.contains(&format!("cache_dtype=\"{dtype}\"")), "{dtype}: {text}");
+        for prompt in prompts(&model) {
+            let answer = || tokens(&server.complete(&ids(&prompt["ids"]), 48));
+            let told = answer();
+            if dtype != "int8" {
+                assert_eq!(told, ids(&prompt["greedy_ids"]), "{dtype} {}", prompt["id"]);
+            }
+            assert_eq!(told, answer(), "{dtype} {}, from the cache", prompt["id"]);
+        }
+    }
+    let model = model.display().to_string();
+    let refused = Troupe::run(&["serve", &model, "--kv-cache-dtype", "fp8"]);
+    assert_eq!(refused.code, Some(2), "{}", refused.log);
+    assert!(refused.log.contains("int8 is as small"), "{}", refused.log);
+}
 
 fn check_tokens(server: &Server, model: &Path) {
     for prompt in prompts(model) {

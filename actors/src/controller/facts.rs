@@ -58,5 +58,6 @@ fn weight_bytes(folder: &Path) -> Option<u64> {
     (bytes > 0).then_some(bytes)
 }
 
-/// Keys and values are kept in float32.
+/// At most: float32 is the widest that keys and values are stored in, whatever a service's flags
+/// say.
 const KV_VALUE_BYTES: u64 = 4;

@@ -10,10 +10,11 @@ use crate::{
         packed::CpuLinear,
         reference,
         simd::{
-            attention::{Attention, AttentionTask},
+            attention::Attention,
             grouped::{self, Group},
             pool::{OnTwo, Pieces, Pool},
             product::{Product, TILE_ROWS},
+            tasks::{Part, Tasks},
         },
         step::{CpuStep, GroupTables},
     },
@@ -291,10 +292,12 @@ impl CpuDevice {
             let job = reference::Attention { spec, step, tables, kv, layer };
             return job.run(qkv, qkv_columns, out);
         };
-        let tasks = AttentionTask::of_step(step, &spec);
-        let out = Pieces::new(out);
-        let job = Attention { spec, step, tables, kv, layer, qkv, qkv_columns, out, tasks };
-        isa.attention(&mut self.pool, &job);
+        let Tasks { tasks, merges, parts } = Tasks::of_step(step, &spec, self.pool.threads());
+        let mut sums: Vec<Part> = Vec::new();
+        sums.resize_with(parts, Part::default);
+        let (out, parts) = (Pieces::new(out), Pieces::new(&mut sums));
+        let job = Attention { spec, step, tables, kv, layer, qkv, qkv_columns, out, tasks, parts };
+        isa.attention(&mut self.pool, &job, &merges);
     }
 }
 

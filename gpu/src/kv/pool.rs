@@ -4,13 +4,15 @@
 //! `[dim][16]`, then the values as `[position][dim]`. Sixteen positions fill a vector, so scores
 //! need no sum across lanes. Tiles and value rows are padded to 16 with zeros that nothing writes.
 //! A latent pool has one head, and of that rows `[position][element]`, which are keys and values.
+//! Scales, where the type has them, are apart: `[layer][block][head]`, then one for each key and
+//! one for each value of the block.
 
 use half::{bf16, f16};
 
 use crate::{
     cpu::aligned::Aligned,
-    dtype::Dtype,
     error::DeviceError,
+    kv::dtype::{KvDtype, quantize},
     shape::{KvKind, KvSpec},
 };
 
@@ -23,6 +25,8 @@ pub struct KvPool {
     spec: KvSpec,
     pub(crate) layout: KvLayout,
     pub(crate) data: KvData,
+    /// None for types without.
+    pub(crate) scales: Aligned<f32>,
 }
 
 /// Where things are, in elements.
@@ -39,6 +43,8 @@ pub(crate) struct KvLayout {
     pub(crate) head_stride: usize,
     /// Whether keys are rows that lie like values, and there are no others.
     pub(crate) latent: bool,
+    /// Scales of its keys, and as many of its values; 0 for types without.
+    pub(crate) scale_stride: usize,
 }
 
 /// Elements by how they lie in memory.
@@ -50,6 +56,8 @@ pub(crate) enum KvData {
     F16(Aligned<u16>),
     /// Singles.
     F32(Aligned<f32>),
+    /// Scaled bytes.
+    Int8(Aligned<i8>),
 }
 
 /// One position of one head.
@@ -81,11 +89,46 @@ impl KvLayout {
         if heads == 0 || head_dim == 0 || heads > 1 << 16 || head_dim > 1 << 16 {
             return Err(DeviceError::Contract(format!("impossible KV heads: {spec:?}")));
         }
+        if latent && spec.dtype.is_scaled() {
+            return Err(DeviceError::Unsupported(format!(
+                "a compressed KV cache in {}: bfloat16, float16 and float32 are possible",
+                spec.dtype
+            )));
+        }
         let value_stride = head_dim.next_multiple_of(TILE);
         let keys = spec.block_size.next_multiple_of(TILE) * head_dim;
         let values = if latent { 0 } else { keys };
         let head_stride = values + spec.block_size * value_stride;
-        Ok(Self { blocks, heads, head_dim, value_stride, values, head_stride, latent })
+        let scale_stride = match spec.dtype.is_scaled() {
+            true => spec.block_size.next_multiple_of(TILE),
+            false => 0,
+        };
+        Ok(Self {
+            blocks,
+            heads,
+            head_dim,
+            value_stride,
+            values,
+            head_stride,
+            latent,
+            scale_stride,
+        })
+    }
+
+    /// Where the scales of a head's keys begin; those of its values are behind them.
+    pub(crate) fn scales(&self, layer: usize, block: usize, head: usize) -> usize {
+        ((layer * self.blocks + block) * self.heads + head) * 2 * self.scale_stride
+    }
+
+    /// Where the scales of a slot's key and value are.
+    pub(crate) fn scales_of(&self, slot: KvSlot) -> (usize, usize) {
+        let key = self.scales(slot.layer, slot.block, slot.head) + slot.position;
+        (key, key + self.scale_stride)
+    }
+
+    /// Bytes of one block of one layer: elements and scales.
+    fn layer_bytes(&self, dtype: KvDtype) -> usize {
+        self.heads * (self.head_stride * dtype.size() + 2 * self.scale_stride * size_of::<f32>())
     }
 
     /// Where a head's keys begin.
@@ -116,24 +159,28 @@ impl KvPool {
     pub fn new(spec: &KvSpec, blocks: u32) -> Result<Self, DeviceError> {
         let blocks = blocks as usize;
         let layout = KvLayout::new(spec, blocks)?;
-        let len = [spec.layers, blocks, layout.heads, layout.head_stride]
-            .into_iter()
-            .try_fold(1usize, usize::checked_mul)
-            .ok_or_else(|| DeviceError::OutOfMemory(format!("{blocks} KV blocks of {spec:?}")))?;
-        let data = match spec.dtype {
-            Dtype::Bf16 => KvData::Bf16(Aligned::zeroed(len)?),
-            Dtype::F16 => KvData::F16(Aligned::zeroed(len)?),
-            Dtype::F32 => KvData::F32(Aligned::zeroed(len)?),
+        let times = |each: usize| {
+            let sizes = [spec.layers, blocks, layout.heads, each].into_iter();
+            sizes
+                .fold(Some(1usize), |product, size| product?.checked_mul(size))
+                .ok_or_else(|| DeviceError::OutOfMemory(format!("{blocks} KV blocks of {spec:?}")))
         };
-        Ok(Self { spec: *spec, layout, data })
+        let len = times(layout.head_stride)?;
+        let data = match spec.dtype {
+            KvDtype::Bf16 => KvData::Bf16(Aligned::zeroed(len)?),
+            KvDtype::F16 => KvData::F16(Aligned::zeroed(len)?),
+            KvDtype::F32 => KvData::F32(Aligned::zeroed(len)?),
+            KvDtype::Int8 => KvData::Int8(Aligned::zeroed(len)?),
+        };
+        let scales = Aligned::zeroed(times(2 * layout.scale_stride)?)?;
+        Ok(Self { spec: *spec, layout, data, scales })
     }
 
-    /// Bytes of one block over the spec's layers, padding included; 0 for a spec that
+    /// Bytes of one block over the spec's layers, padding and scales included; 0 for a spec that
     /// [`KvPool::new`] refuses.
     pub fn block_bytes(spec: &KvSpec) -> u64 {
-        KvLayout::new(spec, 1).map_or(0, |layout| {
-            (spec.layers * layout.heads * layout.head_stride * spec.dtype.size()) as u64
-        })
+        KvLayout::new(spec, 1)
+            .map_or(0, |layout| (spec.layers * layout.layer_bytes(spec.dtype)) as u64)
     }
 
     /// What it stores.
@@ -188,6 +235,14 @@ impl KvPool {
                 put(data, (first_key, first_value), (key, value), |x| f16::from_f32(x).to_bits());
             }
             KvData::F32(data) => put(data, (first_key, first_value), (key, value), |x| x),
+            KvData::Int8(data) => {
+                let ((key_scale, of_key), (value_scale, of_value)) =
+                    (quantize(key), quantize(value));
+                put(data, (first_key, first_value), (key, &[]), of_key);
+                put(data, (first_key, first_value), (&[], value), of_value);
+                let (key, value) = self.layout.scales_of(slot);
+                (self.scales[key], self.scales[value]) = (key_scale, value_scale);
+            }
         }
         Ok(())
     }
@@ -210,6 +265,8 @@ impl KvPool {
             KvData::Bf16(data) => put_row(data, first, row, |x| bf16::from_f32(x).to_bits()),
             KvData::F16(data) => put_row(data, first, row, |x| f16::from_f32(x).to_bits()),
             KvData::F32(data) => put_row(data, first, row, |x| x),
+            // No latent pool is made of them.
+            KvData::Int8(_) => {}
         }
         Ok(())
     }
@@ -229,12 +286,18 @@ impl KvPool {
             match &mut self.data {
                 KvData::Bf16(data) | KvData::F16(data) => data.copy_within(from..from + size, to),
                 KvData::F32(data) => data.copy_within(from..from + size, to),
+                KvData::Int8(data) => data.copy_within(from..from + size, to),
             }
+        }
+        let size = self.layout.heads * 2 * self.layout.scale_stride;
+        for layer in 0..self.spec.layers {
+            let (from, to) = (self.layout.scales(layer, from, 0), self.layout.scales(layer, to, 0));
+            self.scales.copy_within(from..from + size, to);
         }
         Ok(())
     }
 
-    /// One element of a stored key.
+    /// One element of a stored key, before its scale.
     ///
     /// # Panics
     /// If the slot is outside the pool.
@@ -242,7 +305,7 @@ impl KvPool {
         self.get(self.layout.key(slot, dim))
     }
 
-    /// One element of a stored value.
+    /// One element of a stored value, before its scale.
     ///
     /// # Panics
     /// If the slot is outside the pool.
@@ -250,11 +313,24 @@ impl KvPool {
         self.get(self.layout.value(slot, dim))
     }
 
+    /// What a slot's key and value are to be multiplied by: 1 for types without scales.
+    ///
+    /// # Panics
+    /// If the slot is outside the pool.
+    pub fn scale(&self, slot: KvSlot) -> (f32, f32) {
+        if !self.spec.dtype.is_scaled() {
+            return (1.0, 1.0);
+        }
+        let (key, value) = self.layout.scales_of(slot);
+        (self.scales[key], self.scales[value])
+    }
+
     fn get(&self, at: usize) -> f32 {
         match &self.data {
             KvData::Bf16(data) => bf16::from_bits(data[at]).to_f32(),
             KvData::F16(data) => f16::from_bits(data[at]).to_f32(),
             KvData::F32(data) => data[at],
+            KvData::Int8(data) => f32::from(data[at]),
         }
     }
 }
@@ -282,7 +358,7 @@ mod tests {
     use super::*;
     use crate::shape::AttentionMask;
 
-    fn spec(block_size: usize, dtype: Dtype) -> KvSpec {
+    fn spec(block_size: usize, dtype: KvDtype) -> KvSpec {
         let kind = KvKind::Heads { kv_heads: 2, head_dim: 5 };
         KvSpec { layers: 2, kind, block_size, dtype, mask: AttentionMask::Causal }
     }
@@ -290,7 +366,7 @@ mod tests {
     #[test]
     fn every_slot_is_its_own() {
         for block_size in [1, 4, 16, 32] {
-            let mut pool = KvPool::new(&spec(block_size, Dtype::F32), 3).unwrap();
+            let mut pool = KvPool::new(&spec(block_size, KvDtype::F32), 3).unwrap();
             let slots: Vec<KvSlot> = (0..2 * 3 * 2 * block_size)
                 .map(|n| KvSlot {
                     position: n % block_size,
@@ -305,6 +381,7 @@ mod tests {
                 pool.write(*slot, &key, &value).unwrap();
             }
             for (n, slot) in slots.iter().enumerate() {
+                assert_eq!(pool.scale(*slot), (1.0, 1.0));
                 for dim in 0..5 {
                     assert_eq!(pool.key(*slot, dim), (n * 10 + dim) as f32);
                     assert_eq!(pool.value(*slot, dim), -((n * 10 + dim) as f32) - 1.0);
@@ -315,7 +392,7 @@ mod tests {
 
     #[test]
     fn what_does_not_exist_is_an_error() {
-        let mut pool = KvPool::new(&spec(16, Dtype::Bf16), 3).unwrap();
+        let mut pool = KvPool::new(&spec(16, KvDtype::Bf16), 3).unwrap();
         let slot = KvSlot { layer: 0, block: 0, head: 0, position: 0 };
         assert!(pool.write(slot, &[1.0; 5], &[1.0; 5]).is_ok());
         assert!(pool.write(slot, &[1.0; 4], &[1.0; 5]).is_err());
@@ -328,7 +405,28 @@ mod tests {
         ] {
             assert!(pool.write(bad, &[1.0; 5], &[1.0; 5]).is_err(), "{bad:?}");
         }
-        assert!(KvPool::new(&spec(12, Dtype::F32), 1).is_err());
-        assert!(KvPool::new(&spec(4096, Dtype::F32), u32::MAX).is_err());
+        assert!(KvPool::new(&spec(12, KvDtype::F32), 1).is_err());
+        assert!(KvPool::new(&spec(4096, KvDtype::F32), u32::MAX).is_err());
+    }
+
+    #[test]
+    fn bytes_have_a_scale_for_each_key_and_value() {
+        let mut pool = KvPool::new(&spec(4, KvDtype::Int8), 2).unwrap();
+        let slot = |position| KvSlot { layer: 1, block: 0, head: 1, position };
+        for position in 0..4 {
+            let size = 10f32.powi(position as i32);
+            pool.write(slot(position), &[size; 5], &[0.0, -size, size / 2.0, 0.0, 0.0]).unwrap();
+        }
+        pool.copy_block(0, 1).unwrap();
+        for slot in (0..4).map(|position| KvSlot { block: 1, ..slot(position) }) {
+            let size = 10f32.powi(slot.position as i32);
+            let (key, value) = pool.scale(slot);
+            assert_eq!((pool.key(slot, 4), pool.value(slot, 1)), (127.0, -127.0));
+            assert!((pool.key(slot, 0) * key - size).abs() < 1e-4 * size);
+            assert!((pool.value(slot, 2) * value - size / 2.0).abs() < 0.005 * size);
+        }
+        // Elements with padding, and scales for a padded tile.
+        let bytes = 2 * 2 * (16 * 5 + 4 * 16 + 2 * 16 * 4);
+        assert_eq!(KvPool::block_bytes(pool.spec()), bytes);
     }
 }

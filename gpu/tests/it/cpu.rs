@@ -9,7 +9,7 @@ use troupe_gpu::{
     cpu::{CpuDevice, CpuOptions, KernelPath, buffer::CpuBuffer, packed::CpuLinear},
     dtype::Dtype,
     executor::{BatchSequence, LogitRows, StepBatch},
-    kv::KvPool,
+    kv::{KvDtype, KvPool},
     memory::Limits,
     shape::{AttentionMask, KvKind, KvSpec},
     tensor::{DenseMatrix, DensePart, LinearSource, Quantize, WeightSource},
@@ -254,7 +254,7 @@ fn embeddings_come_out_of_the_head() {
     };
     let kind = KvKind::Heads { kv_heads: 1, head_dim: 1 };
     let mask = AttentionMask::Causal;
-    let spec = KvSpec { layers: 1, kind, block_size: 1, dtype: Dtype::F32, mask };
+    let spec = KvSpec { layers: 1, kind, block_size: 1, dtype: KvDtype::F32, mask };
     for mut device in devices() {
         let kv: Vec<KvPool> = vec![device.allocate_kv(&spec, 1).unwrap()];
         let mut meta = device.step_meta(&limits).unwrap();

@@ -5,7 +5,7 @@
 
 use std::{fs, path::Path};
 
-use troupe_gpu::{dtype::Dtype, executor::LogitRows, tensor::Quantize};
+use troupe_gpu::{dtype::Dtype, executor::LogitRows, kv::KvDtype, tensor::Quantize};
 
 use crate::{
     golden,
@@ -149,7 +149,7 @@ fn bf16_weights_stay_nearer_to_exact_arithmetic_than_a_bf16_run() {
     let models: Vec<_> = F32_MODELS.into_iter().chain(BF16_MODELS).collect();
     for_each(&models, |model, prompts| {
         for (tensor, pipeline, kv_dtype) in
-            [(1, 1, Dtype::F32), (2, 2, Dtype::F32), (1, 1, Dtype::Bf16)]
+            [(1, 1, KvDtype::F32), (2, 2, KvDtype::F32), (1, 1, KvDtype::Bf16)]
         {
             let (dtype, kv_dtype) = (Some(Dtype::Bf16), Some(kv_dtype));
             let layout = Layout { dtype, kv_dtype, ..Layout::of(tensor, pipeline) };
@@ -163,7 +163,7 @@ fn bf16_weights_stay_nearer_to_exact_arithmetic_than_a_bf16_run() {
 fn check_bf16(model: &str, prompts: &[Prompt], layout: Layout) {
     let golden = golden_tensors(model);
     let allowed = prompts[0].bf16_run;
-    let is_exact = layout.kv_dtype == Some(Dtype::F32)
+    let is_exact = layout.kv_dtype == Some(KvDtype::F32)
         && (model == "tiny-chat" || model.starts_with("stories260k"));
     let mut ranks = load(model, layout);
     let mut sequences = sequences(prompts);

@@ -15,6 +15,7 @@ use troupe_gpu::{
         BatchSequence, Executor, LogitRows, Logits, SampleRequest, StageInput, StageOutput,
         StepBatch,
     },
+    kv::KvDtype,
     tensor::Quantize,
 };
 use troupe_runtime::{
@@ -62,7 +63,7 @@ pub(crate) struct Layout {
     pub(crate) tensor: usize,
     pub(crate) pipeline: usize,
     pub(crate) dtype: Option<Dtype>,
-    pub(crate) kv_dtype: Option<Dtype>,
+    pub(crate) kv_dtype: Option<KvDtype>,
     pub(crate) quantize: Option<Quantize>,
 }
 

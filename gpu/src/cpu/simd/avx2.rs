@@ -56,6 +56,22 @@ unsafe impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Pair {
+        // SAFETY: as the trait's.
+        unsafe {
+            let half = |bytes| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+            let bytes = _mm_loadu_si128(from.cast());
+            (half(bytes), half(_mm_srli_si128::<8>(bytes)))
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(from: *const T) {
+        // SAFETY: a hint, which faults at no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn load_low(from: *const u32) -> Pair {
         // SAFETY: as the trait's.
         unsafe {

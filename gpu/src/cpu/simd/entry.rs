@@ -76,6 +76,26 @@ macro_rules! entry_points {
             unsafe { crate::cpu::simd::attention::task::<$simd>(job, task) }
         }
 
+        /// [`crate::cpu::simd::probe::multiply_add`].
+        ///
+        /// # Safety
+        /// The machine must have this module's features.
+        $(#[$feature])?
+        pub(crate) unsafe fn probe_multiply_add(rounds: usize) -> (f32, usize) {
+            // SAFETY: features as promised by the caller.
+            unsafe { crate::cpu::simd::probe::multiply_add::<$simd>(rounds) }
+        }
+
+        /// [`crate::cpu::simd::probe::read`].
+        ///
+        /// # Safety
+        /// The machine must have this module's features.
+        $(#[$feature])?
+        pub(crate) unsafe fn probe_read(memory: &[f32]) -> f32 {
+            // SAFETY: features as promised by the caller.
+            unsafe { crate::cpu::simd::probe::read::<$simd>(memory) }
+        }
+
         /// [`crate::cpu::simd::rows::sum_of_squares`].
         ///
         /// # Safety

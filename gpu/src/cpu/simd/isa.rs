@@ -4,14 +4,15 @@
 use crate::cpu::integers::Bits;
 
 #[cfg(target_arch = "x86_64")]
-use super::{amx, avx2, avx512, avx512_bf16, avx512_vnni};
-use super::{attention, integers, latent, pool, portable, product};
+use super::{amx, avx2, avx512, avx512_bf16, avx512_vnni, probe};
+use super::{attention, integers, latent, pool, portable, product, tasks};
 use crate::{
     backend::PreparedLinear,
     cpu::{
         KernelPath,
         packed::{CpuLinear, Elements},
         pairs::{BLOCK, PairOrder, words},
+        probe::Multiply,
     },
     quant::InputRounding,
 };
@@ -206,10 +207,19 @@ impl Isa {
         }
     }
 
-    /// All of an attention's tasks.
-    pub(crate) fn attention(self, pool: &mut pool::Pool, job: &attention::Attention<'_>) {
-        let tasks = (job.tasks.len(), job.operations());
-        share(pool, tasks, &|task| dispatch!(self, attention(job, task)));
+    /// All of an attention's tasks, then what their parts come to.
+    pub(crate) fn attention(
+        self,
+        pool: &mut pool::Pool,
+        job: &attention::Attention<'_>,
+        merges: &[tasks::Merge],
+    ) {
+        let size = (job.tasks.len(), job.operations());
+        share(pool, size, &|task| dispatch!(self, attention(job, task)));
+        share(pool, (merges.len(), job.operations()), &|merge| {
+            // SAFETY: parts of merges are disjoint, and no task runs any more.
+            unsafe { merges[merge].run(job) }
+        });
     }
 
     /// The sum of squares in the stated order.
@@ -231,5 +241,36 @@ impl Isa {
     /// `out = silu(gate) * up`.
     pub(crate) fn silu_mul(self, gate: &[f32], up: &[f32], out: &mut [f32]) {
         dispatch!(self, silu_mul(gate, up, out))
+    }
+
+    /// The sum of some memory, to see how fast it is read.
+    pub(crate) fn probe_read(self, memory: &[f32]) -> f32 {
+        dispatch!(self, probe_read(memory))
+    }
+
+    /// A loop of nothing but products; gives some number and how many operations it took.
+    pub(crate) fn probe_multiply(self, of: Multiply, rounds: usize) -> (f32, usize) {
+        match (of, self.0) {
+            // SAFETY: `Isa::of` has found the features on this machine.
+            #[cfg(target_arch = "x86_64")]
+            (Multiply::Bf16, KernelPath::Avx512Bf16) => unsafe { probe::pairs(rounds) },
+            #[cfg(target_arch = "x86_64")]
+            (Multiply::Bf16, KernelPath::Amx) => unsafe {
+                // SAFETY: as above.
+                amx::probe(amx::TileOf::Pairs, rounds)
+            },
+            #[cfg(target_arch = "x86_64")]
+            (Multiply::Int8, KernelPath::Amx) => unsafe {
+                // SAFETY: as above.
+                amx::probe(amx::TileOf::Bytes, rounds)
+            },
+            #[cfg(target_arch = "x86_64")]
+            (Multiply::Int8, KernelPath::Avx512Vnni | KernelPath::Avx512Bf16) => unsafe {
+                // SAFETY: as above.
+                probe::bytes(rounds)
+            },
+            (Multiply::F32, _) => dispatch!(self, probe_multiply_add(rounds)),
+            _ => (0.0, 0),
+        }
     }
 }

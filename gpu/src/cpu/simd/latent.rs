@@ -101,6 +101,8 @@ pub(crate) unsafe fn task<S: Simd>(job: &Latent<'_>, task: usize) {
             KvData::Bf16(data) => attend::<S, StoredBf16>(job, task, data),
             KvData::F16(data) => attend::<S, StoredF16>(job, task, data),
             KvData::F32(data) => attend::<S, StoredF32>(job, task, data),
+            // No latent pool is made of them.
+            KvData::Int8(_) => {}
         }
     }
 }

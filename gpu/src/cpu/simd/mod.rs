@@ -7,7 +7,8 @@
 //! - [`grouped`]: many products of different weights, shared out together
 //! - [`entry`]: compiles them for one instruction set; [`isa`]: which there are, and what each
 //!   calls
-//! - [`pool`]: the threads that share their tasks
+//! - [`probe`]: loops that show the machine's limits
+//! - [`pool`]: the threads that share their tasks; [`tasks`]: how attention is cut for them
 //!
 //! All `unsafe` code of the CPU device is here. An [`Isa`] exists only for what this machine has,
 //! which is what makes the calls below sound.
@@ -32,8 +33,10 @@ pub(crate) mod latent;
 mod pairs;
 pub(crate) mod pool;
 mod portable;
+mod probe;
 pub(crate) mod product;
 mod rows;
+pub(crate) mod tasks;
 mod vector;
 
 pub(crate) use isa::{Isa, has_fast_pairs};

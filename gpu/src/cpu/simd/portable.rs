@@ -60,6 +60,13 @@ unsafe impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Lanes {
+        // SAFETY: valid for 16 elements as the trait asks.
+        let bytes = unsafe { from.cast::<[i8; LANES]>().read_unaligned() };
+        each(|lane| f32::from(bytes[lane]))
+    }
+
+    #[inline(always)]
     unsafe fn load_low(from: *const u32) -> Lanes {
         // SAFETY: valid for 16 elements as the trait asks.
         let words = unsafe { from.cast::<[u32; LANES]>().read_unaligned() };
