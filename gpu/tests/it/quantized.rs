@@ -6,7 +6,9 @@
 mod files;
 mod products;
 
-use troupe_gpu::{dtype::Dtype, error::DeviceError, executor::LogitRows, tensor::Quantize};
+use troupe_gpu::{
+    dtype::Dtype, error::DeviceError, executor::LogitRows, kv::KvDtype, tensor::Quantize,
+};
 
 use self::files::{FORMATS, Format, write_model};
 use crate::{
@@ -84,7 +86,7 @@ fn inputs_are_rounded_as_the_checkpoint_says_by_default() {
         }
         for (tensor, pipeline) in LAYOUTS {
             // As it is served: keys and values in full precision.
-            let kv_dtype = Some(Dtype::F32);
+            let kv_dtype = Some(KvDtype::F32);
             let layout = Layout { kv_dtype, ..Layout::of(tensor, pipeline) };
             let mut ranks = Ranks::load(&golden::model(model).unwrap(), layout).unwrap();
             let found = last_logits(&mut ranks, &mut sequences(&prompts));
@@ -129,7 +131,7 @@ fn rounded_inputs_stay_near_and_are_the_same_on_every_number_of_ranks() {
         let (coded, twin) = (folder.path().join("coded"), folder.path().join("twin"));
         write_model(format, &coded, &twin);
         let logits = |folder: &std::path::Path, dtype, tensor| {
-            let kv_dtype = Some(Dtype::F32);
+            let kv_dtype = Some(KvDtype::F32);
             let layout = Layout { dtype, kv_dtype, ..Layout::of(tensor, 1) };
             let mut ranks = Ranks::load(folder, layout).unwrap();
             last_logits(&mut ranks, &mut [Sequence::new(0, &prompt)]).remove(0)
