@@ -46,6 +46,9 @@ up: build
 build: tools
 	@$(CARGO) build --release
 
+# Most tests of whole clusters wait for processes most of the time: twice as many at once as there
+# are cores (on the smallest machine that is meant) take two thirds of the time.
+test: export RUST_TEST_THREADS ?= 4
 test: test-tools
 	$(CARGO) test --release --workspace --no-fail-fast $(ARGS)
 

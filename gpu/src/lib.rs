@@ -22,6 +22,7 @@ pub mod load;
 pub mod memory;
 pub mod models;
 pub mod pipeline;
+pub mod quant;
 pub mod sampling;
 pub mod shape;
 pub mod stage;

@@ -286,6 +286,7 @@ pub(crate) fn processes(
         devices,
         // Nobody is turned away, and nobody will be.
         away: watch::channel(TurnedAway::default()).1,
+        link: None,
     })
 }
 

@@ -159,6 +159,15 @@ impl Troupe {
         signal("-STOP", &self.child.id().to_string());
     }
 
+    /// What `look` finds while no thread of it moves: its files are then those of one moment.
+    pub(crate) fn while_frozen<T>(&self, look: impl FnOnce() -> T) -> T {
+        self.freeze();
+        until("every thread stands still", || stands_still(self.id()));
+        let found = look();
+        self.thaw();
+        found
+    }
+
     /// Lets it go on.
     pub(crate) fn thaw(&self) {
         signal("-CONT", &self.child.id().to_string());
@@ -282,12 +291,23 @@ pub(crate) fn is_running(id: u32) -> bool {
 }
 
 fn parent(id: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    let (state, parent) = state_and_parent(&format!("/proc/{id}"))?;
+    (!["Z", "X"].contains(&state.as_str())).then_some(parent)
+}
+
+/// Whether each of its threads has stopped: a signal reaches them one after the other.
+fn stands_still(id: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{id}/task")).expect("its threads are listed");
+    let mut states = threads.flatten().map(|thread| state_and_parent(thread.path().to_str()?));
+    states.all(|thread| thread.is_none_or(|(state, _)| state == "T"))
+}
+
+/// Of a process or a thread, by its folder under `/proc`.
+fn state_and_parent(of: &str) -> Option<(String, u32)> {
+    let stat = fs::read_to_string(format!("{of}/stat")).ok()?;
     // Behind the name, which may hold anything: state, then parent.
     let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    let state = fields.next()?;
-    (!["Z", "X"].contains(&state)).then_some(())?;
-    fields.next()?.parse().ok()
+    Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
 }
 
 fn signal(signal: &str, id: &str) {

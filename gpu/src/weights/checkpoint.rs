@@ -11,7 +11,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::safetensors::{Tensor, TensorFile};
+use super::safetensors::{RawTensor, Tensor, TensorFile};
 use crate::error::DeviceError;
 
 /// A model's weights, found by name.
@@ -105,6 +105,20 @@ impl Checkpoint {
     /// # Errors
     /// [`DeviceError::Weights`] if there is none or it is of a type that nothing computes with.
     pub fn tensor(&self, name: &str) -> Result<(&Path, Tensor<'_>), DeviceError> {
+        let file = self.file_with(name)?;
+        Ok((file.path(), file.tensor(name)?))
+    }
+
+    /// A tensor of any type with the file that has it.
+    ///
+    /// # Errors
+    /// [`DeviceError::Weights`] if there is none.
+    pub fn raw(&self, name: &str) -> Result<(&Path, RawTensor<'_>), DeviceError> {
+        let file = self.file_with(name)?;
+        Ok((file.path(), file.raw(name)?))
+    }
+
+    fn file_with(&self, name: &str) -> Result<&TensorFile, DeviceError> {
         let Some(&number) = self.index.get(name) else {
             let path = match self.files.as_slice() {
                 [only] => only.path().to_owned(),
@@ -112,8 +126,7 @@ impl Checkpoint {
             };
             return Err(DeviceError::Weights { path, why: format!("tensor `{name}` is missing") });
         };
-        let file = &self.files[number];
-        Ok((file.path(), file.tensor(name)?))
+        Ok(&self.files[number])
     }
 }
 

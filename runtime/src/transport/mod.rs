@@ -63,6 +63,11 @@ pub trait Link: Send + Sync + fmt::Debug {
 
     /// Closes every connection at once; peers see `reason`.
     async fn close(&self, reason: &str);
+
+    /// Answers for a while in the place of a process that had this address and this link's
+    /// identity, and is gone without a word: its peers learn it at once, where the carrier can say
+    /// so, and need not wait until they have heard nothing for too long.
+    fn answer_for(&self, _gone: &PeerAddr) {}
 }
 
 /// The port of a host's door, unless it is told another one.

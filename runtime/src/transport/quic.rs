@@ -14,6 +14,7 @@ mod handshake;
 mod knock;
 mod lanes;
 mod runtime;
+mod silence;
 mod streams;
 mod tuning;
 
@@ -26,7 +27,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use quinn::{Endpoint, VarInt};
+use quinn::{Endpoint, EndpointConfig, VarInt};
 use tokio::{
     sync::{Mutex, mpsc},
     task::JoinHandle,
@@ -86,6 +87,10 @@ pub struct QuicLink {
     accepted: Mutex<mpsc::Receiver<Arc<QuicConnection>>>,
     /// Lets strangers in; ends with the link.
     door: JoinHandle<()>,
+    /// Ends silent connections; ends with the link.
+    watch: JoinHandle<()>,
+    /// What this identity's endpoints are made of.
+    own: EndpointConfig,
     lanes: Option<Arc<Lanes>>,
     /// Lets lanes in, likewise.
     lane_door: Option<JoinHandle<()>>,
@@ -150,8 +155,9 @@ impl QuicLink {
         let bind_error = |source| QuicError::Bind { address: config.listen, source };
         let handle = runtime.handle().clone();
         let socket = tuning::socket(config.listen).map_err(bind_error)?;
+        let own = tuning::endpoint_config(identity)?;
         let endpoint = Endpoint::new(
-            tuning::endpoint_config(identity)?,
+            own.clone(),
             Some(tuning::server_config(identity, config)?),
             socket,
             Arc::new(OnHandle(handle.clone())),
@@ -165,6 +171,7 @@ impl QuicLink {
         let (accept, accepted) = mpsc::channel(ACCEPT_BACKLOG);
         let admitted = Arc::new(Admitted::new(&identity.name().cluster));
         let patience = config.handshake;
+        let watch = handle.spawn(silence::watch(admitted.clone(), config.idle));
         let lanes = match &*config.lanes {
             [] => None,
             classes => {
@@ -186,6 +193,8 @@ impl QuicLink {
             admitted,
             accepted: Mutex::new(accepted),
             door,
+            watch,
+            own,
             lanes,
             lane_door: listener,
             runtime: handle,
@@ -271,11 +280,22 @@ impl Link for QuicLink {
         // Fails only if the runtime is gone, and then there is nobody left to wait for.
         let _ = idle.await;
     }
+
+    fn answer_for(&self, gone: &PeerAddr) {
+        let PeerAddr::Quic(address) = *gone else { return };
+        // What it told others may not be what it listened on, which it had from its host.
+        let address = SocketAddr::new(self.config.listen.ip(), address.port());
+        // After that nobody waits for it any more.
+        let lasts = silence::backstop(self.config.idle).saturating_mul(2);
+        // It ends by itself, or with the threads.
+        self.runtime.spawn(silence::answer_for(address, self.own.clone(), lasts));
+    }
 }
 
 impl Drop for QuicLink {
     fn drop(&mut self) {
         self.door.abort();
+        self.watch.abort();
         self.lane_door.iter().for_each(JoinHandle::abort);
         self.endpoint.close(CLOSED, b"the link was dropped");
     }

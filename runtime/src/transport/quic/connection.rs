@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::{self, Arc, PoisonError},
+    sync::{
+        self, Arc, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -46,6 +49,8 @@ pub(super) struct Held {
     peer: PeerIdentity,
     /// For errors: who, and where.
     label: String,
+    /// It was ended because nothing was heard of the peer.
+    silent: AtomicBool,
     /// For classes whose large tensors may go beside it.
     lanes: Option<Arc<Lanes>>,
     /// One could not be laid: until when nobody tries again.
@@ -67,7 +72,8 @@ impl QuicConnection {
         let label = format!("{peer} at {}", connection.remote_address());
         let lanes = lanes.filter(|lanes| lanes.carry(class)).cloned();
         let no_lanes = sync::Mutex::default();
-        let held = Arc::new(Held { connection, peer, label, lanes, no_lanes });
+        let silent = AtomicBool::new(false);
+        let held = Arc::new(Held { connection, peer, label, silent, lanes, no_lanes });
         Self { held, class, unnamed: Mutex::default() }
     }
 
@@ -161,6 +167,17 @@ impl Held {
         self.connection.close(code, why.as_bytes());
     }
 
+    /// Datagrams that came so far.
+    pub(super) fn heard(&self) -> u64 {
+        self.connection.stats().udp_rx.datagrams
+    }
+
+    /// Nothing has come for too long: ends it, and says so, for the peer may hear it.
+    pub(super) fn give_up(&self) {
+        self.silent.store(true, Ordering::Relaxed);
+        self.connection.close(CLOSED, b"the peer hears nothing of this side");
+    }
+
     /// Whether large tensors may go by lanes.
     pub(super) fn has_lanes(&self) -> bool {
         let none_until = *self.no_lanes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -189,7 +206,12 @@ impl Held {
 
     /// An ended connection as its users are told.
     pub(super) fn over(&self, error: &ConnectionError) -> LinkError {
-        LinkError::Closed { peer: self.label.clone(), why: explain(error) }
+        let silent = self.silent.load(Ordering::Relaxed);
+        let why = match error {
+            ConnectionError::LocallyClosed if silent => explain(&ConnectionError::TimedOut),
+            error => explain(error),
+        };
+        LinkError::Closed { peer: self.label.clone(), why }
     }
 }
 
@@ -253,7 +275,7 @@ pub(super) fn explain(error: &ConnectionError) -> String {
             Some(alert) => format!("we refuse: {} ({})", refusal(alert, "its"), error.reason),
             None => error.to_string(),
         },
-        ConnectionError::Reset => "the peer was restarted".into(),
+        ConnectionError::Reset => "the peer is gone, or was restarted".into(),
         ConnectionError::TimedOut => "the peer does not answer".into(),
         ConnectionError::LocallyClosed => "it was closed on this side".into(),
         other => other.to_string(),
