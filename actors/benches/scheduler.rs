@@ -6,10 +6,11 @@
 //! (`elem/s` are steps), 64 steps in a row, so that new blocks and their hashes are in the mean. A
 //! device that takes 10 ms for such a step must not wait for either: 50 microseconds are the goal.
 //! `engine that tells nothing` has no prefix cache, and so nothing to tell gateways of its blocks:
-//! what it takes less is what the cache and telling of it cost. `tell` is telling alone, with 32,768 blocks held and 16
-//! that come and 16 that go in a step: `noted` is the engine's part, `noted and cut` that and the part of whoever reads
-//! for gateways, once in 5 milliseconds at most. `admit` is a prompt of 32,768 tokens from its arrival
-//! to its first step: almost all of it is hashing its blocks.
+//! what it takes less is what the cache and telling of it cost. `tell` is telling alone, with
+//! 32,768 blocks held and 16 that come and 16 that go in a step: `noted` is the engine's part,
+//! `noted and cut` that and the part of whoever reads for gateways, once in 5 milliseconds at most.
+//! `admit` is a prompt of 32,768 tokens from its arrival to its first step: almost all of it is
+//! hashing its blocks.
 
 use std::{collections::VecDeque, hint::black_box, time::Duration};
 

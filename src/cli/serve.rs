@@ -262,7 +262,7 @@ impl Place {
         let (node, node_dir) = dir.identity(PeerRole::Node, &authority)?;
         let (control, _) = dir.identity(PeerRole::Control, &authority)?;
         let loopback = Ipv4Addr::LOCALHOST;
-        let (link, threads) = roles::quic(&control, (loopback, 0).into())?;
+        let (link, threads) = roles::quic(&control, (loopback, 0).into(), &[])?;
         let spawn = roles::processes(loopback.into(), node_dir, "local", logging, devices(launch))?;
         let id = node.name().node;
         Ok(Self { id, link, spawn: Arc::new(spawn), _held: Some((threads, dir, folder)) })

@@ -1,11 +1,11 @@
 //! What one proxy's connection may cost: a place among so many, no more of HTTP/2's control frames
 //! than a proxy has reason for, and no place for ever without a question.
 //!
-//! HTTP/2 answers pings and settings at once, whoever sends them, so that a peer may keep a processor
-//! busy with what asks nothing. The frames are counted where they are read, by their heads alone:
-//! nine bytes say how long a frame is and of which kind. How many conversations a connection has is
-//! told here by those who hold them ([`Activity`]): a proxy that only answers pings is alive, and
-//! has its place until it has been of no use for a while.
+//! HTTP/2 answers pings and settings at once, whoever sends them, so that a peer may keep a
+//! processor busy with what asks nothing. The frames are counted where they are read, by their
+//! heads alone: nine bytes say how long a frame is and of which kind. How many conversations a
+//! connection has is told here by those who hold them ([`Activity`]): a proxy that only answers
+//! pings is alive, and has its place until it has been of no use for a while.
 
 use std::{
     io,

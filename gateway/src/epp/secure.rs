@@ -2,8 +2,8 @@
 //! for nobody else to read.
 //!
 //! Certificates are short-lived where somebody renews them: files that are followed are read again
-//! every few seconds, and what is new in them is shown from the next handshake on. If they are wrong
-//! meanwhile, what was shown before stays, and that is said.
+//! every few seconds, and what is new in them is shown from the next handshake on. If they are
+//! wrong meanwhile, what was shown before stays, and that is said.
 
 use std::{
     fmt, io,

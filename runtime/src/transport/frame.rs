@@ -4,10 +4,11 @@
 //! u32 message length | u32 tensor length | u32 where the tensor is | message | tensor
 //! ```
 //! Numbers are little-endian. A tensor is behind its message (0), or comes by another way that the
-//! carrier has beside the stream (1); that there is such a way is told by a message of the carrier's
-//! own (2). Only one that laid such a way speaks of it, so whoever has none sees nothing but 0. Lengths are checked before anything is kept, and memory for a frame
-//! grows with the bytes that have come: a claim of 256 MiB costs its sender 256 MiB, and us nothing
-//! until then. Nothing here reads or writes: the carrier feeds chunks and takes frames.
+//! carrier has beside the stream (1); that there is such a way is told by a message of the
+//! carrier's own (2). Only one that laid such a way speaks of it, so whoever has none sees nothing
+//! but 0. Lengths are checked before anything is kept, and memory for a frame grows with the bytes
+//! that have come: a claim of 256 MiB costs its sender 256 MiB, and us nothing until then. Nothing
+//! here reads or writes: the carrier feeds chunks and takes frames.
 
 use std::collections::VecDeque;
 

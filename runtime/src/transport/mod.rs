@@ -1,11 +1,12 @@
 //! `Link`: how frames and tensors move between members, whoever carries them.
 //!
 //! One contract, three carriers that pass one shared contract test: [`local`] (in-process),
-//! [`quic`] (QUIC with mutual TLS, [`tls`]; large tensors of classes that may, over TCP) and [`faulty`], a seeded wrapper that delays, stalls,
-//! resets, partitions and crashes. A conversation is one [`Stream`]; its first frame names it
-//! ([`Conversation`]). Control, activations and KV never share a connection ([`Class`]). Every wait
-//! takes a deadline. Device threads, which must not know of async, use [`bulk`]. Between processes
-//! of one host tensors of a conversation may go through memory ([`shm`]).
+//! [`quic`] (QUIC with mutual TLS, [`tls`]; large tensors of classes that may, over TCP) and
+//! [`faulty`], a seeded wrapper that delays, stalls, resets, partitions and crashes. A
+//! conversation is one [`Stream`]; its first frame names it ([`Conversation`]). Control,
+//! activations and KV never share a connection ([`Class`]). Every wait takes a deadline. Device
+//! threads, which must not know of async, use [`bulk`]. Between processes of one host tensors of a
+//! conversation may go through memory ([`shm`]).
 
 pub mod bulk;
 mod conversation;

@@ -1,6 +1,7 @@
 //! Numbers drawn over the range from the least to the most of them.
 
-/// The least and the most. Several are kept at a time, or each number would wait for the one before.
+/// The least and the most. Several are kept at a time, or each number would wait for the one
+/// before.
 pub(super) fn bounds(numbers: &[f32]) -> (f32, f32) {
     let (mut least, mut most) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
     let mut widen = |some: &[f32]| {

@@ -15,9 +15,9 @@
 //!   message, "its tensor comes apart"      stream->
 //!   the tensor's bytes                       lane->
 //! ```
-//! Nothing waits for a lane: until it is there, and for good where TCP does not get through, tensors
-//! stay on the stream. Both sides have proven who they are twice, and it must be the same peer. The
-//! door is TCP at the number of the link's UDP port; if that is taken, there are no lanes.
+//! Nothing waits for a lane: until it is there, and where TCP does not get through, tensors stay on
+//! the stream. Both sides have proven who they are twice, and it must be the same peer. The door is
+//! TCP at the number of the link's UDP port; if that is taken, there are no lanes.
 
 use std::{
     collections::BTreeMap,
@@ -147,7 +147,8 @@ impl Lanes {
         Some(lane)
     }
 
-    /// Begins to lay one to a peer that a connection has shown to be there, unless there are enough.
+    /// Begins to lay one to a peer that a connection has shown to be there, unless there are
+    /// enough.
     pub(super) fn lay(
         self: &Arc<Self>,
         peer: &PeerIdentity,
