@@ -2,8 +2,8 @@
 //! chosen at run time.
 //!
 //! - [`vector`]: the lanes; [`avx512`], [`avx2`] and [`portable`] are what they can be
-//! - [`product`], [`pairs`], [`integers`], [`coded`], [`attention`], [`rows`]: the kernels; [`avx512_bf16`],
-//!   [`avx512_vnni`] and [`amx`] are what some instructions do faster
+//! - [`product`], [`pairs`], [`integers`], [`coded`], [`attention`], [`rows`]: the kernels;
+//!   [`avx512_bf16`], [`avx512_vnni`] and [`amx`] are what some instructions do faster
 //! - [`entry`]: compiles them for one instruction set; [`isa`]: which there are, and what each
 //!   calls
 //! - [`pool`]: the threads that share their tasks
