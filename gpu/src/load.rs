@@ -322,7 +322,9 @@ impl Plan {
 /// The type of the embedding, which every decoder has: what the files say, not the config.
 fn published_dtype(checkpoint: &Checkpoint) -> Result<Dtype, DeviceError> {
     let name = rename::full_name(rename::prefix(checkpoint), rename::EMBEDDING);
-    Ok(checkpoint.tensor(&name)?.1.dtype)
+    let found = checkpoint.raw(&name)?.1.dtype;
+    // Where even that is quantized, what is left in floats is little.
+    Ok(Dtype::from_safetensors(found).unwrap_or(Dtype::F32))
 }
 
 /// Rows of logits that are computed at once even where few sequences are allowed, for prompt

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use troupe_runtime::model::{
     config::ModelConfig,
+    gguf,
     source::{HubCache, ModelFiles, ModelSource},
 };
 
@@ -48,6 +49,9 @@ fn of_config(config: &ModelConfig, weight_bytes: u64) -> ModelFacts {
 
 /// What all weight files of a folder hold.
 fn weight_bytes(folder: &Path) -> Option<u64> {
+    if gguf::is_gguf(folder) {
+        return std::fs::metadata(folder).ok().map(|file| file.len());
+    }
     let mut bytes = 0;
     for entry in std::fs::read_dir(folder).ok()? {
         let path = entry.ok()?.path();

@@ -69,7 +69,10 @@ impl Models for Checkpoints {
             windows: card.config.kv_groups().iter().map(|group| window(group.span)).collect(),
             dtype,
             quantization: match quantize {
-                None => card.config.quantization.map_or("none".into(), |found| found.method),
+                None => {
+                    let own = card.config.quantization.as_ref();
+                    own.map_or_else(|| "none".to_owned(), |own| own.method.clone())
+                }
                 Some(Quantize::Int8) => "int8".into(),
                 Some(Quantize::Int4) => "int4".into(),
             },

@@ -44,7 +44,7 @@ impl Coded {
     /// Packs the parts, stacked along their outputs.
     pub(crate) fn pack(parts: &[QuantizedPart<'_>], pool: &mut Pool) -> Result<Self, DeviceError> {
         let stacked = Stacked::new(parts)?;
-        let kind = stacked.parts[0].codes.kind();
+        let kind = stacked.kind;
         let (group_of, groups) = stacked.groups();
         let (panels, inputs) = (stacked.outputs.div_ceil(PANEL), group_of.len());
         let depth = inputs.div_ceil((32 / kind.bits()) as usize);
@@ -62,7 +62,7 @@ impl Coded {
                 let to = (output / PANEL * groups.len() + group) * PANEL + output % PANEL;
                 scales[to] = part.scales[from];
                 if let Some(offset) = offsets.get_mut(to) {
-                    *offset = -(part.zero(from) * part.scales[from]);
+                    *offset = part.offset(from);
                 }
             }
         }
@@ -124,6 +124,8 @@ pub(crate) const FP8_UNIT: f32 = f32::from_bits((120 + 127) << 23);
 /// Parts on top of each other, found by output.
 pub(crate) struct Stacked<'a> {
     parts: &'a [QuantizedPart<'a>],
+    /// What the codes are kept as.
+    kind: CodeKind,
     /// The part of each output.
     places: Vec<usize>,
     outputs: usize,
@@ -133,14 +135,22 @@ impl<'a> Stacked<'a> {
     pub(crate) fn new(parts: &'a [QuantizedPart<'a>]) -> Result<Self, DeviceError> {
         let broken = |why: &str| DeviceError::Contract(format!("quantized weights {why}"));
         let first = parts.first().ok_or_else(|| broken("without a part"))?;
+        let has = |kind| parts.iter().any(|part| part.codes.kind() == kind);
+        // Eight bits have room for four, where parts differ.
+        let kind = match (has(CodeKind::Fp8), has(CodeKind::Int4), has(CodeKind::Int8)) {
+            (true, false, false) => CodeKind::Fp8,
+            (false, true, false) => CodeKind::Int4,
+            (false, _, _) => CodeKind::Int8,
+            (true, ..) => return Err(broken("of integers and floats")),
+        };
         for part in parts {
             let (outputs, inputs) = (part.codes.outputs(), part.codes.inputs());
-            if part.codes.kind() != first.codes.kind() || inputs != first.codes.inputs() {
-                return Err(broken("of several kinds or widths"));
+            if inputs != first.codes.inputs() {
+                return Err(broken("of several widths"));
             }
             let groups = part.groups.iter().max().map_or(0, |group| *group as usize + 1);
             let has_zeros = match &part.zeros {
-                Zeros::Each(zeros) => zeros.len() == part.scales.len(),
+                Zeros::Each(zeros) | Zeros::Offsets(zeros) => zeros.len() == part.scales.len(),
                 Zeros::Same(_) => true,
             };
             let fits = part.groups.len() == inputs && part.scales.len() >= groups * outputs;
@@ -156,7 +166,7 @@ impl<'a> Stacked<'a> {
         let places = parts.iter().enumerate();
         let places: Vec<usize> =
             places.flat_map(|(at, part)| std::iter::repeat_n(at, part.codes.outputs())).collect();
-        Ok(Self { parts, outputs: places.len(), places })
+        Ok(Self { parts, kind, outputs: places.len(), places })
     }
 
     pub(crate) fn outputs(&self) -> usize {
@@ -170,7 +180,7 @@ impl<'a> Stacked<'a> {
 
     /// Fills a panel of words, consecutive inputs in a word. What lies beyond stays zero.
     pub(crate) fn fill(&self, panel: usize, out: &mut [u32]) {
-        let bits = self.parts[0].codes.bits();
+        let bits = self.kind.bits();
         let per_word = (32 / bits) as usize;
         let mut lanes = [0u8; PANEL];
         for input in 0..self.parts[0].codes.inputs() {
@@ -210,7 +220,7 @@ impl<'a> Stacked<'a> {
     fn common_zero(&self) -> Option<f32> {
         let same = |part: &QuantizedPart<'_>| match part.zeros {
             Zeros::Same(zero) => Some(zero),
-            Zeros::Each(_) => None,
+            Zeros::Each(_) | Zeros::Offsets(_) => None,
         };
         let first = same(&self.parts[0])?;
         self.parts.iter().all(|part| same(part) == Some(first)).then_some(first)
@@ -218,11 +228,12 @@ impl<'a> Stacked<'a> {
 }
 
 impl QuantizedPart<'_> {
-    /// What stands for zero where scale number `at` counts.
-    fn zero(&self, at: usize) -> f32 {
+    /// What is added to a code times scale number `at`.
+    fn offset(&self, at: usize) -> f32 {
         match &self.zeros {
-            Zeros::Each(zeros) => zeros[at],
-            Zeros::Same(zero) => *zero,
+            Zeros::Each(zeros) => -(zeros[at] * self.scales[at]),
+            Zeros::Offsets(offsets) => offsets[at],
+            Zeros::Same(zero) => -(zero * self.scales[at]),
         }
     }
 }

@@ -76,7 +76,7 @@ fn rows(
     let (rows, count) = (x.len() / hidden, weights.router.out_features());
     scratch.logits.reserve(rows * count)?;
     let logits = &mut scratch.logits[..rows * count];
-    device.product((x, rows), weights.router, false, logits)?;
+    device.product((x, &[]), weights.router, false, logits)?;
 
     let chosen = &mut scratch.chosen;
     chosen.clear();

@@ -10,15 +10,13 @@
 //! - `reference`: reductions in plain loops; `simd`: the same, fast; `math`: scalar functions
 //!
 //! # Arithmetic
-//! Activations are `f32` between operations whatever the weights are stored in.
-//! Products with float32 and float16 weights widen each weight and take activations as they are.
-//! Products with bfloat16 weights round their input to bfloat16 and sum in `f32`, as the
-//! instructions for that type do; all else of a bfloat16 model, its residual stream above all,
-//! keeps more precision than where every activation is stored in that type. Keys and values are
-//! rounded to the KV's type when written. Weights of a quantized checkpoint are widened exactly and
-//! meet activations as they are, unless the checkpoint wants those rounded and the model is not run
-//! in float32. The floating-point environment is Rust's default: round
-//! to nearest, subnormals kept.
+//! Activations are `f32` between operations whatever the weights are stored in. Products with
+//! float32, float16 and quantized weights widen each weight and take activations as they are (but
+//! for checkpoints that want those rounded, unless run in float32). Products with bfloat16 weights
+//! round their input to bfloat16 and sum in `f32`, as the instructions for that type do; all else
+//! of a bfloat16 model, its residual stream above all, keeps more precision than where every
+//! activation is stored in that type. Keys and values are rounded to the KV's type when written.
+//! The floating-point environment is Rust's default: round to nearest, subnormals kept.
 //!
 //! # Reduction orders
 //! Each is a function of shape constants alone, so a row's bits never depend on batch, chunk,

@@ -205,7 +205,7 @@ impl CpuDevice {
             for Group { weight, rows } in groups {
                 let (own, rest) = x.split_at(rows * weight.in_features());
                 let (own_out, rest_out) = out.split_at_mut(rows * weight.out_features());
-                reference::linear(own, weight, false, own_out);
+                reference::linear((own, &[]), weight, false, own_out);
                 (x, out) = (rest, rest_out);
             }
             return Ok(());

@@ -9,7 +9,10 @@
 use std::ops::Range;
 
 use crate::{
-    cpu::{integers::byte, math::ROUND},
+    cpu::{
+        integers::{byte, row_scale},
+        math::ROUND,
+    },
     quant::InputRounding,
 };
 
@@ -33,12 +36,14 @@ pub(crate) fn round_row(rounding: InputRounding, x: &[f32], peaks: &[f32], out: 
         match rounding {
             InputRounding::Exact => pairs.for_each(|(out, x)| *out = *x),
             InputRounding::Int8Token => {
-                let (scale, inverse) = scales(peak(), 127.0);
+                let (scale, inverse) = row_scale(x, Some(&peak()));
                 pairs.for_each(|(out, x)| *out = f32::from(byte(*x, inverse)) * scale);
             }
             InputRounding::Fp8Token | InputRounding::Fp8Groups { .. } => {
-                let (scale, inverse) = scales(peak(), FP8_MAX);
-                pairs.for_each(|(out, x)| *out = to_fp8(x * inverse) * scale);
+                // Divided, not multiplied by an inverse: as others do it, to the bit.
+                let scale = peak() / FP8_MAX;
+                let divisor = if scale == 0.0 { 1.0 } else { scale };
+                pairs.for_each(|(out, x)| *out = to_fp8(x / divisor) * scale);
             }
             InputRounding::Fp8Static(scale) => {
                 pairs.for_each(|(out, x)| *out = to_fp8(x / scale) * scale);
@@ -68,11 +73,6 @@ pub(crate) fn peak(x: &[f32]) -> f32 {
 /// The larger of two magnitudes, not a number if one is not.
 pub(crate) fn larger(a: f32, b: f32) -> f32 {
     if b > a || b.is_nan() { b } else { a }
-}
-
-/// The scale that takes `peak` to `end`, and its inverse.
-pub(crate) fn scales(peak: f32, end: f32) -> (f32, f32) {
-    (peak / end, if peak > 0.0 { end / peak } else { 0.0 })
 }
 
 /// The nearest eight-bit float (e4m3), ties to even; what is beyond them becomes the last.

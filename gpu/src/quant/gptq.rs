@@ -38,7 +38,7 @@ pub fn part<'a>(
         let word = u32::from_le_bytes(zeros[group * (outputs / per_word) + output / per_word]);
         // Stored as one less, where 0 became the highest.
         let stored = word >> ((output % per_word) as u32 * bits);
-        ((stored & mask) + zero_offset & mask) as f32
+        (((stored & mask) + zero_offset) & mask) as f32
     };
     let each = || touched.iter().flat_map(|g| cut.outputs.clone().map(move |output| (*g, output)));
     Ok(QuantizedPart {

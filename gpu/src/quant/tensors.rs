@@ -31,6 +31,11 @@ impl<'r, 'a> LayerTensors<'r, 'a> {
         Ok(Dtype::from_safetensors(tensor.dtype).is_none())
     }
 
+    /// Whether the layer makes queries or keys, whose heads are rotated.
+    pub fn is_rotated(&self) -> bool {
+        ["q_proj", "k_proj"].iter().any(|end| self.name.ends_with(end))
+    }
+
     /// Whether the layer has such a tensor.
     pub fn contains(&self, suffix: &str) -> bool {
         self.reader.contains(&self.full(suffix))

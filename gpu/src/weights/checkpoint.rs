@@ -1,5 +1,5 @@
 //! All weight files of a model folder: `model.safetensors`, or the files that
-//! `model.safetensors.index.json` lists.
+//! `model.safetensors.index.json` lists; or a GGUF file, which is a folder in itself.
 //!
 //! Every file is mapped and every name of the index is looked up at once, so that a missing or
 //! damaged shard fails the load at its start on every rank, not later on one.
@@ -10,6 +10,7 @@ use std::{
 };
 
 use serde::Deserialize;
+use troupe_runtime::model::gguf;
 
 use super::safetensors::{RawTensor, Tensor, TensorFile};
 use crate::error::DeviceError;
@@ -30,11 +31,14 @@ struct Index {
 }
 
 impl Checkpoint {
-    /// Maps all weight files in `folder`.
+    /// Maps all weight files in `folder`, or the file that it is.
     ///
     /// # Errors
     /// [`DeviceError::Weights`] naming the file that is missing or wrong.
     pub fn open(folder: &Path) -> Result<Self, DeviceError> {
+        if gguf::is_gguf(folder) && folder.is_file() {
+            return Self::single(folder, folder.to_owned());
+        }
         let index = folder.join(INDEX);
         if index.is_file() {
             return Self::indexed(folder, &index);
@@ -44,7 +48,11 @@ impl Checkpoint {
             let why = format!("there is neither {SINGLE} nor {INDEX}");
             return Err(DeviceError::Weights { path: folder.to_owned(), why });
         }
-        let file = TensorFile::open(single)?;
+        Self::single(folder, single)
+    }
+
+    fn single(folder: &Path, file: PathBuf) -> Result<Self, DeviceError> {
+        let file = TensorFile::open(file)?;
         let index = file.names().map(|name| (name.to_owned(), 0)).collect();
         Ok(Self { folder: folder.to_owned(), files: vec![file], index })
     }

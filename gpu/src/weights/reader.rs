@@ -4,12 +4,21 @@
 //! Reading gives whole tensors as borrowed bytes; nothing is touched until a layer takes its slice.
 //! The layer then says what it took, and whether other ranks of the stage hold the same.
 
-use std::{cell::RefCell, path::Path};
+use std::{borrow::Cow, cell::RefCell, path::Path};
 
-use troupe_runtime::model::config::Quantization;
+use troupe_runtime::model::config::{Quantization, QuantizedWeights};
 
 use super::{checkpoint::Checkpoint, rename, safetensors::RawTensor, shard::Shard, survey::Survey};
-use crate::{dtype::Dtype, error::DeviceError, executor::LoadProgress, tensor::DenseMatrix};
+use crate::{
+    dtype::Dtype,
+    error::DeviceError,
+    executor::LoadProgress,
+    quant::{
+        gguf::{is_paired, paired_row},
+        tensors::LayerTensors,
+    },
+    tensor::DenseMatrix,
+};
 
 /// Reads tensors for one rank.
 pub struct WeightReader<'a> {
@@ -43,6 +52,13 @@ pub enum Held {
     Replicated,
     /// Each rank holds its own part.
     Sharded,
+}
+
+/// So many rows in the order that checkpoints have, of a file with pairs side by side.
+fn unpaired(bytes: &[u8], rows: usize, size: usize) -> Vec<u8> {
+    let width = bytes.len() / rows.max(1);
+    let row = |row| &bytes[paired_row(row, size) * width..][..width];
+    (0..rows).flat_map(|output| row(output).iter().copied()).collect()
 }
 
 struct Progress {
@@ -197,7 +213,23 @@ impl<'a> WeightReader<'a> {
                 ),
             });
         }
-        DenseMatrix::new(tensor.bytes, tensor.dtype, shape)
+        let paired = self.paired_head(name).filter(|size| is_paired(expected[0], *size));
+        let bytes = match paired {
+            Some(size) => unpaired(tensor.bytes, expected[0], size).into(),
+            None => Cow::Borrowed(tensor.bytes),
+        };
+        DenseMatrix::new(bytes, tensor.dtype, shape)
+    }
+
+    /// The size of a head, if `name` has outputs of rotated heads and the file has them in pairs.
+    fn paired_head(&self, name: &str) -> Option<usize> {
+        let layer = name.rsplit_once('.').map_or(name, |(layer, _)| layer);
+        match self.quantization?.weights {
+            QuantizedWeights::Gguf { paired } if LayerTensors::new(self, layer).is_rotated() => {
+                paired
+            }
+            _ => None,
+        }
     }
 
     /// Notes that the rank holds `elements` of `name`, stored as `dtype`.

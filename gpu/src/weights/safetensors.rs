@@ -11,6 +11,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{Error as _, IgnoredAny, MapAccess, Visitor},
 };
+use troupe_runtime::model::gguf::{self, Gguf, TensorInfo};
 
 use super::map::FileMap;
 use crate::{dtype::Dtype, error::DeviceError};
@@ -67,10 +68,28 @@ impl TensorFile {
     /// [`DeviceError::Weights`] naming the file and, if one is at fault, the tensor.
     pub fn open(path: PathBuf) -> Result<Self, DeviceError> {
         let map = FileMap::open(&path)?;
+        if gguf::is_gguf(&path) {
+            return Self::of_gguf(path, map);
+        }
         match parse(map.bytes()) {
             Ok((data, tensors)) => Ok(Self { path, map, data, tensors }),
             Err(why) => Err(DeviceError::Weights { path, why }),
         }
+    }
+
+    /// The tensors of a GGUF file, by the names that checkpoints have for them.
+    fn of_gguf(path: PathBuf, map: FileMap) -> Result<Self, DeviceError> {
+        let bytes = map.bytes();
+        let header = Gguf::parse(&path, bytes, bytes.len() as u64)
+            .map_err(|error| DeviceError::Weights { path: path.clone(), why: error.to_string() })?;
+        let entry = |info: TensorInfo| {
+            // Within the mapping, so within what an index can be.
+            let (start, end) = (info.offset as usize, (info.offset + info.bytes) as usize);
+            let dtype = info.kind.name().to_owned();
+            Entry { dtype, shape: info.shape, data_offsets: (start, end) }
+        };
+        let tensors = header.tensors.into_iter().map(|(name, info)| (name, entry(info)));
+        Ok(Self { tensors: tensors.collect(), data: header.data as usize, path, map })
     }
 
     /// Where it is.

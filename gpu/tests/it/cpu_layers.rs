@@ -9,7 +9,7 @@ use troupe_gpu::{
     cpu::{CpuDevice, KernelPath, packed::CpuLinear},
     dtype::Dtype,
     executor::{BatchSequence, StepBatch},
-    kv::KvPool,
+    kv::{KvDtype, KvPool},
     memory::Limits,
     shape::{AttentionMask, AttentionSpec, HeadShape, KvAt, KvKind, KvSpec, LatentShape},
     tensor::{DenseMatrix, DensePart, LinearSource, Quantize, WeightSource},
@@ -258,7 +258,7 @@ fn latent_inputs(sequence: usize, position: usize) -> (Vec<f32>, Vec<f32>) {
 }
 
 impl Latent {
-    fn new(device: &mut CpuDevice, dtype: Dtype, block_size: usize) -> Self {
+    fn new(device: &mut CpuDevice, dtype: KvDtype, block_size: usize) -> Self {
         let kind = KvKind::Latent { width: SHAPE.width() };
         let mask = AttentionMask::Causal;
         let spec = KvSpec { layers: 2, kind, block_size, dtype, mask };
@@ -304,7 +304,7 @@ impl Latent {
 
 #[test]
 fn latent_rows_are_attended_to_alike_however_they_are_computed() {
-    for (dtype, block_size) in [(Dtype::F32, BLOCK), (Dtype::Bf16, 16), (Dtype::F16, 64)] {
+    for (dtype, block_size) in [(KvDtype::F32, BLOCK), (KvDtype::Bf16, 16), (KvDtype::F16, 64)] {
         let mut truth = None;
         for mut device in devices() {
             let path = device.kernel_path();
@@ -326,7 +326,7 @@ fn latent_rows_are_attended_to_alike_however_they_are_computed() {
 #[test]
 fn latent_attention_is_softmax_over_expanded_keys_and_values() {
     let mut device = device(KernelPath::best(), 1).unwrap();
-    let mut latent = Latent::new(&mut device, Dtype::F32, BLOCK);
+    let mut latent = Latent::new(&mut device, KvDtype::F32, BLOCK);
     let out = latent.step(&mut device, &[(0, 0, LENGTHS[0])]);
     let turned = |part: &[f32], position: usize| -> Vec<f64> {
         let turn = |(pair, x): (usize, &[f32])| {
@@ -373,7 +373,7 @@ fn latent_attention_is_softmax_over_expanded_keys_and_values() {
 #[test]
 fn latent_and_other_kv_are_not_taken_for_each_other() {
     let mut device = device(KernelPath::best(), 1).unwrap();
-    let Latent { mut kv, rope, absorb, expand } = Latent::new(&mut device, Dtype::F32, BLOCK);
+    let Latent { mut kv, rope, absorb, expand } = Latent::new(&mut device, KvDtype::F32, BLOCK);
     let mut meta = device.step_meta(&limits()).unwrap();
     device.prepare_step(&batch(&[(0, 0, 1)]), &kv, &mut meta).unwrap();
     let at = KvAt { group: 0, layer: 0 };
@@ -410,7 +410,7 @@ fn capped_scores_are_alike_on_all_paths_and_right() {
     let mut truth = None;
     for mut device in devices() {
         let kind = KvKind::Heads { kv_heads: 1, head_dim: 8 };
-        let kv = KvSpec { layers: 1, kind, block_size: BLOCK, dtype: Dtype::F32, mask };
+        let kv = KvSpec { layers: 1, kind, block_size: BLOCK, dtype: KvDtype::F32, mask };
         let mut kv = vec![device.allocate_kv(&kv, 40).unwrap()];
         let mut meta = device.step_meta(&limits()).unwrap();
         device.prepare_step(&batch(&[(0, 0, 100)]), &kv, &mut meta).unwrap();

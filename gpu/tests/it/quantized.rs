@@ -4,9 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "tests may stop at the first surprise")]
 
 mod files;
+mod gguf;
 mod products;
 
-use troupe_gpu::{dtype::Dtype, error::DeviceError, executor::LogitRows, tensor::Quantize};
+use troupe_gpu::{
+    dtype::Dtype, error::DeviceError, executor::LogitRows, kv::KvDtype, tensor::Quantize,
+};
 
 use self::files::{FORMATS, Format, write_model};
 use crate::{
@@ -84,15 +87,32 @@ fn inputs_are_rounded_as_the_checkpoint_says_by_default() {
         }
         for (tensor, pipeline) in LAYOUTS {
             // As it is served: keys and values in full precision.
-            let kv_dtype = Some(Dtype::F32);
+            let kv_dtype = Some(KvDtype::F32);
             let layout = Layout { kv_dtype, ..Layout::of(tensor, pipeline) };
             let mut ranks = Ranks::load(&golden::model(model).unwrap(), layout).unwrap();
             let found = last_logits(&mut ranks, &mut sequences(&prompts));
-            for (prompt, found) in prompts.iter().zip(&found) {
-                let name = format!("last_logits.{}.act_quant.f32", prompt.id);
-                let off = worst(found, &golden[&name]);
-                assert!(off <= 0.3, "{model} {} {layout:?}: off by {off}", prompt.id);
+            let golden =
+                |prompt: &Prompt, kind: &str| &golden[&format!("last_logits.{}.{kind}", prompt.id)];
+            if !model.contains("fp8") {
+                for (prompt, found) in prompts.iter().zip(&found) {
+                    let off = worst(found, golden(prompt, "act_quant.f32"));
+                    assert!(off <= 0.3, "{model} {} {layout:?}: off by {off}", prompt.id);
+                }
+                continue;
             }
+            // Steps of eight-bit floats are so wide that inputs which differ by 1e-6 round to other
+            // neighbors and move a logit by up to 0.6 (the simulation behind the golden values,
+            // repeated in f64 with norms 1e-6 larger), where not rounding at all moves one by 0.6
+            // to 1.3. So over all prompts together it must be clearly nearer to the former.
+            let distance = |kind: &str| -> f64 {
+                let pairs = prompts.iter().zip(&found);
+                let squares = pairs.flat_map(|(prompt, found)| {
+                    found.iter().zip(golden(prompt, kind)).map(|(a, b)| (f64::from(*a) - b).powi(2))
+                });
+                squares.sum::<f64>().sqrt()
+            };
+            let (rounded, exact) = (distance("act_quant.f32"), distance("f64"));
+            assert!(rounded <= 0.7 * exact, "{model} {layout:?}: {rounded} and {exact}");
         }
     }
 }
@@ -129,7 +149,7 @@ fn rounded_inputs_stay_near_and_are_the_same_on_every_number_of_ranks() {
         let (coded, twin) = (folder.path().join("coded"), folder.path().join("twin"));
         write_model(format, &coded, &twin);
         let logits = |folder: &std::path::Path, dtype, tensor| {
-            let kv_dtype = Some(Dtype::F32);
+            let kv_dtype = Some(KvDtype::F32);
             let layout = Layout { dtype, kv_dtype, ..Layout::of(tensor, 1) };
             let mut ranks = Ranks::load(folder, layout).unwrap();
             last_logits(&mut ranks, &mut [Sequence::new(0, &prompt)]).remove(0)

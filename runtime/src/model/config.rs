@@ -25,7 +25,11 @@ pub use self::{
     quantization::{Quantization, QuantizedInputs, QuantizedWeights},
     rope::{Rope, RopeScaling},
 };
-use super::{error::ModelError, json};
+use super::{
+    error::ModelError,
+    gguf::{self, Gguf},
+    json,
+};
 
 /// A decoder's shape and wiring. Sizes are in elements, of the whole model (not of one rank).
 #[derive(Clone, Debug, PartialEq)]
@@ -98,11 +102,15 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Reads `config.json`.
+    /// Reads `config.json`, or the metadata of a GGUF file.
     ///
     /// # Errors
     /// [`ModelError`] naming file, field, what stands there and what could.
     pub fn load(file: &Path) -> Result<Self, ModelError> {
+        if gguf::is_gguf(file) {
+            let map = Gguf::open(file)?.config()?;
+            return parse::model_config(&json::Fields::new(file, &map));
+        }
         Self::parse(file, &json::read_bounded(file, MAX_CONFIG_BYTES)?)
     }
 

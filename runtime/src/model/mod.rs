@@ -4,6 +4,7 @@
 //! - [`card`]: [`ModelCard`](card::ModelCard), all of the below for one folder; begin here
 //! - [`source`]: from `MODEL` on a command line to files on this machine, and their digests
 //! - [`config`]: `config.json` and `generation_config.json` as typed values
+//! - [`gguf`]: the same out of llama.cpp's one file
 //! - [`sharding`]: over how many ranks a model can be divided
 //! - [`tokenizer`], [`tokenizer_config`]: text to token ids and back
 //! - [`detokenize`]: token ids to text as they come
@@ -19,6 +20,7 @@ pub mod card;
 pub mod config;
 pub mod detokenize;
 pub mod error;
+pub mod gguf;
 pub mod grammar;
 mod guard;
 mod json;

@@ -1,8 +1,9 @@
 //! What `MODEL` on a command line may be, and the files that a model's folder holds.
 //!
-//! A directory, a `file://` URI, or a name on the Hugging Face hub (`org/name`, `hf://org/name`,
-//! either with `@revision`), which is looked up in the local cache of the hub's own tools. Nothing
-//! is downloaded: a model that is not here is an error that says what to type.
+//! A directory, a GGUF file, a `file://` URI of either, or a name on the Hugging Face hub
+//! (`org/name`, `hf://org/name`, either with `@revision`), which is looked up in the local cache of
+//! the hub's own tools. Nothing is downloaded: a model that is not here is an error that says what
+//! to type.
 
 mod files;
 mod hub;
@@ -10,14 +11,14 @@ mod hub;
 use std::path::{Path, PathBuf};
 
 pub use self::{files::ModelFiles, hub::HubCache};
-use super::error::ModelError;
+use super::{error::ModelError, gguf};
 
 /// Where a model's files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelSource {
     /// What the user wrote.
     pub name: String,
-    /// The folder on this machine.
+    /// The folder on this machine, or a GGUF file, which is a folder in itself.
     pub folder: PathBuf,
 }
 
@@ -51,11 +52,14 @@ impl ModelSource {
 }
 
 fn directory(model: &str, path: &Path) -> Result<PathBuf, ModelError> {
-    if path.is_dir() {
+    if path.is_dir() || (gguf::is_gguf(path) && path.is_file()) {
         return Ok(path.to_owned());
     }
     let what = match path.is_file() {
-        true => "is a file; name the folder that holds `config.json` and the weights",
+        true => {
+            "is a file, and none whose name ends with `.gguf`; name the folder that holds \
+             `config.json` and the weights"
+        }
         false => {
             "is no folder on this machine, nor a name on the hub such as `org/name`; name the \
              folder that holds `config.json` and the weights"

@@ -57,7 +57,7 @@ pub(crate) fn products(
         let Tile { weight, from, to } = &tiles[task];
         // SAFETY: tiles were numbered one after the other above, and each is one task.
         let out = unsafe { places.piece(to.0, to.1) };
-        isa.lay_out(weight, &x[from.0..][..from.1], out);
+        isa.lay_out(weight, &x[from.0..][..from.1], &[], out);
     });
     let mut jobs = Vec::with_capacity(groups.len());
     let (mut laid_out, mut out) = (&laid_out[..written], out);

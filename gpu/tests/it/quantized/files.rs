@@ -258,9 +258,8 @@ fn quantize(
         (0..per_word).fold(0, |word, at| word | code(at) << (at * bits))
     };
     let code = |row: usize, column: usize| u32::from(codes[row * columns + column]);
-    let halves = |by_group: bool| -> Vec<u8> {
+    let halves = || -> Vec<u8> {
         let pairs = (0..groups).flat_map(|g| (0..rows).map(move |row| (row, g)));
-        assert!(by_group);
         pairs.flat_map(|(row, g)| f16::from_f32(scaled(row, g).0).to_le_bytes()).collect()
     };
     let brains = |rows: usize| -> Vec<u8> {
@@ -274,11 +273,11 @@ fn quantize(
             add("qweight", "I32", &shape, words(&word, (shape[0], rows)));
             // Stored as one less.
             let zero = |g: usize, b: usize| {
-                join(&|at| scaled(b * per_word + at, g).1 as u32 - 1 & ((1 << bits) - 1))
+                join(&|at| (scaled(b * per_word + at, g).1 as u32 - 1) & ((1 << bits) - 1))
             };
             let shape = [groups, rows / per_word];
             add("qzeros", "I32", &shape, words(&zero, (groups, shape[1])));
-            add("scales", "F16", &[groups, rows], halves(true));
+            add("scales", "F16", &[groups, rows], halves());
             let indices = (0..columns).flat_map(|column| (group_of(column) as u32).to_le_bytes());
             add("g_idx", "I32", &[columns], indices.collect());
         }
@@ -289,7 +288,7 @@ fn quantize(
             add("qweight", "I32", &[columns, row], words(&word, (columns, row)));
             let zero = |g: usize, b: usize| join(&|at| scaled(b * 8 + ORDER[at], g).1 as u32);
             add("qzeros", "I32", &[groups, row], words(&zero, (groups, row)));
-            add("scales", "F16", &[groups, rows], halves(true));
+            add("scales", "F16", &[groups, rows], halves());
         }
         Format::PackedEight | Format::PackedFour => {
             let word = |row: usize, b: usize| join(&|at| code(row, b * per_word + at));

@@ -87,6 +87,8 @@ impl Case {
         let (outputs, inputs) = (self.parts[part] + 2 * AROUND, self.inputs + 2 * AROUND);
         let per_word = (32 / self.kind.bits()) as usize;
         let (stride, count) = match self.layout {
+            // What a GGUF file has is compared in models.
+            CodeLayout::Blocks(_) => unreachable!("no case has blocks"),
             CodeLayout::Bytes | CodeLayout::SignedBytes => (inputs, outputs * inputs),
             CodeLayout::InputWords => (outputs, inputs.div_ceil(per_word) * outputs * 4),
             CodeLayout::OutputWords => {
@@ -181,7 +183,7 @@ proptest! {
                     part.codes.of_input(input, output, &mut code);
                     let at = part.groups[input] as usize * file.outputs + output;
                     let zero = match &part.zeros {
-                        Zeros::Each(zeros) => zeros[at],
+                        Zeros::Each(zeros) | Zeros::Offsets(zeros) => zeros[at],
                         Zeros::Same(zero) => *zero,
                     };
                     let steps = match case.kind {

@@ -32,6 +32,11 @@ pub enum QuantizedWeights {
         /// for all.
         block: Option<(usize, usize)>,
     },
+    /// llama.cpp's, whose files say of each tensor how it is stored.
+    Gguf {
+        /// Elements of a head, if those of query and key heads lie in rotated pairs.
+        paired: Option<usize>,
+    },
     /// AutoGPTQ's: inputs eight (or four) to a word, outputs in order.
     Gptq {
         /// Bits of a weight: 4 or 8.
@@ -78,6 +83,11 @@ pub(super) fn parse(config: &Fields<'_>) -> Result<Option<Quantization>, ModelEr
         Some("awq") => awq(&fields)?,
         Some("compressed-tensors") => compressed(&fields)?,
         Some("fp8") => fp8(&fields)?,
+        Some("gguf") => {
+            let paired = fields.integer("paired_head_dim", 2..=MAX_GROUP)?;
+            let paired = paired.map(|size| size as usize);
+            (QuantizedWeights::Gguf { paired }, QuantizedInputs::Exact)
+        }
         _ => return Err(fields.wrong("quant_method", format!("{METHODS} are supported"))),
     };
     Ok(method.map(|method| Quantization { method: method.to_owned(), weights, inputs }))

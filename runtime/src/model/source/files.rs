@@ -11,7 +11,11 @@ use serde_json::Value;
 
 use crate::{
     id::Digest,
-    model::{error::ModelError, json},
+    model::{
+        error::ModelError,
+        gguf::{self, Gguf},
+        json,
+    },
 };
 
 /// What a model's folder holds. Optional files are there if they are `Some`.
@@ -31,7 +35,7 @@ pub struct ModelFiles {
     pub special_tokens_map: Option<PathBuf>,
     /// `chat_template.jinja`, which goes before a template in `tokenizer_config.json`.
     pub chat_template: Option<PathBuf>,
-    /// The safetensors files, sorted by name; never empty.
+    /// The weight files, sorted by name; never empty.
     pub weights: Vec<PathBuf>,
 }
 
@@ -41,6 +45,9 @@ impl ModelFiles {
     /// # Errors
     /// [`ModelError::Missing`] naming the file that a model cannot do without.
     pub fn find(folder: &Path) -> Result<Self, ModelError> {
+        if gguf::is_gguf(folder) && folder.is_file() {
+            return Ok(Self::of_gguf(folder));
+        }
         let optional = |name: &str| Some(folder.join(name)).filter(|file| file.is_file());
         let missing =
             |what: &str| ModelError::Missing { folder: folder.to_owned(), what: what.to_owned() };
@@ -63,6 +70,20 @@ impl ModelFiles {
         })
     }
 
+    /// One file that is all of them.
+    fn of_gguf(file: &Path) -> Self {
+        Self {
+            folder: file.to_owned(),
+            config: file.to_owned(),
+            generation_config: None,
+            tokenizer: file.to_owned(),
+            tokenizer_config: Some(file.to_owned()),
+            special_tokens_map: None,
+            chat_template: None,
+            weights: vec![file.to_owned()],
+        }
+    }
+
     /// The model's digest: config, and of each weight file its name, size, header and a sample of
     /// its bytes. Reads little whatever the weights' size, so it tells models apart but does not
     /// prove that a file is whole.
@@ -71,7 +92,9 @@ impl ModelFiles {
     /// [`ModelError`] if a file cannot be read.
     pub fn model_digest(&self) -> Result<Digest, ModelError> {
         let mut hasher = blake3::Hasher::new();
-        absorb(&mut hasher, &json::read_bounded(&self.config, MAX_SMALL_BYTES)?);
+        if !gguf::is_gguf(&self.config) {
+            absorb(&mut hasher, &json::read_bounded(&self.config, MAX_SMALL_BYTES)?);
+        }
         for file in &self.weights {
             let name = file.file_name().unwrap_or_default();
             absorb(&mut hasher, name.as_encoded_bytes());
@@ -87,6 +110,10 @@ impl ModelFiles {
     /// [`ModelError`] if a file cannot be read.
     pub fn tokenizer_digest(&self) -> Result<Digest, ModelError> {
         let mut hasher = blake3::Hasher::new();
+        if gguf::is_gguf(&self.tokenizer) {
+            absorb(&mut hasher, &Gguf::open(&self.tokenizer)?.tokenizer()?);
+            return Ok(Digest(*hasher.finalize().as_bytes()));
+        }
         let files = [Some(&self.tokenizer), self.tokenizer_config.as_ref()];
         for file in files.into_iter().flatten() {
             absorb(&mut hasher, &json::read_bounded(file, MAX_TOKENIZER_BYTES)?);

@@ -24,8 +24,10 @@ fn folders_and_uris_are_themselves() {
         assert_eq!(resolve(&model, Path::new("nowhere")).unwrap(), path);
     }
     write(path, "weights.gguf", "");
-    let error = resolve(&format!("{text}/weights.gguf"), path).unwrap_err();
-    assert!(error.contains("is a file"), "{error}");
+    assert_eq!(resolve(&format!("{text}/weights.gguf"), path).unwrap(), path.join("weights.gguf"));
+    write(path, "weights.bin", "");
+    let error = resolve(&format!("{text}/weights.bin"), path).unwrap_err();
+    assert!(error.contains("is a file") && error.contains(".gguf"), "{error}");
     let error = resolve("s3://bucket/model", path).unwrap_err();
     assert!(error.contains("s3://") && error.contains("folder"), "{error}");
     assert!(resolve("/no/such/folder", path).unwrap_err().contains("no folder"));
