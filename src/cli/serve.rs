@@ -159,7 +159,7 @@ impl Local {
     ) -> Result<Self, Failure> {
         let bar = Bar::new(launch.tensor_parallel * launch.pipeline_parallel);
         let models = Checkpoints {
-            hub: stack::hub(),
+            access: stack::hub(),
             cores: stack::cores(),
             progress: Some(bar.progress()),
         };

@@ -14,7 +14,7 @@ use troupe_runtime::model::{
     card::ModelCard,
     config::{AttentionSpan, ModelConfig, RopeScaling},
     detokenize::Detokenizer,
-    source::{HubCache, ModelSource},
+    source::{ModelAccess, ModelSource},
     template::{ChatInput, ChatTemplates, TemplateError},
     tokenizer::{SpecialTokens, Tokenizer},
     tokenizer_config::TokenizerConfig,
@@ -284,7 +284,7 @@ fn is_known(folder: &Path) -> bool {
 }
 
 fn load(folder: &Path) -> ModelCard {
-    let cache = HubCache::at("nowhere");
+    let cache = ModelAccess::offline("nowhere");
     let source = ModelSource::resolve(folder.to_str().unwrap(), &cache).unwrap();
     ModelCard::load(&source).unwrap()
 }

@@ -17,7 +17,7 @@ use troupe_runtime::{
     id::{EndpointId, Epoch, GroupId, NodeId},
     model::{
         card::ModelCard,
-        source::{HubCache, ModelSource},
+        source::{ModelAccess, ModelSource},
     },
     shutdown::{ShutdownOwner, shutdown},
     transport::{Link, LocalNetwork, PeerIdentity, PeerRole},
@@ -55,7 +55,7 @@ pub(crate) struct Stage {
 /// The model that the leaders serve.
 pub(crate) fn card() -> ModelCard {
     let folder = golden::model("tiny-chat").expect("both golden sets have tiny-chat");
-    let source = ModelSource::resolve(&folder.to_string_lossy(), &HubCache::at("/nowhere"));
+    let source = ModelSource::resolve(&folder.to_string_lossy(), &ModelAccess::offline("/nowhere"));
     ModelCard::load(&source.expect("a folder")).expect("a good model")
 }
 

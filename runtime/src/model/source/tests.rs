@@ -5,7 +5,7 @@ use std::{ffi::OsString, fs};
 use super::*;
 
 fn resolve(model: &str, cache: &Path) -> Result<PathBuf, String> {
-    let source = ModelSource::resolve(model, &HubCache::at(cache));
+    let source = ModelSource::resolve(model, &ModelAccess::offline(cache));
     source.map(|found| found.folder).map_err(|error| error.to_string())
 }
 
@@ -51,13 +51,13 @@ fn names_are_found_in_the_hubs_cache() {
 #[test]
 fn the_cache_is_where_the_hubs_tools_have_it() {
     let from = |set: &[(&str, &str)]| {
-        HubCache::from_variables(|name| {
+        ModelAccess::from_variables(|name| {
             set.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value))
         })
     };
-    assert_eq!(from(&[("HOME", "/h")]), HubCache::at("/h/.cache/huggingface/hub"));
-    assert_eq!(from(&[("HOME", "/h"), ("HF_HOME", "/x")]), HubCache::at("/x/hub"));
-    assert_eq!(from(&[("HF_HUB_CACHE", "/y"), ("HF_HOME", "/x")]), HubCache::at("/y"));
+    assert_eq!(from(&[("HOME", "/h")]), ModelAccess::offline("/h/.cache/huggingface/hub"));
+    assert_eq!(from(&[("HOME", "/h"), ("HF_HOME", "/x")]), ModelAccess::offline("/x/hub"));
+    assert_eq!(from(&[("HF_HUB_CACHE", "/y"), ("HF_HOME", "/x")]), ModelAccess::offline("/y"));
 }
 
 #[test]
