@@ -4,9 +4,10 @@
 //! cargo bench --bench hosts [-- --mib N]
 //! ```
 //! Two network namespaces with a pair of interfaces between them are two hosts; making them takes
-//! root. A process in each: one sends frames of KV with their checksums, over QUIC as ranks do, on
-//! some connections at once; the other takes and checks them. Beside it the same bytes over TLS 1.3
-//! on as many connections of TCP, with the same certificates and cipher, and without any frames.
+//! root. A process in each: one sends frames of KV with their checksums as ranks do, on some
+//! connections at once; the other takes and checks them. They go over lanes of TCP beside QUIC, and
+//! once more over QUIC alone, as where TCP is blocked. Beside it the same bytes over TLS 1.3 on as
+//! many connections of TCP, with the same certificates and cipher, and without any frames.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
 
@@ -70,7 +71,10 @@ fn between_hosts(mib: &str) {
         identity.save(&folder.path().join(name)).expect("saved");
     }
     println!("{mib} MiB, the best of three, GB/s\n");
-    println!("{:<8}{:>14}{:>10}{:>10}{:>8}", "MTU", "connections", "TLS/TCP", "QUIC", "share");
+    println!(
+        "{:<8}{:>14}{:>10}{:>10}{:>8}{:>12}",
+        "MTU", "connections", "TLS/TCP", "lanes", "share", "QUIC alone"
+    );
     for mtu in ["1500", "9000"] {
         let _hosts = Hosts::new(mtu);
         let own = |role: &str, host: &str, more: &[&str]| {
@@ -152,8 +156,13 @@ fn address(host: usize, port: u16) -> SocketAddr {
     SocketAddr::new(HOSTS[host].1.parse().expect("an address"), port)
 }
 
-fn link(identity: &Identity, listen: SocketAddr, runtime: &TransportRuntime) -> Arc<QuicLink> {
-    let config = QuicConfig { listen, ..QuicConfig::default() };
+fn link(
+    identity: &Identity,
+    listen: SocketAddr,
+    lanes: &[Class],
+    runtime: &TransportRuntime,
+) -> Arc<QuicLink> {
+    let config = QuicConfig { listen, lanes: lanes.to_vec(), ..QuicConfig::default() };
     QuicLink::bind(identity, &config, runtime).expect("a free port")
 }
 
@@ -161,7 +170,7 @@ fn link(identity: &Identity, listen: SocketAddr, runtime: &TransportRuntime) -> 
 async fn receive(folder: &Path) {
     let identity = identity(folder, 1);
     let threads = TransportRuntime::new(2).expect("threads");
-    let link = link(&identity, address(1, QUIC_PORT), &threads);
+    let link = link(&identity, address(1, QUIC_PORT), &[Class::Kv], &threads);
     let config = identity.server_config(Guests::Members).expect("a configuration");
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind(address(1, TCP_PORT)).await.expect("a free port");
@@ -198,17 +207,20 @@ async fn send(runtime: &TransportRuntime, folder: &Path, bytes: usize) {
     let connector =
         TlsConnector::from(Arc::new(identity.client_config().expect("a configuration")));
     // Each of these has its own socket, as the members of a group have.
-    let links: Vec<_> =
-        (0..4_u16).map(|number| link(&identity, address(0, 7700 + number), runtime)).collect();
+    let links = |first: u16, lanes: &[Class]| -> Vec<_> {
+        (first..first + 4).map(|port| link(&identity, address(0, port), lanes, runtime)).collect()
+    };
+    let (with_lanes, alone) = (links(7700, &[Class::Kv]), links(7710, &[]));
     for connections in CONNECTIONS {
-        let (mut tcp, mut quic) = (0.0_f64, 0.0_f64);
+        let (mut tcp, mut lanes, mut quic) = (0.0_f64, 0.0_f64, 0.0_f64);
         for _ in 0..3 {
             let speed = |took: Duration| bytes as f64 / took.as_secs_f64() / 1e9;
             tcp = tcp.max(speed(over_tcp(&connector, connections, bytes).await));
-            quic = quic.max(speed(over_quic(&links[..connections], bytes).await));
+            lanes = lanes.max(speed(over_quic(&with_lanes[..connections], bytes).await));
+            quic = quic.max(speed(over_quic(&alone[..connections], bytes).await));
         }
-        let share = quic / tcp * 100.0;
-        println!("{connections:>14}{tcp:>10.2}{quic:>10.2}{share:>7.0}%");
+        let share = lanes / tcp * 100.0;
+        println!("{connections:>14}{tcp:>10.2}{lanes:>10.2}{share:>7.0}%{quic:>12.2}");
     }
 }
 

@@ -31,7 +31,10 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use serde_json::{Value, json};
@@ -49,9 +52,11 @@ const CLIENTS: usize = 4;
 /// KV blocks of an engine: four conversations or so.
 const BLOCKS: u32 = 200;
 
-/// Ways of placing, as plug-ins with weights; none is the default.
-const PROFILES: [(&str, &[(&str, u32)]); 4] = [
+/// Ways of placing, as plug-ins with weights; none is the default. With [`ROUND_ROBIN`], clients
+/// name one endpoint after the other, and the gateway has nobody else to place them at.
+const PROFILES: [(&str, &[(&str, u32)]); 5] = [
     ("default", &[]),
+    (ROUND_ROBIN, &[]),
     ("random", &[("random-picker", 1)]),
     ("least-loaded", &[("queue-scorer", 1), ("running-requests-size-scorer", 1)]),
     (
@@ -64,6 +69,8 @@ const PROFILES: [(&str, &[(&str, u32)]); 4] = [
         ],
     ),
 ];
+
+const ROUND_ROBIN: &str = "round-robin";
 
 /// One answer.
 struct Answered {
@@ -121,6 +128,7 @@ fn measure(name: &str, plugins: &[(&str, u32)], model: &Path, (endpoints, all): 
     until("all endpoints serve", ready);
 
     let (next, answered) = (Mutex::new(0), Mutex::new(Vec::new()));
+    let turn = (name == ROUND_ROBIN).then(|| (AtomicUsize::new(0), endpoints));
     let began = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..CLIENTS {
@@ -134,7 +142,7 @@ fn measure(name: &str, plugins: &[(&str, u32)], model: &Path, (endpoints, all): 
                     if number >= all {
                         return;
                     }
-                    let told = converse(address, number);
+                    let told = converse(address, number, turn.as_ref());
                     answered.lock().expect("nobody panics with it").extend(told);
                 }
             });
@@ -158,8 +166,12 @@ fn measure(name: &str, plugins: &[(&str, u32)], model: &Path, (endpoints, all): 
     );
 }
 
-/// A whole conversation.
-fn converse(address: SocketAddr, number: u32) -> Vec<Answered> {
+/// A whole conversation; where endpoints take turns, with each request at the next of so many.
+fn converse(
+    address: SocketAddr,
+    number: u32,
+    turns: Option<&(AtomicUsize, usize)>,
+) -> Vec<Answered> {
     let mut prompt = text(number % SYSTEM_PROMPTS, SYSTEM_TOKENS);
     let mut answered = Vec::new();
     for turn in 0..TURNS {
@@ -168,7 +180,11 @@ fn converse(address: SocketAddr, number: u32) -> Vec<Answered> {
         body["stream"] = json!(true);
         body["stream_options"] = json!({"include_usage": true});
         let began = Instant::now();
-        let stream = http::stream(address, "/v1/completions", &body).expect("an answer");
+        let endpoint = turns.map(|(next, all)| next.fetch_add(1, Ordering::Relaxed) % all);
+        let header = endpoint.map(|index| format!("{SUBSET}: default/s/{index}\r\n"));
+        let header = header.unwrap_or_default();
+        let stream = http::stream_with(address, "/v1/completions", &header, &body);
+        let stream = stream.expect("an answer");
         let (mut first, mut cached, mut said) = (None, 0, Vec::new());
         for event in stream {
             match event {
@@ -193,6 +209,9 @@ fn converse(address: SocketAddr, number: u32) -> Vec<Answered> {
     }
     answered
 }
+
+/// Names the only endpoints that may answer.
+const SUBSET: &str = "x-gateway-destination-endpoint-subset";
 
 /// Tokens that no text of another number has in this order.
 fn text(number: u32, len: u32) -> Vec<u32> {

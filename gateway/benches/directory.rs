@@ -37,7 +37,7 @@ use troupe_runtime::{
     id::{Digest, EndpointId, Epoch, GroupId, NodeId},
     model::{
         card::ModelCard,
-        source::{ModelAccess, ModelSource},
+        source::{ModelAccess, ModelFiles, ModelSource},
     },
     transport::{
         Connection, Conversation, Link, LinkError, LocalLink, LocalNetwork, PeerAddr, PeerIdentity,
@@ -150,7 +150,12 @@ impl Field {
         let source =
             ModelSource::resolve(folder, &ModelAccess::offline("/nowhere")).expect("a folder");
         let card = ModelCard::load(&source).expect("a model");
-        let info = info(card.model_digest, card.tokenizer_digest);
+        let info = info(
+            ModelFiles::find(&card.files.folder)
+                .and_then(|files| files.model_digest())
+                .expect("a whole model"),
+            card.tokenizer_digest,
+        );
         let mut tasks = JoinSet::new();
         let leaders = (0..ENDPOINTS).map(|index| {
             let link = network.link(identity(PeerRole::Node));

@@ -15,7 +15,7 @@ use troupe_runtime::{
     id::{EndpointId, Epoch, GroupId, NodeId},
     model::{
         card::ModelCard,
-        source::{ModelAccess, ModelSource},
+        source::{ModelAccess, ModelFiles, ModelSource},
     },
     transport::{Class, Connection, Link, LocalNetwork, PeerIdentity, PeerRole},
     wire::status::{EndpointInfo, Fingerprint, Role},
@@ -63,7 +63,9 @@ fn record() -> EndpointRecord {
         num_blocks: 1000,
         max_num_seqs: 256,
         fingerprint: Fingerprint {
-            model: card.model_digest,
+            model: ModelFiles::find(&source.folder)
+                .and_then(|files| files.model_digest())
+                .expect("a whole model"),
             tokenizer: card.tokenizer_digest,
             adapter: None,
             dtype: "bfloat16".into(),

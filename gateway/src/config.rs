@@ -95,12 +95,15 @@ pub struct FlowControl {
     pub max_requests: usize,
     /// What they may take in memory.
     pub max_bytes: usize,
-    /// The longest wait; a request's own time if not given.
+    /// The longest wait; a request's own time if not given. Who would wait longer is told so when
+    /// he comes.
     pub ttl: Option<Duration>,
     /// Requests in an endpoint's queue from which on it is saturated.
     pub queue_depth_threshold: f64,
     /// Share of KV blocks in use from which on it is; not looked at if not given.
     pub kv_cache_util_threshold: Option<f64>,
+    /// The share of the endpoints' places that requests leave free while others matter more.
+    pub priority_holdback: f64,
 }
 
 /// Where a stream goes on whose endpoint is lost after the client was told a part of the output.
@@ -164,6 +167,7 @@ impl Default for FlowControl {
             ttl: None,
             queue_depth_threshold: 5.0,
             kv_cache_util_threshold: None,
+            priority_holdback: 0.05,
         }
     }
 }

@@ -1,15 +1,21 @@
-//! The CPU device's kernels at the shapes of a 125M model: hidden 768, 12 heads of 64, ffn 2048 and
-//! a vocabulary of 50,257. Products of one row print bytes per second (they read every weight
-//! once), the rest prints floating-point operations per second as `elem/s`.
+//! The CPU device's kernels: products at the shapes of a 125M model (hidden 768, 12 heads of 64,
+//! ffn 2048 and a vocabulary of 50,257), attention with 8 query heads for each key head. Products
+//! and attention of one row print bytes per second (they read every weight or key once), the rest
+//! prints floating-point operations per second as `elem/s`. `troupe bench device` prints the
+//! limits.
 //!
 //! `cargo bench -p troupe-gpu`, or with a filter behind `--`. Threads: all that the machine has.
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{
+    BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
+    measurement::WallTime,
+};
 use troupe_gpu::{
     backend::{Backend, KvStep, LinearCall, PreparedLinear},
     cpu::{CpuDevice, CpuOptions, KernelPath, buffer::CpuBuffer, packed::CpuLinear},
     dtype::Dtype,
     executor::{BatchSequence, StepBatch},
+    kv::KvDtype,
     memory::Limits,
     shape::{AttentionMask, AttentionSpec, HeadShape, KvAt, KvKind, KvSpec},
     tensor::{DenseMatrix, DensePart, LinearSource, WeightSource},
@@ -19,7 +25,8 @@ use troupe_runtime::id::BlockId;
 criterion_group!(kernels, one_row, many_rows, attention);
 criterion_main!(kernels);
 
-const HEADS: HeadShape = HeadShape { query_heads: 12, kv_heads: 12, head_dim: 64 };
+/// The heads of a model of 1.1 billion parameters.
+const HEADS: HeadShape = HeadShape { query_heads: 32, kv_heads: 4, head_dim: 64 };
 
 fn device(path: Option<KernelPath>) -> CpuDevice {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -90,47 +97,85 @@ fn many_rows(criterion: &mut Criterion) {
 
 fn attention(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("attention");
-    group.sample_size(20);
+    group.sample_size(10);
     // (sequences, positions before the step, rows of each)
-    for (sequences, computed, count) in [(1, 1023usize, 1), (8, 1023, 1), (1, 0, 1024)] {
-        let mut device = device(None);
-        let rows = sequences * count;
-        let blocks = (computed + count).div_ceil(16);
-        let kind = KvKind::Heads { kv_heads: HEADS.kv_heads, head_dim: HEADS.head_dim };
-        let (dtype, mask) = (Dtype::F32, AttentionMask::Causal);
-        let spec = KvSpec { layers: 1, kind, block_size: 16, dtype, mask };
-        let mut kv = [device.allocate_kv(&spec, (sequences * blocks) as u32).expect("memory")];
-        let limits = Limits {
-            max_batched_tokens: rows,
-            max_sequences: sequences,
-            max_model_len: computed + count,
-            vocab_size: 1,
-            kv_groups: 1,
-        };
-        let mut meta = device.step_meta(&limits).expect("memory");
-        let batch = batch(sequences, computed, count);
-        device.prepare_step(&batch, &kv, &mut meta).expect("a whole batch");
-        let mut qkv = buffer(&mut device, rows, HEADS.fused_columns());
-        let mut out = buffer(&mut device, rows, HEADS.query_columns());
-        let step = KvStep { meta: &meta, at: KvAt { group: 0, layer: 0 } };
-        let name = format!("{sequences}x{count}_after_{computed}");
-        group.throughput(Throughput::Elements(rows as u64));
-        group.bench_function(BenchmarkId::new("write", &name), |bencher| {
-            bencher.iter(|| device.rope_write_kv(step, &mut qkv, HEADS, None, &mut kv[0]));
-        });
-        let seen: usize = (computed + 1..=computed + count).sum();
-        let operations = 4 * sequences * seen * HEADS.query_columns();
-        group.throughput(Throughput::Elements(operations as u64));
-        let spec = AttentionSpec { heads: HEADS, scale: 0.125, mask, soft_cap: None };
-        group.bench_function(BenchmarkId::new("attend", &name), |bencher| {
-            bencher.iter(|| device.attention(step, &qkv, &spec, &kv[0], &mut out));
-        });
+    let decode = [(1, 255, 1), (1, 2047, 1), (1, 16_383, 1), (16, 255, 1), (16, 2047, 1)];
+    let prefill = [(1, 0, 512), (1, 0, 4096)];
+    for dtype in [KvDtype::F32, KvDtype::Bf16, KvDtype::Int8] {
+        for (sequences, computed, count) in decode.into_iter().chain(prefill) {
+            attention_of(&mut group, dtype, (sequences, computed, count));
+        }
     }
     group.finish();
 }
 
-fn batch(sequences: usize, computed: usize, count: usize) -> StepBatch {
+/// One layer's attention of grouped queries. Steps of one row print bytes of KV per second, others
+/// operations.
+fn attention_of(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    dtype: KvDtype,
+    (sequences, computed, count): (usize, usize, usize),
+) {
+    let mut device = device(None);
+    let rows = sequences * count;
     let blocks = (computed + count).div_ceil(16);
+    let kind = KvKind::Heads { kv_heads: HEADS.kv_heads, head_dim: HEADS.head_dim };
+    let mask = AttentionMask::Causal;
+    let spec = KvSpec { layers: 1, kind, block_size: 16, dtype, mask };
+    let mut kv = [device.allocate_kv(&spec, (sequences * blocks) as u32).expect("memory")];
+    let limits = Limits {
+        max_batched_tokens: rows.max(1024),
+        max_sequences: sequences,
+        max_model_len: computed + count,
+        vocab_size: 1,
+        kv_groups: 1,
+    };
+    let mut meta = device.step_meta(&limits).expect("memory");
+    let at = KvAt { group: 0, layer: 0 };
+    let mut qkv = buffer(&mut device, rows.max(sequences * 64), HEADS.fused_columns());
+    // Keys and values that differ, as those of a real sequence do.
+    for first in (0..computed).step_by(64) {
+        let chunk = batch(sequences, (first, blocks), 64.min(computed - first));
+        device.prepare_step(&chunk, &kv, &mut meta).expect("a whole batch");
+        device.zero(&mut qkv, chunk.tokens.len()).expect("rows within the capacity");
+        fill(&mut qkv, first);
+        let step = KvStep { meta: &meta, at };
+        device.rope_write_kv(step, &mut qkv, HEADS, None, &mut kv[0]).expect("a whole step");
+    }
+    let batch = batch(sequences, (computed, blocks), count);
+    device.prepare_step(&batch, &kv, &mut meta).expect("a whole batch");
+    device.zero(&mut qkv, rows).expect("rows within the capacity");
+    fill(&mut qkv, computed);
+    let mut out = buffer(&mut device, rows, HEADS.query_columns());
+    let step = KvStep { meta: &meta, at };
+    let name = format!("{dtype}/{sequences}x{count}_after_{computed}");
+    if count > 1 {
+        group.throughput(Throughput::Elements(rows as u64));
+        group.bench_function(BenchmarkId::new("write", &name), |bencher| {
+            bencher.iter(|| device.rope_write_kv(step, &mut qkv, HEADS, None, &mut kv[0]));
+        });
+    } else {
+        device.rope_write_kv(step, &mut qkv, HEADS, None, &mut kv[0]).expect("a whole step");
+    }
+    let seen: usize = (computed + 1..=computed + count).sum();
+    group.throughput(match count {
+        1 => Throughput::Bytes(sequences as u64 * blocks as u64 * device.kv_block_bytes(&spec)),
+        _ => Throughput::Elements((4 * sequences * seen * HEADS.query_columns()) as u64),
+    });
+    let spec = AttentionSpec { heads: HEADS, scale: 0.125, mask, soft_cap: None };
+    group.bench_function(BenchmarkId::new("attend", &name), |bencher| {
+        bencher.iter(|| device.attention(step, &qkv, &spec, &kv[0], &mut out));
+    });
+}
+
+fn fill(buffer: &mut CpuBuffer, seed: usize) {
+    for (at, value) in buffer.values_mut().iter_mut().enumerate() {
+        *value = ((at + seed * 31) * 7919 % 1009) as f32 / 1009.0 - 0.5;
+    }
+}
+
+/// `count` rows of each sequence, which has `blocks` blocks of its own.
+fn batch(sequences: usize, (computed, blocks): (usize, usize), count: usize) -> StepBatch {
     let sequence = |number: usize| BatchSequence {
         row: (number * count) as u32,
         count: count as u32,

@@ -21,21 +21,18 @@
 //! preempted one that recomputes by prefill what it had by decode, rests on this.
 //!
 //! # What is left out, and where it will go
-//! - Mixture of experts is *one* operation, `moe(x, router, experts, spec, out)`: routing, permuted
-//!   products and the combine in expert order, so that a backend can group the products.
 //! - LoRA is the `lora` field of [`LinearCall`].
-//! - Packed weights (fp8, int8, int4) are variants of [`crate::tensor::WeightSource`].
 
 use std::{fmt::Debug, ops::Range};
 
-use troupe_runtime::id::BlockId;
+use troupe_runtime::{id::BlockId, model::config::Routing};
 
 use crate::{
     dtype::Dtype,
     error::DeviceError,
     executor::StepBatch,
     memory::Limits,
-    shape::{AttentionSpec, HeadShape, KvAt, KvSpec},
+    shape::{AttentionSpec, HeadShape, KvAt, KvSpec, LatentShape},
     tensor::{DenseMatrix, LinearSource},
 };
 
@@ -203,13 +200,27 @@ pub trait Backend: Send + 'static {
     /// the live rows of `x`. `out` is of the activations' type or [`Dtype::F32`].
     ///
     /// # Errors
-    /// [`DeviceError::Contract`] if widths differ.
+    /// [`DeviceError::Contract`] if widths differ, or peaks are not as many as they should be.
     fn linear(
         &mut self,
         x: &Self::Buffer,
         weight: &Self::Linear,
         call: LinearCall<'_>,
         out: &mut Self::Buffer,
+    ) -> Done;
+
+    /// Waits, then puts the magnitudes into `peaks` (cleared first) that `weight` makes scales of
+    /// when it rounds its input: for each row those of its groups, a group of which this rank has
+    /// nothing having 0. Nothing if it rounds by no such scale. What ranks that share an input find
+    /// is to be compared, and the largest given to [`Backend::linear`].
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if widths differ.
+    fn input_peaks(
+        &mut self,
+        x: &Self::Buffer,
+        weight: &Self::Linear,
+        peaks: &mut Vec<f32>,
     ) -> Done;
 
     /// `out = x / sqrt(mean(x^2) + epsilon) * weight`, per row.
@@ -273,11 +284,76 @@ pub trait Backend: Send + 'static {
         out: &mut Self::Buffer,
     ) -> Done;
 
+    /// Latent attention's counterpart of [`Backend::rope_write_kv`]: rotates the last `rope_dim`
+    /// elements of every query head and of every row of `latent` in place at the step's positions,
+    /// and writes the rows to the KV.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if the shape does not fit the rows, the KV or the table.
+    fn write_latent(
+        &mut self,
+        step: KvStep<'_, Self>,
+        query: &mut Self::Buffer,
+        latent: &mut Self::Buffer,
+        call: LatentCall<'_, Self>,
+        kv: &mut Self::Kv,
+    ) -> Done;
+
+    /// Attends from query heads `[nope | rotated]` over the rows of a latent KV, this step's
+    /// included: head `h`'s first part becomes `absorb[h] * nope`, its scores are products with
+    /// whole rows, and `out[h] = expand[h] * (softmax(scale * scores) * compressed parts)`, heads
+    /// side by side. A row sees all positions up to its own.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if shapes do not fit.
+    fn latent_attention(
+        &mut self,
+        step: KvStep<'_, Self>,
+        query: &Self::Buffer,
+        call: LatentCall<'_, Self>,
+        kv: &Self::Kv,
+        out: &mut Self::Buffer,
+    ) -> Done;
+
+    /// A feed-forward layer of experts: routes every row, computes `down(silu(gate) * up)` of the
+    /// experts that it chose and of `weights` has, and adds them up by their weights, in the order
+    /// of experts; then the epilogue. Rows of experts that are not in `weights` count as zero, so
+    /// that ranks which divide the experts add up to the layer.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if widths do not fit.
+    fn moe(
+        &mut self,
+        x: &Self::Buffer,
+        weights: &ExpertWeights<'_, Self>,
+        epilogue: Epilogue,
+        out: &mut Self::Buffer,
+    ) -> Done;
+
     /// `out = silu(gate) * up` of fused rows `[gate | up]`, half as wide.
     ///
     /// # Errors
     /// [`DeviceError::Contract`] if widths do not fit.
     fn silu_mul(&mut self, gate_up: &Self::Buffer, out: &mut Self::Buffer) -> Done;
+
+    /// As [`Backend::silu_mul`] with the Gaussian error linear unit, by its approximation
+    /// `x / (1 + e^-2u)` for `u = sqrt(2 / pi) * (x + 0.044715 x^3)`.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if widths do not fit.
+    fn gelu_mul(&mut self, gate_up: &Self::Buffer, out: &mut Self::Buffer) -> Done;
+
+    /// `x *= factor`.
+    ///
+    /// # Errors
+    /// The device's.
+    fn scale(&mut self, x: &mut Self::Buffer, factor: f32) -> Done;
+
+    /// `x = cap * tanh(x / cap)`.
+    ///
+    /// # Errors
+    /// The device's.
+    fn soft_cap(&mut self, x: &mut Self::Buffer, cap: f32) -> Done;
 
     /// Gathers the rows for which the batch asks for logits, in batch order.
     ///
@@ -369,6 +445,9 @@ pub struct LinearCall<'a> {
     pub epilogue: Epilogue,
     /// Adapters of the batch's rows. Always `None` for now.
     pub lora: Option<&'a LoraBatch>,
+    /// What [`Backend::input_peaks`] is over all ranks that have a part of the input. Without it
+    /// this rank's part decides.
+    pub peaks: Option<&'a [f32]>,
 }
 
 /// What is done with a product.
@@ -392,6 +471,40 @@ pub struct Norm<'a, B: Backend + ?Sized> {
     pub weight: &'a B::Vector,
     /// Added to the mean square.
     pub epsilon: f32,
+}
+
+/// What latent attention is called with beside rows and KV.
+#[derive(Debug)]
+pub struct LatentCall<'a, B: Backend + ?Sized> {
+    /// This rank's heads.
+    pub shape: LatentShape,
+    /// What scores are multiplied by before softmax.
+    pub scale: f32,
+    /// Rotary tables of `rope_dim / 2` pairs.
+    pub rope: &'a B::Rope,
+    /// For each head what turns its query's first part into the rows' space: `[rank, nope_dim]`.
+    pub absorb: &'a [B::Linear],
+    /// For each head what turns compressed values into its own: `[value_dim, rank]`.
+    pub expand: &'a [B::Linear],
+}
+
+/// A feed-forward layer's experts, or this rank's share of them.
+#[derive(Debug)]
+pub struct ExpertWeights<'a, B: Backend + ?Sized> {
+    /// Gives each row a logit for every expert of the layer.
+    pub router: &'a B::Linear,
+    /// One number for each expert of the layer, if [`Routing::correction_bias`] says so.
+    pub correction: Option<&'a B::Vector>,
+    /// How rows choose.
+    pub routing: &'a Routing,
+    /// How many experts each row chooses.
+    pub per_token: usize,
+    /// The layer's expert that `gate_up` and `down` begin with.
+    pub first: usize,
+    /// Fused gate and up products.
+    pub gate_up: &'a [B::Linear],
+    /// The products behind them.
+    pub down: &'a [B::Linear],
 }
 
 /// A step and the layer whose KV it works on.
@@ -427,9 +540,9 @@ pub struct KvSpan<'a> {
 
 impl LinearCall<'_> {
     /// `out = product`.
-    pub const STORE: Self = Self { epilogue: Epilogue::Store, lora: None };
+    pub const STORE: Self = Self { epilogue: Epilogue::Store, lora: None, peaks: None };
     /// `out += product`.
-    pub const ADD_TO: Self = Self { epilogue: Epilogue::AddTo, lora: None };
+    pub const ADD_TO: Self = Self { epilogue: Epilogue::AddTo, lora: None, peaks: None };
 }
 
 // Derives would ask `B: Copy`, though only references are held.
@@ -448,3 +561,11 @@ impl<B: Backend + ?Sized> Clone for KvStep<'_, B> {
 }
 
 impl<B: Backend + ?Sized> Copy for KvStep<'_, B> {}
+
+impl<B: Backend + ?Sized> Clone for LatentCall<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend + ?Sized> Copy for LatentCall<'_, B> {}

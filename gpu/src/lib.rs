@@ -5,7 +5,8 @@
 //! - [`backend`]: what a device can do; its words: [`shape`], [`dtype`], [`tensor`], [`memory`]
 //! - [`cpu`]: the device that every machine has; [`kv`]: its pools of KV blocks
 //! - [`sampling`]: a token out of a row of logits, as a pure function
-//! - [`weights`]: safetensors, of which a rank reads its share; [`layers`] know their rank
+//! - [`weights`]: files of tensors, of which a rank reads its share; [`quant`]: those that were
+//!   quantized before we got them; [`layers`] know their rank
 //! - [`models`]: one file per family; [`pipeline`]: which layers a stage has
 //! - [`collective`]: how ranks of a stage add up what each computed, in rank order
 //! - [`load`](mod@load): a folder and a coordinate become a [`stage`] that is an executor
@@ -22,6 +23,7 @@ pub mod load;
 pub mod memory;
 pub mod models;
 pub mod pipeline;
+pub mod quant;
 pub mod sampling;
 pub mod shape;
 pub mod stage;

@@ -18,6 +18,7 @@ use crate::{
     dtype::Dtype,
     error::DeviceError,
     executor::{Executor, LoadProgress, MemoryReport},
+    kv::KvDtype,
     layers::{
         attention::{head_shape, mask},
         context::{Context, StepActivations, TensorGroup},
@@ -29,7 +30,7 @@ use crate::{
     memory::{Limits, blocks_that_fit},
     models::{self, LayerPlace},
     pipeline::{self, PartCosts},
-    sampling,
+    quant, sampling,
     shape::{KvKind, KvSpec},
     stage::{RankExecutor, StageParts},
     tensor::Quantize,
@@ -52,7 +53,7 @@ pub struct LoadRequest {
     /// head are never in fewer than eight bits.
     pub quantize: Option<Quantize>,
     /// How keys and values are stored; `None` takes the weights' type.
-    pub kv_dtype: Option<Dtype>,
+    pub kv_dtype: Option<KvDtype>,
     /// What bounds a step.
     pub limits: StepLimits,
     /// Bytes that KV blocks may take on this device.
@@ -80,13 +81,6 @@ impl ParallelSizes {
     /// # Errors
     /// [`DeviceError::Unsupported`], naming what works.
     pub fn divide(&self, config: &ModelConfig) -> Result<Vec<Range<usize>>, DeviceError> {
-        if let Some(method) = &config.quantization {
-            let why = format!(
-                "weights quantized by `{method}` cannot be run yet; float32, float16 and bfloat16 \
-                 can"
-            );
-            return Err(DeviceError::Unsupported(why));
-        }
         config
             .check_tensor_parallel(self.tensor)
             .map_err(|error| DeviceError::Unsupported(error.to_string()))?;
@@ -129,12 +123,15 @@ impl<B: Backend> RankExecutor<B> {
             Some(dtype) => dtype,
             None => published_dtype(&checkpoint)?,
         };
-        let kv_specs = plan.kv_specs(&request, request.kv_dtype.unwrap_or(storage))?;
+        plan.survey(&mut backend, &request, &checkpoint, storage)?;
+        let kv_specs =
+            plan.kv_specs(&request, request.kv_dtype.unwrap_or_else(|| storage.into()))?;
         let block_bytes: Vec<_> =
             kv_specs.iter().map(|spec| backend.kv_block_bytes(spec)).collect();
         let blocks = blocks_that_fit(request.kv_bytes, &block_bytes)?;
 
-        let mut reader = WeightReader::new(&checkpoint, plan.shard, storage);
+        let mut reader = WeightReader::new(&checkpoint, plan.shard, storage)
+            .with_quantization(request.config.quantization.as_ref());
         if let Some(progress) = request.progress.clone() {
             reader = reader.with_progress(progress, plan.parts());
         }
@@ -183,6 +180,7 @@ struct Plan {
 impl Plan {
     fn new(request: &LoadRequest) -> Result<Self, DeviceError> {
         let LoadRequest { config, coordinate, parallel, limits, collective, .. } = request;
+        quant::check(config, request.quantize)?;
         let stages = parallel.divide(config)?;
         let (stage, rank) = (coordinate.stage as usize, coordinate.tp as usize);
         let met = (collective.rank(), collective.ranks());
@@ -216,9 +214,12 @@ impl Plan {
     }
 
     /// The KV of each of the model's groups on this rank; a group may have no layer here.
-    fn kv_specs(&self, request: &LoadRequest, dtype: Dtype) -> Result<Vec<KvSpec>, DeviceError> {
+    fn kv_specs(&self, request: &LoadRequest, dtype: KvDtype) -> Result<Vec<KvSpec>, DeviceError> {
         let heads = head_shape(&request.config, self.shard)?;
-        let kind = KvKind::Heads { kv_heads: heads.kv_heads, head_dim: heads.head_dim };
+        let kind = match &request.config.latent {
+            Some(latent) => KvKind::Latent { width: latent.width() },
+            None => KvKind::Heads { kv_heads: heads.kv_heads, head_dim: heads.head_dim },
+        };
         let groups = request.config.kv_groups();
         let specs = groups.iter().enumerate().map(|(group, spec)| KvSpec {
             layers: self.places.iter().filter(|place| place.at.group == group).count(),
@@ -237,7 +238,11 @@ impl Plan {
         specs: &[KvSpec],
     ) -> Result<Vec<KvShare>, DeviceError> {
         let config = &request.config;
-        let heads = self.shard.heads(config.num_heads, config.num_kv_heads)?.kv;
+        let heads = match config.latent {
+            // One row for all heads, which every rank has.
+            Some(_) => 0..1,
+            None => self.shard.heads(config.num_heads, config.num_kv_heads)?.kv,
+        };
         let groups = config.kv_groups();
         let shares = (0..).zip(groups.iter().zip(specs)).filter_map(|(group, (layers, spec))| {
             let first = self.places.iter().find(|place| place.at.group == group)?.layer;
@@ -256,6 +261,30 @@ impl Plan {
             })
         });
         Ok(shares.collect())
+    }
+
+    /// Compares the names and shapes of a whole model with the checkpoint before anything of it is
+    /// read, to say all that does not fit at once.
+    fn survey<B: Backend>(
+        &self,
+        backend: &mut B,
+        request: &LoadRequest,
+        checkpoint: &Checkpoint,
+        storage: Dtype,
+    ) -> Result<(), DeviceError> {
+        let config = &request.config;
+        if config.quantization.is_some() {
+            // Which tensors a layer has is then a matter of the method.
+            return Ok(());
+        }
+        let reader = WeightReader::new(checkpoint, self.shard, storage).surveying();
+        let mut loader = Loader { backend, reader, quantize: None };
+        let whole = models::places(config, &(0..config.num_layers));
+        VocabularyTable::load_embedding(&mut loader, config)?;
+        // An end before the end is one of too many findings, and the list says so.
+        let _ = (models::family::<B>(config.architecture).load)(&mut loader, config, &whole);
+        Head::load(&mut loader, config, 1, true)?;
+        loader.reader.findings(config.num_layers)
     }
 
     fn load<B: Backend>(
@@ -284,7 +313,7 @@ impl Plan {
             false => None,
         };
         let positions = request.limits.max_model_len;
-        let rotary = Rotary::new(loader.backend, &config.rope, config.head_dim, positions)?;
+        let rotary = Rotary::new(loader.backend, config, positions)?;
         let parts = StageParts { embedding, decoder, rotary, head };
         Ok((parts, loader.reader.into_holding()))
     }
@@ -293,7 +322,9 @@ impl Plan {
 /// The type of the embedding, which every decoder has: what the files say, not the config.
 fn published_dtype(checkpoint: &Checkpoint) -> Result<Dtype, DeviceError> {
     let name = rename::full_name(rename::prefix(checkpoint), rename::EMBEDDING);
-    Ok(checkpoint.tensor(&name)?.1.dtype)
+    let found = checkpoint.raw(&name)?.1.dtype;
+    // Where even that is quantized, what is left in floats is little.
+    Ok(Dtype::from_safetensors(found).unwrap_or(Dtype::F32))
 }
 
 /// Rows of logits that are computed at once even where few sequences are allowed, for prompt

@@ -2,8 +2,9 @@
 //! possible.
 //!
 //! A stage's cost is the weights that a decode step reads there, because reading them is what
-//! decode is bound by. So the head counts in full (with a large vocabulary it weighs as much as
-//! several layers) and the embedding counts as the one row that is read of it.
+//! decode is bound by; of experts all of them, which a batch of some size reads. So the head counts
+//! in full (with a large vocabulary it weighs as much as several layers) and the embedding counts
+//! as the one row that is read of it.
 
 use std::ops::Range;
 
@@ -26,12 +27,11 @@ impl PartCosts {
     /// The costs of a decoder's parts.
     pub fn of(config: &ModelConfig) -> Self {
         let hidden = config.hidden_size as u64;
-        let heads = (2 * config.num_heads + 2 * config.num_kv_heads) as u64;
-        let attention = hidden * heads * config.head_dim as u64;
-        let mlp = 3 * hidden * config.intermediate_size as u64;
+        let attention = config.attention_elements() as u64;
+        let feed_forward = |layer| config.feed_forward_elements(layer).0 as u64;
         Self {
             embedding: hidden,
-            layers: vec![attention + mlp; config.num_layers],
+            layers: (0..config.num_layers).map(|layer| attention + feed_forward(layer)).collect(),
             head: hidden * config.vocab_size as u64,
         }
     }

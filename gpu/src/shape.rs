@@ -3,7 +3,7 @@
 //! They come from a model's config and this rank's share of it, never from a batch, so a reduction
 //! order may depend on them.
 
-use crate::{dtype::Dtype, error::DeviceError};
+use crate::{error::DeviceError, kv::KvDtype};
 
 /// This rank's heads in a fused row `[query heads | key heads | value heads]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +25,26 @@ pub struct AttentionSpec {
     pub scale: f32,
     /// Which positions a row sees.
     pub mask: AttentionMask,
-    /// Scores become `cap * tanh(score / cap)`. No backend has it yet
-    /// ([`DeviceError::Unsupported`]).
+    /// Scores become `cap * tanh(score / cap)` then.
     pub soft_cap: Option<f32>,
+}
+
+/// This rank's heads of latent attention. What a position leaves behind is one row
+/// `[compressed | rotated]` for all heads; a query head is `[without position | rotated]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LatentShape {
+    /// Query heads of this rank.
+    pub heads: usize,
+    /// Elements of the compressed part of a row.
+    pub rank: usize,
+    /// Elements of a query head without position.
+    pub nope_dim: usize,
+    /// Elements that are rotated, of a row and of a query head.
+    pub rope_dim: usize,
+    /// Elements of a value head.
+    pub value_dim: usize,
+    /// Whether rotation pairs neighbors (`2i` with `2i + 1`), and not halves.
+    pub interleaved: bool,
 }
 
 /// Which positions a row sees.
@@ -51,7 +68,7 @@ pub struct KvSpec {
     /// Positions per block.
     pub block_size: usize,
     /// How elements are stored; keys and values are rounded to it when written.
-    pub dtype: Dtype,
+    pub dtype: KvDtype,
     /// The most that any layer of the group sees: what is outside may have been freed.
     pub mask: AttentionMask,
 }
@@ -66,7 +83,7 @@ pub enum KvKind {
         /// Elements per head.
         head_dim: usize,
     },
-    /// One compressed row shared by all heads. No backend has it yet.
+    /// One compressed row shared by all heads.
     Latent {
         /// Elements per row.
         width: usize,
@@ -105,6 +122,30 @@ impl HeadShape {
     pub fn check(&self) -> Result<(), DeviceError> {
         let Self { query_heads, kv_heads, head_dim } = *self;
         if query_heads == 0 || kv_heads == 0 || head_dim == 0 || query_heads % kv_heads != 0 {
+            return Err(DeviceError::Contract(format!("impossible heads: {self:?}")));
+        }
+        Ok(())
+    }
+}
+
+impl LatentShape {
+    /// Elements of a row.
+    pub const fn width(&self) -> usize {
+        self.rank + self.rope_dim
+    }
+
+    /// Elements of a query head.
+    pub const fn query_dim(&self) -> usize {
+        self.nope_dim + self.rope_dim
+    }
+
+    /// Fails unless every size is positive and an even number of elements is rotated.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`].
+    pub fn check(&self) -> Result<(), DeviceError> {
+        let sizes = [self.heads, self.rank, self.nope_dim, self.rope_dim, self.value_dim];
+        if sizes.contains(&0) || !self.rope_dim.is_multiple_of(2) {
             return Err(DeviceError::Contract(format!("impossible heads: {self:?}")));
         }
         Ok(())

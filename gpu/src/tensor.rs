@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use crate::{dtype::Dtype, error::DeviceError};
+use crate::{dtype::Dtype, error::DeviceError, quant::QuantizedSource};
 
 /// What [`crate::backend::Backend::prepare_linear`] turns into an opaque linear layer.
 #[derive(Clone, Debug)]
@@ -37,12 +37,8 @@ pub enum WeightSource<'a> {
     /// `[out, in]` matrices stacked along `out` in this order: several make a fused qkv or gate-up.
     /// Either all parts have a bias or missing ones count as zero; if none has, none is added.
     Dense(Vec<DensePart<'a>>),
-    /// Eight-bit floats with scales. Unsupported for now; its fields come with `quant/fp8`.
-    Fp8,
-    /// Packed four-bit integers with scales, zeros and `g_idx`. Unsupported for now.
-    Int4,
-    /// Eight-bit integers with scales. Unsupported for now.
-    Int8,
+    /// Codes with scales, as a quantized checkpoint has them.
+    Quantized(QuantizedSource<'a>),
 }
 
 /// One of the matrices that a linear layer stacks.
@@ -83,6 +79,18 @@ impl<'a> DenseMatrix<'a> {
             )));
         }
         Ok(Self { bytes, dtype, rows, columns, row_stride: columns * dtype.size() })
+    }
+
+    /// A matrix of zeros that takes the room of one row: it stands for a tensor that is not there.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] on an impossible size.
+    pub(crate) fn absent(
+        dtype: Dtype,
+        (rows, columns): (usize, usize),
+    ) -> Result<Self, DeviceError> {
+        let whole = Self::new(vec![0; columns * dtype.size()], dtype, (1, columns))?;
+        Ok(Self { rows, row_stride: 0, ..whole })
     }
 
     /// The columns `start..start + columns` of every row, still borrowing the same bytes.
@@ -141,11 +149,13 @@ impl<'a> DenseMatrix<'a> {
 }
 
 impl LinearSource<'_> {
-    /// Elements of an output row (N): the sum over the stacked parts. Zero for packed formats.
+    /// Elements of an output row (N): the sum over the stacked parts.
     pub fn out_features(&self) -> usize {
         match &self.weights {
             WeightSource::Dense(parts) => parts.iter().map(|part| part.weight.rows()).sum(),
-            WeightSource::Fp8 | WeightSource::Int4 | WeightSource::Int8 => 0,
+            WeightSource::Quantized(source) => {
+                source.parts.iter().map(|part| part.codes.outputs()).sum()
+            }
         }
     }
 }

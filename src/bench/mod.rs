@@ -19,11 +19,13 @@
 //! - [`measure`]: outcomes to figures
 //! - [`report`]: figures to text and JSON
 //! - [`checkpoint`]: a Llama of random weights, for a server to serve
+//! - [`device`]: what this machine can do at most
 //! - [`random`]: numbers that are the same on every machine
 
 pub(crate) mod arrivals;
 pub(crate) mod checkpoint;
 pub(crate) mod dataset;
+pub(crate) mod device;
 mod file_prompts;
 pub(crate) mod load;
 pub(crate) mod measure;

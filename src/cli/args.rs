@@ -12,7 +12,7 @@ use troupe_gateway::{
     FlowControl, ForeignEndpoint, GatewayConfig, ParserChoice, PickerConfig, PickerTls,
     ReasoningFamily, Resume, Tenant, ToolFamily,
 };
-use troupe_runtime::spec::{EngineFlags, gib};
+use troupe_runtime::spec::{EngineFlags, gib, kv_cache_dtype};
 
 use super::Failure;
 use crate::stack::{
@@ -32,6 +32,10 @@ pub(crate) struct EngineArgs {
     /// Integers that weights are rounded to when they are loaded: smaller and faster, less exact.
     #[arg(long, short = 'q', value_name = "METHOD", value_parser = ["int8", "int4"])]
     quantization: Option<String>,
+    /// What keys and values are stored as: auto is the weights' type; int8 has a scale for each
+    /// token and head [default: auto].
+    #[arg(long, value_name = "DTYPE", value_parser = kv_cache_dtype)]
+    kv_cache_dtype: Option<String>,
     /// Most tokens of prompt and output together [default: what the model was made for].
     #[arg(long, value_name = "TOKENS")]
     max_model_len: Option<u32>,
@@ -131,6 +135,7 @@ impl EngineArgs {
         EngineFlags {
             dtype: Some(self.dtype.clone()),
             quantization: self.quantization.clone(),
+            kv_cache_dtype: self.kv_cache_dtype.clone(),
             max_model_len: self.max_model_len,
             max_num_seqs: self.max_num_seqs,
             max_num_batched_tokens: self.max_num_batched_tokens,
@@ -185,6 +190,15 @@ pub(crate) struct HttpArgs {
     foreign_endpoints: Option<PathBuf>,
     #[command(flatten)]
     flow: FlowArgs,
+    /// Seconds after which a connection is cut on which no whole head of a request came, at its
+    /// beginning and after each answer.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    timeout_keep_alive: u32,
+    /// Seconds that a client may take to send a request's body.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    timeout_request_body: u32,
     /// Most alternatives that a request may ask for per token; -1 allows the whole vocabulary.
     #[arg(long, value_name = "COUNT", default_value_t = 20, allow_negative_numbers = true,
         value_parser = clap::value_parser!(i64).range(-1..=i64::from(u32::MAX)))]
@@ -244,6 +258,8 @@ impl HttpArgs {
             tenants: None,
             foreign_endpoints: None,
             flow: FlowArgs::default(),
+            timeout_keep_alive: 30,
+            timeout_request_body: 60,
             max_logprobs: 20,
             no_endpoint_timeout: 60,
             endpoint_picker_config: None,
@@ -273,6 +289,8 @@ impl HttpArgs {
             config.foreign = ForeignEndpoint::read(file).map_err(wrong)?;
         }
         config.flow = self.flow.config();
+        config.head_timeout = Duration::from_secs(self.timeout_keep_alive.into());
+        config.body_timeout = Duration::from_secs(self.timeout_request_body.into());
         config.hub = stack::hub();
         config.hold_timeout = Duration::from_secs(self.no_endpoint_timeout.into());
         config.picker.clone_from(&self.endpoint_picker_config);
@@ -294,16 +312,17 @@ impl HttpArgs {
 
     /// As whom the gateway is known to proxies, if that was said.
     fn picker_tls(&self) -> Result<Option<PickerTls>, Failure> {
-        let (Some(cert), Some(key)) = (&self.grpc_tls_cert, &self.grpc_tls_key) else {
+        let (Some(cert), Some(key_file)) = (&self.grpc_tls_cert, &self.grpc_tls_key) else {
             return Ok(None);
         };
         let read = |flag: &str, file: &Path| {
             let wrong = |error| Failure::usage(format!("{flag} {}: {error}", file.display()));
             std::fs::read(file).map_err(wrong)
         };
-        let (chain, key) = (read("--grpc-tls-cert", cert)?, read("--grpc-tls-key", key)?);
+        let (chain, key) = (read("--grpc-tls-cert", cert)?, read("--grpc-tls-key", key_file)?);
         let wrong = |why| Failure::usage(format!("--grpc-tls-cert {}: {why}", cert.display()));
-        PickerTls::from_pem(&chain, &key).map(Some).map_err(wrong)
+        let tls = PickerTls::from_pem(&chain, &key).map_err(wrong)?;
+        Ok(Some(tls.following(cert.clone(), key_file.clone())))
     }
 }
 
@@ -340,9 +359,14 @@ pub(crate) struct FlowArgs {
     /// Bytes that they may take [default: 1073741824].
     #[arg(long, value_name = "BYTES")]
     flow_max_bytes: Option<usize>,
-    /// Seconds that a request may wait [default: as long as its answer may take].
-    #[arg(long, value_name = "SECONDS")]
-    flow_request_ttl: Option<u32>,
+    /// Seconds that a request may wait, as 0.5; one that would wait longer is refused when it comes
+    /// [default: as long as its answer may take].
+    #[arg(long, value_name = "SECONDS", value_parser = some_seconds)]
+    flow_request_ttl: Option<Duration>,
+    /// Share of the places of all endpoints that requests leave free while others with a higher
+    /// priority come [default: 0.05].
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    flow_priority_holdback: Option<f64>,
 }
 
 impl FlowArgs {
@@ -352,11 +376,12 @@ impl FlowArgs {
             enabled: self.flow_control.unwrap_or(default.enabled),
             max_requests: self.flow_max_requests.unwrap_or(default.max_requests),
             max_bytes: self.flow_max_bytes.unwrap_or(default.max_bytes),
-            ttl: self.flow_request_ttl.map(|ttl| Duration::from_secs(ttl.into())),
+            ttl: self.flow_request_ttl,
             queue_depth_threshold: self
                 .flow_queue_depth_threshold
                 .unwrap_or(default.queue_depth_threshold),
             kv_cache_util_threshold: self.flow_kv_cache_util_threshold,
+            priority_holdback: self.flow_priority_holdback.unwrap_or(default.priority_holdback),
         }
     }
 }
@@ -373,6 +398,17 @@ fn above_zero(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| "must be a number".to_owned())?;
     let fits = number.is_finite() && number > 0.0;
     fits.then_some(number).ok_or_else(|| "must be above 0".to_owned())
+}
+
+fn some_seconds(text: &str) -> Result<Duration, String> {
+    let seconds = above_zero(text)?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| "is longer than a clock can say".to_owned())
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "must be a number".to_owned())?;
+    let fits = (0.0..1.0).contains(&number);
+    fits.then_some(number).ok_or_else(|| "must be at least 0 and below 1".to_owned())
 }
 
 /// What a file says of placement; all that is wrong with it, if it is.

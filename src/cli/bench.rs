@@ -14,7 +14,7 @@ use crate::bench::{
     arrivals::TrafficArgs,
     checkpoint::{self, Shape},
     dataset::{DatasetArgs, Kind, Sample},
-    load,
+    device, load,
     measure::Figures,
     random::Random,
     report::{About, ReportArgs},
@@ -34,6 +34,9 @@ enum What {
     /// Send requests to a server that runs and report what its clients see, with the flags and the
     /// report of `vllm bench serve`.
     Serve(Box<Serve>),
+    /// Print what this machine can do at most: bytes that it reads and products that it makes in a
+    /// second, by kind of instruction and number of threads.
+    Device(Device),
     /// Write a Llama of random weights, for a server to serve.
     RandomModel(RandomModel),
 }
@@ -48,6 +51,18 @@ struct Serve {
     traffic: TrafficArgs,
     #[command(flatten)]
     report: ReportArgs,
+}
+
+#[derive(Args, Debug)]
+struct Device {
+    /// Threads at most [default: the machine's].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Memory that is read over and over, in MiB, once for each number of threads: more than caches
+    /// hold.
+    #[arg(long, value_name = "MIB", default_value_t = 256,
+          value_parser = clap::value_parser!(u32).range(1..=65536))]
+    memory: u32,
 }
 
 /// A shape's sizes can be changed one by one, by the names of `config.json`.
@@ -86,8 +101,23 @@ impl Bench {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         match self.what {
             What::Serve(serve) => serve.run().await,
+            What::Device(device) => device.measure(),
             What::RandomModel(model) => model.write(),
         }
+    }
+}
+
+// === impl Device ===
+
+impl Device {
+    fn measure(&self) -> Result<(), Failure> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = self.threads.map_or(cores, usize::from);
+        let text = device::table(threads, (self.memory as usize) << 20)
+            .map_err(|error| Failure::run(error.to_string()))?;
+        // A reader that has gone away has had enough.
+        let _ = writeln!(std::io::stdout().lock(), "{text}");
+        Ok(())
     }
 }
 

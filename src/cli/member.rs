@@ -21,7 +21,7 @@ use troupe_actors::{
 };
 use troupe_runtime::{
     discovery::directory,
-    transport::{Link, tls::Identity},
+    transport::{Class, Link, tls::Identity},
     wire::member::{MemberLaunch, MemberToNode, NodeToMember},
 };
 
@@ -59,7 +59,7 @@ async fn live(
     let bind: std::net::IpAddr =
         launch.bind.parse().map_err(|_| Failure::usage(format!("`{}`", launch.bind)))?;
     // Dropped after the link, which lives on them.
-    let (link, _threads) = roles::quic(&identity, (bind, 0).into())?;
+    let (link, _threads) = roles::quic(&identity, (bind, 0).into(), &[Class::Kv])?;
     let name = identity.name().clone();
     // Its node keeps the certificate valid.
     let mut upkeep = JoinSet::new();

@@ -176,6 +176,7 @@ impl Offered<'_> {
         let (ip, devices) = (listen.ip(), offer.devices);
         let mut spawn = roles::processes(ip, self.identity_dir, &name.cluster, logging, devices)?;
         (spawn.logs, spawn.away) = (Some(self.shelf), self.away);
+        spawn.link = Some(self.place.link());
         spawn.forget_former();
         roles::node(membership, offer, Arc::new(spawn)).await
     }

@@ -198,7 +198,7 @@ impl Local {
         let issue = |role, node| authority.issue(role, node).map_err(|error| Failure::of(&error));
         let control = issue(PeerRole::Control, self.place.id)?;
         let operator = issue(PeerRole::Operator, NodeId(Uuid::now_v7()))?;
-        let (link, threads) = roles::quic(&control, (Ipv4Addr::LOCALHOST, 0).into())?;
+        let (link, threads) = roles::quic(&control, (Ipv4Addr::LOCALHOST, 0).into(), &[])?;
         let door = roles::door(&self.membership, self.place.link.clone(), link.clone());
         operator::write_default(&operator, &[link.address()]);
         Ok(LocalDoor { _door: door, _link: link, _threads: threads })
@@ -262,7 +262,7 @@ impl Place {
         let (node, node_dir) = dir.identity(PeerRole::Node, &authority)?;
         let (control, _) = dir.identity(PeerRole::Control, &authority)?;
         let loopback = Ipv4Addr::LOCALHOST;
-        let (link, threads) = roles::quic(&control, (loopback, 0).into())?;
+        let (link, threads) = roles::quic(&control, (loopback, 0).into(), &[])?;
         let spawn = roles::processes(loopback.into(), node_dir, "local", logging, devices(launch))?;
         let id = node.name().node;
         Ok(Self { id, link, spawn: Arc::new(spawn), _held: Some((threads, dir, folder)) })

@@ -72,7 +72,7 @@ impl Operator {
                     (Ipv4Addr::UNSPECIFIED, 0).into()
                 }
             };
-            let (link, threads) = roles::quic(&identity, listen)?;
+            let (link, threads) = roles::quic(&identity, listen, &[])?;
             match link.connect(&server, Class::Control, DEADLINE).await {
                 Ok(connection) => {
                     if SystemTime::now() >= identity.renew_at() {

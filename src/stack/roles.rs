@@ -33,7 +33,7 @@ use troupe_runtime::{
     id::NodeId,
     shutdown::Shutdown,
     transport::{
-        Link, LocalNetwork, PeerAddr, PeerIdentity, PeerRole, QuicConfig, QuicLink,
+        Class, Link, LocalNetwork, PeerAddr, PeerIdentity, PeerRole, QuicConfig, QuicLink,
         TransportRuntime, tls::Identity,
     },
     wire,
@@ -286,17 +286,20 @@ pub(crate) fn processes(
         devices,
         // Nobody is turned away, and nobody will be.
         away: watch::channel(TurnedAway::default()).1,
+        link: None,
     })
 }
 
-/// A link over QUIC, with the threads that it lives on. Drop the link before the threads.
+/// A link over QUIC, with the threads that it lives on. Drop the link before the threads. Large
+/// tensors of the classes in `lanes` go over TCP where it gets through.
 pub(crate) fn quic(
     identity: &Identity,
     listen: SocketAddr,
+    lanes: &[Class],
 ) -> Result<(Arc<QuicLink>, TransportRuntime), Failure> {
     let threads = TransportRuntime::new(1)
         .map_err(|error| Failure::run(format!("cannot start threads: {error}")))?;
-    let config = QuicConfig { listen, ..QuicConfig::default() };
+    let config = QuicConfig { listen, lanes: lanes.to_vec(), ..QuicConfig::default() };
     let link = QuicLink::bind(identity, &config, &threads).map_err(|error| Failure::of(&error))?;
     Ok((link, threads))
 }

@@ -10,12 +10,23 @@ use serde_json::{Value, json};
 
 use crate::{
     golden, http,
-    process::{Server, completion, tokens},
+    process::{Server, Troupe, completion, tokens},
 };
 
 /// What this version can serve; the full set holds other families and formats too.
-const ARCHITECTURES: [&str; 4] =
-    ["LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"];
+const ARCHITECTURES: [&str; 11] = [
+    "DeepseekV2ForCausalLM",
+    "DeepseekV3ForCausalLM",
+    "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "MixtralForCausalLM",
+    "Phi3ForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "Qwen3MoeForCausalLM",
+];
 /// Tensor-parallel ranks and stages.
 const DIVISIONS: [(u32, u32); 6] = [(1, 1), (2, 1), (4, 1), (1, 2), (1, 4), (2, 2)];
 /// The goldens' numbers were computed in another order of additions.
@@ -32,8 +43,8 @@ fn every_model_gives_its_golden_tokens_on_two_stages_of_two_ranks() {
 
 #[test]
 fn every_division_gives_the_golden_tokens() {
-    // Two KV heads, so that four ranks hold copies; and a vocabulary that no division fits.
-    for name in ["tiny-llama-tied", "tiny-mistral"] {
+    // Two KV heads, so that four ranks hold copies; two KV groups; experts, and rows for all heads.
+    for name in ["tiny-llama-tied", "tiny-gemma2", "tiny-deepseek-v2"] {
         let model = golden::model(name).expect("both sets have it");
         for (tensor, pipeline) in DIVISIONS {
             check_tokens(&Server::serve(&model, &flags(tensor, pipeline)), &model);
@@ -133,6 +144,28 @@ fn every_rank_holds_its_share_of_the_weights() {
 
 /// 512 tokens of 128 numbers in float32, in tiny-qwen2.
 const TIED_TABLE_BYTES: u64 = 512 * 128 * 4;
+
+#[test]
+fn keys_and_values_are_stored_as_asked() {
+    let model = golden::model("tiny-chat").expect("both sets have it");
+    for dtype in ["float32", "bfloat16", "int8"] {
+        let server = Server::serve(&model, &["--kv-cache-dtype", dtype]);
+        let text = http::get(server.address, "/metrics").expect("metrics").text;
+        assert!(text.contains(&format!("cache_dtype=\"{dtype}\"")), "{dtype}: {text}");
+        for prompt in prompts(&model) {
+            let answer = || tokens(&server.complete(&ids(&prompt["ids"]), 48));
+            let told = answer();
+            if dtype != "int8" {
+                assert_eq!(told, ids(&prompt["greedy_ids"]), "{dtype} {}", prompt["id"]);
+            }
+            assert_eq!(told, answer(), "{dtype} {}, from the cache", prompt["id"]);
+        }
+    }
+    let model = model.display().to_string();
+    let refused = Troupe::run(&["serve", &model, "--kv-cache-dtype", "fp8"]);
+    assert_eq!(refused.code, Some(2), "{}", refused.log);
+    assert!(refused.log.contains("int8 is as small"), "{}", refused.log);
+}
 
 fn check_tokens(server: &Server, model: &Path) {
     for prompt in prompts(model) {

@@ -2,9 +2,9 @@
 //!
 //! A line is what a stream is on the real carrier: what is said on it arrives in order and once, or
 //! the line breaks. While a direction between two hosts is cut, what is said waits, because the
-//! carrier sends it again; whoever has heard nothing for the idle limit gives the line up, and its
-//! peer, who then hears nothing either, does so as long after it. A process that dies says nothing
-//! any more; one that ends in order says so.
+//! carrier sends it again; whoever has heard nothing for the idle limit gives the line up and says
+//! so. Mostly its peer hears that; if not, it hears nothing either from then on, and gives up as
+//! long after it. A process that dies says nothing any more; one that ends in order says so.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -209,8 +209,12 @@ impl World {
             NetEvent::CutLasts(cut) => {
                 let between = self.net.cuts.iter().find(|(_, since)| **since == cut);
                 let Some((&(from, to), _)) = between else { return };
-                // Who hears nothing gives up; from then on the other hears nothing either.
                 for (id, side) in self.net.across(from, to) {
+                    // Where it is cut too, this waits for ever.
+                    if self.dice.chance(750) {
+                        let bye = Frame::Bye("the peer hears nothing".to_owned());
+                        self.post(id, 1 - side, Letter::Frame(bye));
+                    }
                     self.over(id, side, "the connection was silent");
                     self.net_event_in(IDLE, NetEvent::Silent(id, 1 - side));
                 }

@@ -64,7 +64,17 @@ pub(crate) fn post_with(
 
 /// A POST of JSON whose answer is read event by event.
 pub(crate) fn stream(address: SocketAddr, path: &str, body: &Value) -> std::io::Result<Stream> {
-    let head = format!("POST {path} HTTP/1.1\r\n");
+    stream_with(address, path, "", body)
+}
+
+/// The same with more headers, each a line with its end.
+pub(crate) fn stream_with(
+    address: SocketAddr,
+    path: &str,
+    headers: &str,
+    body: &Value,
+) -> std::io::Result<Stream> {
+    let head = format!("POST {path} HTTP/1.1\r\n{headers}");
     let (status, headers, body) = open(address, &head, &body.to_string())?;
     Ok(Stream { status, headers, body })
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use troupe_runtime::model::{
     config::ModelConfig,
+    gguf,
     source::{ModelAccess, ModelFiles, ModelSource},
 };
 
@@ -24,19 +25,20 @@ fn of_config(config: &ModelConfig, weight_bytes: u64) -> ModelFacts {
     let number = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
     let embedding = (config.vocab_size * config.hidden_size) as u64;
     let ends = if config.tie_word_embeddings { embedding } else { 2 * embedding };
-    // Queries, keys, values and output, and the gated feed-forward layer: what the files hold per
-    // layer, up to norms and biases.
-    let heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim;
-    let layer = (config.hidden_size * (heads + 3 * config.intermediate_size)) as u64;
-    let all = ends + layer * config.num_layers as u64;
+    // What the files hold of layers, up to norms and biases.
+    let feed_forward = |layer| config.feed_forward_elements(layer).0;
+    let layers = config.num_layers * config.attention_elements()
+        + (0..config.num_layers).map(feed_forward).sum::<usize>();
+    let all = ends + layers as u64;
     // Whatever type the weights are stored in, the ends have their share of the bytes.
     let share = u128::from(weight_bytes) * u128::from(ends) / u128::from(all.max(1));
-    let values = 2 * config.num_layers * config.num_kv_heads * config.head_dim;
+    let values = config.num_layers * config.kv_elements();
     ModelFacts {
         weight_bytes,
         ends_bytes: share as u64,
         layers: number(config.num_layers),
-        kv_heads: number(config.num_kv_heads),
+        // A latent row is one head's, which every rank has whole.
+        kv_heads: config.latent.map_or(number(config.num_kv_heads), |_| 1),
         kv_bytes_per_token: values as u64 * KV_VALUE_BYTES,
         hidden_size: number(config.hidden_size),
         intermediate_size: number(config.intermediate_size),
@@ -47,6 +49,9 @@ fn of_config(config: &ModelConfig, weight_bytes: u64) -> ModelFacts {
 
 /// What all weight files of a folder hold.
 fn weight_bytes(folder: &Path) -> Option<u64> {
+    if gguf::is_gguf(folder) {
+        return std::fs::metadata(folder).ok().map(|file| file.len());
+    }
     let mut bytes = 0;
     for entry in std::fs::read_dir(folder).ok()? {
         let path = entry.ok()?.path();
@@ -57,5 +62,6 @@ fn weight_bytes(folder: &Path) -> Option<u64> {
     (bytes > 0).then_some(bytes)
 }
 
-/// Keys and values are kept in float32.
+/// At most: float32 is the widest that keys and values are stored in, whatever a service's flags
+/// say.
 const KV_VALUE_BYTES: u64 = 4;

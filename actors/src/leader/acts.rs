@@ -169,6 +169,7 @@ impl LeaderState {
                 weight_bytes_sharded = report.weight_bytes_sharded,
                 weight_bytes_replicated = report.weight_bytes_replicated,
                 replicated = ?report.replicated,
+                kernel_path = report.kernel_path,
                 "rank loaded"
             );
         }

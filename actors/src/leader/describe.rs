@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use troupe_gpu::cpu::arithmetic;
 use troupe_runtime::{
     discovery::directory::{self, EndpointRecord},
     wire::{
@@ -40,7 +41,8 @@ impl Endpoint {
         blocks: &[u32],
         reports: &[RankReport],
     ) -> EndpointInfo {
-        let mut paths: Vec<_> = reports.iter().map(|report| report.kernel_path.as_str()).collect();
+        let paths = reports.iter().map(|report| arithmetic(&report.kernel_path));
+        let mut paths: Vec<_> = paths.collect();
         paths.sort_unstable();
         paths.dedup();
         EndpointInfo {

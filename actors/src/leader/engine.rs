@@ -221,13 +221,14 @@ impl Engine {
         effects
     }
 
-    /// How busy it is.
+    /// How busy it is. What only waits for the next step has its place: it is no queue.
     pub fn load(&self) -> Load {
         let (running, waiting) = self.scheduler.counts();
+        let begins = self.scheduler.about_to_run();
         let usage = self.scheduler.usage();
         Load {
-            running,
-            waiting,
+            running: running + begins,
+            waiting: waiting - begins,
             blocks_used: usage.held,
             blocks_total: usage.total,
             steps: self.steps,

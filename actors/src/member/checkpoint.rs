@@ -8,6 +8,8 @@ use troupe_gpu::{
     cpu::{CpuOptions, KernelPath},
     dtype::Dtype,
     executor::LoadProgress,
+    kv::KvDtype,
+    quant,
     tensor::Quantize,
     weights::Checkpoint,
 };
@@ -17,7 +19,7 @@ use troupe_runtime::{
     id::Coordinate,
     model::{
         card::ModelCard,
-        config::AttentionSpan,
+        config::{AttentionSpan, ModelDtype},
         fetch::{self, ModelAccess, Part, Progress},
         grammar::GrammarFactory,
         source::{ModelFiles, ModelSource},
@@ -50,6 +52,8 @@ impl Models for Checkpoints {
         let positions = u32::try_from(card.config.max_position_embeddings).unwrap_or(u32::MAX);
         let limits = EngineLimits::resolve(&launch.flags, positions)?;
         parallel_sizes(launch).divide(&card.config).map_err(|error| chain(&error))?;
+        let quantize = quantize(launch)?;
+        quant::check(&card.config, quantize).map_err(|error| chain(&error))?;
         let source = ModelSource { name: card.name.clone(), folder: card.files.folder.clone() };
         let digest = fetch::model_digest(&source, &self.access).map_err(|error| chain(&error))?;
         // The files' headers: a missing or truncated file is found before a process is started.
@@ -70,11 +74,15 @@ impl Models for Checkpoints {
             vocab_size: u32::try_from(card.config.vocab_size).unwrap_or(u32::MAX),
             windows: card.config.kv_groups().iter().map(|group| window(group.span)).collect(),
             dtype,
-            quantization: match quantize(launch)? {
-                None => "none".into(),
+            quantization: match quantize {
+                None => {
+                    let own = card.config.quantization.as_ref();
+                    own.map_or_else(|| "none".to_owned(), |own| own.method.clone())
+                }
                 Some(Quantize::Int8) => "int8".into(),
                 Some(Quantize::Int4) => "int4".into(),
             },
+            kv_dtype: kv_dtype(launch, card.config.dtype)?.name().into(),
             stage_time_min: Duration::from_millis(millis.into()),
         })
     }
@@ -115,7 +123,7 @@ impl Models for Checkpoints {
                 parallel: parallel_sizes(launch),
                 dtype: dtype(launch).map_err(unsupported)?,
                 quantize: quantize(launch).map_err(unsupported)?,
-                kv_dtype: Some(Dtype::F32),
+                kv_dtype: Some(kv_dtype(launch, card.config.dtype).map_err(unsupported)?),
                 limits: StepLimits {
                     max_num_batched_tokens: limits.max_num_batched_tokens as usize,
                     max_num_seqs: limits.max_num_seqs as usize,
@@ -177,7 +185,6 @@ fn quantize(launch: &Launch) -> Result<Option<Quantize>, String> {
     }
 }
 
-/// `--dtype`; `None` keeps the checkpoint's type.
 fn window(span: AttentionSpan) -> Option<u32> {
     match span {
         AttentionSpan::Full => None,
@@ -185,6 +192,7 @@ fn window(span: AttentionSpan) -> Option<u32> {
     }
 }
 
+/// `--dtype`; `None` keeps the checkpoint's type.
 fn dtype(launch: &Launch) -> Result<Option<Dtype>, String> {
     match launch.flags.dtype.as_deref() {
         None | Some("auto") => Ok(None),
@@ -194,6 +202,25 @@ fn dtype(launch: &Launch) -> Result<Option<Dtype>, String> {
         Some(other) => {
             Err(format!("--dtype is {other}, auto, float32, bfloat16 and float16 are possible"))
         }
+    }
+}
+
+/// `--kv-cache-dtype`; `auto` is what the model computes in: `--dtype`, else what its config says.
+fn kv_dtype(launch: &Launch, own: ModelDtype) -> Result<KvDtype, String> {
+    match launch.flags.kv_cache_dtype.as_deref() {
+        None | Some("auto") => Ok(match (dtype(launch)?, own) {
+            (Some(dtype), _) => dtype.into(),
+            (None, ModelDtype::Bf16) => KvDtype::Bf16,
+            (None, ModelDtype::F16) => KvDtype::F16,
+            (None, ModelDtype::F32) => KvDtype::F32,
+        }),
+        Some("float32" | "float") => Ok(KvDtype::F32),
+        Some("bfloat16") => Ok(KvDtype::Bf16),
+        Some("float16" | "half") => Ok(KvDtype::F16),
+        Some("int8") => Ok(KvDtype::Int8),
+        Some(other) => Err(format!(
+            "--kv-cache-dtype is {other}; auto, float32, bfloat16, float16 and int8 are possible"
+        )),
     }
 }
 

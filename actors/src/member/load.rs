@@ -68,6 +68,8 @@ pub struct Prepared {
     pub dtype: String,
     /// What weights are rounded to, as the fingerprint names it.
     pub quantization: String,
+    /// What keys and values are stored as, as fingerprint and prefix hashes name it.
+    pub kv_dtype: String,
     /// The least time that a stage takes for a step.
     pub stage_time_min: Duration,
 }
@@ -88,7 +90,7 @@ impl Prepared {
             limits: self.limits,
             stages: record.launch.pipeline_parallel,
             windows: self.windows.clone(),
-            kv_dtype: KV_DTYPE.into(),
+            kv_dtype: self.kv_dtype.clone(),
             // Whoever knows the model can name blocks of it; salts keep tenants apart.
             prefix_key: prefix::key_of(self.model),
         }
@@ -113,7 +115,7 @@ impl Prepared {
                 adapter: None,
                 dtype: self.dtype.clone(),
                 quantization: self.quantization.clone(),
-                kv_dtype: KV_DTYPE.into(),
+                kv_dtype: self.kv_dtype.clone(),
                 tensor_parallel: launch.tensor_parallel,
                 kernel_path: String::new(),
                 batch_invariant: true,
@@ -121,9 +123,6 @@ impl Prepared {
         }
     }
 }
-
-/// Type of the KV cache.
-const KV_DTYPE: &str = "float32";
 
 /// Layers of a tensor-free model: enough to be divided in two or four unequal ways.
 const FAKE_LAYERS: u32 = 5;
@@ -153,6 +152,7 @@ impl Models for FakeModels {
             windows: vec![None],
             dtype: "none".into(),
             quantization: "none".into(),
+            kv_dtype: "float32".into(),
             stage_time_min: Duration::from_millis(millis.into()),
         })
     }

@@ -12,7 +12,7 @@ use std::{
     path::PathBuf,
     process::Stdio,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -29,6 +29,7 @@ use tokio::{
 use troupe_runtime::{
     discovery::directory::{self, GroupRecord},
     id::NodeId,
+    transport::Link,
     wire::member::{MemberLaunch, MemberToNode, NodeToMember},
 };
 
@@ -63,6 +64,8 @@ pub struct Processes {
     pub devices: u32,
     /// Identities that are let in no more, which members have to know.
     pub away: watch::Receiver<TurnedAway>,
+    /// The node's own, which answers for members that are gone; without it nobody does.
+    pub link: Option<Arc<dyn Link>>,
 }
 
 /// Identities that are let in no more, and why.
@@ -162,8 +165,9 @@ impl Spawn for Processes {
         let first = NodeToMember::Launch(Box::new(launch));
         tell.try_send(first).map_err(|error| error.to_string())?;
         let mut tasks = JoinSet::new();
-        let away = self.away.clone();
-        tasks.spawn(run(key, (child, records), (input, output, log), (told, away), node));
+        let told = (told, self.away.clone());
+        let pipes = (input, output, log);
+        tasks.spawn(run(key, (child, records), pipes, told, (node, self.link.clone())));
         Ok(Running { tell, tasks })
     }
 }
@@ -174,14 +178,18 @@ async fn run(
     (mut child, records): (Child, Records),
     (mut input, mut output, log): (ChildStdin, ChildStdout, oneshot::Receiver<()>),
     (mut told, mut away): (mpsc::Receiver<NodeToMember>, watch::Receiver<TurnedAway>),
-    node: ActorRef<NodeMsg>,
+    (node, link): (ActorRef<NodeMsg>, Option<Arc<dyn Link>>),
 ) {
     let killed_before = died::killed_for_memory();
-    let words = AtomicU64::new(0);
+    let (words, address) = (AtomicU64::new(0), OnceLock::new());
     let hear = async {
         // An error means what an end means: the child is going, and how it went says more.
         while let Ok(Some(what)) = pipe::read::<MemberToNode>(&mut output).await {
             words.fetch_add(1, Ordering::Relaxed);
+            if let MemberToNode::Listening(at) = &what {
+                // Said once in a life.
+                let _ = address.set(at.clone());
+            }
             if what != MemberToNode::Alive {
                 let _ = node.cast(said(&key, what));
             }
@@ -237,6 +245,10 @@ async fn run(
             format!("killed: {why}")
         }
     };
+    // Its port is free now: whoever waits for it there is told that it is gone.
+    if let (Some(link), Some(Ok(address))) = (link, address.get().map(|at| at.parse())) {
+        link.answer_for(&address);
+    }
     // Whoever reads that it ended finds its last words in its log.
     let _ = timeout(GRACE, log).await;
     let suspects = died::suspects(&records.read(), fatal);

@@ -21,40 +21,48 @@ use crate::kv::hit::Hit;
 impl Scheduler {
     pub(super) fn add_waiting(&mut self, draft: &mut Draft) {
         self.add_fetched(draft);
+        self.lacks_blocks = false;
         while draft.tokens_left > 0
             && draft.sequences_left > 0
             && (self.running.len() as u32) < self.limits.max_sequences
         {
             let step = draft.plan.step;
-            let Some(id) = self.next(step) else { return };
+            let Some((id, overdue)) = self.next(step) else { return };
             let Some(sequence) = self.sequences.get(id) else { return };
             let hit = self.look_up(sequence, step);
             let reserve = if self.running.is_empty() { 0 } else { self.limits.watermark };
             if !self.pools.can_admit(&hit, sequence.len(), reserve) {
+                self.lacks_blocks = true;
                 return;
             }
             let count = self.chunk(sequence.len() - hit.positions, draft);
             self.admit(id, &hit, count, draft);
+            self.was_overdue = overdue;
         }
     }
 
-    /// Who is to begin next, of those who can.
-    fn next(&self, step: StepId) -> Option<SequenceId> {
+    /// Who is to begin next, of those who can, and whether it is for having waited too long. After
+    /// one of those whoever's turn it is goes first: however many have waited too long, they take
+    /// every second place and no more, and what is urgent does not wait for all of them.
+    fn next(&self, step: StepId) -> Option<(SequenceId, bool)> {
         let ready = |id: &SequenceId| self.is_ready(*id, step);
         let oldest = || self.waiting.by_age().find(ready);
         let patience = PATIENCE * u64::from(self.limits.max_sequences);
         // Not the oldest: one that is preempted again and again begins to wait anew each time, and
         // must not stand before one that has waited all the while.
         let overdue = || {
+            if self.was_overdue {
+                return None;
+            }
             let id = self.waiting.by_wait().find(ready)?;
             let since = self.sequences.get(id)?.waits_since;
             (self.counters.admissions - since >= patience).then_some(id)
         };
-        match self.limits.policy {
+        let turn = || match self.limits.policy {
             Policy::Fcfs => oldest(),
-            Policy::Priority => overdue().or_else(|| self.waiting.by_priority().find(ready)),
-            Policy::Lpm if self.waiting.len() > LPM_MOST => overdue().or_else(oldest),
-            Policy::Lpm => overdue().or_else(|| {
+            Policy::Priority => self.waiting.by_priority().find(ready),
+            Policy::Lpm if self.waiting.len() > LPM_MOST => oldest(),
+            Policy::Lpm => {
                 let found = |id: &SequenceId| {
                     let sequence = self.sequences.get(*id);
                     sequence.map_or(0, |sequence| self.look_up(sequence, step).positions)
@@ -62,8 +70,10 @@ impl Scheduler {
                 // The first of equals: ids ascend with age, so the reversed id breaks ties.
                 let ready = self.waiting.by_age().filter(ready);
                 ready.max_by_key(|id| (found(id), std::cmp::Reverse(*id)))
-            }),
-        }
+            }
+        };
+        let late = (self.limits.policy != Policy::Fcfs).then(overdue).flatten();
+        late.map(|id| (id, true)).or_else(|| Some((turn()?, false)))
     }
 
     fn is_ready(&self, id: SequenceId, step: StepId) -> bool {

@@ -86,6 +86,10 @@ pub struct Scheduler {
     pub(super) preempted: Vec<SequenceId>,
     pub(super) counters: Counters,
     pub(super) last_step: u64,
+    /// Whether who was next lacked blocks when a step was last composed.
+    pub(super) lacks_blocks: bool,
+    /// Whether the one that was admitted last had waited too long, rather than been its turn.
+    pub(super) was_overdue: bool,
 }
 
 /// A sequence's part of a step.
@@ -120,6 +124,8 @@ impl Scheduler {
             preempted: Vec::new(),
             counters: Counters { accepted_per_position, ..Counters::default() },
             last_step: 0,
+            lacks_blocks: false,
+            was_overdue: false,
         }
     }
 
@@ -254,6 +260,16 @@ impl Scheduler {
     /// Sequences that run and that wait, for room or for KV from elsewhere.
     pub fn counts(&self) -> (u32, u32) {
         (self.running.len() as u32, (self.waiting.len() + self.apart()) as u32)
+    }
+
+    /// Those of the waiting ones that have a place and only wait for the next step to be composed,
+    /// as far as that can be said before it is.
+    pub fn about_to_run(&self) -> u32 {
+        if self.lacks_blocks {
+            return 0;
+        }
+        let places = self.limits.max_sequences.saturating_sub(self.running.len() as u32);
+        places.saturating_sub(self.ready.len() as u32).min(self.waiting.len() as u32)
     }
 
     /// Sequences that have not ended.

@@ -317,12 +317,52 @@ fn whoever_was_overtaken_often_enough_is_next() {
         complete(&mut scheduler, &plan);
         let (id, _) = plan.spans().next().expect("one runs");
         if id == patient {
-            assert_eq!(number, 9, "eight full batches, of one sequence each");
+            assert_eq!(number, 3, "two full batches, of one sequence each");
             return;
         }
         scheduler.release(id);
     }
     panic!("it starved");
+}
+
+#[test]
+fn many_that_waited_long_take_every_second_place_and_no_more() {
+    let limits = Limits { policy: Policy::Priority, max_sequences: 1, ..limits(64, 1) };
+    let mut scheduler = Scheduler::new(limits, BlockPools::new(4, &[100]));
+    let patient: Vec<_> =
+        (0..20).map(|n| scheduler.add(SequenceSpec { priority: 5, ..other(4, n) })).collect();
+    let mut order = Vec::new();
+    for number in 20..40 {
+        scheduler.add(other(4, number));
+        let plan = compose(&mut scheduler);
+        complete(&mut scheduler, &plan);
+        let (id, _) = plan.spans().next().expect("one runs");
+        order.push(patient.contains(&id));
+        scheduler.release(id);
+    }
+    assert_eq!(order[..2], [false, false], "so long they wait");
+    assert!(order[2..].chunks(2).all(|two| *two == [true, false]), "{order:?}");
+}
+
+#[test]
+fn what_only_waits_for_the_next_step_has_its_place() {
+    let limits = Limits { max_sequences: 2, ..limits(64, 1) };
+    let mut scheduler = Scheduler::new(limits, BlockPools::new(4, &[3]));
+    (0..3).for_each(|number| _ = scheduler.add(other(4, number)));
+    assert_eq!((scheduler.counts(), scheduler.about_to_run()), ((0, 3), 2));
+    let plan = compose(&mut scheduler);
+    assert_eq!((scheduler.counts(), scheduler.about_to_run()), ((2, 1), 0));
+    // A place, and too few blocks: that is a queue.
+    let ids: Vec<_> = plan.spans().map(|(id, _)| id).collect();
+    complete(&mut scheduler, &plan);
+    scheduler.release(ids[0]);
+    scheduler.add(other(12, 9));
+    assert_eq!(scheduler.about_to_run(), 1);
+    let plan = compose(&mut scheduler);
+    complete(&mut scheduler, &plan);
+    scheduler.release(ids[1]);
+    compose(&mut scheduler);
+    assert_eq!((scheduler.counts(), scheduler.about_to_run()), ((1, 1), 0));
 }
 
 #[test]

@@ -4,7 +4,8 @@
 //! the longest prefix that is in the cache, then arrival. A preempted sequence keeps its age and so
 //! comes before all that arrived after it. Under the last two a sequence could wait for ever while
 //! others overtake it, so that one that has seen [`PATIENCE`] full batches admitted is next
-//! whatever the policy says: this is the bound on starvation.
+//! whatever the policy says, but for every second place, which stays the policy's: this is the
+//! bound on starvation, and many that have waited long do not stand before what is urgent.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +24,7 @@ pub enum Policy {
 }
 
 /// Full batches that may be admitted before a sequence that waits.
-pub(super) const PATIENCE: u64 = 8;
+pub(super) const PATIENCE: u64 = 2;
 /// Above so many waiting, looking for prefixes costs more than it brings: first come, first served.
 pub(super) const LPM_MOST: usize = 128;
 

@@ -87,8 +87,8 @@ async fn golden_tokens_come_out_of_kv_that_the_host_kept() {
     let both = (96 << 10, 64 << 20);
     for (model, size, kept) in [
         ("tiny-llama-tied", (2, 1), memory),
-        ("tiny-mistral", (1, 2), memory),
-        ("tiny-qwen2", (2, 2), both),
+        ("tiny-gemma2", (1, 2), memory),
+        ("tiny-deepseek-v2", (2, 2), both),
         ("tiny-llama-tied", (1, 2), both),
     ] {
         let serving = Serving::of_model(model, size, kept, folder.path()).await;

@@ -9,13 +9,16 @@
 //! leaders.
 //!
 //! - [`server`]: gRPC, and who is healthy; [`secure`]: over TLS
+//! - `door`: who is let in; `guard`: what one connection may cost
 //! - `conversation`: one request of the proxy's client, from its headers to the end of its answer
 //! - `words`: what is said in it, made of what was decided (pure)
 //! - [`front`]: who answers it; [`pick`]: how that is told
 //! - `messages`: the protocol's messages, as far as they are used
 
 mod conversation;
+mod door;
 pub(crate) mod front;
+mod guard;
 mod messages;
 pub(crate) mod pick;
 pub(crate) mod secure;

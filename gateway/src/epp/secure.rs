@@ -1,42 +1,48 @@
 //! TLS for proxies that ask who answers a request: they are told endpoints and their keys, which is
 //! for nobody else to read.
 //!
-//! Handshakes go on side by side, so that one that hangs holds up nobody, and one that fails is
-//! nobody's concern but its proxy's.
+//! Certificates are short-lived where somebody renews them: files that are followed are read again
+//! every few seconds, and what is new in them is shown from the next handshake on. If they are
+//! wrong meanwhile, what was shown before stays, and that is said.
 
 use std::{
     fmt, io,
+    path::PathBuf,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     task::{Context, Poll},
     time::Duration,
 };
 
-use futures_util::{Stream, stream};
-use rustls::{ServerConfig, crypto::ring};
+use rustls::{
+    ServerConfig,
+    crypto::ring,
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
-    time::timeout,
+    net::TcpStream,
+    time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// A certificate to be known by, and its key.
 #[derive(Clone)]
-pub struct PickerTls(Arc<ServerConfig>);
+pub struct PickerTls {
+    config: Arc<ServerConfig>,
+    shown: Arc<Shown>,
+    /// Where the certificate and its key are read from again.
+    files: Option<(PathBuf, PathBuf)>,
+}
+
+/// What is shown to whoever asks.
+struct Shown(RwLock<Arc<CertifiedKey>>);
 
 /// A connection after its handshake.
 pub(super) struct Secured(TlsStream<TcpStream>);
-
-/// What accepts, and the handshakes that are under way.
-struct Door {
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-    shaking: JoinSet<Option<Secured>>,
-}
 
 // === impl PickerTls ===
 
@@ -46,21 +52,69 @@ impl PickerTls {
     /// # Errors
     /// What is wrong with them.
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, String> {
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
-            .collect::<Result<_, _>>()
-            .map_err(|error| format!("the certificate: {error}"))?;
-        if chain.is_empty() {
-            return Err("the certificate: there is none in the file".into());
-        }
-        let key =
-            PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("the key: {error}"))?;
-        let provider = Arc::new(ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
+        let shown = Arc::new(Shown(RwLock::new(read(chain, key)?)));
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .and_then(|config| config.with_no_client_auth().with_single_cert(chain, key));
-        let mut config = config.map_err(|error| error.to_string())?;
+            .map_err(|error| error.to_string())?;
+        let mut config = config.with_no_client_auth().with_cert_resolver(shown.clone());
         config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Self(Arc::new(config)))
+        Ok(Self { config: Arc::new(config), shown, files: None })
+    }
+
+    /// The same, and what is in these files from now on.
+    #[must_use]
+    pub fn following(self, chain: PathBuf, key: PathBuf) -> Self {
+        Self { files: Some((chain, key)), ..self }
+    }
+
+    /// Shows what its files hold, as often as that changes; never returns.
+    pub(super) async fn follow(&self) {
+        let Some(files) = &self.files else { return std::future::pending().await };
+        let mut last = None;
+        loop {
+            // The same trouble is told of once.
+            let refreshed = self.refresh(files).await;
+            if let Err(why) = &refreshed
+                && last.as_ref() != Some(why)
+            {
+                let file = files.0.display();
+                tracing::warn!(%file, why, "the certificate for proxies stays as it was");
+            }
+            last = refreshed.err();
+            sleep(REFRESH).await;
+        }
+    }
+
+    /// Reads them once.
+    async fn refresh(&self, (chain, key): &(PathBuf, PathBuf)) -> Result<(), String> {
+        let said = |error: io::Error| error.to_string();
+        let chain = tokio::fs::read(chain).await.map_err(said)?;
+        let key = tokio::fs::read(key).await.map_err(said)?;
+        let new = read(&chain, &key)?;
+        // Nothing under the lock can panic.
+        let mut shown = self.shown.0.write().unwrap_or_else(PoisonError::into_inner);
+        if shown.cert != new.cert {
+            tracing::info!("another certificate is shown to proxies from now on");
+        }
+        *shown = new;
+        Ok(())
+    }
+
+    /// A connection after its handshake; `None` if that fails or takes too long.
+    pub(super) async fn shake(&self, connection: TcpStream) -> Option<Secured> {
+        shake(TlsAcceptor::from(Arc::clone(&self.config)), connection).await
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shown")
     }
 }
 
@@ -70,40 +124,17 @@ impl fmt::Debug for PickerTls {
     }
 }
 
-// === the door ===
-
-/// Connections of proxies that came through their handshake.
-pub(super) fn incoming(
-    listener: TcpListener,
-    tls: PickerTls,
-) -> impl Stream<Item = io::Result<Secured>> {
-    let door = Door { listener, acceptor: TlsAcceptor::from(tls.0), shaking: JoinSet::new() };
-    stream::unfold(door, |mut door| async move {
-        let next = door.next().await;
-        Some((next, door))
-    })
-}
-
-impl Door {
-    async fn next(&mut self) -> io::Result<Secured> {
-        loop {
-            let has_room = self.shaking.len() < MOST_SHAKING;
-            tokio::select! {
-                accepted = self.listener.accept(), if has_room => {
-                    let (connection, _) = accepted?;
-                    // One that is gone already cannot be set to anything.
-                    if connection.set_nodelay(true).is_ok() {
-                        self.shaking.spawn(shake(self.acceptor.clone(), connection));
-                    }
-                }
-                Some(done) = self.shaking.join_next() => {
-                    if let Ok(Some(secured)) = done {
-                        return Ok(secured);
-                    }
-                }
-            }
-        }
+/// A chain and a key that belong together, out of their PEM.
+fn read(chain: &[u8], key: &[u8]) -> Result<Arc<CertifiedKey>, String> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("the certificate: {error}"))?;
+    if chain.is_empty() {
+        return Err("the certificate: there is none in the file".into());
     }
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("the key: {error}"))?;
+    let pair = CertifiedKey::from_der(chain, key, &ring::default_provider());
+    pair.map(Arc::new).map_err(|error| error.to_string())
 }
 
 async fn shake(acceptor: TlsAcceptor, connection: TcpStream) -> Option<Secured> {
@@ -157,8 +188,8 @@ impl AsyncWrite for Secured {
 
 /// A proxy that is there shakes hands within this time.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Handshakes at a time: proxies are few and keep their connections; more wait to be accepted.
-const MOST_SHAKING: usize = 256;
+/// How old what is shown may be: renewals come days before the end.
+const REFRESH: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -178,5 +209,38 @@ mod tests {
         assert!(wrong(&chain, &chain).starts_with("the key: "));
         let error = wrong(&chain, &other);
         assert!(error.contains("consistent"), "{error}");
+    }
+    #[tokio::test]
+    async fn what_is_new_in_its_files_is_shown_and_what_is_wrong_is_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+        let pair = || {
+            let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+            (made.cert.pem(), made.signing_key.serialize_pem())
+        };
+        let put = |(chain, key): &(String, String)| {
+            std::fs::write(&files.0, chain).expect("written");
+            std::fs::write(&files.1, key).expect("written");
+        };
+        let (first, second) = (pair(), pair());
+        let tls = PickerTls::from_pem(first.0.as_bytes(), first.1.as_bytes()).expect("they fit");
+        let tls = tls.following(files.0.clone(), files.1.clone());
+        let shows = |(chain, _): &(String, String)| {
+            let shown = tls.shown.0.read().expect("never poisoned").cert.clone();
+            let chain = CertificateDer::pem_slice_iter(chain.as_bytes());
+            shown == chain.collect::<Result<Vec<_>, _>>().expect("PEM")
+        };
+        assert!(tls.refresh(&files).await.is_err(), "there are none");
+        assert!(shows(&first));
+        put(&second);
+        tls.refresh(&files).await.expect("they fit");
+        assert!(shows(&second));
+        // Half of a renewal is not shown.
+        put(&(first.0.clone(), second.1.clone()));
+        assert!(tls.refresh(&files).await.is_err());
+        assert!(shows(&second));
+        put(&first);
+        tls.refresh(&files).await.expect("they fit");
+        assert!(shows(&first));
     }
 }

@@ -11,24 +11,24 @@ use std::{
 
 use axum::Router;
 use futures_util::{Stream, future::BoxFuture, stream};
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+};
 use tonic::{
     Request, Response, Status, Streaming,
     body::Body,
     server::{Grpc, NamedService, StreamingService, UnaryService},
-    transport::{
-        Server,
-        server::{TcpConnectInfo, TcpIncoming},
-    },
+    transport::Server,
 };
 use tonic_prost::ProstCodec;
 use troupe_runtime::shutdown::Shutdown;
 
 use super::{
     conversation::{OUTBOX, Surroundings, talk},
-    front,
+    door, front,
+    guard::{Asked, Peer},
     messages::{HealthCheckRequest, HealthCheckResponse, ProcessingRequest, ProcessingResponse},
-    secure,
 };
 use crate::state::Gateway;
 
@@ -50,8 +50,9 @@ pub(crate) async fn run(
 ) {
     let drain = gateway.config.drain_timeout;
     let most = u32::try_from(gateway.config.max_requests).unwrap_or(u32::MAX);
-    let processor =
-        Processor { router: front::router(&gateway), gateway: Arc::clone(&gateway), http };
+    let free = Arc::new(Semaphore::new(gateway.config.max_requests));
+    let router = front::router(&gateway);
+    let processor = Processor { router, gateway: Arc::clone(&gateway), http, free };
     let mut ended = shutdown.clone();
     let tls = gateway.config.picker_tls.clone();
     let services = Server::builder()
@@ -63,13 +64,14 @@ pub(crate) async fn run(
     let served = async move {
         let begun = async move { shutdown.begun().await };
         match tls {
-            None => {
-                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-                services.serve_with_incoming_shutdown(incoming, begun).await
-            }
+            None => services.serve_with_incoming_shutdown(door::plain(listener), begun).await,
             Some(tls) => {
-                let incoming = secure::incoming(listener, tls);
-                services.serve_with_incoming_shutdown(incoming, begun).await
+                let incoming = door::secure(listener, tls.clone());
+                let serve = services.serve_with_incoming_shutdown(incoming, begun);
+                tokio::select! {
+                    served = serve => served,
+                    () = tls.follow() => Ok(()),
+                }
             }
         }
     };
@@ -93,7 +95,12 @@ struct Processor {
     router: Router,
     gateway: Arc<Gateway>,
     http: SocketAddr,
+    /// Conversations that may still begin, on all connections together.
+    free: Arc<Semaphore>,
 }
+
+/// What a conversation holds until its end.
+type Held = (Option<Asked>, OwnedSemaphorePermit);
 
 /// `grpc.health.v1.Health`.
 #[derive(Clone)]
@@ -140,15 +147,21 @@ impl StreamingService<ProcessingRequest> for Processor {
     type Future = BoxFuture<'static, Result<Response<Saying>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<ProcessingRequest>>) -> Self::Future {
-        let connected = request.extensions().get::<TcpConnectInfo>();
-        let ip = connected.and_then(TcpConnectInfo::local_addr).map(|own| own.ip());
+        let peer = request.extensions().get::<Peer>();
+        let ip = peer.and_then(|peer| peer.local).map(|own| own.ip());
+        let Ok(place) = Arc::clone(&self.free).try_acquire_owned() else {
+            let most = self.gateway.config.max_requests;
+            let why = format!("{most} requests are asked about, and no more may be at a time");
+            return Box::pin(std::future::ready(Err(Status::resource_exhausted(why))));
+        };
+        let held = (peer.map(Peer::asks), place);
         let here = SocketAddr::new(ip.unwrap_or(self.http.ip()), self.http.port());
         let surroundings =
             Surroundings { gateway: Arc::clone(&self.gateway), router: self.router.clone(), here };
         Box::pin(async move {
             let (outbox, receiver) = mpsc::channel(OUTBOX);
             let conversation = Box::pin(talk(surroundings, request.into_inner(), outbox));
-            Ok(Response::new(Box::pin(saying(conversation, receiver)) as Saying))
+            Ok(Response::new(Box::pin(saying(conversation, receiver, held)) as Saying))
         })
     }
 }
@@ -157,9 +170,10 @@ impl StreamingService<ProcessingRequest> for Processor {
 fn saying(
     conversation: BoxFuture<'static, ()>,
     receiver: mpsc::Receiver<Result<ProcessingResponse, Status>>,
+    held: Held,
 ) -> impl Stream<Item = Result<ProcessingResponse, Status>> {
-    let state = (Some(conversation), receiver);
-    stream::unfold(state, |(mut conversation, mut receiver)| async move {
+    let state = (Some(conversation), receiver, held);
+    stream::unfold(state, |(mut conversation, mut receiver, held)| async move {
         loop {
             let said = match &mut conversation {
                 Some(going) => tokio::select! {
@@ -172,7 +186,7 @@ fn saying(
                 },
                 None => receiver.recv().await,
             };
-            return said.map(|said| (said, (conversation, receiver)));
+            return said.map(|said| (said, (conversation, receiver, held)));
         }
     })
 }
@@ -208,7 +222,9 @@ impl UnaryService<HealthCheckRequest> for Health {
     type Response = HealthCheckResponse;
     type Future = std::future::Ready<Result<Response<HealthCheckResponse>, Status>>;
 
-    fn call(&mut self, _: Request<HealthCheckRequest>) -> Self::Future {
+    fn call(&mut self, request: Request<HealthCheckRequest>) -> Self::Future {
+        // Who asks for it uses its connection.
+        drop(request.extensions().get::<Peer>().map(Peer::asks));
         let status = if self.gateway.is_ready() { 1 } else { 2 };
         std::future::ready(Ok(Response::new(HealthCheckResponse { status })))
     }

@@ -6,8 +6,9 @@
 //! et al., OSDI 2024). A tenant that was away comes back with what the least served of those that
 //! wait has, so nobody saves up. Within a tenant who came first goes first.
 //!
-//! Everything is bounded: requests and bytes in each band, and the time that a request waits. Where
-//! a band is full, its tenant with the most bytes loses its latest request to one of a tenant with
+//! Everything is bounded: requests and bytes in each band, and the time that a request waits. One
+//! that would wait longer than it may, as fast as places come free ([`expected`](super::expected)),
+//! is told so when it comes: those that wait get their turn in time. Where a band is full, its tenant with the most bytes loses its latest request to one of a tenant with
 //! less; so one tenant cannot keep the others out by filling the queue.
 
 use std::{
@@ -16,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use super::drain::DrainRate;
+use super::{drain::DrainRate, expected::Pace, saturation::Rank};
 
 /// A request, by its number at this core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,6 +90,8 @@ pub(crate) enum Why {
     Shed,
     /// Too many wait.
     Full,
+    /// It would have to wait longer than it may.
+    Hopeless,
     /// It had to make room for one of a tenant that has less.
     Displaced,
     /// It has waited as long as it may.
@@ -109,6 +112,9 @@ pub(crate) struct Core {
     /// What each tenant was given for its weight, of those that wait or are let in.
     given: BTreeMap<Arc<str>, Given>,
     rate: DrainRate,
+    pace: Pace,
+    /// The highest priority that asked of late, and when it did last.
+    highest: (i32, Duration),
 }
 
 #[derive(Debug, Default)]
@@ -122,6 +128,7 @@ struct Band {
 
 #[derive(Debug)]
 struct Admitted {
+    since: Duration,
     tenant: Arc<str>,
     weight: u32,
     tokens: u64,
@@ -137,6 +144,8 @@ struct Given {
 
 /// A token that is written takes about as much of a device as two that are read.
 const OUTPUT_COST: u64 = 2;
+/// Whoever was important so long ago is forgotten.
+const OF_LATE: Duration = Duration::from_secs(10);
 
 // === impl Core ===
 
@@ -151,6 +160,8 @@ impl Core {
             admitted: BTreeMap::new(),
             given: BTreeMap::new(),
             rate: DrainRate::default(),
+            pace: Pace::default(),
+            highest: (i32::MIN, Duration::ZERO),
         }
     }
 
@@ -175,13 +186,13 @@ impl Core {
         Ticket(self.next.saturating_sub(1))
     }
 
-    /// Takes one event and says what to do about it. `room` says whether endpoints have room when
-    /// so many requests are let in.
+    /// Takes one event and says what to do about it. `room` says whether endpoints have room for one
+    /// of a rank when so many requests are let in.
     pub(crate) fn handle(
         &mut self,
         now: Duration,
         event: Event,
-        room: &dyn Fn(usize) -> bool,
+        room: &dyn Fn(usize, Rank) -> bool,
     ) -> Vec<Effect> {
         let mut effects = Vec::new();
         match event {
@@ -190,9 +201,11 @@ impl Core {
             Event::Done(ticket, output) => self.done(now, ticket, output),
             Event::Look => self.expire(now, &mut effects),
         }
-        while !self.waiting.is_empty() && room(self.admitted.len()) {
+        while let Some((&priority, _)) = self.bands.iter().next_back()
+            && room(self.admitted.len(), self.rank(now, priority))
+        {
             let Some((ticket, ask)) = self.pop() else { break };
-            self.admit(ticket, &ask);
+            self.admit(now, ticket, &ask);
             effects.push(Effect::Admit(ticket));
         }
         effects
@@ -202,17 +215,20 @@ impl Core {
         &mut self,
         now: Duration,
         mut ask: Ask,
-        room: &dyn Fn(usize) -> bool,
+        room: &dyn Fn(usize, Rank) -> bool,
         effects: &mut Vec<Effect>,
     ) {
         let ticket = Ticket(self.next);
         self.next += 1;
+        if ask.priority >= self.highest.0 || now.saturating_sub(self.highest.1) >= OF_LATE {
+            self.highest = (ask.priority, now);
+        }
         // Who comes later than somebody who waits does not go before him for that.
         let first = self.bands.range(ask.priority..).all(|(_, band)| band.requests == 0);
-        let free = room(self.admitted.len());
+        let free = room(self.admitted.len(), self.rank(now, ask.priority));
         if first && free {
             self.open(&ask);
-            self.admit(ticket, &ask);
+            self.admit(now, ticket, &ask);
             return effects.push(Effect::Admit(ticket));
         }
         if ask.priority < 0 && !free {
@@ -223,6 +239,10 @@ impl Core {
             ask.deadline = ask.deadline.min(now + ttl);
         }
         let retry_after = self.retry_after(now, ask.priority);
+        if self.expected(&ask).is_some_and(|wait| now.saturating_add(wait) > ask.deadline) {
+            let refusal = Refusal { why: Why::Hopeless, retry_after };
+            return effects.push(Effect::Refuse(ticket, refusal));
+        }
         let Some(displaced) = self.make_room(&ask) else {
             return effects.push(Effect::Refuse(ticket, Refusal { why: Why::Full, retry_after }));
         };
@@ -310,18 +330,45 @@ impl Core {
         }
     }
 
-    fn admit(&mut self, ticket: Ticket, ask: &Ask) {
+    /// How important a priority is beside the others of late.
+    fn rank(&self, now: Duration, priority: i32) -> Rank {
+        let (highest, asked) = self.highest;
+        let behind = priority < highest && now.saturating_sub(asked) < OF_LATE;
+        Rank { behind, sheddable: priority < 0 }
+    }
+
+    /// How long a request would wait that asks now; nothing is known before one has ended.
+    fn expected(&self, ask: &Ask) -> Option<Duration> {
+        let higher = self.bands.range(ask.priority..).filter(|(own, _)| **own > ask.priority);
+        let mut ahead: usize = higher.map(|(_, band)| band.requests).sum();
+        if let Some(band) = self.bands.get(&ask.priority) {
+            // By fair shares the next one of a tenant goes after so many of all, whatever others
+            // have waiting beside those.
+            let own = band.queues.get(&ask.tenant);
+            let weights = band.queues.values().filter_map(VecDeque::front);
+            let all: u64 = weights.map(|(_, first)| u64::from(first.weight.max(1))).sum();
+            let weight = u64::from(ask.weight.max(1));
+            let all = if own.is_some() { all } else { all + weight };
+            let turn = own.map_or(0, VecDeque::len) as u64 + 1;
+            ahead += band.requests.min((turn * all).div_ceil(weight) as usize - 1);
+        }
+        self.pace.wait(self.admitted.len(), ahead, ask.priority)
+    }
+
+    fn admit(&mut self, now: Duration, ticket: Ticket, ask: &Ask) {
         self.charge(&ask.tenant, ask.weight, ask.tokens);
+        self.pace.admitted(ask.priority);
         let tenant = Arc::clone(&ask.tenant);
-        let admitted = Admitted { tenant, weight: ask.weight, tokens: ask.tokens };
+        let admitted = Admitted { since: now, tenant, weight: ask.weight, tokens: ask.tokens };
         self.admitted.insert(ticket, admitted);
     }
 
     fn done(&mut self, now: Duration, ticket: Ticket, output: u64) {
-        let Some(Admitted { tenant, weight, tokens }) = self.admitted.remove(&ticket) else {
+        let Some(Admitted { since, tenant, weight, tokens }) = self.admitted.remove(&ticket) else {
             return;
         };
         self.rate.done(now, tokens);
+        self.pace.ended(now.saturating_sub(since));
         self.charge(&tenant, weight, OUTPUT_COST * output);
         self.close(&tenant);
     }

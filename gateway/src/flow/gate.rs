@@ -4,7 +4,7 @@
 //! dropped lets the next one in. While anybody waits, load is looked at every few milliseconds.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     convert::Infallible,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -61,6 +61,8 @@ struct Queue {
     /// Those that wait, to be told.
     waiting: BTreeMap<Ticket, oneshot::Sender<Result<(), Refusal>>>,
     pool: Pool,
+    /// What leaders told of beyond this gateway's, in these moments.
+    beyond: VecDeque<(Instant, f64)>,
     /// When `pool` was made.
     looked_at: Option<Instant>,
     /// How long requests waited, by their priority and what came of it.
@@ -94,6 +96,8 @@ struct Held {
 
 /// Load is at most so old when somebody is let in, beside what leaders take to tell it.
 const LOOK: Duration = Duration::from_millis(5);
+/// What leaders tell is of one moment of these: longer than the time between two words of one.
+const MOMENTS: Duration = Duration::from_millis(200);
 
 // === impl FlowSettings ===
 
@@ -106,6 +110,7 @@ impl FlowSettings {
             thresholds: Thresholds {
                 queue_depth: config.queue_depth_threshold,
                 kv_cache_util: config.kv_cache_util_threshold,
+                holdback: config.priority_holdback,
             },
         }
     }
@@ -259,7 +264,14 @@ impl Flow {
         });
         let foreign = self.foreign.serving(model);
         let others = foreign.map(|(_, known)| Room { load: known.load, max_sequences: 0 });
-        queue.pool = Pool::new(&self.settings.thresholds, rooms.chain(others));
+        let pool = Pool::new(&self.settings.thresholds, rooms.chain(others));
+        // A leader tells of a request that ended here for a moment yet: what is others' is what it
+        // told of beyond this gateway's in each of these moments.
+        let beyond = pool.beyond(queue.core.admitted());
+        queue.beyond.push_back((now, beyond));
+        queue.beyond.retain(|(at, _)| now.saturating_duration_since(*at) < MOMENTS);
+        let others = queue.beyond.iter().map(|(_, beyond)| *beyond).fold(beyond, f64::min);
+        queue.pool = pool.with_others(others);
     }
 
     fn note(&self, model: &str, priority: i32, began: Instant, told: &Result<(), Refusal>) {
@@ -317,6 +329,10 @@ fn refused(refusal: Refusal) -> ApiError {
             "All endpoints of the model are saturated, and requests of this priority are shed \
              then. Please try again later.",
         ),
+        Why::Hopeless => ApiError::too_many(
+            "All endpoints of the model are saturated, and the request would wait longer for one \
+             with room than it may. Please try again later.",
+        ),
         Why::Full | Why::Displaced => ApiError::too_many(
             "All endpoints of the model are saturated, and too many requests wait already. Please \
              try again later.",
@@ -330,13 +346,19 @@ fn refused(refusal: Refusal) -> ApiError {
 
 impl Queue {
     fn new(limits: Limits) -> Self {
-        let (waiting, pool, durations) = (BTreeMap::new(), Pool::default(), BTreeMap::new());
-        Self { core: Core::new(limits), waiting, pool, looked_at: None, durations }
+        Self {
+            core: Core::new(limits),
+            waiting: BTreeMap::new(),
+            pool: Pool::default(),
+            beyond: VecDeque::new(),
+            looked_at: None,
+            durations: BTreeMap::new(),
+        }
     }
 
     fn handle(&mut self, thresholds: &Thresholds, now: Duration, event: Event) -> Vec<Effect> {
         let pool = self.pool;
-        self.core.handle(now, event, &|admitted| pool.has_room(thresholds, admitted))
+        self.core.handle(now, event, &|admitted, rank| pool.has_room(thresholds, admitted, rank))
     }
 
     /// Takes an event that nobody waits for the answer of.
@@ -386,7 +408,7 @@ impl Why {
     fn outcome(self) -> &'static str {
         match self {
             Self::Shed => "RejectedSaturated",
-            Self::Full => "RejectedCapacity",
+            Self::Full | Self::Hopeless => "RejectedCapacity",
             Self::Displaced => "EvictedCapacity",
             Self::Late => "EvictedTTL",
         }

@@ -142,7 +142,8 @@ impl Directory {
         let rows = pool.rows(query);
         let endpoint = |row: usize| &pool.members[rows[row] as usize];
         let matched = self.matched(query, (&pool, &rows));
-        let candidate = |row: usize| endpoint(row).candidate(query.now, matched[row]);
+        let now = query.now_micros();
+        let candidate = |row: usize| endpoint(row).candidate(now, matched[row]);
         let mut scene = Scene::of((0..rows.len()).map(candidate));
         if pool.placer.predicts(&scene) {
             scene.predict(self.expected(query, &scene, (&pool, &rows)));

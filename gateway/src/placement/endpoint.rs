@@ -26,6 +26,9 @@ use super::{
 };
 use crate::model::ServedModel;
 
+/// Microseconds in which nothing grows old that a leader told.
+const JUST_NOW: u64 = 1_000_000;
+
 /// A scraper waits for the slowest leader; one that takes longer is left out.
 const METRICS_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -126,9 +129,10 @@ impl Endpoint {
         self.cells.fetch_rate.load(Ordering::Relaxed)
     }
 
-    /// Whether others should be taken before it, because it keeps failing.
-    pub(crate) fn rests(&self, now: Duration) -> bool {
-        u128::from(self.cells.rests.load(Ordering::Relaxed)) > now.as_micros()
+    /// Whether others should be taken before it at a moment of the gateway's time, in microseconds,
+    /// because it keeps failing.
+    pub(crate) fn rests(&self, now: u64) -> bool {
+        self.cells.rests.load(Ordering::Relaxed) > now
     }
 
     /// A request is sent there.
@@ -197,12 +201,13 @@ impl Endpoint {
         InFlight { endpoint: Arc::clone(self), owed }
     }
 
-    /// As placement looks at it now, where so much of the prompt's beginning is in its cache.
-    pub(crate) fn candidate(&self, now: Duration, matched: u32) -> Candidate<'_> {
+    /// As placement looks at it now, in microseconds of the gateway's time, where so much of the
+    /// prompt's beginning is in its cache.
+    pub(crate) fn candidate(&self, now: u64, matched: u32) -> Candidate<'_> {
         let cells = &self.cells;
         let (running, waiting) = halves(cells.sequences.load(Ordering::Relaxed));
         let (blocks_used, blocks_total) = halves(cells.blocks.load(Ordering::Relaxed));
-        let told = Duration::from_micros(cells.told.load(Ordering::Relaxed));
+        let age = now.saturating_sub(cells.told.load(Ordering::Relaxed));
         Candidate {
             info: &self.info,
             number: cells.number,
@@ -218,7 +223,8 @@ impl Endpoint {
             matched,
             labels: &self.labels,
             duty: cells.duty,
-            load_age: now.saturating_sub(told),
+            // A second or less is the rule: then nothing is divided.
+            load_age: if age <= JUST_NOW { Duration::ZERO } else { Duration::from_micros(age) },
         }
     }
 }

@@ -50,9 +50,12 @@ pub(super) fn offer<'a>(
     (at, fetch_rate): (usize, u32),
     seconds: impl Fn(f32) -> Option<f32>,
 ) -> Option<Offer> {
+    // It seldom is so.
+    if matched.iter().copied().max() <= matched.get(at).copied() {
+        return None;
+    }
     let own = endpoint(at);
     let has_more = |row: &usize| {
-        // Looked at before anything else, because it seldom is so.
         if matched[*row] <= matched[at] {
             return false;
         }

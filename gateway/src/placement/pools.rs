@@ -111,7 +111,8 @@ impl Pool {
             && query.scope.is_none();
         let mut rows: Vec<u32> = if plain { all.collect() } else { all.filter(fits).collect() };
         // Who keeps failing is only taken if there is nobody else.
-        let rests = |row: &u32| self.members[*row as usize].rests(query.now);
+        let now = query.now_micros();
+        let rests = |row: &u32| self.members[*row as usize].rests(now);
         if rows.iter().any(rests) && !rows.iter().all(rests) {
             rows.retain(|row| !rests(row));
         }

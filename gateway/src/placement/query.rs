@@ -43,6 +43,13 @@ pub(crate) struct Query<'a> {
     pub(crate) now: Duration,
 }
 
+impl Query<'_> {
+    /// The gateway's time in microseconds.
+    pub(crate) fn now_micros(&self) -> u64 {
+        u64::try_from(self.now.as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
 /// What an endpoint needs to have to go on with an output that another began.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum GoesOn<'a> {

@@ -51,10 +51,19 @@ pub(crate) struct Scene<'a> {
     columns: [Vec<f32>; SIGNALS],
     /// How far what the leader said is believed, 0 to 1.
     belief: Vec<f32>,
+    duties: Duties,
     /// What is expected of each; empty if nobody asked for it or nothing is known.
     predicted: Vec<Predicted>,
     /// Who answers, where a helper for it is looked for.
     peer: Option<Peer<'a>>,
+}
+
+/// How many of them do what; counted once, because every decision asks about it several times.
+#[derive(Clone, Copy, Debug, Default)]
+struct Duties {
+    decode: usize,
+    prefill: usize,
+    both: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -79,11 +88,13 @@ impl<'a> Scene<'a> {
         let count = candidates.len();
         let mut columns: [Vec<f32>; SIGNALS] = std::array::from_fn(|_| vec![0.0; count]);
         let mut belief = vec![0.0; count];
+        let mut duties = Duties::default();
         let rows = {
             let mut slices = columns.each_mut().map(Vec::as_mut_slice);
             let belief = belief.as_mut_slice();
             let row = |(at, candidate): (usize, Candidate<'a>)| {
                 belief[at] = believed(candidate.load_age);
+                duties.count(candidate.duty);
                 for (column, number) in slices.iter_mut().zip(numbers(&candidate)) {
                     column[at] = number;
                 }
@@ -91,7 +102,7 @@ impl<'a> Scene<'a> {
             };
             candidates.enumerate().map(row).collect()
         };
-        let mut scene = Self { rows, columns, belief, ..Self::default() };
+        let mut scene = Self { rows, columns, belief, duties, ..Self::default() };
         scene.settle();
         scene
     }
@@ -128,6 +139,22 @@ impl<'a> Scene<'a> {
     /// One number of each.
     pub(crate) fn column(&self, signal: Signal) -> &[f32] {
         &self.columns[signal as usize]
+    }
+
+    /// Whether all of them answer requests as a rule.
+    pub(crate) fn all_decode(&self) -> bool {
+        self.duties.decode == self.rows.len()
+    }
+
+    /// Whether somebody computes prompts for others; if not `both`, somebody who does not answer.
+    pub(crate) fn somebody_helps(&self, both: bool) -> bool {
+        let Duties { prefill, both: do_both, .. } = self.duties;
+        if both { prefill > 0 } else { prefill > do_both }
+    }
+
+    /// Whether somebody only answers.
+    pub(crate) fn somebody_only_answers(&self) -> bool {
+        self.duties.decode > self.duties.both
     }
 
     /// What is expected of each; `None` if nothing is.
@@ -187,6 +214,8 @@ impl<'a> Scene<'a> {
         if !self.predicted.is_empty() {
             gather(&mut self.predicted, &kept);
         }
+        self.duties = Duties::default();
+        self.rows.iter().for_each(|row| self.duties.count(row.duty));
     }
 }
 
@@ -204,7 +233,8 @@ fn numbers(candidate: &Candidate<'_>) -> [f32; SIGNALS] {
     let kv = load.blocks_used as f32 / load.blocks_total.max(1) as f32;
     [
         candidate.in_flight as f32,
-        candidate.uncached_in_flight as f32,
+        // Signed, which processors convert in one step.
+        i64::try_from(candidate.uncached_in_flight).unwrap_or(i64::MAX) as f32,
         kv.min(1.0),
         candidate.matched as f32,
         load.running as f32,
@@ -218,6 +248,16 @@ fn believed(age: Duration) -> f32 {
     }
     let over = age - FRESH;
     0.5_f32.powf(over.as_secs_f32() / HALF_LIFE.as_secs_f32())
+}
+
+// === impl Duties ===
+
+impl Duties {
+    fn count(&mut self, Duty { decodes, prefills }: Duty) {
+        self.decode += usize::from(decodes);
+        self.prefill += usize::from(prefills);
+        self.both += usize::from(decodes && prefills);
+    }
 }
 
 // === impl Row ===

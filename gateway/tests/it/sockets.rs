@@ -218,6 +218,28 @@ async fn requests_that_are_reset_at_once_end_their_connection() {
     assert_eq!(first[3], SETTINGS);
 }
 
+/// Pings without end: whoever sends them loses its connection, and others are served.
+#[tokio::test]
+async fn a_flood_of_pings_ends_its_connection() {
+    let listen = Some(([127, 0, 0, 1], 0).into());
+    let stage = stage_with(vec![says("ok")], |config| config.picker_listen = listen).await;
+    let door = stage.gateway.picker_address().expect("it listens");
+    let mut begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    begin.extend(frame(SETTINGS, 0, 0, &[]));
+    let mut socket = TcpStream::connect(door).await.expect("a server");
+    socket.write_all(&begin).await.expect("it reads");
+    let (mut read, mut write) = socket.split();
+    let pings = frame(PING, 0, 0, &[7; 8]).repeat(1000);
+    let sends = async { while write.write_all(&pings).await.is_ok() {} };
+    let reads = async { while read.read(&mut [0; 4096]).await.is_ok_and(|read| read > 0) {} };
+    timeout(PATIENCE, async { tokio::join!(sends, reads) }).await.expect("it is ended");
+    let mut other = TcpStream::connect(door).await.expect("a server");
+    other.write_all(&begin).await.expect("it reads");
+    let mut first = [0; 9];
+    other.read_exact(&mut first).await.expect("it answers others");
+    assert_eq!(first[3], SETTINGS);
+}
+
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     let mut frame = vec![length[1], length[2], length[3], kind, flags];
@@ -243,6 +265,7 @@ fn goaway(mut frames: &[u8]) -> Option<u32> {
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const END_HEADERS: u8 = 4;
 const CANCEL: u32 = 8;

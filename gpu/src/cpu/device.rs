@@ -6,16 +6,18 @@ use troupe_runtime::id::BlockId;
 
 use crate::{
     backend::{
-        Activations, Backend, Epilogue, KvSpan, KvStep, LinearCall, Norm, PreparedLinear, RopeSpec,
-        StepRows,
+        Activations, Backend, Epilogue, ExpertWeights, KvSpan, KvStep, LatentCall, LinearCall,
+        Norm, PreparedLinear, RopeSpec, StepRows,
     },
     cpu::{
         CpuOptions, KernelPath,
         aligned::Aligned,
         buffer::CpuBuffer,
+        experts, latent, math,
         ops::{self, CpuRope, CpuVector},
         packed::CpuLinear,
         pairs::PairOrder,
+        rounding,
         simd::{Isa, pool::Pool},
         step::{CpuStep, GroupTables},
     },
@@ -24,7 +26,7 @@ use crate::{
     executor::StepBatch,
     kv::KvPool,
     memory::Limits,
-    shape::{AttentionSpec, HeadShape, KvSpec},
+    shape::{AttentionSpec, HeadShape, KvKind, KvSpec, LatentShape},
     tensor::{DenseMatrix, LinearSource},
 };
 
@@ -37,6 +39,9 @@ pub struct CpuDevice {
     pub(crate) pool: Pool,
     /// A product's input as kernels read it.
     pub(crate) laid_out: Aligned<u32>,
+    /// Working memory of the operations that are several.
+    pub(crate) experts: experts::Scratch,
+    pub(crate) latent: latent::Scratch,
 }
 
 impl CpuDevice {
@@ -55,6 +60,8 @@ impl CpuDevice {
             isa: Isa::of(path),
             pool: Pool::new(options.threads)?,
             laid_out: Aligned::zeroed(0)?,
+            experts: experts::Scratch::new()?,
+            latent: latent::Scratch::new()?,
         })
     }
 
@@ -200,8 +207,20 @@ impl Backend for CpuDevice {
         if add && out.rows() != x.rows() {
             return broken(format!("{} rows added to {}", x.rows(), out.rows()));
         }
+        let peaks = call.peaks.unwrap_or_default();
+        if !peaks.is_empty() && peaks.len() != x.rows() * weight.rounding.peaks() {
+            return broken(format!("{} peaks of {} rows", peaks.len(), x.rows()));
+        }
         let out = out.set_rows(x.rows())?;
-        self.product((x.values(), x.rows()), weight, add, out)
+        self.product((x.values(), peaks), weight, add, out)
+    }
+
+    fn input_peaks(&mut self, x: &CpuBuffer, weight: &CpuLinear, peaks: &mut Vec<f32>) -> Done {
+        x.expect_columns(weight.in_features())?;
+        peaks.clear();
+        let rows = x.values().chunks_exact(weight.in_features());
+        rows.for_each(|row| rounding::append_peaks(weight.rounding, row, peaks));
+        Ok(())
     }
 
     fn rms_norm(&mut self, x: &CpuBuffer, norm: Norm<'_, Self>, out: &mut CpuBuffer) -> Done {
@@ -261,7 +280,7 @@ impl Backend for CpuDevice {
     ) -> Done {
         expect_step(&step, qkv, heads, kv)?;
         if let Some(rope) = rope {
-            rope.check(heads, step.meta.limits().max_model_len)?;
+            rope.check(heads.head_dim, step.meta.limits().max_model_len)?;
             ops::rotate(&mut self.pool, (qkv.values_mut(), heads), step.meta, rope);
         }
         ops::write_kv((qkv.values(), heads), step.meta, step.at, kv)
@@ -279,9 +298,6 @@ impl Backend for CpuDevice {
         if !spec.mask.within(kv.spec().mask) {
             return broken(format!("{:?} in a group of {:?}", spec.mask, kv.spec().mask));
         }
-        if spec.soft_cap.is_some() {
-            return Err(DeviceError::Unsupported("capped attention scores".to_owned()));
-        }
         out.expect_columns(spec.heads.query_columns())?;
         let out = out.set_rows(step.meta.rows())?;
         let qkv = (qkv.values(), qkv.columns());
@@ -289,11 +305,83 @@ impl Backend for CpuDevice {
         Ok(())
     }
 
+    fn write_latent(
+        &mut self,
+        step: KvStep<'_, Self>,
+        query: &mut CpuBuffer,
+        rows: &mut CpuBuffer,
+        call: LatentCall<'_, Self>,
+        kv: &mut KvPool,
+    ) -> Done {
+        let shape = call.shape;
+        latent::check_call(&call)?;
+        expect_latent(&step, query, shape, kv)?;
+        rows.expect_columns(shape.width())?;
+        if rows.rows() != query.rows() {
+            return broken(format!("{} latent rows for {} queries", rows.rows(), query.rows()));
+        }
+        call.rope.check(shape.rope_dim, step.meta.limits().max_model_len)?;
+        let values = (query.values_mut(), rows.values_mut());
+        latent::write(self, (step.meta, step.at), values, (shape, call.rope), kv)
+    }
+
+    fn latent_attention(
+        &mut self,
+        step: KvStep<'_, Self>,
+        query: &CpuBuffer,
+        call: LatentCall<'_, Self>,
+        kv: &KvPool,
+        out: &mut CpuBuffer,
+    ) -> Done {
+        latent::check_call(&call)?;
+        let tables = expect_latent(&step, query, call.shape, kv)?;
+        out.expect_columns(call.shape.heads * call.shape.value_dim)?;
+        let out = out.set_rows(step.meta.rows())?;
+        let place = latent::Place { step: step.meta, tables, kv, layer: step.at.layer };
+        latent::attend(self, &place, (query.values(), call), out)
+    }
+
+    fn moe(
+        &mut self,
+        x: &CpuBuffer,
+        weights: &ExpertWeights<'_, Self>,
+        epilogue: Epilogue,
+        out: &mut CpuBuffer,
+    ) -> Done {
+        experts::check(weights)?;
+        x.expect_columns(weights.router.in_features())?;
+        out.expect_columns(x.columns())?;
+        let add = epilogue == Epilogue::AddTo;
+        if add && out.rows() != x.rows() {
+            return broken(format!("{} rows added to {}", x.rows(), out.rows()));
+        }
+        let out = out.set_rows(x.rows())?;
+        experts::layer(self, x.values(), weights, add, out)
+    }
+
     fn silu_mul(&mut self, gate_up: &CpuBuffer, out: &mut CpuBuffer) -> Done {
         let width = out.columns();
         gate_up.expect_columns(2 * width)?;
         let out = out.set_rows(gate_up.rows())?;
         self.gate(gate_up.values(), (out, width));
+        Ok(())
+    }
+
+    fn gelu_mul(&mut self, gate_up: &CpuBuffer, out: &mut CpuBuffer) -> Done {
+        let width = out.columns();
+        gate_up.expect_columns(2 * width)?;
+        let out = out.set_rows(gate_up.rows())?;
+        self.gate_gelu(gate_up.values(), (out, width));
+        Ok(())
+    }
+
+    fn scale(&mut self, x: &mut CpuBuffer, factor: f32) -> Done {
+        x.values_mut().iter_mut().for_each(|value| *value *= factor);
+        Ok(())
+    }
+
+    fn soft_cap(&mut self, x: &mut CpuBuffer, cap: f32) -> Done {
+        x.values_mut().iter_mut().for_each(|value| *value = math::soft_cap(*value, cap));
         Ok(())
     }
 
@@ -359,15 +447,35 @@ fn expect_step<'a>(
 ) -> Result<&'a GroupTables, DeviceError> {
     heads.check()?;
     qkv.expect_columns(heads.fused_columns())?;
-    let layout = &kv.layout;
-    if (layout.heads, layout.head_dim) != (heads.kv_heads, heads.head_dim) {
-        return broken(format!("{heads:?} with KV of {:?}", kv.spec().kind));
+    let kind = KvKind::Heads { kv_heads: heads.kv_heads, head_dim: heads.head_dim };
+    expect_kv(step, qkv, kind, kv)
+}
+
+/// Fails unless rows, heads, tables and a latent KV belong together; gives the tables.
+fn expect_latent<'a>(
+    step: &KvStep<'a, CpuDevice>,
+    query: &CpuBuffer,
+    shape: LatentShape,
+    kv: &KvPool,
+) -> Result<&'a GroupTables, DeviceError> {
+    query.expect_columns(shape.heads * shape.query_dim())?;
+    expect_kv(step, query, KvKind::Latent { width: shape.width() }, kv)
+}
+
+fn expect_kv<'a>(
+    step: &KvStep<'a, CpuDevice>,
+    rows: &CpuBuffer,
+    kind: KvKind,
+    kv: &KvPool,
+) -> Result<&'a GroupTables, DeviceError> {
+    if kv.spec().kind != kind {
+        return broken(format!("{kind:?} with KV of {:?}", kv.spec().kind));
     }
     let tables = step.meta.groups.get(step.at.group).filter(|tables| tables.fits(kv));
     match tables {
-        Some(tables) if step.at.layer < kv.spec().layers && qkv.rows() == step.meta.rows() => {
+        Some(tables) if step.at.layer < kv.spec().layers && rows.rows() == step.meta.rows() => {
             Ok(tables)
         }
-        _ => broken(format!("{:?}, {} rows of {}", step.at, qkv.rows(), step.meta.rows())),
+        _ => broken(format!("{:?}, {} rows of {}", step.at, rows.rows(), step.meta.rows())),
     }
 }

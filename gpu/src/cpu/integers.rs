@@ -151,16 +151,21 @@ fn widen(row: &[u8], dtype: Dtype, values: &mut Vec<f32>) {
     }
 }
 
-/// The scale of a row of activations and what to multiply its elements by. Not a number if one of
-/// them is not.
+/// The scale of a row of activations and what to multiply its elements by, from the largest
+/// magnitude of all ranks if that is given. Not a number if one of them is not.
 #[inline(always)]
-pub(crate) fn row_scale(x: &[f32]) -> (f32, f32) {
-    let mut peak = 0.0f32;
-    for value in x {
-        let size = value.abs();
-        peak = if size > peak || size.is_nan() { size } else { peak };
+pub(crate) fn row_scale(x: &[f32], peak: Option<&f32>) -> (f32, f32) {
+    let mut found = 0.0f32;
+    match peak {
+        Some(peak) => found = *peak,
+        None => {
+            for value in x {
+                let size = value.abs();
+                found = if size > found || size.is_nan() { size } else { found };
+            }
+        }
     }
-    (peak / 127.0, if peak > 0.0 { 127.0 / peak } else { 0.0 })
+    (found / 127.0, if found > 0.0 { 127.0 / found } else { 0.0 })
 }
 
 /// An activation as an integer, ties to even.
@@ -174,11 +179,11 @@ pub(crate) fn byte(value: f32, inverse: f32) -> i8 {
 /// and group, in plain loops.
 pub(crate) fn product(
     bits: Bits,
-    x: &[f32],
+    (x, peak): (&[f32], Option<&f32>),
     weight: impl Fn(usize) -> u32,
     scale: impl Fn(usize) -> f32,
 ) -> f32 {
-    let (row, inverse) = row_scale(x);
+    let (row, inverse) = row_scale(x, peak);
     let dot = |first: usize, x: &[f32]| {
         let products = x.iter().enumerate().map(|(at, x)| {
             (weight(first + at).cast_signed() - bits.zero()) * i32::from(byte(*x, inverse))
@@ -242,9 +247,9 @@ mod tests {
     #[test]
     fn a_row_that_is_no_number_gives_none() {
         for odd in [f32::NAN, f32::INFINITY] {
-            let found = product(Bits::Eight, &[1.0, odd, 2.0], |_| 130, |_| 1.0);
+            let found = product(Bits::Eight, (&[1.0, odd, 2.0], None), |_| 130, |_| 1.0);
             assert!(!found.is_finite(), "{found}");
         }
-        assert_eq!(product(Bits::Four, &[0.0; 70], |_| 15, |_| 1.0), 0.0);
+        assert_eq!(product(Bits::Four, (&[0.0; 70], None), |_| 15, |_| 1.0), 0.0);
     }
 }

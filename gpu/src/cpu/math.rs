@@ -35,6 +35,25 @@ pub(crate) fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
+/// The Gaussian error linear unit's approximation by a hyperbolic tangent, `x * (1 + tanh(u)) / 2`
+/// for `u = sqrt(2 / pi) * (x + 0.044715 x^3)`, as `x / (1 + e^-2u)`, which is the same number.
+pub(crate) fn gelu(x: f32) -> f32 {
+    x / (1.0 + exp(x * (x * x).mul_add(GELU_CUBE, GELU_LINE)))
+}
+
+/// The hyperbolic tangent, within some 1e-7.
+#[inline(always)]
+pub(crate) fn tanh(x: f32) -> f32 {
+    let t = exp(-2.0 * x.abs());
+    ((1.0 - t) / (1.0 + t)).copysign(x)
+}
+
+/// `cap * tanh(x / cap)`.
+#[inline(always)]
+pub(crate) fn soft_cap(x: f32, cap: f32) -> f32 {
+    cap * tanh(x / cap)
+}
+
 /// Adds 16 lanes: lane `i` takes lane `i + 8`, then `i + 4`, `i + 2`, `i + 1`.
 pub(crate) fn tree(mut lanes: [f32; 16]) -> f32 {
     for width in [8, 4, 2, 1] {
@@ -45,6 +64,10 @@ pub(crate) fn tree(mut lanes: [f32; 16]) -> f32 {
     lanes[0]
 }
 
+/// `-2 * sqrt(2 / pi)`, by which the exponent of [`gelu`] grows with its argument.
+pub(crate) const GELU_LINE: f32 = -1.595_769;
+/// 0.044715 times that, by which it grows with the cube.
+pub(crate) const GELU_CUBE: f32 = -0.071_354_81;
 /// Below this [`exp`] does not fall further: the smallest whose result is a normal number.
 pub(crate) const EXP_MIN: f32 = -87.3;
 /// Above this [`exp`] does not grow further.
@@ -83,6 +106,21 @@ mod tests {
         assert_eq!(exp(f32::INFINITY), exp(EXP_MAX));
         assert!(exp(EXP_MIN).is_normal() && exp(EXP_MAX).is_normal());
         assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn functions_made_of_exp_are_near_to_their_definitions() {
+        for step in -4000..4000 {
+            let x = step as f32 / 250.0;
+            let wide = f64::from(x);
+            assert!((f64::from(tanh(x)) - wide.tanh()).abs() < 2e-7, "{x}");
+            assert!((f64::from(soft_cap(x, 5.0)) - 5.0 * (wide / 5.0).tanh()).abs() < 1e-6, "{x}");
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (wide + 0.044_715 * wide.powi(3));
+            let truth = wide * (1.0 + inner.tanh()) / 2.0;
+            assert!((f64::from(gelu(x)) - truth).abs() < 1e-6 * (1.0 + truth.abs()), "{x}");
+        }
+        assert_eq!((tanh(0.0), tanh(1e30), tanh(-1e30)), (0.0, 1.0, -1.0));
+        assert!(soft_cap(f32::NAN, 5.0).is_nan());
     }
 
     #[test]

@@ -1,19 +1,22 @@
 //! The CPU device: what every machine can serve with, and the truth that other devices are held to.
 //!
 //! # Layout
-//! - [`device`]: `impl Backend`; [`ops`]: what its operations do row by row
-//! - [`packed`], `pairs`, `integers`: weights as kernels want them; [`buffer`], [`step`]:
-//!   activations, step metadata
+//! - [`device`]: `impl Backend`; [`ops`]: what its operations do row by row; `path`: which code
+//!   does it on this machine
+//! - `experts`, `latent`: a layer of experts and latent attention, several operations each
+//! - [`packed`], `pairs`, `integers`, `coded`: weights as kernels want them; [`buffer`], [`step`]:
+//!   activations, step metadata; `rounding`: activations of quantized checkpoints
+//! - [`probe`]: what this machine can do at most
 //! - `reference`: reductions in plain loops; `simd`: the same, fast; `math`: scalar functions
 //!
 //! # Arithmetic
-//! Activations are `f32` between operations whatever the weights are stored in.
-//! Products with float32 and float16 weights widen each weight and take activations as they are.
-//! Products with bfloat16 weights round their input to bfloat16 and sum in `f32`, as the
-//! instructions for that type do; all else of a bfloat16 model, its residual stream above all,
-//! keeps more precision than where every activation is stored in that type. Keys and values are
-//! rounded to the KV's type when written. The floating-point environment is Rust's default: round
-//! to nearest, subnormals kept.
+//! Activations are `f32` between operations whatever the weights are stored in. Products with
+//! float32, float16 and quantized weights widen each weight and take activations as they are (but
+//! for checkpoints that want those rounded, unless run in float32). Products with bfloat16 weights
+//! round their input to bfloat16 and sum in `f32`, as the instructions for that type do; all else
+//! of a bfloat16 model, its residual stream above all, keeps more precision than where every
+//! activation is stored in that type. Keys and values are rounded to the KV's type when written.
+//! The floating-point environment is Rust's default: round to nearest, subnormals kept.
 //!
 //! # Reduction orders
 //! Each is a function of shape constants alone, so a row's bits never depend on batch, chunk,
@@ -23,30 +26,46 @@
 //! - **Product with bfloat16 weights**: blocks of 32 inputs, two chains in each, `pairs`; then the
 //!   same.
 //! - **Product with integers**: exact within a group of inputs, groups by FMA in order, `integers`.
+//! - **Product with codes** of a quantized checkpoint: each weight becomes an `f32`, `coded`; then
+//!   as the first.
 //! - **RMS norm**: squares go by FMA into 16 lanes, element `i` into lane `i % 16`; lanes are added
 //!   as a tree (`i` takes `i + 8`, then `+ 4`, `+ 2`, `+ 1`); `x * (1 / sqrt(mean + epsilon)) * w`.
-//! - **Attention**: a score is a chain of FMAs over the head's elements, then times the scale.
-//!   Positions form chunks of 64 from position 0. Within a chunk: the greatest visible score `m`,
-//!   weights `exp(score - m)`, their sum over 16 lanes by position and the tree, values by FMA in
-//!   order of position. Chunks are merged in order: with `m' = max(m_old, m)`, sums and values are
-//!   `old * exp(m_old - m') + new * exp(m - m')`; the end is `values * (1 / sum)`.
+//! - **Attention**: a score is a chain of FMAs over the head's elements, then times the scale, then
+//!   capped if the model says so. Positions form chunks of 64 from position 0. Within a chunk: the
+//!   greatest visible score `m`, weights `exp(score - m)`, their sum over 16 lanes by position and
+//!   the tree, values by FMA in order of position. Chunks are merged in order within spans of 512
+//!   positions from position 0, then spans in order: with `m' = max(m_old, m)`, sums and values are
+//!   `old * exp(m_old - m') + new * exp(m - m')`; the end is `values * (1 / sum)`. Keys and values
+//!   in eight bits enter as integers: a score is multiplied by the key's scale before the spec's,
+//!   and a weight by the value's scale once it is in the sum.
+//! - **Latent attention**: products of each head as above; then the same as attention without
+//!   spans, with whole rows for keys and their compressed parts for values.
+//! - **Experts**: a router's scores are summed in the order of experts; products as above; outputs
+//!   are added by FMA with their weights, in the order of experts.
 //! - `exp` is `math::exp` everywhere: no C library, within 2 units in the last place.
 //!
 //! Rotation tables come from the C library's sine and cosine in `f64`, once, at load.
 
 pub(crate) mod aligned;
 pub mod buffer;
+pub(crate) mod coded;
 pub mod device;
+pub(crate) mod experts;
 pub(crate) mod integers;
+pub(crate) mod latent;
 pub(crate) mod math;
 pub mod ops;
 pub mod packed;
 pub(crate) mod pairs;
+mod path;
+pub mod probe;
 pub(crate) mod reference;
+pub(crate) mod rounding;
 pub(crate) mod simd;
 pub mod step;
 
 pub use device::CpuDevice;
+pub use path::{KernelPath, arithmetic};
 
 /// How the CPU device is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,61 +75,4 @@ pub struct CpuOptions {
     pub threads: usize,
     /// Forces a path; `None` takes the best that this machine has.
     pub path: Option<KernelPath>,
-}
-
-/// Which code computes. All give the same bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KernelPath {
-    /// AVX2 with FMA and F16C.
-    Avx2,
-    /// AVX-512 (F and BW).
-    Avx512,
-    /// The same with products of bytes (AVX512_VNNI).
-    Avx512Vnni,
-    /// The same with products of pairs of brain floats too (AVX512_BF16).
-    Avx512Bf16,
-    /// AVX-512 and VNNI with products on tiles (AMX).
-    Amx,
-    /// Whatever the compiler makes of arrays: NEON on AArch64.
-    Portable,
-    /// Plain loops.
-    Reference,
-}
-
-impl KernelPath {
-    /// All of them, those with more instructions first.
-    pub const ALL: [Self; 7] = [
-        Self::Amx,
-        Self::Avx512Bf16,
-        Self::Avx512Vnni,
-        Self::Avx512,
-        Self::Avx2,
-        Self::Portable,
-        Self::Reference,
-    ];
-
-    /// The name in execution fingerprints and reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Amx => "cpu/amx",
-            Self::Avx2 => "cpu/avx2",
-            Self::Avx512 => "cpu/avx512",
-            Self::Avx512Bf16 => "cpu/avx512-bf16",
-            Self::Avx512Vnni => "cpu/avx512-vnni",
-            Self::Portable => "cpu/portable",
-            Self::Reference => "cpu/reference",
-        }
-    }
-
-    /// The fastest that this machine has.
-    pub fn best() -> Self {
-        let paths = Self::ALL.into_iter().filter(|path| path.available());
-        let mut paths = paths.filter(|path| *path != Self::Avx512Bf16 || simd::has_fast_pairs());
-        paths.next().unwrap_or(Self::Reference)
-    }
-
-    /// Whether this machine has it.
-    pub fn available(self) -> bool {
-        self == Self::Reference || simd::Isa::of(self).is_some()
-    }
 }

@@ -10,9 +10,11 @@ use crate::{
         packed::CpuLinear,
         reference,
         simd::{
-            attention::{Attention, AttentionTask},
+            attention::Attention,
+            grouped::{self, Group},
             pool::{OnTwo, Pieces, Pool},
             product::{Product, TILE_ROWS},
+            tasks::{Part, Tasks},
         },
         step::{CpuStep, GroupTables},
     },
@@ -41,16 +43,27 @@ impl CpuRope {
         Self { table: table.collect(), pairs: spec.inverse_frequencies.len() }
     }
 
-    /// Fails unless it has `positions` and its pairs fit a head.
-    pub(crate) fn check(&self, heads: HeadShape, positions: usize) -> Result<(), DeviceError> {
-        if self.pairs * 2 <= heads.head_dim && self.table.len() >= positions * self.pairs {
+    /// Fails unless it has `positions` and its pairs fit a head of `head_dim` elements.
+    pub(crate) fn check(&self, head_dim: usize, positions: usize) -> Result<(), DeviceError> {
+        if self.pairs * 2 <= head_dim && self.table.len() >= positions * self.pairs {
             return Ok(());
         }
         Err(DeviceError::Contract(format!(
-            "{} rotated pairs and {} entries for {heads:?} and {positions} positions",
+            "{} rotated pairs and {} entries for heads of {head_dim} and {positions} positions",
             self.pairs,
             self.table.len()
         )))
+    }
+
+    /// Rotates all of `part`, whose pairs are neighbors or halves.
+    pub(crate) fn rotate_part(&self, position: usize, part: &mut [f32], interleaved: bool) {
+        if !interleaved {
+            return self.rotate(position, part);
+        }
+        let row = &self.table[position * self.pairs..][..self.pairs];
+        for (pair, (cos, sin)) in part.chunks_exact_mut(2).zip(row) {
+            (pair[0], pair[1]) = (pair[0] * cos - pair[1] * sin, pair[1] * cos + pair[0] * sin);
+        }
     }
 
     fn rotate(&self, position: usize, head: &mut [f32]) {
@@ -152,29 +165,52 @@ pub(crate) fn write_kv(
 }
 
 impl CpuDevice {
-    /// The product for `rows` rows of `x`.
+    /// The product for rows of `x`, whose scales follow from `peaks` if there are any.
     pub(crate) fn product(
         &mut self,
-        (x, rows): (&[f32], usize),
+        (x, peaks): (&[f32], &[f32]),
         weight: &CpuLinear,
         add: bool,
         out: &mut [f32],
     ) -> Result<(), DeviceError> {
         let Some(isa) = self.isa else {
-            reference::linear(x, weight, add, out);
+            reference::linear((x, peaks), weight, add, out);
             return Ok(());
         };
         let (width, words) = (weight.in_features(), isa.row_words(weight));
+        let (rows, each) = (x.len() / width, weight.rounding.peaks());
         self.laid_out.reserve(rows * words)?;
         let to = &mut self.laid_out[..rows * words];
         self.pool.chunks(to, TILE_ROWS * words, &|tile, out| {
-            let first = tile * TILE_ROWS * width;
-            let x = &x[first..][..out.len() / words * width];
-            isa.lay_out(weight, x, out);
+            let (first, rows) = (tile * TILE_ROWS, out.len() / words);
+            let x = &x[first * width..][..rows * width];
+            let peaks = peaks.get(first * each..(first + rows) * each).unwrap_or_default();
+            isa.lay_out(weight, x, peaks, out);
         });
         let x = &self.laid_out[..rows * words];
         isa.product(&mut self.pool, &Product { x, rows, weight, add, out: Pieces::new(out) });
         Ok(())
+    }
+
+    /// The products of each group's rows of `x`, which follow each other, into the same rows of
+    /// `out`.
+    pub(crate) fn products(
+        &mut self,
+        x: &[f32],
+        groups: &[Group<'_>],
+        out: &mut [f32],
+    ) -> Result<(), DeviceError> {
+        let Some(isa) = self.isa else {
+            let (mut x, mut out) = (x, out);
+            for Group { weight, rows } in groups {
+                let (own, rest) = x.split_at(rows * weight.in_features());
+                let (own_out, rest_out) = out.split_at_mut(rows * weight.out_features());
+                reference::linear((own, &[]), weight, false, own_out);
+                (x, out) = (rest, rest_out);
+            }
+            return Ok(());
+        };
+        grouped::products(isa, (&mut self.pool, &mut self.laid_out), x, groups, out)
     }
 
     /// RMS norm of one row into another.
@@ -227,6 +263,22 @@ impl CpuDevice {
         });
     }
 
+    /// `out = gelu(gate) * up` for all rows.
+    pub(crate) fn gate_gelu(&mut self, gate_up: &[f32], (out, width): (&mut [f32], usize)) {
+        let isa = self.isa;
+        each_row(&mut self.pool, (out, width), &|row, out| {
+            let (gate, up) = gate_up[row * 2 * width..][..2 * width].split_at(width);
+            match isa {
+                Some(isa) => isa.gelu_mul(gate, up, out),
+                None => {
+                    for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
+                        *out = math::gelu(*gate) * up;
+                    }
+                }
+            }
+        });
+    }
+
     /// Attention for all rows; everything was checked.
     pub(crate) fn attend(
         &mut self,
@@ -240,10 +292,12 @@ impl CpuDevice {
             let job = reference::Attention { spec, step, tables, kv, layer };
             return job.run(qkv, qkv_columns, out);
         };
-        let tasks = AttentionTask::of_step(step, &spec);
-        let out = Pieces::new(out);
-        let job = Attention { spec, step, tables, kv, layer, qkv, qkv_columns, out, tasks };
-        isa.attention(&mut self.pool, &job);
+        let Tasks { tasks, merges, parts } = Tasks::of_step(step, &spec, self.pool.threads());
+        let mut sums: Vec<Part> = Vec::new();
+        sums.resize_with(parts, Part::default);
+        let (out, parts) = (Pieces::new(out), Pieces::new(&mut sums));
+        let job = Attention { spec, step, tables, kv, layer, qkv, qkv_columns, out, tasks, parts };
+        isa.attention(&mut self.pool, &job, &merges);
     }
 }
 

@@ -12,13 +12,16 @@ use crate::{
     backend::PreparedLinear,
     cpu::{
         aligned::Aligned,
-        integers::{Bits, GROUP, pack_panel},
+        coded::{Coded, Stacked},
+        integers::{Bits, GROUP, WORDS, pack_panel},
         pairs::{self, BLOCK, PAIRS, PairOrder},
+        rounding,
         simd::pool::Pool,
     },
     dtype::Dtype,
     error::DeviceError,
-    tensor::{DensePart, LinearSource, Quantize, WeightSource},
+    quant::{InputRounding, QuantizedPart, QuantizedSource, Zeros, codes::CodeKind},
+    tensor::{DenseMatrix, DensePart, LinearSource, Quantize, WeightSource},
 };
 
 /// Outputs per panel.
@@ -29,6 +32,8 @@ pub(crate) const PANEL: usize = 64;
 pub struct CpuLinear {
     pub(crate) elements: Elements,
     pub(crate) bias: Option<Vec<f32>>,
+    /// What inputs are rounded to; integers do it themselves, with peaks if there are any.
+    pub(crate) rounding: InputRounding,
     in_features: usize,
     out_features: usize,
 }
@@ -42,6 +47,8 @@ pub(crate) enum Elements {
     F16(Aligned<u16>),
     /// Singles.
     F32(Aligned<f32>),
+    /// Codes of a quantized checkpoint with scales.
+    Coded(Coded),
     /// Integers of eight or four bits with scales.
     Integers(Integers),
 }
@@ -87,6 +94,20 @@ impl Integers {
             }
         }
         Ok(Self { bits, words, by_output, by_group })
+    }
+
+    /// Bytes that were made elsewhere, each part with one scale for each output.
+    fn of_bytes(source: &QuantizedSource<'_>, pool: &mut Pool) -> Result<Self, DeviceError> {
+        let stacked = Stacked::new(&source.parts)?;
+        let panels = stacked.outputs().div_ceil(PANEL);
+        let blocks = source.parts[0].codes.inputs().div_ceil(GROUP);
+        let mut words = zeros(panels, blocks * WORDS)?;
+        pool.chunks(&mut words, blocks * WORDS * PANEL, &|panel, out| stacked.fill(panel, out));
+        let mut by_output = vec![0.0; panels * PANEL];
+        for (scale, (part, row)) in by_output.iter_mut().zip(stacked.each_output()) {
+            *scale = part.scales[row];
+        }
+        Ok(Self { bits: Bits::Eight, words, by_output, by_group: Aligned::zeroed(0)? })
     }
 
     /// The words of a panel of `blocks` blocks.
@@ -143,8 +164,18 @@ fn bits_of(quantize: Option<Quantize>) -> Option<Bits> {
     })
 }
 
+/// Whether a product of bytes, that knows one scale for each output, is what a source asks for.
+fn are_bytes(source: &QuantizedSource<'_>) -> bool {
+    let plain = |part: &QuantizedPart<'_>| {
+        part.codes.kind() == CodeKind::Int8
+            && part.zeros == Zeros::Same(Bits::Eight.zero() as f32)
+            && part.groups.iter().all(|group| *group == 0)
+    };
+    source.rounding == InputRounding::Int8Token && source.parts.iter().all(plain)
+}
+
 /// Zeros for `panels` panels with `each` elements for each of their outputs.
-fn zeros<T: Pod>(panels: usize, each: usize) -> Result<Aligned<T>, DeviceError> {
+pub(crate) fn zeros<T: Pod>(panels: usize, each: usize) -> Result<Aligned<T>, DeviceError> {
     let size = (panels * PANEL)
         .checked_mul(each)
         .ok_or_else(|| DeviceError::OutOfMemory("weights of impossible size".to_owned()))?;
@@ -158,10 +189,9 @@ impl CpuLinear {
         order: PairOrder,
         pool: &mut Pool,
     ) -> Result<Self, DeviceError> {
-        let WeightSource::Dense(parts) = &source.weights else {
-            return Err(DeviceError::Unsupported(
-                "packed weights on the CPU: float32, float16 and bfloat16 are".to_owned(),
-            ));
+        let parts = match &source.weights {
+            WeightSource::Dense(parts) => parts,
+            WeightSource::Quantized(quantized) => return Self::of_codes(source, quantized, pool),
         };
         check_parts(parts, source.in_features)?;
         let (in_features, out_features) = (source.in_features, source.out_features());
@@ -196,7 +226,46 @@ impl CpuLinear {
                 Elements::F32(data)
             }
         };
-        Ok(Self { elements, bias: gather_bias(parts), in_features, out_features })
+        let biases = parts.iter().map(|part| (part.weight.rows(), part.bias.as_ref()));
+        let (bias, rounding) = (gather_bias(biases), InputRounding::Exact);
+        Ok(Self { elements, bias, rounding, in_features, out_features })
+    }
+
+    /// Takes codes over as they are. Only float32 asks for products that round no input.
+    fn of_codes(
+        source: &LinearSource<'_>,
+        quantized: &QuantizedSource<'_>,
+        pool: &mut Pool,
+    ) -> Result<Self, DeviceError> {
+        let rounding = match source.storage {
+            Dtype::F32 => InputRounding::Exact,
+            Dtype::Bf16 | Dtype::F16 => quantized.rounding,
+        };
+        let elements = match rounding != InputRounding::Exact && are_bytes(quantized) {
+            true => Elements::Integers(Integers::of_bytes(quantized, pool)?),
+            false => Elements::Coded(Coded::pack(&quantized.parts, pool)?),
+        };
+        let (in_features, out_features) = (source.in_features, source.out_features());
+        if quantized.parts.iter().any(|part| part.codes.inputs() != in_features) {
+            return Err(DeviceError::Contract(format!(
+                "codes for other than {in_features} inputs"
+            )));
+        }
+        let biases = quantized.parts.iter();
+        let bias = gather_bias(biases.map(|part| (part.codes.outputs(), part.bias.as_ref())));
+        Ok(Self { elements, bias, rounding, in_features, out_features })
+    }
+
+    /// Rows of inputs as the checkpoint rounds them; `peaks` as in [`rounding::round_row`].
+    pub(crate) fn rounded(&self, x: &[f32], peaks: &[f32]) -> Vec<f32> {
+        let (width, each) = (self.in_features, self.rounding.peaks());
+        let mut out = vec![0.0; x.len()];
+        let rows = x.chunks_exact(width).zip(out.chunks_exact_mut(width));
+        for (row, (x, out)) in rows.enumerate() {
+            let peaks = peaks.get(row * each..(row + 1) * each).unwrap_or_default();
+            rounding::round_row(self.rounding, x, peaks, out);
+        }
+        out
     }
 
     /// The words of panel `panel`, if these are brain floats; else none.
@@ -204,7 +273,7 @@ impl CpuLinear {
         let size = pairs::words(self.in_features) * PANEL;
         match &self.elements {
             Elements::Bf16(data, _) => &data[panel * size..][..size],
-            Elements::F16(_) | Elements::F32(_) | Elements::Integers(_) => &[],
+            _ => &[],
         }
     }
 
@@ -220,6 +289,7 @@ impl CpuLinear {
             }
             Elements::F16(data) => f16::from_bits(data[at]).to_f32(),
             Elements::F32(data) => data[at],
+            Elements::Coded(coded) => coded.value(n, k),
             Elements::Integers(integers) => integers.value(n, k, self.in_features),
         }
     }
@@ -241,6 +311,11 @@ impl CpuLinear {
             }
             Elements::F16(data) => spread(&data[start..], out, f16),
             Elements::F32(data) => spread(&data[start..], out, |value| *value),
+            Elements::Coded(coded) => {
+                for (k, out) in out.iter_mut().enumerate() {
+                    *out = coded.value(n, k);
+                }
+            }
             Elements::Integers(integers) => {
                 for (k, out) in out.iter_mut().enumerate() {
                     *out = integers.value(n, k, self.in_features);
@@ -269,6 +344,7 @@ impl PreparedLinear for CpuLinear {
         let elements = match &self.elements {
             Elements::Bf16(data, _) => data.len() * 4,
             Elements::F16(data) => data.len() * 2,
+            Elements::Coded(coded) => coded.bytes(),
             Elements::Integers(integers) => integers.bytes(),
             Elements::F32(data) => data.len() * 4,
         };
@@ -338,19 +414,16 @@ fn check_parts(parts: &[DensePart<'_>], in_features: usize) -> Result<(), Device
     Ok(())
 }
 
-fn gather_bias(parts: &[DensePart<'_>]) -> Option<Vec<f32>> {
-    if parts.iter().all(|part| part.bias.is_none()) {
-        return None;
+/// The biases of stacked parts, each with its outputs; missing ones among others are zeros.
+fn gather_bias<'a>(
+    parts: impl Iterator<Item = (usize, Option<&'a DenseMatrix<'a>>)>,
+) -> Option<Vec<f32>> {
+    let (mut all, mut any) = (Vec::new(), false);
+    for (outputs, bias) in parts {
+        let read =
+            |at| bias.map_or(0.0, |bias: &DenseMatrix<'_>| bias.dtype().read(bias.row(0), at));
+        all.extend((0..outputs).map(read));
+        any |= bias.is_some();
     }
-    let mut all = Vec::new();
-    for part in parts {
-        let zeros = std::iter::repeat_n(0.0, part.weight.rows());
-        match &part.bias {
-            Some(bias) => {
-                all.extend((0..bias.columns()).map(|at| bias.dtype().read(bias.row(0), at)));
-            }
-            None => all.extend(zeros),
-        }
-    }
-    Some(all)
+    any.then_some(all)
 }

@@ -2,14 +2,19 @@
 //! fast kernels are compared with, bit for bit. It is a kernel path of its own (`cpu/reference`),
 //! single-threaded and slow.
 
+use std::ops::Range;
+
 use crate::{
     backend::PreparedLinear,
     cpu::{
         integers::{self, GROUP},
-        math::{exp, max, tree},
+        math::{exp, max, soft_cap, tree},
         packed::{CpuLinear, Elements},
         pairs,
-        simd::{attention::CHUNK, product::CHAIN},
+        simd::{
+            attention::{CHUNK, SPAN},
+            product::CHAIN,
+        },
         step::{CpuStep, GroupTables},
     },
     kv::{KvPool, pool::KvSlot},
@@ -17,21 +22,24 @@ use crate::{
 };
 
 /// `out = x * weight^T (+ bias)`, or added to `out`.
-pub(crate) fn linear(x: &[f32], weight: &CpuLinear, add: bool, out: &mut [f32]) {
+pub(crate) fn linear((x, peaks): (&[f32], &[f32]), weight: &CpuLinear, add: bool, out: &mut [f32]) {
     let (inputs, outputs) = (weight.in_features(), weight.out_features());
     let blocks = inputs.div_ceil(GROUP);
     let paired = matches!(weight.elements, Elements::Bf16(..));
-    let round = |x: &f32| if paired { pairs::rounded(*x) } else { *x };
-    let x: Vec<f32> = x.iter().map(round).collect();
-    for (x, out) in x.chunks_exact(inputs).zip(out.chunks_exact_mut(outputs)) {
+    let x = match weight.elements {
+        Elements::Coded(_) => weight.rounded(x, peaks),
+        _ => x.iter().map(|x| if paired { pairs::rounded(*x) } else { *x }).collect(),
+    };
+    let rows = x.chunks_exact(inputs).zip(out.chunks_exact_mut(outputs));
+    for (row, (x, out)) in rows.enumerate() {
         for (n, out) in out.iter_mut().enumerate() {
             let mut value = match &weight.elements {
                 Elements::Bf16(..) => pairs::product(x, |k| weight.get(n, k)),
-                Elements::F16(_) | Elements::F32(_) => product(x, weight, n),
+                Elements::Coded(_) | Elements::F16(_) | Elements::F32(_) => product(x, weight, n),
                 Elements::Integers(own) => {
                     let integer = |k| own.get(n, k, blocks);
                     let scale = |group| own.scale(n, group, blocks);
-                    integers::product(own.bits, x, integer, scale)
+                    integers::product(own.bits, (x, peaks.get(row)), integer, scale)
                 }
             };
             if let Some(bias) = &weight.bias {
@@ -110,7 +118,38 @@ impl Attention<'_> {
             position: position % size,
         };
         let (mut peak, mut sum) = (0.0f32, 0.0f32);
-        out.fill(0.0);
+        for span in from / SPAN..to.div_ceil(SPAN) {
+            let seen = from.max(span * SPAN)..to.min((span + 1) * SPAN);
+            let mut part = vec![0.0; out.len()];
+            let (part_peak, part_sum) = self.span(query, seen, &slot, &mut part);
+            if sum == 0.0 {
+                (peak, sum) = (part_peak, part_sum);
+                out.copy_from_slice(&part);
+                continue;
+            }
+            let highest = max(peak, part_peak);
+            let (old, new) = (exp(peak - highest), exp(part_peak - highest));
+            (peak, sum) = (highest, sum * old + part_sum * new);
+            for (out, part) in out.iter_mut().zip(part) {
+                *out = *out * old + part * new;
+            }
+        }
+        let scale = 1.0 / sum;
+        for out in out {
+            *out *= scale;
+        }
+    }
+
+    /// One query over its visible positions of a span: values before they are divided by the sum
+    /// of weights, which comes back beside the greatest score.
+    fn span(
+        &self,
+        query: &[f32],
+        Range { start: from, end: to }: Range<usize>,
+        slot: &impl Fn(usize) -> KvSlot,
+        out: &mut [f32],
+    ) -> (f32, f32) {
+        let (mut peak, mut sum) = (0.0f32, 0.0f32);
         for chunk in from / CHUNK..to.div_ceil(CHUNK) {
             let seen = from.max(chunk * CHUNK)..to.min((chunk + 1) * CHUNK);
             let scores: Vec<f32> = seen.clone().map(|at| self.score(query, slot(at))).collect();
@@ -127,15 +166,13 @@ impl Attention<'_> {
             for (dim, out) in out.iter_mut().enumerate() {
                 let mut value = 0.0;
                 for (at, weight) in seen.clone().zip(&weights) {
+                    let weight = weight * self.kv.scale(slot(at)).1;
                     value = weight.mul_add(self.kv.value(slot(at), dim), value);
                 }
                 *out = *out * old + value * new;
             }
         }
-        let scale = 1.0 / sum;
-        for out in out {
-            *out *= scale;
-        }
+        (peak, sum)
     }
 
     fn score(&self, query: &[f32], slot: KvSlot) -> f32 {
@@ -143,6 +180,7 @@ impl Attention<'_> {
         for (dim, query) in query.iter().enumerate() {
             sum = query.mul_add(self.kv.key(slot, dim), sum);
         }
-        sum * self.spec.scale
+        let score = sum * self.kv.scale(slot).0 * self.spec.scale;
+        self.spec.soft_cap.map_or(score, |cap| soft_cap(score, cap))
     }
 }

@@ -1,6 +1,7 @@
 //! KV blocks in the one layout that all devices agree on: `[block][key,
-//! value][head][position][dim]`, little-endian in the pool's type, without padding. What is
-//! imported is checked, then copied.
+//! value][head][position][dim]`, little-endian in the pool's type, without padding; of a latent
+//! pool `[block][position][element]`. Behind the elements of a key or value stands its scale, an
+//! `f32`, where the type has scales. What is imported is checked, then copied.
 
 use crate::{
     backend::KvSpan,
@@ -17,16 +18,20 @@ impl KvPool {
         self.check_span(span)?;
         bytes.clear();
         bytes.reserve(self.span_bytes(span));
+        let count = self.layout.head_dim;
         match &self.data {
-            KvData::Bf16(data) | KvData::F16(data) => {
-                self.runs(span, |first, count, step| {
-                    let run = data[first..].iter().step_by(step).take(count);
-                    bytes.extend(run.flat_map(|element| element.to_le_bytes()));
-                });
-            }
-            KvData::F32(data) => self.runs(span, |first, count, step| {
-                let run = data[first..].iter().step_by(step).take(count);
+            KvData::Bf16(data) | KvData::F16(data) => self.rows(span, |row| {
+                let run = data[row.first..].iter().step_by(row.step).take(count);
                 bytes.extend(run.flat_map(|element| element.to_le_bytes()));
+            }),
+            KvData::F32(data) => self.rows(span, |row| {
+                let run = data[row.first..].iter().step_by(row.step).take(count);
+                bytes.extend(run.flat_map(|element| element.to_le_bytes()));
+            }),
+            KvData::Int8(data) => self.rows(span, |row| {
+                let run = data[row.first..].iter().step_by(row.step).take(count);
+                bytes.extend(run.map(|element| element.cast_unsigned()));
+                bytes.extend(self.scales[row.scale].to_le_bytes());
             }),
         }
         Ok(())
@@ -47,31 +52,32 @@ impl KvPool {
             )));
         }
         let places = Places { layout: self.layout, block_size: self.spec().block_size };
+        let count = self.layout.head_dim;
+        let mut rows = bytes.chunks_exact(self.spec().dtype.row_bytes(count));
         match &mut self.data {
-            KvData::Bf16(data) | KvData::F16(data) => {
-                let mut elements = bytes.as_chunks::<2>().0.iter();
-                places.runs(span, |first, count, step| {
-                    let run = data[first..].iter_mut().step_by(step).take(count);
-                    for (to, from) in run.zip(&mut elements) {
-                        *to = u16::from_le_bytes(*from);
-                    }
-                });
-            }
-            KvData::F32(data) => {
-                let mut elements = bytes.as_chunks::<4>().0.iter();
-                places.runs(span, |first, count, step| {
-                    let run = data[first..].iter_mut().step_by(step).take(count);
-                    for (to, from) in run.zip(&mut elements) {
-                        *to = f32::from_le_bytes(*from);
-                    }
-                });
-            }
+            KvData::Bf16(data) | KvData::F16(data) => places.rows(span, |row| {
+                let from = rows.next().unwrap_or_default().as_chunks::<2>().0.iter();
+                let run = data[row.first..].iter_mut().step_by(row.step).take(count);
+                run.zip(from).for_each(|(to, from)| *to = u16::from_le_bytes(*from));
+            }),
+            KvData::F32(data) => places.rows(span, |row| {
+                let from = rows.next().unwrap_or_default().as_chunks::<4>().0.iter();
+                let run = data[row.first..].iter_mut().step_by(row.step).take(count);
+                run.zip(from).for_each(|(to, from)| *to = f32::from_le_bytes(*from));
+            }),
+            KvData::Int8(data) => places.rows(span, |row| {
+                let (from, scale) = rows.next().unwrap_or_default().split_at(count);
+                let run = data[row.first..].iter_mut().step_by(row.step).take(count);
+                run.zip(from).for_each(|(to, from)| *to = from.cast_signed());
+                let scale = scale.as_chunks::<4>().0.iter();
+                scale.for_each(|scale| self.scales[row.scale] = f32::from_le_bytes(*scale));
+            }),
         }
         Ok(())
     }
 
-    fn runs(&self, span: &KvSpan<'_>, visit: impl FnMut(usize, usize, usize)) {
-        Places { layout: self.layout, block_size: self.spec().block_size }.runs(span, visit);
+    fn rows(&self, span: &KvSpan<'_>, visit: impl FnMut(Row)) {
+        Places { layout: self.layout, block_size: self.spec().block_size }.rows(span, visit);
     }
 
     fn check_span(&self, span: &KvSpan<'_>) -> Result<(), DeviceError> {
@@ -86,7 +92,9 @@ impl KvPool {
     }
 
     fn span_bytes(&self, span: &KvSpan<'_>) -> usize {
-        let head = 2 * self.spec().block_size * self.layout.head_dim * self.spec().dtype.size();
+        let parts = if self.layout.latent { 1 } else { 2 };
+        let row = self.spec().dtype.row_bytes(self.layout.head_dim);
+        let head = parts * self.spec().block_size * row;
         span.blocks.len() * span.heads.len() * head
     }
 }
@@ -98,19 +106,20 @@ struct Places {
 }
 
 impl Places {
-    /// Calls `visit` for each key and value of the span, in canonical order, with where its first
-    /// element lies, how many there are, and how far apart they are.
-    fn runs(&self, span: &KvSpan<'_>, mut visit: impl FnMut(usize, usize, usize)) {
+    /// Calls `visit` for each key and value of the span, in canonical order.
+    fn rows(&self, span: &KvSpan<'_>, mut visit: impl FnMut(Row)) {
         let (layout, layer) = (self.layout, span.layer);
         for block in span.blocks.iter().map(|block| block.0 as usize) {
-            for is_value in [false, true] {
+            let parts: &[bool] = if layout.latent { &[true] } else { &[false, true] };
+            for &is_value in parts {
                 for head in span.heads.clone() {
                     for position in 0..self.block_size {
                         let slot = KvSlot { layer, block, head, position };
-                        match is_value {
-                            false => visit(layout.key(slot, 0), layout.head_dim, TILE),
-                            true => visit(layout.value(slot, 0), layout.head_dim, 1),
-                        }
+                        let (key, value) = layout.scales_of(slot);
+                        visit(match is_value {
+                            false => Row { first: layout.key(slot, 0), step: TILE, scale: key },
+                            true => Row { first: layout.value(slot, 0), step: 1, scale: value },
+                        });
                     }
                 }
             }
@@ -118,19 +127,62 @@ impl Places {
     }
 }
 
+/// One key or value: where its first element lies, how far apart they are, and where its scale is
+/// if the type has scales.
+struct Row {
+    first: usize,
+    step: usize,
+    scale: usize,
+}
+
 #[cfg(test)]
 mod tests {
-    use troupe_runtime::id::BlockId;
+    use troupe_runtime::{
+        id::BlockId,
+        wire::transfer::{KvForm, KvShare, Run},
+    };
 
     use super::*;
     use crate::{
-        dtype::Dtype,
+        kv::KvDtype,
         shape::{AttentionMask, KvKind, KvSpec},
     };
 
     #[test]
+    fn latent_blocks_are_rows_and_nothing_else() {
+        let spec = KvSpec {
+            layers: 2,
+            kind: KvKind::Latent { width: 5 },
+            block_size: 8,
+            dtype: KvDtype::F32,
+            mask: AttentionMask::Causal,
+        };
+        let mut pool = KvPool::new(&spec, 3).unwrap();
+        let slot = |position| KvSlot { layer: 1, block: 2, head: 0, position };
+        let row = |position: usize| [0, 1, 2, 3, 4].map(|at| (position * 10 + at) as f32);
+        (0..8).for_each(|position| pool.write_row(slot(position), &row(position)).unwrap());
+        let span = KvSpan { layer: 1, heads: 0..1, blocks: &[BlockId(2)] };
+        let mut bytes = Vec::new();
+        pool.export(&span, &mut bytes).unwrap();
+        assert_eq!(bytes.len(), 8 * 5 * 4);
+        let elements = bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+        assert!(elements.eq((0..8).flat_map(row)));
+        let to = KvSpan { layer: 0, heads: 0..1, blocks: &[BlockId(0)] };
+        pool.import(&to, &bytes).unwrap();
+        let there = KvSlot { layer: 0, block: 0, head: 0, position: 7 };
+        assert_eq!((pool.key(there, 4), pool.value(there, 4)), (74.0, 74.0));
+        assert!(pool.import(&to, &bytes[4..]).is_err());
+        let mut saved = Vec::new();
+        pool.save(BlockId(2), &mut saved).unwrap();
+        pool.restore(BlockId(1), &saved).unwrap();
+        assert_eq!(pool.key(KvSlot { block: 1, ..slot(3) }, 2), 32.0);
+        assert!(pool.write(slot(0), &[0.0; 5], &[0.0; 5]).is_err(), "it has no heads");
+        assert!(pool.write_row(slot(0), &[0.0; 4]).is_err());
+    }
+
+    #[test]
     fn blocks_survive_the_journey_between_shardings() {
-        for dtype in [Dtype::Bf16, Dtype::F16, Dtype::F32] {
+        for dtype in [KvDtype::Bf16, KvDtype::F16, KvDtype::F32, KvDtype::Int8] {
             let spec = |kv_heads, block_size| KvSpec {
                 layers: 2,
                 kind: KvKind::Heads { kv_heads, head_dim: 3 },
@@ -153,8 +205,25 @@ mod tests {
             let to = KvSpan { layer: 0, heads: 0..2, blocks: &[BlockId(1), BlockId(0)] };
             half.import(&to, &bytes).unwrap();
             let there = KvSlot { layer: 0, block: 1, head: 1, position: 6 };
-            assert_eq!([0, 1, 2].map(|dim| half.key(there, dim)), [6.0, 3.0, 0.5]);
-            assert_eq!([0, 1, 2].map(|dim| half.value(there, dim)), [-6.0, -3.0, -0.5]);
+            let slot = slot(6, 3);
+            assert_eq!(half.scale(there), whole.scale(slot));
+            for dim in 0..3 {
+                assert_eq!(half.key(there, dim), whole.key(slot, dim));
+                assert_eq!(half.value(there, dim), whole.value(slot, dim));
+            }
+            let key = half.key(there, 1) * half.scale(there).0;
+            assert!((key - 3.0).abs() < 0.05, "{key}");
+            assert!(half.value(there, 0) < 0.0);
+            let share = KvShare {
+                group: 0,
+                layers: Run::new(0, 2),
+                heads: Run::new(0, 4),
+                form: KvForm::Heads(3),
+                dtype: dtype.wire(),
+                block_size: 8,
+            };
+            // Two blocks of two heads, as groups expect them of each other.
+            assert_eq!(share.piece_bytes(), Some(bytes.len() / 4), "{dtype}");
             let mut again = Vec::new();
             half.export(&to, &mut again).unwrap();
             assert_eq!(bytes, again);

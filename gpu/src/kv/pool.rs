@@ -3,13 +3,16 @@
 //! The order is `[layer][block][head]`, then the keys of the block in tiles of 16 positions, each
 //! `[dim][16]`, then the values as `[position][dim]`. Sixteen positions fill a vector, so scores
 //! need no sum across lanes. Tiles and value rows are padded to 16 with zeros that nothing writes.
+//! A latent pool has one head, and of that rows `[position][element]`, which are keys and values.
+//! Scales, where the type has them, are apart: `[layer][block][head]`, then one for each key and
+//! one for each value of the block.
 
 use half::{bf16, f16};
 
 use crate::{
     cpu::aligned::Aligned,
-    dtype::Dtype,
     error::DeviceError,
+    kv::dtype::{KvDtype, quantize},
     shape::{KvKind, KvSpec},
 };
 
@@ -22,6 +25,8 @@ pub struct KvPool {
     spec: KvSpec,
     pub(crate) layout: KvLayout,
     pub(crate) data: KvData,
+    /// None for types without.
+    pub(crate) scales: Aligned<f32>,
 }
 
 /// Where things are, in elements.
@@ -36,6 +41,10 @@ pub(crate) struct KvLayout {
     pub(crate) values: usize,
     /// Elements of one head of one block.
     pub(crate) head_stride: usize,
+    /// Whether keys are rows that lie like values, and there are no others.
+    pub(crate) latent: bool,
+    /// Scales of its keys, and as many of its values; 0 for types without.
+    pub(crate) scale_stride: usize,
 }
 
 /// Elements by how they lie in memory.
@@ -47,6 +56,8 @@ pub(crate) enum KvData {
     F16(Aligned<u16>),
     /// Singles.
     F32(Aligned<f32>),
+    /// Scaled bytes.
+    Int8(Aligned<i8>),
 }
 
 /// One position of one head.
@@ -64,8 +75,9 @@ pub struct KvSlot {
 
 impl KvLayout {
     fn new(spec: &KvSpec, blocks: usize) -> Result<Self, DeviceError> {
-        let KvKind::Heads { kv_heads: heads, head_dim } = spec.kind else {
-            return Err(DeviceError::Unsupported("latent KV on the CPU".to_owned()));
+        let (heads, head_dim, latent) = match spec.kind {
+            KvKind::Heads { kv_heads, head_dim } => (kv_heads, head_dim, false),
+            KvKind::Latent { width } => (1, width, true),
         };
         // Powers of two divide the attention kernel's fixed chunk or are divided by it.
         if !spec.block_size.is_power_of_two() || spec.block_size > 4096 {
@@ -77,10 +89,46 @@ impl KvLayout {
         if heads == 0 || head_dim == 0 || heads > 1 << 16 || head_dim > 1 << 16 {
             return Err(DeviceError::Contract(format!("impossible KV heads: {spec:?}")));
         }
+        if latent && spec.dtype.is_scaled() {
+            return Err(DeviceError::Unsupported(format!(
+                "a compressed KV cache in {}: bfloat16, float16 and float32 are possible",
+                spec.dtype
+            )));
+        }
         let value_stride = head_dim.next_multiple_of(TILE);
-        let values = spec.block_size.next_multiple_of(TILE) * head_dim;
+        let keys = spec.block_size.next_multiple_of(TILE) * head_dim;
+        let values = if latent { 0 } else { keys };
         let head_stride = values + spec.block_size * value_stride;
-        Ok(Self { blocks, heads, head_dim, value_stride, values, head_stride })
+        let scale_stride = match spec.dtype.is_scaled() {
+            true => spec.block_size.next_multiple_of(TILE),
+            false => 0,
+        };
+        Ok(Self {
+            blocks,
+            heads,
+            head_dim,
+            value_stride,
+            values,
+            head_stride,
+            latent,
+            scale_stride,
+        })
+    }
+
+    /// Where the scales of a head's keys begin; those of its values are behind them.
+    pub(crate) fn scales(&self, layer: usize, block: usize, head: usize) -> usize {
+        ((layer * self.blocks + block) * self.heads + head) * 2 * self.scale_stride
+    }
+
+    /// Where the scales of a slot's key and value are.
+    pub(crate) fn scales_of(&self, slot: KvSlot) -> (usize, usize) {
+        let key = self.scales(slot.layer, slot.block, slot.head) + slot.position;
+        (key, key + self.scale_stride)
+    }
+
+    /// Bytes of one block of one layer: elements and scales.
+    fn layer_bytes(&self, dtype: KvDtype) -> usize {
+        self.heads * (self.head_stride * dtype.size() + 2 * self.scale_stride * size_of::<f32>())
     }
 
     /// Where a head's keys begin.
@@ -89,6 +137,9 @@ impl KvLayout {
     }
 
     pub(crate) fn key(&self, slot: KvSlot, dim: usize) -> usize {
+        if self.latent {
+            return self.value(slot, dim);
+        }
         let tile = slot.position / TILE * TILE * self.head_dim;
         let at = tile + dim * TILE + slot.position % TILE;
         self.head(slot.layer, slot.block, slot.head) + at
@@ -108,24 +159,28 @@ impl KvPool {
     pub fn new(spec: &KvSpec, blocks: u32) -> Result<Self, DeviceError> {
         let blocks = blocks as usize;
         let layout = KvLayout::new(spec, blocks)?;
-        let len = [spec.layers, blocks, layout.heads, layout.head_stride]
-            .into_iter()
-            .try_fold(1usize, usize::checked_mul)
-            .ok_or_else(|| DeviceError::OutOfMemory(format!("{blocks} KV blocks of {spec:?}")))?;
-        let data = match spec.dtype {
-            Dtype::Bf16 => KvData::Bf16(Aligned::zeroed(len)?),
-            Dtype::F16 => KvData::F16(Aligned::zeroed(len)?),
-            Dtype::F32 => KvData::F32(Aligned::zeroed(len)?),
+        let times = |each: usize| {
+            let sizes = [spec.layers, blocks, layout.heads, each].into_iter();
+            sizes
+                .fold(Some(1usize), |product, size| product?.checked_mul(size))
+                .ok_or_else(|| DeviceError::OutOfMemory(format!("{blocks} KV blocks of {spec:?}")))
         };
-        Ok(Self { spec: *spec, layout, data })
+        let len = times(layout.head_stride)?;
+        let data = match spec.dtype {
+            KvDtype::Bf16 => KvData::Bf16(Aligned::zeroed(len)?),
+            KvDtype::F16 => KvData::F16(Aligned::zeroed(len)?),
+            KvDtype::F32 => KvData::F32(Aligned::zeroed(len)?),
+            KvDtype::Int8 => KvData::Int8(Aligned::zeroed(len)?),
+        };
+        let scales = Aligned::zeroed(times(2 * layout.scale_stride)?)?;
+        Ok(Self { spec: *spec, layout, data, scales })
     }
 
-    /// Bytes of one block over the spec's layers, padding included; 0 for a spec that
+    /// Bytes of one block over the spec's layers, padding and scales included; 0 for a spec that
     /// [`KvPool::new`] refuses.
     pub fn block_bytes(spec: &KvSpec) -> u64 {
-        KvLayout::new(spec, 1).map_or(0, |layout| {
-            (spec.layers * layout.heads * layout.head_stride * spec.dtype.size()) as u64
-        })
+        KvLayout::new(spec, 1)
+            .map_or(0, |layout| (spec.layers * layout.layer_bytes(spec.dtype)) as u64)
     }
 
     /// What it stores.
@@ -162,7 +217,8 @@ impl KvPool {
     /// [`DeviceError::Contract`] if the slot does not exist or the lengths are no head.
     pub fn write(&mut self, slot: KvSlot, key: &[f32], value: &[f32]) -> Result<(), DeviceError> {
         self.check(slot)?;
-        if key.len() != self.layout.head_dim || value.len() != self.layout.head_dim {
+        let dim = self.layout.head_dim;
+        if self.layout.latent || key.len() != dim || value.len() != dim {
             return Err(DeviceError::Contract(format!(
                 "a key of {} and a value of {} elements for heads of {}",
                 key.len(),
@@ -179,6 +235,38 @@ impl KvPool {
                 put(data, (first_key, first_value), (key, value), |x| f16::from_f32(x).to_bits());
             }
             KvData::F32(data) => put(data, (first_key, first_value), (key, value), |x| x),
+            KvData::Int8(data) => {
+                let ((key_scale, of_key), (value_scale, of_value)) =
+                    (quantize(key), quantize(value));
+                put(data, (first_key, first_value), (key, &[]), of_key);
+                put(data, (first_key, first_value), (&[], value), of_value);
+                let (key, value) = self.layout.scales_of(slot);
+                (self.scales[key], self.scales[value]) = (key_scale, value_scale);
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores a latent row, rounded to the pool's type.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if the slot does not exist, the length is no row's or the pool is
+    /// not latent.
+    pub fn write_row(&mut self, slot: KvSlot, row: &[f32]) -> Result<(), DeviceError> {
+        self.check(slot)?;
+        if !self.layout.latent || row.len() != self.layout.head_dim {
+            let (elements, kind) = (row.len(), self.spec.kind);
+            return Err(DeviceError::Contract(format!(
+                "a row of {elements} elements for {kind:?}"
+            )));
+        }
+        let first = self.layout.value(slot, 0);
+        match &mut self.data {
+            KvData::Bf16(data) => put_row(data, first, row, |x| bf16::from_f32(x).to_bits()),
+            KvData::F16(data) => put_row(data, first, row, |x| f16::from_f32(x).to_bits()),
+            KvData::F32(data) => put_row(data, first, row, |x| x),
+            // No latent pool is made of them.
+            KvData::Int8(_) => {}
         }
         Ok(())
     }
@@ -198,12 +286,18 @@ impl KvPool {
             match &mut self.data {
                 KvData::Bf16(data) | KvData::F16(data) => data.copy_within(from..from + size, to),
                 KvData::F32(data) => data.copy_within(from..from + size, to),
+                KvData::Int8(data) => data.copy_within(from..from + size, to),
             }
+        }
+        let size = self.layout.heads * 2 * self.layout.scale_stride;
+        for layer in 0..self.spec.layers {
+            let (from, to) = (self.layout.scales(layer, from, 0), self.layout.scales(layer, to, 0));
+            self.scales.copy_within(from..from + size, to);
         }
         Ok(())
     }
 
-    /// One element of a stored key.
+    /// One element of a stored key, before its scale.
     ///
     /// # Panics
     /// If the slot is outside the pool.
@@ -211,7 +305,7 @@ impl KvPool {
         self.get(self.layout.key(slot, dim))
     }
 
-    /// One element of a stored value.
+    /// One element of a stored value, before its scale.
     ///
     /// # Panics
     /// If the slot is outside the pool.
@@ -219,11 +313,24 @@ impl KvPool {
         self.get(self.layout.value(slot, dim))
     }
 
+    /// What a slot's key and value are to be multiplied by: 1 for types without scales.
+    ///
+    /// # Panics
+    /// If the slot is outside the pool.
+    pub fn scale(&self, slot: KvSlot) -> (f32, f32) {
+        if !self.spec.dtype.is_scaled() {
+            return (1.0, 1.0);
+        }
+        let (key, value) = self.layout.scales_of(slot);
+        (self.scales[key], self.scales[value])
+    }
+
     fn get(&self, at: usize) -> f32 {
         match &self.data {
             KvData::Bf16(data) => bf16::from_bits(data[at]).to_f32(),
             KvData::F16(data) => f16::from_bits(data[at]).to_f32(),
             KvData::F32(data) => data[at],
+            KvData::Int8(data) => f32::from(data[at]),
         }
     }
 }
@@ -237,7 +344,11 @@ fn put<T>(
     for (to, from) in data[first_key..].iter_mut().step_by(TILE).zip(key) {
         *to = narrow(*from);
     }
-    for (to, from) in data[first_value..].iter_mut().zip(value) {
+    put_row(data, first_value, value, narrow);
+}
+
+fn put_row<T>(data: &mut [T], first: usize, row: &[f32], narrow: impl Fn(f32) -> T) {
+    for (to, from) in data[first..].iter_mut().zip(row) {
         *to = narrow(*from);
     }
 }
@@ -247,7 +358,7 @@ mod tests {
     use super::*;
     use crate::shape::AttentionMask;
 
-    fn spec(block_size: usize, dtype: Dtype) -> KvSpec {
+    fn spec(block_size: usize, dtype: KvDtype) -> KvSpec {
         let kind = KvKind::Heads { kv_heads: 2, head_dim: 5 };
         KvSpec { layers: 2, kind, block_size, dtype, mask: AttentionMask::Causal }
     }
@@ -255,7 +366,7 @@ mod tests {
     #[test]
     fn every_slot_is_its_own() {
         for block_size in [1, 4, 16, 32] {
-            let mut pool = KvPool::new(&spec(block_size, Dtype::F32), 3).unwrap();
+            let mut pool = KvPool::new(&spec(block_size, KvDtype::F32), 3).unwrap();
             let slots: Vec<KvSlot> = (0..2 * 3 * 2 * block_size)
                 .map(|n| KvSlot {
                     position: n % block_size,
@@ -270,6 +381,7 @@ mod tests {
                 pool.write(*slot, &key, &value).unwrap();
             }
             for (n, slot) in slots.iter().enumerate() {
+                assert_eq!(pool.scale(*slot), (1.0, 1.0));
                 for dim in 0..5 {
                     assert_eq!(pool.key(*slot, dim), (n * 10 + dim) as f32);
                     assert_eq!(pool.value(*slot, dim), -((n * 10 + dim) as f32) - 1.0);
@@ -280,7 +392,7 @@ mod tests {
 
     #[test]
     fn what_does_not_exist_is_an_error() {
-        let mut pool = KvPool::new(&spec(16, Dtype::Bf16), 3).unwrap();
+        let mut pool = KvPool::new(&spec(16, KvDtype::Bf16), 3).unwrap();
         let slot = KvSlot { layer: 0, block: 0, head: 0, position: 0 };
         assert!(pool.write(slot, &[1.0; 5], &[1.0; 5]).is_ok());
         assert!(pool.write(slot, &[1.0; 4], &[1.0; 5]).is_err());
@@ -293,7 +405,28 @@ mod tests {
         ] {
             assert!(pool.write(bad, &[1.0; 5], &[1.0; 5]).is_err(), "{bad:?}");
         }
-        assert!(KvPool::new(&spec(12, Dtype::F32), 1).is_err());
-        assert!(KvPool::new(&spec(4096, Dtype::F32), u32::MAX).is_err());
+        assert!(KvPool::new(&spec(12, KvDtype::F32), 1).is_err());
+        assert!(KvPool::new(&spec(4096, KvDtype::F32), u32::MAX).is_err());
+    }
+
+    #[test]
+    fn bytes_have_a_scale_for_each_key_and_value() {
+        let mut pool = KvPool::new(&spec(4, KvDtype::Int8), 2).unwrap();
+        let slot = |position| KvSlot { layer: 1, block: 0, head: 1, position };
+        for position in 0..4 {
+            let size = 10f32.powi(position as i32);
+            pool.write(slot(position), &[size; 5], &[0.0, -size, size / 2.0, 0.0, 0.0]).unwrap();
+        }
+        pool.copy_block(0, 1).unwrap();
+        for slot in (0..4).map(|position| KvSlot { block: 1, ..slot(position) }) {
+            let size = 10f32.powi(slot.position as i32);
+            let (key, value) = pool.scale(slot);
+            assert_eq!((pool.key(slot, 4), pool.value(slot, 1)), (127.0, -127.0));
+            assert!((pool.key(slot, 0) * key - size).abs() < 1e-4 * size);
+            assert!((pool.value(slot, 2) * value - size / 2.0).abs() < 0.005 * size);
+        }
+        // Elements with padding, and scales for a padded tile.
+        let bytes = 2 * 2 * (16 * 5 + 4 * 16 + 2 * 16 * 4);
+        assert_eq!(KvPool::block_bytes(pool.spec()), bytes);
     }
 }

@@ -1,5 +1,6 @@
 //! Whole KV blocks as they lie in a pool: what a block becomes when it leaves the device for the
-//! host, to come back to the same pool. One run of memory for each layer, padding included.
+//! host, to come back to the same pool. For each layer one run of memory, padding included, and one
+//! of scales where the type has them.
 
 use std::ops::Range;
 
@@ -23,6 +24,10 @@ impl KvPool {
         let layers = bytes.chunks_exact_mut((size / self.spec().layers.max(1)).max(1));
         for (layer, bytes) in layers.enumerate() {
             let own = self.layer(layer, block);
+            let (bytes, scales) = bytes.split_at_mut(own.len() * self.spec().dtype.size());
+            let own_scales = &self.scales[self.layer_scales(layer, block)];
+            let to = scales.as_chunks_mut::<4>().0.iter_mut();
+            to.zip(own_scales).for_each(|(to, from)| *to = from.to_le_bytes());
             match &self.data {
                 KvData::Bf16(data) | KvData::F16(data) => {
                     let to = bytes.as_chunks_mut::<2>().0.iter_mut();
@@ -31,6 +36,10 @@ impl KvPool {
                 KvData::F32(data) => {
                     let to = bytes.as_chunks_mut::<4>().0.iter_mut();
                     to.zip(&data[own]).for_each(|(to, from)| *to = from.to_le_bytes());
+                }
+                KvData::Int8(data) => {
+                    let to = bytes.iter_mut();
+                    to.zip(&data[own]).for_each(|(to, from)| *to = from.cast_unsigned());
                 }
             }
         }
@@ -53,6 +62,12 @@ impl KvPool {
         let layers = bytes.chunks_exact((size / self.spec().layers.max(1)).max(1));
         for (layer, bytes) in layers.enumerate() {
             let own = self.layer(layer, block);
+            let (bytes, scales) = bytes.split_at(own.len() * self.spec().dtype.size());
+            let own_scales = self.layer_scales(layer, block);
+            let from = scales.as_chunks::<4>().0.iter();
+            self.scales[own_scales].iter_mut().zip(from).for_each(|(to, from)| {
+                *to = f32::from_le_bytes(*from);
+            });
             match &mut self.data {
                 KvData::Bf16(data) | KvData::F16(data) => {
                     let from = bytes.as_chunks::<2>().0.iter();
@@ -64,6 +79,11 @@ impl KvPool {
                     let from = bytes.as_chunks::<4>().0.iter();
                     data[own].iter_mut().zip(from).for_each(|(to, from)| {
                         *to = f32::from_le_bytes(*from);
+                    });
+                }
+                KvData::Int8(data) => {
+                    data[own].iter_mut().zip(bytes).for_each(|(to, from)| {
+                        *to = from.cast_signed();
                     });
                 }
             }
@@ -86,20 +106,25 @@ impl KvPool {
         let first = self.layout.head(layer, block.0 as usize, 0);
         first..first + self.layout.heads * self.layout.head_stride
     }
+
+    /// Where its scales are: nowhere for types without.
+    fn layer_scales(&self, layer: usize, block: BlockId) -> Range<usize> {
+        let first = self.layout.scales(layer, block.0 as usize, 0);
+        first..first + self.layout.heads * 2 * self.layout.scale_stride
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        dtype::Dtype,
-        kv::pool::KvSlot,
+        kv::{KvDtype, pool::KvSlot},
         shape::{AttentionMask, KvKind, KvSpec},
     };
 
     #[test]
     fn a_block_comes_back_to_the_bit_wherever_it_is_put() {
-        for dtype in [Dtype::Bf16, Dtype::F16, Dtype::F32] {
+        for dtype in [KvDtype::Bf16, KvDtype::F16, KvDtype::F32, KvDtype::Int8] {
             let spec = KvSpec {
                 layers: 3,
                 kind: KvKind::Heads { kv_heads: 2, head_dim: 5 },
@@ -119,8 +144,12 @@ mod tests {
             assert_eq!(bytes.len() as u64, KvPool::block_bytes(&spec));
             pool.restore(BlockId(3), &bytes).unwrap();
             for n in 0..48 {
-                assert_eq!(pool.key(slot(3, n), 0), n as f32);
-                assert_eq!(pool.value(slot(3, n), 4), -3.0);
+                let (back, was) = (slot(3, n), slot(1, n));
+                assert_eq!(pool.scale(back), pool.scale(was));
+                assert_eq!(pool.key(back, 0), pool.key(was, 0));
+                assert_eq!(pool.value(back, 4), pool.value(was, 4));
+                let value = pool.value(back, 4) * pool.scale(back).1;
+                assert!((value + 3.0).abs() < 0.2, "{value}");
                 assert_eq!(pool.key(slot(2, n), 1), 0.0, "its neighbor is as it was");
             }
             let mut again = Vec::new();

@@ -26,6 +26,8 @@ pub struct Attention<B: Backend> {
     key_norm: Option<RmsNorm<B>>,
     output: RowParallel<B>,
     spec: AttentionSpec,
+    /// Whether the layer looks back over a window, and so which rotation it has.
+    windowed: bool,
     at: KvAt,
 }
 
@@ -67,21 +69,26 @@ impl<B: Backend> Attention<B> {
         let share = shard.heads(config.num_heads, config.num_kv_heads)?;
         let elements = |heads: &Range<usize>| heads.start * dim..heads.end * dim;
         let kv_held = if share.kv_replicated { Held::Replicated } else { Held::Sharded };
-        let part = |part: &str, heads: usize, own: &Range<usize>, held: Held| RowPart {
-            name: name(part),
-            rows: heads * dim,
-            own: elements(own),
-            held,
-            bias: config.qkv_bias,
+        let (queries, values) = (config.num_heads, config.num_kv_heads);
+        let fused = queries + 2 * values;
+        // With one matrix for all, where the heads of each kind begin in it.
+        let part = |part: &str, heads: usize, before: usize, own: &Range<usize>, held: Held| {
+            let (part, heads, first) = match config.fused_projections {
+                true => ("qkv_proj", fused, before * dim),
+                false => (part, heads, 0),
+            };
+            let own = elements(own);
+            let own = first + own.start..first + own.end;
+            RowPart { name: name(part), rows: heads * dim, own, held, bias: config.qkv_bias }
         };
         let parts = [
-            part("q_proj", config.num_heads, &share.query, Held::Sharded),
-            part("k_proj", config.num_kv_heads, &share.kv, kv_held),
-            part("v_proj", config.num_kv_heads, &share.kv, kv_held),
+            part("q_proj", queries, 0, &share.query, Held::Sharded),
+            part("k_proj", values, queries, &share.kv, kv_held),
+            part("v_proj", values, queries + values, &share.kv, kv_held),
         ];
         let qkv = loader.column_parallel(hidden, &parts)?;
         let mut head_norm = |part: &str| {
-            let load = || RmsNorm::load(loader, &name(part), dim, config.rms_norm_eps);
+            let load = || RmsNorm::load(loader, config, &name(part), dim);
             config.qk_norm.then(load).transpose()
         };
         let (query_norm, key_norm) = (head_norm("q_norm.weight")?, head_norm("k_norm.weight")?);
@@ -94,10 +101,11 @@ impl<B: Backend> Attention<B> {
             output: RowParallel::load(loader, &output, shape, columns, config.output_bias)?,
             spec: AttentionSpec {
                 heads: head_shape(config, shard)?,
-                scale: (1.0 / (dim as f64).sqrt()) as f32,
+                scale: config.attention_scale as f32,
                 mask: mask(config.attention[layer]),
-                soft_cap: None,
+                soft_cap: config.attention_cap.map(|cap| cap as f32),
             },
+            windowed: config.attention[layer] != AttentionSpan::Full,
             at,
         })
     }
@@ -107,7 +115,28 @@ impl<B: Backend> Attention<B> {
     /// # Errors
     /// The backend's; [`DeviceError::Collective`].
     pub fn forward(&self, cx: &mut Context<B>, pass: &mut Pass<'_, B>) -> Result<(), DeviceError> {
+        self.attend(cx, pass)?;
         let Context { backend, group, activations } = cx;
+        self.output.add_to(backend, group, &activations.attended, &mut activations.residual)
+    }
+
+    /// Puts the same into the branch.
+    ///
+    /// # Errors
+    /// The backend's; [`DeviceError::Collective`].
+    pub fn forward_to_branch(
+        &self,
+        cx: &mut Context<B>,
+        pass: &mut Pass<'_, B>,
+    ) -> Result<(), DeviceError> {
+        self.attend(cx, pass)?;
+        let Context { backend, group, activations } = cx;
+        self.output.store(backend, group, &activations.attended, &mut activations.branch)
+    }
+
+    /// Everything but the output product.
+    fn attend(&self, cx: &mut Context<B>, pass: &mut Pass<'_, B>) -> Result<(), DeviceError> {
+        let Context { backend, activations, .. } = cx;
         let qkv = &mut activations.qkv;
         backend.linear(&activations.normed, &self.qkv, LinearCall::STORE, qkv)?;
         let heads = self.spec.heads;
@@ -120,8 +149,8 @@ impl<B: Backend> Attention<B> {
         }
         let step = KvStep { meta: pass.meta, at: self.at };
         let kv = &mut pass.kv[self.at.group];
-        backend.rope_write_kv(step, qkv, heads, Some(pass.rotary.tables()), kv)?;
-        backend.attention(step, qkv, &self.spec, kv, &mut activations.attended)?;
-        self.output.add_to(backend, group, &activations.attended, &mut activations.residual)
+        let rope = pass.rotary.tables(self.windowed);
+        backend.rope_write_kv(step, qkv, heads, Some(rope), kv)?;
+        backend.attention(step, qkv, &self.spec, kv, &mut activations.attended)
     }
 }

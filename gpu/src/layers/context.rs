@@ -39,23 +39,47 @@ pub struct StepActivations<B: Backend> {
     pub qkv: B::Buffer,
     /// This rank's attention output.
     pub attended: B::Buffer,
+    /// This rank's feed-forward layer, outside of experts.
+    pub gated: Gated<B>,
+    /// The same of the part of a layer of experts that all tokens use.
+    pub shared: Gated<B>,
+    /// What half a layer gives before it is normed and added to the residual stream, `[rows,
+    /// hidden]`.
+    pub branch: B::Buffer,
+    /// Compressed queries of latent attention.
+    pub compressed: B::Buffer,
+    /// Rows of latent attention.
+    pub latent: B::Buffer,
+}
+
+/// Activations of a gated feed-forward layer.
+#[derive(Debug)]
+pub struct Gated<B: Backend> {
     /// This rank's fused gate and up products.
     pub gate_up: B::Buffer,
-    /// This rank's gated feed-forward activations.
+    /// What comes of them, half as wide.
     pub gated: B::Buffer,
 }
 
-/// How wide a rank's activations are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How wide a rank's activations are; 0 is an activation that the model has not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Widths {
     /// The residual stream.
     pub hidden: usize,
-    /// Fused query, key and value heads of this rank.
+    /// Fused query, key and value heads of this rank; with latent attention, query heads.
     pub qkv: usize,
-    /// Query heads of this rank.
+    /// What this rank's heads give.
     pub attended: usize,
-    /// Feed-forward width of this rank.
+    /// Feed-forward width of this rank, outside of experts.
     pub gated: usize,
+    /// That of the part of a layer of experts that all tokens use.
+    pub shared: usize,
+    /// The residual stream's, if halves of a layer are normed before they are added.
+    pub branch: usize,
+    /// Compressed queries.
+    pub compressed: usize,
+    /// A latent row.
+    pub latent: usize,
 }
 
 /// What one pass through the layers of a stage is given beside the context.
@@ -105,6 +129,16 @@ impl<B: Backend> Context<B> {
         let StepActivations { residual, normed, .. } = &mut self.activations;
         self.backend.rms_norm(residual, norm.call(), normed)
     }
+
+    /// `residual += norm(branch)`.
+    ///
+    /// # Errors
+    /// The backend's.
+    pub fn add_normed_branch(&mut self, norm: &RmsNorm<B>) -> Result<(), DeviceError> {
+        let StepActivations { residual, normed, branch, .. } = &mut self.activations;
+        self.backend.rms_norm(branch, norm.call(), normed)?;
+        self.backend.add(normed, residual)
+    }
 }
 
 // === impl Pass ===
@@ -133,14 +167,18 @@ impl<B: Backend> StepActivations<B> {
     /// [`DeviceError::OutOfMemory`].
     pub fn new(backend: &mut B, rows: usize, widths: Widths) -> Result<Self, DeviceError> {
         let (rows, dtype) = (backend.pad_rows(rows), backend.activation_dtype());
-        let mut alloc = |columns| backend.alloc(rows, columns, dtype);
+        // A device has no buffers without columns, and one of a column costs next to nothing.
+        let mut alloc = |columns: usize| backend.alloc(rows, columns.max(1), dtype);
         Ok(Self {
             residual: alloc(widths.hidden)?,
             normed: alloc(widths.hidden)?,
             qkv: alloc(widths.qkv)?,
             attended: alloc(widths.attended)?,
-            gate_up: alloc(2 * widths.gated)?,
-            gated: alloc(widths.gated)?,
+            gated: Gated { gate_up: alloc(2 * widths.gated)?, gated: alloc(widths.gated)? },
+            shared: Gated { gate_up: alloc(2 * widths.shared)?, gated: alloc(widths.shared)? },
+            branch: alloc(widths.branch)?,
+            compressed: alloc(widths.compressed)?,
+            latent: alloc(widths.latent)?,
         })
     }
 }
@@ -196,15 +234,76 @@ impl<B: Backend> TensorGroup<B> {
         residual: &mut B::Buffer,
         product: impl FnOnce(&mut B, &mut B::Buffer) -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
-        let Some(Sums { partial, reduced }) = &mut self.sums else {
+        let Some(mut sums) = self.sums.take() else {
             return Err(DeviceError::Contract("a sum over one rank".to_owned()));
         };
+        let reduced = self.sum(backend, &mut sums.partial, &mut sums.reduced, product);
+        let added = reduced.and_then(|()| backend.add(&sums.reduced, residual));
+        self.sums = Some(sums);
+        added
+    }
+
+    /// `out = sum over ranks of product`, as [`Self::add_sum`]; here one rank alone is fine too.
+    ///
+    /// # Errors
+    /// Those of `product`; [`DeviceError::Collective`].
+    pub fn store_sum(
+        &mut self,
+        backend: &mut B,
+        out: &mut B::Buffer,
+        product: impl FnOnce(&mut B, &mut B::Buffer) -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        let Some(mut sums) = self.sums.take() else {
+            return product(backend, out);
+        };
+        let stored = self.sum(backend, &mut sums.partial, out, product);
+        self.sums = Some(sums);
+        stored
+    }
+
+    fn sum(
+        &mut self,
+        backend: &mut B,
+        partial: &mut B::Buffer,
+        out: &mut B::Buffer,
+        product: impl FnOnce(&mut B, &mut B::Buffer) -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
         product(backend, partial)?;
         backend.download_f32(partial, &mut self.values)?;
         self.collective.all_reduce(&mut self.values)?;
-        encode(reduced.dtype(), &self.values, &mut self.bytes);
-        backend.upload(reduced, partial.rows(), 0..partial.columns(), &self.bytes)?;
-        backend.add(reduced, residual)
+        encode(out.dtype(), &self.values, &mut self.bytes);
+        backend.upload(out, partial.rows(), 0..partial.columns(), &self.bytes)
+    }
+
+    /// The magnitudes by which `weight` rounds its input, of which this rank has `x`: the largest
+    /// of all ranks. None where nothing is rounded by such.
+    ///
+    /// # Errors
+    /// The backend's; [`DeviceError::Collective`].
+    pub fn input_peaks(
+        &mut self,
+        backend: &mut B,
+        x: &B::Buffer,
+        weight: &B::Linear,
+    ) -> Result<Option<Vec<f32>>, DeviceError> {
+        let mut peaks = Vec::new();
+        backend.input_peaks(x, weight, &mut peaks)?;
+        if peaks.is_empty() || !self.shard.is_divided() {
+            return Ok(None);
+        }
+        // Each rank adds its own to zeros, so that every rank has all of them.
+        let (size, ranks) = (peaks.len(), self.shard.ranks());
+        self.values.clear();
+        self.values.resize(size * ranks, 0.0);
+        self.values[self.shard.rank() * size..][..size].copy_from_slice(&peaks);
+        self.collective.all_reduce(&mut self.values)?;
+        for theirs in self.values.chunks_exact(size) {
+            for (peak, other) in peaks.iter_mut().zip(theirs) {
+                // One that is no number makes the row none on every rank.
+                *peak = if *other > *peak || other.is_nan() { *other } else { *peak };
+            }
+        }
+        Ok(Some(peaks))
     }
 
     /// Replaces `buffer` by its sum over all ranks; nothing to do where there are no others.

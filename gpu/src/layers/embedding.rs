@@ -21,6 +21,8 @@ pub struct VocabularyTable<B: Backend> {
     pub weight: B::Linear,
     /// The token of the first row.
     pub first_token: u32,
+    /// What embeddings are multiplied by.
+    scale: Option<f32>,
 }
 
 impl<B: Backend> VocabularyTable<B> {
@@ -68,7 +70,8 @@ impl<B: Backend> VocabularyTable<B> {
         loader.quantize = quantize.map(|_| Quantize::Int8);
         let weight = loader.column_parallel(config.hidden_size, &[part]);
         loader.quantize = quantize;
-        Ok(Self { weight: weight?, first_token })
+        let scale = config.embedding_scale.map(|scale| scale as f32);
+        Ok(Self { weight: weight?, first_token, scale })
     }
 
     /// Makes the residual stream the embeddings of the step's tokens.
@@ -78,6 +81,7 @@ impl<B: Backend> VocabularyTable<B> {
     pub fn embed(&self, cx: &mut Context<B>, meta: &B::StepMeta) -> Result<(), DeviceError> {
         let residual = &mut cx.activations.residual;
         cx.backend.embed(meta, &self.weight, self.first_token, residual)?;
-        cx.group.all_reduce(&mut cx.backend, residual)
+        cx.group.all_reduce(&mut cx.backend, residual)?;
+        self.scale.map_or(Ok(()), |scale| cx.backend.scale(residual, scale))
     }
 }

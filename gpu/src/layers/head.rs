@@ -20,6 +20,8 @@ pub struct Head<B: Backend> {
     norm: RmsNorm<B>,
     /// `None` if the head is the embedding that this rank has anyway.
     own_table: Option<VocabularyTable<B>>,
+    /// Within which logits are kept.
+    cap: Option<f32>,
     /// Columns of the logits of each rank.
     widths: Vec<usize>,
     normed: B::Buffer,
@@ -40,13 +42,15 @@ impl<B: Backend> Head<B> {
         rows: usize,
         has_embedding: bool,
     ) -> Result<Self, DeviceError> {
-        let norm = RmsNorm::load(loader, NORM, config.hidden_size, config.rms_norm_eps)?;
+        let norm = RmsNorm::load(loader, config, NORM, config.hidden_size)?;
         // Some checkpoints say that they are tied and store the head all the same: the config
         // rules.
         let own_table = match (config.tie_word_embeddings, has_embedding) {
             (true, true) => None,
             (true, false) => Some(VocabularyTable::load_embedding(loader, config)?),
-            (false, _) if loader.reader.contains(rename::HEAD) => {
+            (false, _)
+                if loader.reader.contains_layer(HEAD_LAYER) || loader.reader.is_surveying() =>
+            {
                 Some(VocabularyTable::load_head(loader, config)?)
             }
             (false, _) => {
@@ -65,6 +69,7 @@ impl<B: Backend> Head<B> {
         Ok(Self {
             norm,
             own_table,
+            cap: config.logit_cap.map(|cap| cap as f32),
             widths: shard.split_all(config.vocab_size).map(|run| run.len()).collect(),
             normed: loader.backend.alloc(rows, config.hidden_size, dtype)?,
             logits: loader.backend.alloc(rows, shard.split(config.vocab_size).len(), Dtype::F32)?,
@@ -120,9 +125,13 @@ impl<B: Backend> Head<B> {
         let Context { backend, group, activations } = cx;
         backend.rms_norm(&activations.normed, self.norm.call(), &mut self.normed)?;
         backend.linear(&self.normed, &table.weight, LinearCall::STORE, &mut self.logits)?;
+        if let Some(cap) = self.cap {
+            backend.soft_cap(&mut self.logits, cap)?;
+        }
         backend.download_f32(&self.logits, &mut self.values)?;
         group.gather_columns(&self.values, &self.widths, logits)
     }
 }
 
 const NORM: &str = "norm.weight";
+const HEAD_LAYER: &str = "lm_head";

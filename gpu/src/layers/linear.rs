@@ -48,8 +48,40 @@ impl<B: Backend> RowParallel<B> {
         if !group.shard().is_divided() {
             return backend.linear(x, &self.weight, LinearCall::ADD_TO, residual);
         }
+        let peaks = group.input_peaks(backend, x, &self.weight)?;
+        let call = LinearCall { peaks: peaks.as_deref(), ..LinearCall::STORE };
         group.add_sum(backend, residual, |backend, partial| {
+            backend.linear(x, &self.weight, call, partial)
+        })
+    }
+
+    /// Puts the product into `out`, the same on every rank.
+    ///
+    /// # Errors
+    /// The backend's; [`DeviceError::Collective`].
+    pub fn store(
+        &self,
+        backend: &mut B,
+        group: &mut TensorGroup<B>,
+        x: &B::Buffer,
+        out: &mut B::Buffer,
+    ) -> Result<(), DeviceError> {
+        group.store_sum(backend, out, |backend, partial| {
             backend.linear(x, &self.weight, LinearCall::STORE, partial)
         })
+    }
+
+    /// Adds this rank's part of the product to `partial`: for what is summed over ranks together
+    /// with something else.
+    ///
+    /// # Errors
+    /// The backend's.
+    pub fn add_part(
+        &self,
+        backend: &mut B,
+        x: &B::Buffer,
+        partial: &mut B::Buffer,
+    ) -> Result<(), DeviceError> {
+        backend.linear(x, &self.weight, LinearCall::ADD_TO, partial)
     }
 }

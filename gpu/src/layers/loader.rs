@@ -49,6 +49,9 @@ impl<'a, B: Backend> Loader<'a, B> {
         in_features: usize,
         parts: &[RowPart],
     ) -> Result<B::Linear, DeviceError> {
+        if let Some(quantized) = self.quantized_columns(in_features, parts)? {
+            return Ok(quantized);
+        }
         let mut whole = Vec::with_capacity(parts.len());
         for part in parts {
             let weight = self.reader.matrix(&weight_of(&part.name), (part.rows, in_features))?;
@@ -79,6 +82,9 @@ impl<'a, B: Backend> Loader<'a, B> {
         columns: Range<usize>,
         bias: bool,
     ) -> Result<B::Linear, DeviceError> {
+        if let Some(quantized) = self.quantized_rows(name, shape, columns.clone(), bias)? {
+            return Ok(quantized);
+        }
         let weight = self.reader.matrix(&weight_of(name), shape)?;
         let weight = weight.slice_columns(columns.start, columns.len())?;
         let adds_bias = bias && self.reader.shard().is_first();
@@ -99,9 +105,82 @@ impl<'a, B: Backend> Loader<'a, B> {
         self.backend.prepare_vector(&source)
     }
 
+    /// The same, each element one more than the files say: how some models keep what norms multiply
+    /// by.
+    ///
+    /// # Errors
+    /// As [`Self::column_parallel`].
+    pub fn vector_from_one(&mut self, name: &str, size: usize) -> Result<B::Vector, DeviceError> {
+        let source = self.stored_vector(name, size)?;
+        self.reader.note(name, Held::Replicated, (size, Dtype::F32));
+        let mut bytes = Vec::with_capacity(size * Dtype::F32.size());
+        let row = source.row(0);
+        (0..size).for_each(|at| Dtype::F32.write(&mut bytes, 1.0 + source.dtype().read(row, at)));
+        self.backend.prepare_vector(&DenseMatrix::new(bytes, Dtype::F32, (1, size))?)
+    }
+
+    /// A short vector that every rank has, as the files have it to the bit: what decides a choice.
+    ///
+    /// # Errors
+    /// As [`Self::column_parallel`].
+    pub fn exact_vector(&mut self, name: &str, size: usize) -> Result<B::Vector, DeviceError> {
+        let source = self.reader.vector(name, size)?;
+        self.reader.note(name, Held::Replicated, (size, Dtype::F32));
+        self.backend.prepare_vector(&source)
+    }
+
+    /// A small product that every rank has whole and that is stored in `f32` whatever others are
+    /// stored in: what decides a choice.
+    ///
+    /// # Errors
+    /// As [`Self::column_parallel`].
+    pub fn exact(&mut self, name: &str, shape: (usize, usize)) -> Result<B::Linear, DeviceError> {
+        let weight = self.reader.matrix(&weight_of(name), shape)?;
+        if self.reader.is_surveying() {
+            return self.nothing();
+        }
+        self.reader.note(name, Held::Replicated, (shape.0 * shape.1, Dtype::F32));
+        let weights = WeightSource::Dense(vec![DensePart { weight, bias: None }]);
+        let (storage, quantize) = (Dtype::F32, None);
+        let source = LinearSource { in_features: shape.1, weights, storage, quantize };
+        self.backend.prepare_linear(&source)
+    }
+
+    /// The product with the transpose of some rows of the `[out, in]` matrix `name`: their number
+    /// are its inputs, `in` its outputs.
+    ///
+    /// # Errors
+    /// As [`Self::column_parallel`].
+    pub fn transposed(
+        &mut self,
+        name: &str,
+        shape: (usize, usize),
+        rows: Range<usize>,
+    ) -> Result<B::Linear, DeviceError> {
+        let whole = self.reader.matrix(&weight_of(name), shape)?;
+        if self.reader.is_surveying() {
+            return self.nothing();
+        }
+        let source = whole.slice_rows(rows.start, rows.len())?;
+        let (dtype, columns) = (source.dtype(), source.columns());
+        let mut bytes = Vec::with_capacity(rows.len() * columns * dtype.size());
+        for column in 0..columns {
+            for row in 0..rows.len() {
+                dtype.write(&mut bytes, dtype.read(source.row(row), column));
+            }
+        }
+        let weight = DenseMatrix::new(bytes, dtype, (columns, rows.len()))?;
+        self.reader.note(name, Held::Sharded, (columns * rows.len(), self.reader.storage()));
+        self.prepare(rows.len(), vec![DensePart { weight, bias: None }])
+    }
+
     /// A vector rounded as if it were stored like the matrices, though devices keep it in `f32`: so
     /// a float32 checkpoint run as bfloat16 gives what a converted checkpoint gives.
-    fn stored_vector(&self, name: &str, size: usize) -> Result<DenseMatrix<'a>, DeviceError> {
+    pub(super) fn stored_vector(
+        &self,
+        name: &str,
+        size: usize,
+    ) -> Result<DenseMatrix<'a>, DeviceError> {
         let (source, storage) = (self.reader.vector(name, size)?, self.reader.storage());
         if source.dtype() == storage {
             return Ok(source);
@@ -112,11 +191,22 @@ impl<'a, B: Backend> Loader<'a, B> {
         DenseMatrix::new(bytes, storage, (1, size))
     }
 
+    /// A product of one zero: what a survey gives, so that nothing is read or packed for it.
+    fn nothing(&mut self) -> Result<B::Linear, DeviceError> {
+        let weight = DenseMatrix::absent(Dtype::F32, (1, 1))?;
+        let weights = WeightSource::Dense(vec![DensePart { weight, bias: None }]);
+        let (storage, quantize) = (Dtype::F32, None);
+        self.backend.prepare_linear(&LinearSource { in_features: 1, weights, storage, quantize })
+    }
+
     fn prepare(
         &mut self,
         in_features: usize,
         parts: Vec<DensePart<'_>>,
     ) -> Result<B::Linear, DeviceError> {
+        if self.reader.is_surveying() {
+            return self.nothing();
+        }
         let (storage, quantize) = (self.reader.storage(), self.quantize);
         let weights = WeightSource::Dense(parts);
         self.backend.prepare_linear(&LinearSource { in_features, weights, storage, quantize })
@@ -127,6 +217,6 @@ fn weight_of(name: &str) -> String {
     format!("{name}.weight")
 }
 
-fn bias_of(name: &str) -> String {
+pub(super) fn bias_of(name: &str) -> String {
     format!("{name}.bias")
 }

@@ -1,9 +1,9 @@
 //! The gated feed-forward half of a decoder layer, divided over its inner width.
 
-use troupe_runtime::model::config::ModelConfig;
+use troupe_runtime::model::config::{Activation, ModelConfig};
 
 use super::{
-    context::Context,
+    context::{Context, Gated, StepActivations},
     linear::RowParallel,
     loader::{Loader, RowPart},
 };
@@ -13,36 +13,45 @@ use crate::{
     weights::Held,
 };
 
-/// `down(silu(gate(x)) * up(x))`.
+/// `down(activation(gate(x)) * up(x))`.
 #[derive(Debug)]
 pub struct GatedMlp<B: Backend> {
     gate_up: B::Linear,
+    activation: Activation,
     down: RowParallel<B>,
 }
 
 impl<B: Backend> GatedMlp<B> {
-    /// Loads the feed-forward layer of layer `layer`.
+    /// Loads the feed-forward layer `name`, such as `layers.0.mlp`, of `inner` width.
     ///
     /// # Errors
     /// As [`Loader::column_parallel`].
     pub fn load(
         loader: &mut Loader<'_, B>,
         config: &ModelConfig,
-        layer: usize,
+        name: &str,
+        inner: usize,
     ) -> Result<Self, DeviceError> {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let hidden = config.hidden_size;
         let own = loader.reader.shard().split(inner);
-        let part = |part: &str| RowPart {
-            name: format!("layers.{layer}.mlp.{part}"),
-            rows: inner,
-            own: own.clone(),
+        let part = |part: &str, rows: usize, first: usize| RowPart {
+            name: format!("{name}.{part}"),
+            rows,
+            own: first + own.start..first + own.end,
             held: Held::Sharded,
             bias: config.mlp_bias,
         };
-        let gate_up = loader.column_parallel(hidden, &[part("gate_proj"), part("up_proj")])?;
-        let down = format!("layers.{layer}.mlp.down_proj");
+        let parts = match config.fused_projections {
+            false => [part("gate_proj", inner, 0), part("up_proj", inner, 0)],
+            true => {
+                let name = "gate_up_proj";
+                [part(name, 2 * inner, 0), part(name, 2 * inner, inner)]
+            }
+        };
+        let gate_up = loader.column_parallel(hidden, &parts)?;
+        let down = format!("{name}.down_proj");
         let down = RowParallel::load(loader, &down, (hidden, inner), own, config.mlp_bias)?;
-        Ok(Self { gate_up, down })
+        Ok(Self { gate_up, activation: config.activation, down })
     }
 
     /// Adds the layer's output for the normed activations to the residual stream.
@@ -51,9 +60,41 @@ impl<B: Backend> GatedMlp<B> {
     /// The backend's; [`DeviceError::Collective`].
     pub fn forward(&self, cx: &mut Context<B>) -> Result<(), DeviceError> {
         let Context { backend, group, activations } = cx;
-        let gate_up = &mut activations.gate_up;
-        backend.linear(&activations.normed, &self.gate_up, LinearCall::STORE, gate_up)?;
-        backend.silu_mul(gate_up, &mut activations.gated)?;
-        self.down.add_to(backend, group, &activations.gated, &mut activations.residual)
+        let StepActivations { normed, gated, residual, .. } = activations;
+        self.gate(backend, normed, gated)?;
+        self.down.add_to(backend, group, &gated.gated, residual)
+    }
+
+    /// Puts the same into the branch.
+    ///
+    /// # Errors
+    /// The backend's; [`DeviceError::Collective`].
+    pub fn forward_to_branch(&self, cx: &mut Context<B>) -> Result<(), DeviceError> {
+        let Context { backend, group, activations } = cx;
+        let StepActivations { normed, gated, branch, .. } = activations;
+        self.gate(backend, normed, gated)?;
+        self.down.store(backend, group, &gated.gated, branch)
+    }
+
+    /// Everything but the last product.
+    ///
+    /// # Errors
+    /// The backend's.
+    pub fn gate(
+        &self,
+        backend: &mut B,
+        normed: &B::Buffer,
+        Gated { gate_up, gated }: &mut Gated<B>,
+    ) -> Result<(), DeviceError> {
+        backend.linear(normed, &self.gate_up, LinearCall::STORE, gate_up)?;
+        match self.activation {
+            Activation::GeluTanh => backend.gelu_mul(gate_up, gated),
+            Activation::Silu => backend.silu_mul(gate_up, gated),
+        }
+    }
+
+    /// The last product.
+    pub fn down(&self) -> &RowParallel<B> {
+        &self.down
     }
 }

@@ -2,11 +2,13 @@
 //! the other ranks of its stage where a sum runs over all of them.
 //!
 //! # Layout
-//! - [`loader`]: weights from a checkpoint onto the device, cut to this rank's share
+//! - [`loader`]: weights from a checkpoint onto the device, cut to this rank's share; `quantized`:
+//!   those of a checkpoint that is quantized
 //! - [`context`]: what layers work with: the device, the activations of the step, the other ranks
 //! - [`linear`]: products that end in the residual stream, summed over ranks
 //! - [`norm`], [`rotary`]: norms, and the frequencies of rotary position embedding
 //! - [`attention`], [`mlp`]: the two halves of a decoder layer
+//! - [`latent_attention`], [`experts`]: what some models have in their places
 //! - [`embedding`], [`head`]: the two ends of a model, divided over the vocabulary
 //!
 //! # Where ranks meet
@@ -17,9 +19,12 @@
 pub mod attention;
 pub mod context;
 pub mod embedding;
+pub mod experts;
 pub mod head;
+pub mod latent_attention;
 pub mod linear;
 pub mod loader;
 pub mod mlp;
 pub mod norm;
+mod quantized;
 pub mod rotary;

@@ -1,5 +1,7 @@
 //! Norms with their weights, which every rank has whole.
 
+use troupe_runtime::model::config::ModelConfig;
+
 use super::loader::Loader;
 use crate::{
     backend::{Backend, Norm},
@@ -14,17 +16,27 @@ pub struct RmsNorm<B: Backend> {
 }
 
 impl<B: Backend> RmsNorm<B> {
-    /// Loads the `size` weights `name`.
+    /// Loads the `size` weights `name` as the model has its norms.
     ///
     /// # Errors
     /// As [`Loader::vector`].
     pub fn load(
         loader: &mut Loader<'_, B>,
+        config: &ModelConfig,
         name: &str,
         size: usize,
-        epsilon: f64,
     ) -> Result<Self, DeviceError> {
-        Ok(Self { weight: loader.vector(name, size)?, epsilon: epsilon as f32 })
+        let weight = match config.norms_from_one {
+            true => loader.vector_from_one(name, size)?,
+            false => loader.vector(name, size)?,
+        };
+        Ok(Self { weight, epsilon: config.rms_norm_eps as f32 })
+    }
+
+    /// The same with another epsilon.
+    #[must_use]
+    pub fn with_epsilon(self, epsilon: f32) -> Self {
+        Self { epsilon, ..self }
     }
 
     /// As the backend wants it.

@@ -5,7 +5,7 @@
 
 use std::f64::consts::TAU;
 
-use troupe_runtime::model::config::{Rope, RopeScaling};
+use troupe_runtime::model::config::{ModelConfig, Rope, RopeScaling};
 
 use crate::{
     backend::{Backend, RopeSpec},
@@ -16,41 +16,70 @@ use crate::{
 #[derive(Debug)]
 pub struct Rotary<B: Backend> {
     tables: B::Rope,
+    /// Those of layers that look back over a window, if they are others.
+    windowed: Option<B::Rope>,
 }
 
 impl<B: Backend> Rotary<B> {
-    /// Tables for heads of `head_dim` elements and positions below `positions`.
+    /// Tables for positions below `positions`.
     ///
     /// # Errors
     /// [`DeviceError::OutOfMemory`].
     pub fn new(
         backend: &mut B,
-        rope: &Rope,
-        head_dim: usize,
+        config: &ModelConfig,
         positions: usize,
     ) -> Result<Self, DeviceError> {
-        let inverse_frequencies = inverse_frequencies(rope, head_dim);
-        let spec = RopeSpec {
-            inverse_frequencies: &inverse_frequencies,
-            attention_factor: 1.0,
-            positions,
+        let mut prepare = |rope: &Rope| {
+            let inverse_frequencies = inverse_frequencies(rope, config.rotary_dim);
+            let attention_factor = match rope.scaling {
+                RopeScaling::Yarn { attention_factor, .. } => attention_factor as f32,
+                RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } => 1.0,
+            };
+            let inverse_frequencies = &inverse_frequencies;
+            backend.prepare_rope(&RopeSpec { inverse_frequencies, attention_factor, positions })
         };
-        Ok(Self { tables: backend.prepare_rope(&spec)? })
+        let tables = prepare(&config.rope)?;
+        Ok(Self { tables, windowed: config.window_rope.as_ref().map(prepare).transpose()? })
     }
 
-    /// As the backend has them.
-    pub fn tables(&self) -> &B::Rope {
-        &self.tables
+    /// As the backend has them, for a layer that looks back over a window or over everything.
+    pub fn tables(&self, windowed: bool) -> &B::Rope {
+        self.windowed.as_ref().filter(|_| windowed).unwrap_or(&self.tables)
     }
 }
 
-/// Radians per position for each pair of a head's elements.
-pub fn inverse_frequencies(rope: &Rope, head_dim: usize) -> Vec<f32> {
-    let base = |pair: usize| rope.theta.powf(-((2 * pair) as f64) / head_dim as f64);
-    (0..head_dim / 2).map(|pair| scaled(rope.scaling, base(pair)) as f32).collect()
+/// Radians per position for each pair of the `dim` rotated elements of a head.
+pub fn inverse_frequencies(rope: &Rope, dim: usize) -> Vec<f32> {
+    let base = |pair: usize| rope.theta.powf(-((2 * pair) as f64) / dim as f64);
+    let kept = kept(rope, dim);
+    (0..dim / 2).map(|pair| scaled(rope.scaling, base(pair), &kept, pair) as f32).collect()
 }
 
-fn scaled(scaling: RopeScaling, frequency: f64) -> f64 {
+/// How much of each pair's frequency YaRN keeps, by the pair's number.
+fn kept(rope: &Rope, dim: usize) -> impl Fn(usize) -> f64 {
+    let (mut low, mut high) = (0.0, 0.0);
+    if let RopeScaling::Yarn { beta_fast, beta_slow, truncate, original_max_position, .. } =
+        rope.scaling
+    {
+        // The pair that turns so often within the context that the model was first trained with.
+        let pair = |turns: f64| {
+            let positions = original_max_position as f64;
+            dim as f64 * (positions / (turns * TAU)).ln() / (2.0 * rope.theta.ln())
+        };
+        (low, high) = (pair(beta_fast), pair(beta_slow));
+        if truncate {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        (low, high) = (low.max(0.0), high.min((dim - 1) as f64));
+        if low == high {
+            high += 0.001;
+        }
+    }
+    move |pair| 1.0 - ((pair as f64 - low) / (high - low)).clamp(0.0, 1.0)
+}
+
+fn scaled(scaling: RopeScaling, frequency: f64, kept: &impl Fn(usize) -> f64, pair: usize) -> f64 {
     match scaling {
         RopeScaling::None => frequency,
         RopeScaling::Linear { factor } => frequency / factor,
@@ -64,6 +93,10 @@ fn scaled(scaling: RopeScaling, frequency: f64) -> f64 {
             let turns = original_max_position as f64 * frequency / TAU;
             let kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
             let kept = kept.clamp(0.0, 1.0);
+            frequency * (kept + (1.0 - kept) / factor)
+        }
+        RopeScaling::Yarn { factor, .. } => {
+            let kept = kept(pair);
             frequency * (kept + (1.0 - kept) / factor)
         }
     }
@@ -92,8 +125,29 @@ mod tests {
         let fast = TAU / 64.0 * 5.0;
         let slow = TAU / 64.0 * 0.5;
         let between = TAU / 64.0 * 2.5;
-        assert_eq!(scaled(scaling, fast), fast);
-        assert!((scaled(scaling, slow) - slow / 8.0).abs() < 1e-15);
-        assert!((scaled(scaling, between) - between * (0.5 + 0.5 / 8.0)).abs() < 1e-15);
+        let scaled = |frequency| scaled(scaling, frequency, &|_| 0.0, 0);
+        assert_eq!(scaled(fast), fast);
+        assert!((scaled(slow) - slow / 8.0).abs() < 1e-15);
+        assert!((scaled(between) - between * (0.5 + 0.5 / 8.0)).abs() < 1e-15);
+    }
+
+    #[test]
+    fn yarn_keeps_pairs_that_turn_often_and_slows_those_that_turn_seldom() {
+        let scaling = RopeScaling::Yarn {
+            factor: 8.0,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            truncate: true,
+            attention_factor: 1.0,
+            original_max_position: 4096,
+        };
+        let plain = Rope { theta: 10_000.0, scaling: RopeScaling::None };
+        let (plain, found) =
+            (inverse_frequencies(&plain, 64), inverse_frequencies(&Rope { scaling, ..plain }, 64));
+        // The ramp goes from the pair that turns 32 times, 10.47, to the one that turns once, 22.5.
+        assert_eq!(found[..=10], plain[..=10]);
+        assert!((23..32).all(|pair| (found[pair] / plain[pair] - 0.125).abs() < 1e-6));
+        let half = plain[16] * (1.0 - 6.0 / 13.0 + 6.0 / 13.0 / 8.0);
+        assert!((found[16] - half).abs() < 1e-7, "{} is not {half}", found[16]);
     }
 }

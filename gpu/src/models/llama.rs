@@ -6,11 +6,14 @@
 //! | Mistral | looks back over a window | `attention` |
 //! | Qwen2 | biases on query, key and value products | `qkv_bias` |
 //! | Qwen3 | norms on query and key heads, no biases | `qk_norm` |
+//! | Phi-3 | one matrix for query, key and value, one for gate and up | `fused_projections` |
+//! | Mixtral | experts in every layer, under names of their own | `experts` |
+//! | Qwen3-MoE | Qwen3 with experts in some layers | `experts` |
 //!
 //! A layer is `x += attention(norm(x))`, then `x += mlp(norm(x))`, with the residual stream `x` in
 //! the context. At a stage's end `x` is complete, so where stages meet changes no bit.
 
-use troupe_runtime::model::config::ModelConfig;
+use troupe_runtime::model::config::{Architecture, ModelConfig};
 
 use super::{Decoder, LayerPlace};
 use crate::{
@@ -19,8 +22,8 @@ use crate::{
     layers::{
         attention::{Attention, head_shape},
         context::{Context, Pass, Widths},
+        experts::{ExpertNames, FeedForward},
         loader::Loader,
-        mlp::GatedMlp,
         norm::RmsNorm,
     },
     shape::KvAt,
@@ -38,7 +41,7 @@ struct Layer<B: Backend> {
     input_norm: RmsNorm<B>,
     attention: Attention<B>,
     post_attention_norm: RmsNorm<B>,
-    mlp: GatedMlp<B>,
+    mlp: FeedForward<B>,
     at: KvAt,
 }
 
@@ -53,6 +56,7 @@ pub fn widths(config: &ModelConfig, shard: Shard) -> Result<Widths, DeviceError>
         qkv: heads.fused_columns(),
         attended: heads.query_columns(),
         gated: shard.split(config.intermediate_size).len(),
+        ..Widths::default()
     })
 }
 
@@ -85,14 +89,18 @@ impl<B: Backend> Layer<B> {
         config: &ModelConfig,
         LayerPlace { layer, at }: LayerPlace,
     ) -> Result<Self, DeviceError> {
-        let (hidden, epsilon) = (config.hidden_size, config.rms_norm_eps);
+        let hidden = config.hidden_size;
+        let names = match config.architecture {
+            Architecture::Mixtral => MIXTRAL,
+            _ => ExpertNames::USUAL,
+        };
         let input_norm = format!("layers.{layer}.input_layernorm.weight");
         let post_norm = format!("layers.{layer}.post_attention_layernorm.weight");
         Ok(Self {
-            input_norm: RmsNorm::load(loader, &input_norm, hidden, epsilon)?,
+            input_norm: RmsNorm::load(loader, config, &input_norm, hidden)?,
             attention: Attention::load(loader, config, layer, at)?,
-            post_attention_norm: RmsNorm::load(loader, &post_norm, hidden, epsilon)?,
-            mlp: GatedMlp::load(loader, config, layer)?,
+            post_attention_norm: RmsNorm::load(loader, config, &post_norm, hidden)?,
+            mlp: FeedForward::load(loader, config, layer, names)?,
             at,
         })
     }
@@ -106,3 +114,6 @@ impl<B: Backend> Layer<B> {
         Ok(())
     }
 }
+
+const MIXTRAL: ExpertNames =
+    ExpertNames { block: "block_sparse_moe", products: ["w1", "w3", "w2"] };

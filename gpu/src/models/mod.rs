@@ -1,12 +1,17 @@
 //! Model architectures: which file wires which, as one table.
 //!
 //! # Layout
-//! - [`llama`]: Llama, Mistral, Qwen2, Qwen3: one wiring with small differences
+//! - [`llama`]: Llama, Mistral, Qwen2, Qwen3, Phi-3, Mixtral, Qwen3-MoE: one wiring with small
+//!   differences
+//! - [`gemma`]: Gemma 2 and 3
+//! - [`deepseek`]: DeepSeek V2, V2-Lite, V3, R1
 //!
 //! A model file is wiring plus weight names, generic over the device, and ignorant of how many
 //! ranks and stages there are: layers know their rank, and a stage is given the range of its
 //! layers.
 
+pub mod deepseek;
+pub mod gemma;
 pub mod llama;
 
 use std::ops::Range;
@@ -57,9 +62,19 @@ pub struct LayerPlace {
 /// The table.
 pub fn family<B: Backend>(architecture: Architecture) -> Family<B> {
     match architecture {
-        Architecture::Llama | Architecture::Mistral | Architecture::Qwen2 | Architecture::Qwen3 => {
-            Family { widths: llama::widths, load: llama::load }
+        Architecture::DeepseekV2 | Architecture::DeepseekV3 => {
+            Family { widths: deepseek::widths, load: deepseek::load }
         }
+        Architecture::Gemma2 | Architecture::Gemma3 => {
+            Family { widths: gemma::widths, load: gemma::load }
+        }
+        Architecture::Llama
+        | Architecture::Mistral
+        | Architecture::Mixtral
+        | Architecture::Phi3
+        | Architecture::Qwen2
+        | Architecture::Qwen3
+        | Architecture::Qwen3Moe => Family { widths: llama::widths, load: llama::load },
     }
 }
 

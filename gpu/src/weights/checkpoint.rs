@@ -1,5 +1,5 @@
 //! All weight files of a model folder: `model.safetensors`, or the files that
-//! `model.safetensors.index.json` lists.
+//! `model.safetensors.index.json` lists; or a GGUF file, which is a folder in itself.
 //!
 //! Every file is mapped and every name of the index is looked up at once, so that a missing or
 //! damaged shard fails the load at its start on every rank, not later on one.
@@ -10,8 +10,9 @@ use std::{
 };
 
 use serde::Deserialize;
+use troupe_runtime::model::gguf;
 
-use super::safetensors::{Tensor, TensorFile};
+use super::safetensors::{RawTensor, Tensor, TensorFile};
 use crate::error::DeviceError;
 
 /// A model's weights, found by name.
@@ -30,11 +31,14 @@ struct Index {
 }
 
 impl Checkpoint {
-    /// Maps all weight files in `folder`.
+    /// Maps all weight files in `folder`, or the file that it is.
     ///
     /// # Errors
     /// [`DeviceError::Weights`] naming the file that is missing or wrong.
     pub fn open(folder: &Path) -> Result<Self, DeviceError> {
+        if gguf::is_gguf(folder) && folder.is_file() {
+            return Self::single(folder, folder.to_owned());
+        }
         let index = folder.join(INDEX);
         if index.is_file() {
             return Self::indexed(folder, &index);
@@ -44,7 +48,11 @@ impl Checkpoint {
             let why = format!("there is neither {SINGLE} nor {INDEX}");
             return Err(DeviceError::Weights { path: folder.to_owned(), why });
         }
-        let file = TensorFile::open(single)?;
+        Self::single(folder, single)
+    }
+
+    fn single(folder: &Path, file: PathBuf) -> Result<Self, DeviceError> {
+        let file = TensorFile::open(file)?;
         let index = file.names().map(|name| (name.to_owned(), 0)).collect();
         Ok(Self { folder: folder.to_owned(), files: vec![file], index })
     }
@@ -105,6 +113,20 @@ impl Checkpoint {
     /// # Errors
     /// [`DeviceError::Weights`] if there is none or it is of a type that nothing computes with.
     pub fn tensor(&self, name: &str) -> Result<(&Path, Tensor<'_>), DeviceError> {
+        let file = self.file_with(name)?;
+        Ok((file.path(), file.tensor(name)?))
+    }
+
+    /// A tensor of any type with the file that has it.
+    ///
+    /// # Errors
+    /// [`DeviceError::Weights`] if there is none.
+    pub fn raw(&self, name: &str) -> Result<(&Path, RawTensor<'_>), DeviceError> {
+        let file = self.file_with(name)?;
+        Ok((file.path(), file.raw(name)?))
+    }
+
+    fn file_with(&self, name: &str) -> Result<&TensorFile, DeviceError> {
         let Some(&number) = self.index.get(name) else {
             let path = match self.files.as_slice() {
                 [only] => only.path().to_owned(),
@@ -112,8 +134,7 @@ impl Checkpoint {
             };
             return Err(DeviceError::Weights { path, why: format!("tensor `{name}` is missing") });
         };
-        let file = &self.files[number];
-        Ok((file.path(), file.tensor(name)?))
+        Ok(&self.files[number])
     }
 }
 

@@ -5,7 +5,8 @@
 //! - [`checkpoint`]: all files of a model, single or listed in an index
 //! - [`rename`]: the two ways in which checkpoints prefix their names
 //! - [`shard`]: which rows, columns and heads are a rank's own
-//! - [`reader`]: a checkpoint as one rank reads it: shapes checked, bytes counted
+//! - [`reader`]: a checkpoint as one rank reads it: shapes checked, bytes counted; `survey`: all
+//!   that does not fit, at once
 //! - `map`: the one memory map, and the one `unsafe` of this folder
 //!
 //! A weight file comes from outside. Every number in it is checked before it is used, and an error
@@ -17,10 +18,11 @@ pub mod reader;
 pub mod rename;
 pub mod safetensors;
 pub mod shard;
+mod survey;
 
 pub use self::{
     checkpoint::Checkpoint,
     reader::{Held, Holding, WeightReader},
-    safetensors::Tensor,
+    safetensors::{RawTensor, Tensor},
     shard::{HeadShare, Shard},
 };

@@ -16,13 +16,15 @@ pub fn prefix(checkpoint: &Checkpoint) -> &'static str {
 
 /// The name of a decoder's tensor as the checkpoint has it.
 pub fn full_name(prefix: &str, name: &str) -> String {
-    if name == HEAD { name.to_owned() } else { format!("{prefix}{name}") }
+    if name.starts_with(HEAD_PREFIX) { name.to_owned() } else { format!("{prefix}{name}") }
 }
 
 /// The token embedding, which every decoder has.
 pub const EMBEDDING: &str = "embed_tokens.weight";
 /// The output head, which stands outside the decoder.
 pub const HEAD: &str = "lm_head.weight";
+/// What the names of the head's tensors begin with, quantized or not.
+const HEAD_PREFIX: &str = "lm_head.";
 const PREFIXES: [&str; 2] = ["model.", ""];
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 //!
 //! Everything is checked before anything is lent out: the header's length is bounded, each tensor
 //! lies within the file, is as long as its shape and type say, and overlaps no other. Tensors of
-//! types that we do not compute with (integers, packed formats) are allowed to be there; asking for
-//! them is the error.
+//! types that we do not compute with (integers, packed formats) are given as they are to who asks
+//! for those; asking for them as floats is an error.
 
 use std::{collections::BTreeMap, fmt, ops::Range, path::PathBuf};
 
@@ -11,6 +11,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{Error as _, IgnoredAny, MapAccess, Visitor},
 };
+use troupe_runtime::model::gguf::{self, Gguf, TensorInfo};
 
 use super::map::FileMap;
 use crate::{dtype::Dtype, error::DeviceError};
@@ -30,6 +31,17 @@ pub struct TensorFile {
 pub struct Tensor<'a> {
     /// Element type.
     pub dtype: Dtype,
+    /// Outermost dimension first.
+    pub shape: &'a [usize],
+    /// Row-major, little-endian; exactly as long as type and shape say.
+    pub bytes: &'a [u8],
+}
+
+/// A tensor of any type, as it lies in its file.
+#[derive(Clone, Copy, Debug)]
+pub struct RawTensor<'a> {
+    /// Element type as the header names it.
+    pub dtype: &'a str,
     /// Outermost dimension first.
     pub shape: &'a [usize],
     /// Row-major, little-endian; exactly as long as type and shape say.
@@ -56,10 +68,28 @@ impl TensorFile {
     /// [`DeviceError::Weights`] naming the file and, if one is at fault, the tensor.
     pub fn open(path: PathBuf) -> Result<Self, DeviceError> {
         let map = FileMap::open(&path)?;
+        if gguf::is_gguf(&path) {
+            return Self::of_gguf(path, map);
+        }
         match parse(map.bytes()) {
             Ok((data, tensors)) => Ok(Self { path, map, data, tensors }),
             Err(why) => Err(DeviceError::Weights { path, why }),
         }
+    }
+
+    /// The tensors of a GGUF file, by the names that checkpoints have for them.
+    fn of_gguf(path: PathBuf, map: FileMap) -> Result<Self, DeviceError> {
+        let bytes = map.bytes();
+        let header = Gguf::parse(&path, bytes, bytes.len() as u64)
+            .map_err(|error| DeviceError::Weights { path: path.clone(), why: error.to_string() })?;
+        let entry = |info: TensorInfo| {
+            // Within the mapping, so within what an index can be.
+            let (start, end) = (info.offset as usize, (info.offset + info.bytes) as usize);
+            let dtype = info.kind.name().to_owned();
+            Entry { dtype, shape: info.shape, data_offsets: (start, end) }
+        };
+        let tensors = header.tensors.into_iter().map(|(name, info)| (name, entry(info)));
+        Ok(Self { tensors: tensors.collect(), data: header.data as usize, path, map })
     }
 
     /// Where it is.
@@ -87,16 +117,27 @@ impl TensorFile {
     /// # Errors
     /// [`DeviceError::Weights`] if it is not there or of a type that nothing computes with.
     pub fn tensor(&self, name: &str) -> Result<Tensor<'_>, DeviceError> {
-        let fail = |why| DeviceError::Weights { path: self.path.clone(), why };
-        let entry =
-            self.tensors.get(name).ok_or_else(|| fail(format!("tensor `{name}` is missing")))?;
-        let dtype = Dtype::from_safetensors(&entry.dtype).ok_or_else(|| {
-            let found = &entry.dtype;
-            fail(format!("tensor `{name}` is of type {found}; F32, F16 and BF16 are supported"))
+        let RawTensor { dtype: found, shape, bytes } = self.raw(name)?;
+        let dtype = Dtype::from_safetensors(found).ok_or_else(|| {
+            let why =
+                format!("tensor `{name}` is of type {found}; F32, F16 and BF16 are supported");
+            DeviceError::Weights { path: self.path.clone(), why }
+        })?;
+        Ok(Tensor { dtype, shape, bytes })
+    }
+
+    /// A tensor of any type.
+    ///
+    /// # Errors
+    /// [`DeviceError::Weights`] if it is not there.
+    pub fn raw(&self, name: &str) -> Result<RawTensor<'_>, DeviceError> {
+        let entry = self.tensors.get(name).ok_or_else(|| {
+            let why = format!("tensor `{name}` is missing");
+            DeviceError::Weights { path: self.path.clone(), why }
         })?;
         let (start, end) = entry.data_offsets;
         let bytes = &self.map.bytes()[self.data + start..self.data + end];
-        Ok(Tensor { dtype, shape: &entry.shape, bytes })
+        Ok(RawTensor { dtype: &entry.dtype, shape: &entry.shape, bytes })
     }
 }
 

@@ -21,11 +21,12 @@ use troupe_runtime::{
 
 use crate::{
     golden,
-    ranks::{F32_MODELS, Layout, Ranks, Sequence, batch, request},
+    ranks::{EXPERT_MODELS, F32_MODELS, Layout, Ranks, Sequence, batch, request},
 };
 
 fn models() -> impl Iterator<Item = std::path::PathBuf> {
-    let mut models = F32_MODELS.iter().filter_map(|model| golden::model(model)).peekable();
+    let names = F32_MODELS.iter().chain(&EXPERT_MODELS);
+    let mut models = names.filter_map(|model| golden::model(model)).peekable();
     assert!(models.peek().is_some(), "no model is in {}", golden::dir().display());
     models
 }
@@ -160,6 +161,40 @@ fn a_wrong_shape_is_named_with_both() {
         config.attention.push(AttentionSpan::Full);
     });
     assert!(why.contains("is missing") && why.contains("layers."), "{why}");
+}
+
+#[test]
+fn everything_that_does_not_fit_is_listed_at_once() {
+    // A layer's product by another name, one that is too long, and a bias that nobody knows.
+    let (_, why) = damaged(|folder, config| {
+        let path = folder.join("model.safetensors");
+        let bytes = fs::read(&path).unwrap();
+        let renamed = [
+            ("layers.1.self_attn.o_proj.weight", "layers.1.self_attn.out_pro.weight"),
+            ("layers.2.mlp.down_proj.weight", "layers.2.mlp.down_projs.bias"),
+        ];
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let mut header = String::from_utf8(bytes[8..8 + length].to_vec()).unwrap();
+        for (from, to) in renamed {
+            assert!(header.contains(from), "{from}");
+            header = header.replace(from, to);
+        }
+        let mut written = (header.len() as u64).to_le_bytes().to_vec();
+        written.extend(header.into_bytes());
+        written.extend(&bytes[8 + length..]);
+        fs::write(path, written).unwrap();
+        config.vocab_size += 1;
+    });
+    for part in [
+        "5 tensors do not fit",
+        "`model.layers.1.self_attn.o_proj.weight` is missing",
+        "`model.layers.1.self_attn.out_pro.weight` has no use",
+        "`model.layers.2.mlp.down_proj.weight` is missing",
+        "`model.layers.2.mlp.down_projs.bias` has no use",
+        "embed_tokens.weight` has shape",
+    ] {
+        assert!(why.contains(part), "{why} does not say {part}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod cpu;
 mod cpu_attention;
+mod cpu_layers;
 #[allow(dead_code)]
 #[path = "../../../tests/support/fuzz.rs"]
 mod fuzz_inputs;
@@ -13,5 +14,6 @@ mod golden;
 mod hostile;
 mod loading;
 mod parity;
+mod quantized;
 mod ranks;
 mod sampling;

@@ -44,6 +44,14 @@ pub enum ModelError {
         /// What could stand there.
         expected: String,
     },
+    /// A GGUF file is damaged, or has what is not read.
+    #[error("{} is no GGUF file that can be used: {reason}", file.display())]
+    Gguf {
+        /// Which.
+        file: PathBuf,
+        /// What is wrong, and what would be right.
+        reason: String,
+    },
     /// The model cannot be divided over that many devices.
     #[error(transparent)]
     Sharding(#[from] super::sharding::ShardingError),

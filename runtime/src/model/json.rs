@@ -52,6 +52,11 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// An object that stands somewhere below field `name`; errors name that field.
+    pub(super) fn within(&self, name: &'a str, map: &'a Map<String, Value>) -> Self {
+        Self { file: self.file, prefix: name, map }
+    }
+
     /// The value, unless absent or null.
     pub(super) fn get(&self, name: &str) -> Option<&'a Value> {
         self.map.get(name).filter(|value| !value.is_null())
@@ -141,6 +146,23 @@ impl<'a> Fields<'a> {
         };
         let texts = value.as_array().and_then(|list| list.iter().map(Value::as_str).collect());
         texts.map(Some).ok_or_else(|| self.wrong(name, "it must be a list of texts"))
+    }
+
+    /// A list of whole numbers below `end`, if there.
+    pub(super) fn integers(
+        &self,
+        name: &str,
+        end: usize,
+    ) -> Result<Option<Vec<usize>>, ModelError> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        let one = |value: &Value| {
+            value.as_u64().and_then(|number| usize::try_from(number).ok()).filter(|at| *at < end)
+        };
+        let all = value.as_array().and_then(|list| list.iter().map(one).collect());
+        let expected = || format!("it must be a list of whole numbers below {end}");
+        all.map(Some).ok_or_else(|| self.wrong(name, expected()))
     }
 
     /// One token id or a list of them; empty if absent. Each must be below `vocab_size`.

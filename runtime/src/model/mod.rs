@@ -5,6 +5,7 @@
 //! - [`source`]: from `MODEL` on a command line to files on this machine, and their digests
 //! - [`fetch`]: models that are not on this machine yet: from the hub, a bucket, a web server
 //! - [`config`]: `config.json` and `generation_config.json` as typed values
+//! - [`gguf`]: the same out of llama.cpp's one file
 //! - [`sharding`]: over how many ranks a model can be divided
 //! - [`tokenizer`], [`tokenizer_config`]: text to token ids and back
 //! - [`detokenize`]: token ids to text as they come
@@ -21,6 +22,7 @@ pub mod config;
 pub mod detokenize;
 pub mod error;
 pub mod fetch;
+pub mod gguf;
 pub mod grammar;
 mod guard;
 mod json;

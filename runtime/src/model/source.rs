@@ -1,8 +1,8 @@
 //! What `MODEL` on a command line may be, and the files that a model's folder holds.
 //!
-//! A directory, a `file://` URI, a name on the Hugging Face hub (`org/name`, `hf://org/name`, either
-//! with `@revision`), a bucket (`s3://`, `gs://`) or a folder on a web server (`https://`). Here
-//! they are looked up on this machine: as a folder, or as a copy in a cache.
+//! A directory, a GGUF file, a `file://` URI of either, a name on the Hugging Face hub (`org/name`,
+//! `hf://org/name`, either with `@revision`), a bucket (`s3://`, `gs://`) or a folder on a web server
+//! (`https://`). Here they are looked up on this machine: as a folder, or as a copy in a cache.
 //! [`fetch`](super::fetch) brings what is not here.
 
 mod files;
@@ -13,14 +13,14 @@ use std::path::{Path, PathBuf};
 pub use self::files::ModelFiles;
 pub(crate) use self::files::{ModelDigest, WeightParts, weight_names};
 pub use super::fetch::ModelAccess;
-use super::{error::ModelError, fetch::copies};
+use super::{error::ModelError, fetch::copies, gguf};
 
 /// Where a model's files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelSource {
     /// What the user wrote.
     pub name: String,
-    /// The folder on this machine.
+    /// The folder on this machine, or a GGUF file, which is a folder in itself.
     pub folder: PathBuf,
 }
 
@@ -97,11 +97,14 @@ impl ModelSource {
 }
 
 fn directory(model: &str, path: &Path) -> Result<PathBuf, ModelError> {
-    if path.is_dir() {
+    if path.is_dir() || (gguf::is_gguf(path) && path.is_file()) {
         return Ok(path.to_owned());
     }
     let what = match path.is_file() {
-        true => "is a file; name the folder that holds `config.json` and the weights",
+        true => {
+            "is a file, and none whose name ends with `.gguf`; name the folder that holds \
+             `config.json` and the weights"
+        }
         false => {
             "is no folder on this machine, nor a name on the hub such as `org/name`; name the \
              folder that holds `config.json` and the weights"

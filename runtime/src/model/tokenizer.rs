@@ -13,7 +13,12 @@ use std::path::{Path, PathBuf};
 use tokenizers::{PostProcessorWrapper, processors::template::TemplateProcessing};
 
 use super::{
-    config::ModelConfig, detokenize::Decoding, error::ModelError, guard::guarded, json,
+    config::ModelConfig,
+    detokenize::Decoding,
+    error::ModelError,
+    gguf::{self, Gguf},
+    guard::guarded,
+    json,
     tokenizer_config::TokenizerConfig,
 };
 
@@ -40,12 +45,16 @@ pub enum SpecialTokens {
 pub struct TokenizeError(String);
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`; `config` is what stands beside it.
+    /// Reads `tokenizer.json` or what a GGUF file has instead; `config` is what stands beside it.
     ///
     /// # Errors
     /// [`ModelError`] if the file cannot be read or understood.
     pub fn load(file: &Path, config: &TokenizerConfig) -> Result<Self, ModelError> {
-        Self::parse(file, &json::read_bounded(file, MAX_BYTES)?, config)
+        let bytes = match gguf::is_gguf(file) {
+            true => Gguf::open(file)?.tokenizer()?,
+            false => json::read_bounded(file, MAX_BYTES)?,
+        };
+        Self::parse(file, &bytes, config)
     }
 
     /// Parses the bytes of a `tokenizer.json`; `file` is for errors only.

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{
     error::ModelError,
+    gguf::{self, Gguf},
     json::{self, Fields},
 };
 
@@ -39,6 +40,9 @@ impl TokenizerConfig {
     /// [`ModelError`] naming file and field.
     pub fn load(config: Option<&Path>, special: Option<&Path>) -> Result<Self, ModelError> {
         let mut loaded = Self::default();
+        if let Some(file) = config.filter(|file| gguf::is_gguf(file)) {
+            return Gguf::open(file)?.tokenizer_config();
+        }
         if let Some(file) = config {
             let map = json::parse_object(file, &json::read_bounded(file, MAX_BYTES)?)?;
             let fields = Fields::new(file, &map);

@@ -88,6 +88,7 @@ impl Flag<'_> {
         match self.name {
             "dtype" => flags.dtype = self.one_of(&DTYPES),
             "quantization" => flags.quantization = self.one_of(&QUANTIZATIONS),
+            "kv-cache-dtype" => flags.kv_cache_dtype = self.kv_cache_dtype(),
             "max-model-len" => flags.max_model_len = self.count(),
             "max-num-seqs" => flags.max_num_seqs = self.count(),
             "max-num-batched-tokens" => flags.max_num_batched_tokens = self.count(),
@@ -158,6 +159,10 @@ impl Flag<'_> {
     /// A number of GiB, in bytes.
     fn gib(&self) -> Option<u64> {
         super::flags::gib(self.value()?).map_err(|why| self.problem(why)).ok()
+    }
+
+    fn kv_cache_dtype(&self) -> Option<String> {
+        super::flags::kv_cache_dtype(self.value()?).map_err(|why| self.problem(why)).ok()
     }
 
     /// A flag that is said or not; `=true` and `=false` are understood too.

@@ -21,6 +21,9 @@ pub struct EngineFlags {
     /// `--quantization`: integers that weights are rounded to when they are loaded, `int8` or
     /// `int4`.
     pub quantization: Option<String>,
+    /// `--kv-cache-dtype`: what keys and values are stored as: `auto`, `float32`, `bfloat16`,
+    /// `float16`, `int8`.
+    pub kv_cache_dtype: Option<String>,
     /// `--block-size`: tokens per KV block.
     pub block_size: Option<u32>,
     /// `--num-gpu-blocks-override`: KV blocks, whatever the memory.
@@ -94,6 +97,7 @@ impl EngineFlags {
         let texts = [
             ("--dtype", &self.dtype),
             ("--quantization", &self.quantization),
+            ("--kv-cache-dtype", &self.kv_cache_dtype),
             ("--scheduling-policy", &self.scheduling_policy),
             ("--cpu-path", &self.cpu_path),
             ("--kv-transfer-shm", &self.kv_transfer_shm),
@@ -134,12 +138,37 @@ pub fn gib(text: &str) -> Result<u64, String> {
     })
 }
 
+/// A type that keys and values can be stored as. vLLM's names that begin with `fp8` are known and
+/// refused.
+///
+/// # Errors
+/// What would be right.
+pub fn kv_cache_dtype(text: &str) -> Result<String, String> {
+    match text {
+        name if KV_CACHE_DTYPES.contains(&name) => Ok(name.to_owned()),
+        name if name.starts_with("fp8") => Err(format!(
+            "is {name}, for devices that compute in it, of which there is none here: int8 is as \
+             small"
+        )),
+        name => Err(format!("must be one of {}, got {name}", KV_CACHE_DTYPES.join(", "))),
+    }
+}
+
+const KV_CACHE_DTYPES: [&str; 7] =
+    ["auto", "float32", "float", "bfloat16", "float16", "half", "int8"];
 const GIB: f64 = (1_u64 << 30) as f64;
 const MOST_BYTES: f64 = (1_u64 << 52) as f64;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kv_types_are_told_apart() {
+        assert_eq!(kv_cache_dtype("int8"), Ok("int8".to_owned()));
+        assert!(kv_cache_dtype("fp8_e4m3").is_err_and(|why| why.contains("int8 is as small")));
+        assert!(kv_cache_dtype("int4").is_err_and(|why| why.contains("bfloat16")));
+    }
 
     #[test]
     fn sizes_are_read_as_they_are_written() {

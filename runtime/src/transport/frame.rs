@@ -1,11 +1,14 @@
 //! A frame as bytes on a stream, and back.
 //!
 //! ```text
-//! u32 message length | u32 tensor length | u32 flags, 0 in this version | message | tensor
+//! u32 message length | u32 tensor length | u32 where the tensor is | message | tensor
 //! ```
-//! Numbers are little-endian. Lengths are checked before anything is kept, and memory for a frame
-//! grows with the bytes that have come: a claim of 256 MiB costs its sender 256 MiB, and us nothing
-//! until then. Nothing here reads or writes: the carrier feeds chunks and takes frames.
+//! Numbers are little-endian. A tensor is behind its message (0), or comes by another way that the
+//! carrier has beside the stream (1); that there is such a way is told by a message of the
+//! carrier's own (2). Only one that laid such a way speaks of it, so whoever has none sees nothing
+//! but 0. Lengths are checked before anything is kept, and memory for a frame grows with the bytes
+//! that have come: a claim of 256 MiB costs its sender 256 MiB, and us nothing until then. Nothing
+//! here reads or writes: the carrier feeds chunks and takes frames.
 
 use std::collections::VecDeque;
 
@@ -24,6 +27,27 @@ const FIRST_BUFFER_BYTES: usize = 64 << 10;
 struct Header {
     message: usize,
     tensor: usize,
+    place: Place,
+}
+
+/// Where a frame's tensor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Behind = 0,
+    Apart = 1,
+    /// There is no tensor: the message is the carrier's own.
+    Word = 2,
+}
+
+/// What comes off a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    /// A whole frame.
+    Frame(Frame),
+    /// A frame's message, whose tensor of so many bytes comes by the carrier's other way.
+    Apart(Bytes, usize),
+    /// What the carrier itself says.
+    Word(Bytes),
 }
 
 /// Turns chunks of a stream into frames.
@@ -45,14 +69,27 @@ pub(super) struct FrameReader {
 /// # Errors
 /// [`LinkError::Malformed`] if no receiver would take it.
 pub(super) fn chunks_of(frame: Frame) -> Result<[Bytes; 3], LinkError> {
-    let header = Header { message: frame.message.len(), tensor: frame.tensor.len() };
-    header.check()?;
-    let mut bytes = BytesMut::with_capacity(HEADER_BYTES);
-    // Checked to be far below 4 GiB.
-    bytes.put_u32_le(header.message as u32);
-    bytes.put_u32_le(header.tensor as u32);
-    bytes.put_u32_le(0);
-    Ok([bytes.freeze(), frame.message, frame.tensor])
+    let (message, tensor) = (frame.message.len(), frame.tensor.len());
+    let header = Header { message, tensor, place: Place::Behind };
+    Ok([header.to_bytes()?, frame.message, frame.tensor])
+}
+
+/// The chunks to write for a message whose tensor, of so many bytes, goes by another way.
+///
+/// # Errors
+/// As [`chunks_of`].
+pub(super) fn chunks_apart(message: Bytes, tensor: usize) -> Result<[Bytes; 2], LinkError> {
+    let header = Header { message: message.len(), tensor, place: Place::Apart };
+    Ok([header.to_bytes()?, message])
+}
+
+/// The chunks to write for a word of the carrier's own.
+///
+/// # Errors
+/// As [`chunks_of`].
+pub(super) fn chunks_of_word(word: Bytes) -> Result<[Bytes; 2], LinkError> {
+    let header = Header { message: word.len(), tensor: 0, place: Place::Word };
+    Ok([header.to_bytes()?, word])
 }
 
 // === impl Header ===
@@ -68,16 +105,36 @@ impl Header {
                 return Err(LinkError::Malformed(why));
             }
         }
-        Ok(self)
+        match self.place {
+            Place::Word if self.tensor > 0 => {
+                Err(LinkError::Malformed("a word of the carrier's has a tensor".into()))
+            }
+            _ => Ok(self),
+        }
+    }
+
+    fn to_bytes(self) -> Result<Bytes, LinkError> {
+        self.check()?;
+        let mut bytes = BytesMut::with_capacity(HEADER_BYTES);
+        // Checked to be far below 4 GiB.
+        bytes.put_u32_le(self.message as u32);
+        bytes.put_u32_le(self.tensor as u32);
+        bytes.put_u32_le(self.place as u32);
+        Ok(bytes.freeze())
     }
 
     fn parse(mut bytes: Bytes) -> Result<Self, LinkError> {
-        let header =
-            Self { message: bytes.get_u32_le() as usize, tensor: bytes.get_u32_le() as usize };
-        match bytes.get_u32_le() {
-            0 => header.check(),
-            flags => Err(LinkError::Malformed(format!("flags {flags:#x} are not known here"))),
-        }
+        let (message, tensor) = (bytes.get_u32_le() as usize, bytes.get_u32_le() as usize);
+        let place = match bytes.get_u32_le() {
+            0 => Place::Behind,
+            1 => Place::Apart,
+            2 => Place::Word,
+            place => {
+                let why = format!("a tensor at {place:#x}: no such place is known here");
+                return Err(LinkError::Malformed(why));
+            }
+        };
+        Self { message, tensor, place }.check()
     }
 }
 
@@ -92,8 +149,8 @@ impl FrameReader {
         }
     }
 
-    /// The next whole frame, or `None` until more is fed.
-    pub(super) fn next(&mut self) -> Result<Option<Frame>, LinkError> {
+    /// The next piece that is whole, or `None` until more is fed.
+    pub(super) fn next(&mut self) -> Result<Option<Piece>, LinkError> {
         let header = match self.header {
             Some(header) => header,
             None => {
@@ -105,9 +162,15 @@ impl FrameReader {
             let Some(message) = self.take(header.message) else { return Ok(None) };
             self.message = Some(message);
         }
-        let Some(tensor) = self.take(header.tensor) else { return Ok(None) };
+        let behind = if header.place == Place::Behind { header.tensor } else { 0 };
+        let Some(tensor) = self.take(behind) else { return Ok(None) };
         self.header = None;
-        Ok(Some(Frame { message: self.message.take().unwrap_or_default(), tensor }))
+        let message = self.message.take().unwrap_or_default();
+        Ok(Some(match header.place {
+            Place::Behind => Piece::Frame(Frame { message, tensor }),
+            Place::Apart => Piece::Apart(message, header.tensor),
+            Place::Word => Piece::Word(message),
+        }))
     }
 
     /// Whether the stream may end here: not within a frame.
@@ -178,10 +241,11 @@ mod tests {
             let mut got = Vec::new();
             for chunk in bytes_of(&frames).chunks(cut) {
                 reader.feed(Bytes::copy_from_slice(chunk));
-                while let Some(frame) = reader.next().unwrap() {
-                    got.push(frame);
+                while let Some(piece) = reader.next().unwrap() {
+                    got.push(piece);
                 }
             }
+            let frames: Vec<Piece> = frames.into_iter().map(Piece::Frame).collect();
             prop_assert_eq!(got, frames);
             prop_assert!(reader.is_between_frames());
         }
@@ -208,7 +272,7 @@ mod tests {
             let mut reader = FrameReader::default();
             reader.feed(header.freeze());
             assert!(matches!(reader.next(), Err(LinkError::Malformed(_))));
-            assert!(Header { message, tensor }.check().is_err());
+            assert!(Header { message, tensor, place: Place::Behind }.check().is_err());
         }
     }
 
@@ -232,12 +296,35 @@ mod tests {
     }
 
     #[test]
+    fn tensors_that_go_apart_are_told_of_and_not_waited_for() {
+        let mut bytes = chunks_of_word(Bytes::from_static(b"way")).unwrap().concat();
+        bytes.extend(chunks_apart(Bytes::from_static(b"frame"), 1 << 20).unwrap().concat());
+        let mut reader = FrameReader::default();
+        reader.feed(bytes.into());
+        assert_eq!(reader.next().unwrap(), Some(Piece::Word(Bytes::from_static(b"way"))));
+        let apart = Piece::Apart(Bytes::from_static(b"frame"), 1 << 20);
+        assert_eq!(reader.next().unwrap(), Some(apart));
+        assert!(reader.is_between_frames());
+        assert!(chunks_apart(Bytes::new(), MAX_TENSOR_BYTES + 1).is_err());
+        // A place that is none, and a word with a tensor.
+        for (tensor, place) in [(0, 3_u32), (1, 2)] {
+            let mut header = BytesMut::new();
+            header.put_u32_le(0);
+            header.put_u32_le(tensor);
+            header.put_u32_le(place);
+            let mut reader = FrameReader::default();
+            reader.feed(header.freeze());
+            assert!(matches!(reader.next(), Err(LinkError::Malformed(_))));
+        }
+    }
+
+    #[test]
     fn a_part_in_one_chunk_is_not_copied() {
         let frame = Frame { message: Bytes::from(vec![1; 50]), tensor: Bytes::from(vec![2; 500]) };
         let whole = Bytes::from(bytes_of(std::slice::from_ref(&frame)));
         let mut reader = FrameReader::default();
         reader.feed(whole.clone());
-        let got = reader.next().unwrap().unwrap();
+        let Some(Piece::Frame(got)) = reader.next().unwrap() else { panic!("another piece") };
         assert_eq!(got, frame);
         assert_eq!(got.tensor.as_ptr(), whole[HEADER_BYTES + 50..].as_ptr());
     }

@@ -1,11 +1,12 @@
 //! `Link`: how frames and tensors move between members, whoever carries them.
 //!
 //! One contract, three carriers that pass one shared contract test: [`local`] (in-process),
-//! [`quic`] (QUIC with mutual TLS, [`tls`]) and [`faulty`], a seeded wrapper that delays, stalls,
-//! resets, partitions and crashes. A conversation is one [`Stream`]; its first frame names it
-//! ([`Conversation`]). Control, activations and KV never share a connection ([`Class`]). Every wait
-//! takes a deadline. Device threads, which must not know of async, use [`bulk`]. Between processes
-//! of one host tensors of a conversation may go through memory ([`shm`]).
+//! [`quic`] (QUIC with mutual TLS, [`tls`]; large tensors of classes that may, over TCP) and
+//! [`faulty`], a seeded wrapper that delays, stalls, resets, partitions and crashes. A
+//! conversation is one [`Stream`]; its first frame names it ([`Conversation`]). Control,
+//! activations and KV never share a connection ([`Class`]). Every wait takes a deadline. Device
+//! threads, which must not know of async, use [`bulk`]. Between processes of one host tensors of a
+//! conversation may go through memory ([`shm`]).
 
 pub mod bulk;
 mod conversation;
@@ -62,6 +63,11 @@ pub trait Link: Send + Sync + fmt::Debug {
 
     /// Closes every connection at once; peers see `reason`.
     async fn close(&self, reason: &str);
+
+    /// Answers for a while in the place of a process that had this address and this link's
+    /// identity, and is gone without a word: its peers learn it at once, where the carrier can say
+    /// so, and need not wait until they have heard nothing for too long.
+    fn answer_for(&self, _gone: &PeerAddr) {}
 }
 
 /// The port of a host's door, unless it is told another one.

@@ -12,7 +12,9 @@ mod admitted;
 mod connection;
 mod handshake;
 mod knock;
+mod lanes;
 mod runtime;
+mod silence;
 mod streams;
 mod tuning;
 
@@ -25,13 +27,16 @@ use std::{
 };
 
 use async_trait::async_trait;
-use quinn::{Endpoint, VarInt};
+use quinn::{Endpoint, EndpointConfig, VarInt};
 use tokio::{
     sync::{Mutex, mpsc},
     task::JoinHandle,
 };
 
-use self::{admitted::Admitted, connection::QuicConnection, runtime::OnHandle};
+use self::{
+    admitted::Admitted, connection::QuicConnection, handshake::Inside, lanes::Lanes,
+    runtime::OnHandle,
+};
 pub use self::{knock::knock, runtime::TransportRuntime, tuning::SOCKET_BYTES};
 use super::{
     Class, Connection, Link, LinkError, PeerAddr,
@@ -56,6 +61,9 @@ pub struct QuicConfig {
     pub guests: Guests,
     /// What others are told instead of the address that is listened on, which may be a wildcard.
     pub advertise: Option<IpAddr>,
+    /// Classes whose large tensors go over TLS on TCP beside their conversation, where it gets
+    /// through; none of them unless they are named.
+    pub lanes: Vec<Class>,
     /// Conversations that a peer may have open at once on one connection: the sequences that a
     /// leader runs plus those that it queues.
     pub max_conversations: u32,
@@ -79,6 +87,13 @@ pub struct QuicLink {
     accepted: Mutex<mpsc::Receiver<Arc<QuicConnection>>>,
     /// Lets strangers in; ends with the link.
     door: JoinHandle<()>,
+    /// Ends silent connections; ends with the link.
+    watch: JoinHandle<()>,
+    /// What this identity's endpoints are made of.
+    own: EndpointConfig,
+    lanes: Option<Arc<Lanes>>,
+    /// Lets lanes in, likewise.
+    lane_door: Option<JoinHandle<()>>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -113,6 +128,7 @@ impl Default for QuicConfig {
             listen: SocketAddr::from(([0, 0, 0, 0], 0)),
             guests: Guests::Members,
             advertise: None,
+            lanes: Vec::new(),
             // 1024 running and three times as many waiting.
             max_conversations: 4096,
             keep_alive: Duration::from_millis(250),
@@ -139,21 +155,36 @@ impl QuicLink {
         let bind_error = |source| QuicError::Bind { address: config.listen, source };
         let handle = runtime.handle().clone();
         let socket = tuning::socket(config.listen).map_err(bind_error)?;
+        let own = tuning::endpoint_config(identity)?;
         let endpoint = Endpoint::new(
-            tuning::endpoint_config(identity)?,
+            own.clone(),
             Some(tuning::server_config(identity, config)?),
             socket,
             Arc::new(OnHandle(handle.clone())),
         )
         .map_err(bind_error)?;
         let mut advertised = endpoint.local_addr().map_err(bind_error)?;
+        let local = advertised;
         if let Some(ip) = config.advertise {
             advertised.set_ip(ip);
         }
         let (accept, accepted) = mpsc::channel(ACCEPT_BACKLOG);
         let admitted = Arc::new(Admitted::new(&identity.name().cluster));
-        let (patience, book) = (config.handshake, admitted.clone());
-        let door = handle.spawn(handshake::keep_door(endpoint.clone(), patience, book, accept));
+        let patience = config.handshake;
+        let watch = handle.spawn(silence::watch(admitted.clone(), config.idle));
+        let lanes = match &*config.lanes {
+            [] => None,
+            classes => {
+                let (book, runtime) = (admitted.clone(), handle.clone());
+                Some(Arc::new(Lanes::new(identity, classes, patience, book, runtime)?))
+            }
+        };
+        let listener = lanes.as_ref().and_then(|lanes| {
+            let listener = lanes::listen(local, &handle)?;
+            Some(handle.spawn(lanes::keep_door(lanes.clone(), listener)))
+        });
+        let inside = Inside { admitted: admitted.clone(), lanes: lanes.clone() };
+        let door = handle.spawn(handshake::keep_door(endpoint.clone(), patience, inside, accept));
         Ok(Arc::new(Self {
             endpoint,
             advertised,
@@ -162,6 +193,10 @@ impl QuicLink {
             admitted,
             accepted: Mutex::new(accepted),
             door,
+            watch,
+            own,
+            lanes,
+            lane_door: listener,
             runtime: handle,
         }))
     }
@@ -174,10 +209,18 @@ impl QuicLink {
     pub fn present(&self, identity: &Identity) -> Result<(), QuicError> {
         let server = tuning::server_config(identity, &self.config)?;
         let clients = tuning::ClientConfigs::new(identity, &self.config)?;
+        if let Some(lanes) = &self.lanes {
+            lanes.present(identity)?;
+        }
         self.endpoint.set_server_config(Some(server));
         // Nothing under the lock can panic.
         *self.clients.write().unwrap_or_else(PoisonError::into_inner) = clients;
         Ok(())
+    }
+
+    /// How many conversations here have had their large tensors come over a lane of TCP so far.
+    pub fn lanes_taken(&self) -> u64 {
+        self.lanes.as_ref().map_or(0, |lanes| lanes.laid())
     }
 
     /// From now on these identities, and no others, are turned away whatever they show, each for
@@ -211,7 +254,8 @@ impl Link for QuicLink {
             .endpoint
             .connect_with(client, address, SERVER_NAME)
             .map_err(|error| unreachable(error.to_string()))?;
-        let shaken = tokio::time::timeout(deadline, handshake::connect(connecting, class));
+        let shaken = handshake::connect(connecting, class, self.lanes.as_ref());
+        let shaken = tokio::time::timeout(deadline, shaken);
         match shaken.await {
             Ok(Ok(connection)) => {
                 self.admitted.enter(&connection).map_err(unreachable)?;
@@ -236,11 +280,23 @@ impl Link for QuicLink {
         // Fails only if the runtime is gone, and then there is nobody left to wait for.
         let _ = idle.await;
     }
+
+    fn answer_for(&self, gone: &PeerAddr) {
+        let PeerAddr::Quic(address) = *gone else { return };
+        // What it told others may not be what it listened on, which it had from its host.
+        let address = SocketAddr::new(self.config.listen.ip(), address.port());
+        // After that nobody waits for it any more.
+        let lasts = silence::backstop(self.config.idle).saturating_mul(2);
+        // It ends by itself, or with the threads.
+        self.runtime.spawn(silence::answer_for(address, self.own.clone(), lasts));
+    }
 }
 
 impl Drop for QuicLink {
     fn drop(&mut self) {
         self.door.abort();
+        self.watch.abort();
+        self.lane_door.iter().for_each(JoinHandle::abort);
         self.endpoint.close(CLOSED, b"the link was dropped");
     }
 }

@@ -127,7 +127,7 @@ pub struct Fingerprint {
 /// How busy an endpoint is.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq)]
 pub struct Load {
-    /// Sequences in steps.
+    /// Sequences in steps, or with a place in the next one.
     pub running: u32,
     /// Sequences waiting for room.
     pub waiting: u32,

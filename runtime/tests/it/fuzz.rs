@@ -29,7 +29,7 @@ use crate::{
 };
 
 const MODELS: [&str; 5] =
-    ["tiny-chat", "tiny-llama-bf16", "tiny-llama-tied", "tiny-mistral", "tiny-qwen2"];
+    ["tiny-chat", "tiny-deepseek-v2", "tiny-gemma2", "tiny-llama-tied", "tiny-qwen2"];
 
 #[test]
 fn configs_of_models_are_read_or_refused() {

@@ -435,7 +435,7 @@ fn families() -> Vec<Family> {
         .map(|entries| entries.map(|entry| entry.unwrap().path()).collect())
         .unwrap_or_default();
     folders.extend(
-        ["tiny-chat", "tiny-llama-tied", "tiny-mistral"].map(golden::model).into_iter().flatten(),
+        ["tiny-chat", "tiny-llama-tied", "tiny-gemma2"].map(golden::model).into_iter().flatten(),
     );
     folders.sort();
     let families: Vec<Family> = folders.iter().filter_map(|folder| Family::load(folder)).collect();

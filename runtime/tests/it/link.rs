@@ -2,9 +2,11 @@
 
 mod contract;
 mod faults;
+mod lanes;
 mod quic;
 mod shared;
 
+use lanes::lanes;
 use shared::shared;
 use std::{any::Any, net::SocketAddr, sync::Arc, time::Duration};
 

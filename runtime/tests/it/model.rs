@@ -12,9 +12,9 @@ use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::Value;
 use troupe_runtime::model::{
     card::ModelCard,
-    config::{AttentionSpan, ModelConfig, RopeScaling},
+    config::{Activation, Architecture, AttentionSpan, ModelConfig, RopeScaling},
     detokenize::Detokenizer,
-    source::{ModelAccess, ModelSource},
+    source::{ModelAccess, ModelFiles, ModelSource},
     template::{ChatInput, ChatTemplates, TemplateError},
     tokenizer::{SpecialTokens, Tokenizer},
     tokenizer_config::TokenizerConfig,
@@ -52,8 +52,10 @@ fn cards_load_with_all_their_parts() {
     for folder in folders("models").into_iter().filter(|folder| is_known(folder)) {
         let card = load(&folder);
         assert!(!card.stop_ids.is_empty(), "{}", folder.display());
-        assert_eq!(card.model_digest, load(&folder).model_digest);
-        digests.push(card.model_digest);
+        let digest = ModelFiles::find(&card.files.folder).unwrap().model_digest().unwrap();
+        let again = ModelFiles::find(&folder).unwrap().model_digest().unwrap();
+        assert_eq!(digest, again);
+        digests.push(digest);
     }
     let count = digests.len();
     digests.sort();
@@ -85,6 +87,30 @@ fn features_of_single_models_are_read() {
         assert!(config.qkv_bias && !config.output_bias && !config.qk_norm);
         assert_eq!(config.kv_groups()[0].span, AttentionSpan::Full);
     }
+    let gemma = config("tiny-gemma2").expect("every set has tiny-gemma2");
+    let spans: Vec<_> = gemma.kv_groups().iter().map(|group| group.span).collect();
+    assert_eq!(spans, [AttentionSpan::Window(16), AttentionSpan::Full]);
+    assert_eq!((gemma.attention_cap, gemma.logit_cap), (Some(5.0), Some(12.0)));
+    assert_eq!(
+        (gemma.activation, gemma.attention_scale),
+        (Activation::GeluTanh, 24f64.sqrt().recip())
+    );
+    assert!(gemma.norms_from_one && gemma.embedding_scale == Some(96f64.sqrt()));
+    if let Some(config) = config("tiny-gemma3") {
+        let (full, window) = (config.rope, config.window_rope.unwrap());
+        assert_eq!((full.theta, full.scaling), (1e6, RopeScaling::Linear { factor: 4.0 }));
+        assert_eq!((window.theta, window.scaling), (1e4, RopeScaling::None));
+        assert_eq!(config.kv_groups()[1].layers, [5]);
+    }
+    if let Some(config) = config("tiny-qwen3-moe") {
+        let experts = config.experts.unwrap();
+        assert_eq!((experts.layers, experts.count), (vec![true, false, true, true], 16));
+    }
+    let deepseek = config("tiny-deepseek-v2").expect("every set has tiny-deepseek-v2");
+    let (latent, experts) = (deepseek.latent.unwrap(), deepseek.experts.as_ref().unwrap());
+    assert_eq!((latent.query_rank, latent.width(), deepseek.head_dim), (Some(32), 40, 32));
+    assert_eq!((experts.routing.groups, experts.routing.scale), (4, 1.5));
+    assert_eq!((deepseek.kv_elements(), experts.shared_intermediate_size), (40, 64));
     let chat = config("tiny-chat").expect("every set has tiny-chat");
     assert!(chat.qk_norm && !chat.qkv_bias && chat.tie_word_embeddings);
 }
@@ -279,7 +305,7 @@ fn is_known(folder: &Path) -> bool {
     let Some(config) = json(&folder.join("config.json")) else {
         return false;
     };
-    let known = ["LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"];
+    let known = Architecture::TABLE.map(|(_, class, _)| class);
     known.iter().any(|name| config["architectures"][0] == *name)
 }
 

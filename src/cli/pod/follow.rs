@@ -34,7 +34,7 @@ impl Part {
         };
         let address = address_towards(leader)
             .map_err(|error| Failure::run(format!("no way to {leader}: {error}")))?;
-        let (link, _threads) = roles::quic(&self.credentials.identity, (address, 0).into())?;
+        let (link, _threads) = roles::quic(&self.credentials.identity, (address, 0).into(), &[])?;
         let membership = Membership::embedded().await?;
         let mut node = self.node(&membership, address).await?;
         let guest = Guest {

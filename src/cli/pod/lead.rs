@@ -42,7 +42,7 @@ impl Part {
             found = self.find_leader() => found?,
             () = asked_to_end() => return Ok(()),
         };
-        let (link, _threads) = roles::quic(&self.credentials.identity, address)?;
+        let (link, _threads) = roles::quic(&self.credentials.identity, address, &[])?;
         let membership = Membership::embedded().await?;
         self.count_on_from_the_clock(&membership).await?;
         let (registry, keys) = (&membership.registry, &membership.keys);

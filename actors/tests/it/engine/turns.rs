@@ -1,10 +1,10 @@
 //! Who overtook whom: the bound on starvation, seen from the plans alone.
 //!
-//! A sequence that waits sees at most eight full batches admitted before it is next. What began to
-//! wait before it may still go first then, and a step may have admitted several when its turn came.
-//! A preempted sequence cannot start while steps in flight hold it. So younger ones overtake it at
-//! most `8 * sequences`, plus as many as waited already, plus `sequences` for each of those steps
-//! and one more. Further choices of a request wait for the first one on purpose: not counted.
+//! A sequence that waits sees at most two full batches admitted before it has the next place but
+//! one. What began to wait before it may still go first then, each time with one more in between,
+//! and a step may have admitted several when its turn came. A preempted sequence cannot start while
+//! steps in flight hold it. So younger ones overtake it at most `2 * sequences`, plus twice as many
+//! as waited already and once more, plus `sequences` for each of those steps and one more. Further choices of a request wait for the first one on purpose: not counted.
 
 use std::collections::BTreeMap;
 
@@ -86,11 +86,11 @@ impl Turns {
 
     fn wait(&mut self, age: Age, counted: bool) {
         let most = PATIENCE * self.sequences
-            + self.waiting.len() as u64
+            + 2 * (self.waiting.len() as u64 + 1)
             + self.sequences * (self.depth + 1);
         self.waiting.insert(age, Waits { counted, overtaken: 0, most });
     }
 }
 
 /// Full batches that may be admitted before a sequence that waits.
-const PATIENCE: u64 = 8;
+const PATIENCE: u64 = 2;

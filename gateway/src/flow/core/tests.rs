@@ -12,18 +12,22 @@ const LIMITS: Limits = Limits { requests: 4, bytes: 1000, ttl: Some(Duration::fr
 struct World {
     core: Core,
     places: Cell<usize>,
+    /// Whether one of them is kept for whoever matters more.
+    keeps: bool,
     now: Duration,
 }
 
 impl World {
     fn new(limits: Limits, places: usize) -> Self {
         let now = Duration::from_secs(1);
-        Self { core: Core::new(limits), places: Cell::new(places), now }
+        Self { core: Core::new(limits), places: Cell::new(places), keeps: false, now }
     }
 
     fn handle(&mut self, event: Event) -> Vec<Effect> {
         let places = self.places.get();
-        self.core.handle(self.now, event, &|admitted| admitted < places)
+        self.core.handle(self.now, event, &|admitted, rank: Rank| {
+            admitted + usize::from(rank.behind && self.keeps) < places
+        })
     }
 
     fn ask(&mut self, tenant: &str, priority: i32, tokens: u64) -> Vec<Effect> {
@@ -162,6 +166,49 @@ fn nobody_waits_longer_than_he_may() {
     // What is over twice, or was never there, says nothing.
     assert_eq!(world.handle(Event::Done(Ticket(1), 1)), []);
     assert_eq!(world.handle(Event::Leave(Ticket(9))), []);
+}
+
+#[test]
+fn while_others_matter_more_a_place_is_left_to_them() {
+    let mut world = World { keeps: true, ..World::new(LIMITS, 2) };
+    assert_eq!(world.ask("a", 0, 1), [admit(0)]);
+    assert_eq!(world.ask("a", 0, 1), [admit(1)], "nobody matters more");
+    assert_eq!(world.ask("a", 1, 1), [Effect::Wait(Ticket(2))]);
+    assert_eq!(world.ask("a", 0, 1), [Effect::Wait(Ticket(3))]);
+    assert_eq!(world.handle(Event::Done(Ticket(0), 1)), [admit(2)]);
+    assert_eq!(world.handle(Event::Done(Ticket(2), 1)), [], "it is kept");
+    assert_eq!(world.ask("a", 1, 1), [admit(4)], "for this one");
+    assert_eq!(world.handle(Event::Done(Ticket(4), 1)), []);
+    // Until nobody of them came for a while.
+    world.now += OF_LATE;
+    assert_eq!(world.handle(Event::Look), [admit(3)]);
+}
+
+#[test]
+fn who_would_wait_too_long_is_told_so_when_he_comes() {
+    let limits = Limits { requests: 100, ttl: Some(Duration::from_secs(3)), ..LIMITS };
+    let mut world = World::new(limits, 2);
+    let hopeless = |effects: Vec<Effect>| match effects[..] {
+        [Effect::Refuse(_, Refusal { why, .. })] => why == Why::Hopeless,
+        _ => false,
+    };
+    world.ask("a", 0, 1);
+    world.ask("a", 0, 1);
+    world.now += Duration::from_secs(4);
+    world.handle(Event::Done(Ticket(0), 1));
+    world.ask("a", 0, 1);
+    // Two places, each held for four seconds: one comes free every two.
+    assert_eq!(world.ask("a", 0, 1), [Effect::Wait(Ticket(3))]);
+    assert!(hopeless(world.ask("a", 0, 1)));
+    // Not behind all that another one has waiting: each has every second place.
+    assert!(hopeless(world.ask("b", 0, 1)), "four seconds");
+    assert_eq!(world.ask("b", 1, 1), [Effect::Wait(Ticket(6))], "before all others");
+    world.core.limits.ttl = Some(Duration::from_secs(20));
+    (7..12).for_each(|at| assert_eq!(world.ask("a", 0, 1), [Effect::Wait(Ticket(at))]));
+    assert_eq!(world.ask("a", 0, 1), [Effect::Wait(Ticket(12))]);
+    world.core.limits.ttl = Some(Duration::from_secs(8));
+    assert!(hopeless(world.ask("a", 0, 1)));
+    assert_eq!(world.ask("b", 0, 1), [Effect::Wait(Ticket(14))], "one urgent, one of the other");
 }
 
 proptest! {

@@ -17,6 +17,7 @@ impl Filter for RoleFilter {
     fn filter(&self, _: &Query<'_>, scene: &Scene<'_>, mask: &mut Mask) {
         let rows = scene.rows();
         match self {
+            Self::Decode if scene.all_decode() => {}
             Self::Decode => mask.prefer(|row| rows[row].decodes()),
             Self::Prefill => mask.retain(|row| rows[row].prefills()),
         }

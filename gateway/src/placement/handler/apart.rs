@@ -15,7 +15,7 @@ pub(super) struct Apart<'a> {
 
 impl Apart<'_> {
     pub(super) fn decode_first(&self, query: &Query<'_>, scene: Scene<'_>, outcome: &mut Outcome) {
-        let is_question = self.somebody_helps(&scene) || scene.rows().iter().any(only_answers);
+        let is_question = self.somebody_helps(&scene) || scene.somebody_only_answers();
         let all = is_question.then(|| scene.clone());
         outcome.endpoint = outcome.run(self.decode, query, scene);
         let (Some(all), Some(at)) = (all, outcome.endpoint) else { return };
@@ -42,7 +42,7 @@ impl Apart<'_> {
             helpers
         });
         let helper = helpers.and_then(|helpers| outcome.run(self.prefill, query, helpers));
-        let is_question = helper.is_none() && scene.rows().iter().any(only_answers);
+        let is_question = helper.is_none() && scene.somebody_only_answers();
         let all = is_question.then(|| scene.clone());
         let near = helper.map_or_else(|| scene.clone(), |helper| scene.help(helper));
         let alone = near.len() == 0;
@@ -72,11 +72,12 @@ impl Apart<'_> {
     }
 
     fn somebody_helps(&self, scene: &Scene<'_>) -> bool {
-        scene.len() > 1 && scene.rows().iter().any(|row| self.helps(row))
+        scene.len() > 1 && scene.somebody_helps(self.both)
     }
 
+    /// Whether one computes for others, also if it answers too.
     fn helps(&self, row: &Row<'_>) -> bool {
-        helps(row, self.both)
+        row.prefills() && (self.both || !row.decodes())
     }
 
     /// Those that can compute for the one at a place: who has the same model in the same way.
@@ -87,11 +88,6 @@ impl Apart<'_> {
         helpers.retain(|row| self.helps(&rows[row]) && alike(&peer, &rows[row]));
         helpers
     }
-}
-
-/// Whether one computes for others, also if it answers too.
-pub(super) fn helps(row: &Row<'_>, both: bool) -> bool {
-    row.prefills() && (both || !row.decodes())
 }
 
 /// Whether it is of a service whose prompts are computed by others.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    apart::{Apart, helps},
+    apart::Apart,
     decider::{Decider, Weighed},
 };
 use crate::placement::{
@@ -71,7 +71,7 @@ impl Placer {
         self.wants_predicted
             || match &self.handler {
                 Handler::Disagg { decider: Decider::Cost(_), both, .. } => {
-                    scene.len() > 1 && scene.rows().iter().any(|row| helps(row, *both))
+                    scene.len() > 1 && scene.somebody_helps(*both)
                 }
                 Handler::Disagg { .. } | Handler::Header { .. } | Handler::Single(_) => false,
             }

@@ -17,10 +17,11 @@ pub(crate) struct NoHitLruScorer {
     used: Mutex<Used>,
 }
 
-/// When each took a cold request, in a count of them.
+/// When each took a cold request, in a count of them: by endpoint, and the same by time.
 #[derive(Debug, Default)]
 struct Used {
     last: BTreeMap<u32, u64>,
+    order: BTreeMap<u64, u32>,
     count: u64,
 }
 
@@ -44,16 +45,14 @@ impl Scorer for NoHitLruScorer {
             scores.fill(1.0);
             return;
         }
-        let last = |row: &Row<'_>| used.last.get(&row.number).copied();
-        let times: Vec<Option<u64>> = scene.rows().iter().map(last).collect();
-        let mut order: Vec<u64> = times.iter().flatten().copied().collect();
-        order.sort_unstable();
-        let never = times.len() - order.len();
-        let steps = times.len().saturating_sub(1).max(1) as f32;
-        for (score, time) in scores.iter_mut().zip(&times) {
-            // Those that never took one are all first, then the others by their times.
-            let rank = time.map_or(0, |time| never + order.partition_point(|other| *other < time));
-            *score = 1.0 - rank as f32 / steps;
+        // Those that never took one are all first, then the others by their times.
+        scores.fill(1.0);
+        let rows = Places::of(scene.rows());
+        let known: Vec<usize> = used.order.values().filter_map(|it| rows.find(*it)).collect();
+        let never = scores.len() - known.len();
+        let steps = scores.len().saturating_sub(1).max(1) as f32;
+        for (rank, row) in (never..).zip(known) {
+            scores[row] = 1.0 - rank as f32 / steps;
         }
     }
 
@@ -63,16 +62,55 @@ impl Scorer for NoHitLruScorer {
         }
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         used.count += 1;
-        let count = used.count;
-        used.last.insert(scene.rows()[row].number, count);
-        if used.last.len() > self.size {
-            let oldest = used.last.iter().min_by_key(|(_, count)| **count);
-            if let Some(oldest) = oldest.map(|(number, _)| *number) {
-                used.last.remove(&oldest);
-            }
+        let (number, count) = (scene.rows()[row].number, used.count);
+        if let Some(before) = used.last.insert(number, count) {
+            used.order.remove(&before);
+        }
+        used.order.insert(count, number);
+        if used.last.len() > self.size
+            && let Some((_, oldest)) = used.order.pop_first()
+        {
+            used.last.remove(&oldest);
         }
     }
 }
+
+/// Finds a row by its endpoint's number, of which there are few more than endpoints.
+enum Places {
+    /// Their rows and one, from the least number on; 0 where there is none.
+    Close { least: u32, rows: Vec<u32> },
+    /// Numbers lie far apart, after many endpoints have come and gone.
+    Apart(BTreeMap<u32, usize>),
+}
+
+impl Places {
+    fn of(rows: &[Row<'_>]) -> Self {
+        let numbers = || rows.iter().map(|row| row.number);
+        let least = numbers().min().unwrap_or_default();
+        let span = (numbers().max().unwrap_or_default() - least) as usize;
+        if span > 8 * rows.len() + CLOSE {
+            return Self::Apart(numbers().zip(0..).collect());
+        }
+        let mut places = vec![0; span + 1];
+        for (number, place) in numbers().zip(1..) {
+            places[(number - least) as usize] = place;
+        }
+        Self::Close { least, rows: places }
+    }
+
+    fn find(&self, number: u32) -> Option<usize> {
+        match self {
+            Self::Close { least, rows } => {
+                let place = *rows.get(number.checked_sub(*least)? as usize)?;
+                (place as usize).checked_sub(1)
+            }
+            Self::Apart(rows) => rows.get(&number).copied(),
+        }
+    }
+}
+
+/// A table of so many places costs nothing.
+const CLOSE: usize = 1 << 10;
 
 fn is_cold(scene: &Scene<'_>) -> bool {
     scene.column(Signal::Matched).iter().all(|matched| *matched <= 0.0)
@@ -104,6 +142,12 @@ mod tests {
         assert_near(&scores(), &[0.0, 0.5, 1.0]);
         scorer.chosen(&query("a"), &scene, 2);
         assert_near(&scores(), &[0.5, 1.0, 0.0]);
+        // Numbers may lie anywhere, and those of others are known too.
+        let far = [info("a", 0), info("a", 1 << 30), info("a", 7)];
+        let far_scene = Scene::of(far.iter().map(candidate));
+        let mut scores = [0.0; 3];
+        scorer.score(&query("a"), &far_scene, &mut scores);
+        assert_near(&scores, &[0.0, 1.0, 1.0]);
         let warm = infos.iter().map(|info| Candidate { matched: 16, ..candidate(info) });
         let warm = Scene::of(warm);
         let mut scores = [0.0; 3];

@@ -197,6 +197,57 @@ struct Job {
     blocks: usize,
 }
 
+/// Products from tiles that stay in registers; gives 0 and how many operations they were.
+///
+/// # Safety
+/// [`available`] has said yes.
+pub(crate) unsafe fn probe(of: TileOf, rounds: usize) -> (f32, usize) {
+    let shapes = Shapes::new(TILE, TILE);
+    // SAFETY: tiles exist by the caller's promise; nothing but registers is touched.
+    unsafe {
+        asm!("ldtilecfg [{}]", in(reg) &raw const shapes, options(nostack, readonly));
+        match of {
+            TileOf::Pairs => probe_pairs(rounds),
+            TileOf::Bytes => probe_bytes(rounds),
+        }
+        asm!("tilerelease", options(nostack, nomem));
+    }
+    let depth = match of {
+        TileOf::Pairs => 32,
+        TileOf::Bytes => 64,
+    };
+    (0.0, 4 * 2 * TILE * TILE * depth * rounds.max(1))
+}
+
+/// Makes the loop of [`probe`] for one instruction.
+macro_rules! probe_loop {
+    ($name:ident, $multiply:literal) => {
+        unsafe fn $name(rounds: usize) {
+            // SAFETY: as the caller's.
+            unsafe {
+                asm!(
+                    "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                    "tilezero tmm4", "tilezero tmm5", "tilezero tmm6", "tilezero tmm7",
+                    "2:",
+                    concat!($multiply, " tmm0, tmm4, tmm6"),
+                    concat!($multiply, " tmm1, tmm4, tmm7"),
+                    concat!($multiply, " tmm2, tmm5, tmm6"),
+                    concat!($multiply, " tmm3, tmm5, tmm7"),
+                    "dec {rounds}",
+                    "jnz 2b",
+                    rounds = inout(reg) rounds.max(1) => _,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack, nomem)
+                );
+            }
+        }
+    };
+}
+
+probe_loop!(probe_pairs, "tdpbf16ps");
+probe_loop!(probe_bytes, "tdpbsud");
+
 /// Makes the two loops of one instruction: one tile of rows by the panel's four of outputs, and two
 /// tiles of rows by two and then the other two.
 macro_rules! loops {

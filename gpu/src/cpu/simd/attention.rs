@@ -1,14 +1,19 @@
 //! Attention over paged KV, one task for up to 32 (row, query head) pairs of one KV head.
 //!
-//! Positions are taken in chunks of 64 at fixed absolute places. Within a chunk, scores of 16
-//! positions fill a vector (keys are stored for that), softmax is taken on its own, and values are
-//! added position by position; chunks are merged in order. So a row's result depends on what it
-//! sees and on nothing else: not on the rows beside it, the blocks' size or how much was computed
-//! before.
+//! Positions are taken in chunks of 64 and chunks in spans of 512, at fixed absolute places. Within
+//! a chunk, scores of 16 positions fill a vector (keys are stored for that), softmax is taken on
+//! its own, and values are added position by position; chunks are merged in order, and so are
+//! spans. A row's result depends on what it sees and on nothing else: not on the rows beside it,
+//! the blocks' size, how much was computed before, or which thread took which span
+//! ([`tasks`](super::tasks)).
+//!
+//! Blocks lie anywhere, so that the processor cannot guess what is read next: while a chunk's
+//! scores are computed, the next chunk's keys and values are asked for.
 
 use super::{
     pool::Pieces,
-    vector::{LANES, Simd, Stored, StoredBf16, StoredF16, StoredF32},
+    tasks::{AttentionTask, Part},
+    vector::{LANES, Simd, Stored, StoredBf16, StoredF16, StoredF32, StoredInt8},
 };
 use crate::{
     cpu::{
@@ -21,8 +26,11 @@ use crate::{
 
 /// Positions that one softmax covers before results are merged.
 pub(crate) const CHUNK: usize = 64;
+/// Positions whose chunks are merged on their own: the least that a thread takes of a long
+/// sequence.
+pub(crate) const SPAN: usize = 512;
 /// Pairs of one task: what keeps a chunk's keys and values in the first-level cache useful.
-const PAIRS: usize = 32;
+pub(crate) const PAIRS: usize = 32;
 
 /// One attention operation, to be computed task by task.
 ///
@@ -41,16 +49,8 @@ pub(crate) struct Attention<'a> {
     /// `[rows, query heads * head_dim]`.
     pub(crate) out: Pieces<'a, f32>,
     pub(crate) tasks: Vec<AttentionTask>,
-}
-
-/// Which pairs a task computes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct AttentionTask {
-    sequence: usize,
-    kv_head: usize,
-    /// Pairs are numbered row by row, the group's query heads within.
-    first: usize,
-    pairs: usize,
+    /// Where tasks of one span each leave what they have.
+    pub(crate) parts: Pieces<'a, Part>,
 }
 
 impl Attention<'_> {
@@ -58,27 +58,6 @@ impl Attention<'_> {
     pub(crate) fn operations(&self) -> usize {
         let seen = self.step.sequences.iter().map(|rows| rows.count * (rows.computed + rows.count));
         2 * seen.sum::<usize>() * self.spec.heads.query_columns()
-    }
-}
-
-impl AttentionTask {
-    /// The tasks of a step: they cover every pair once.
-    pub(crate) fn of_step(step: &CpuStep, spec: &AttentionSpec) -> Vec<Self> {
-        let group = spec.heads.query_heads / spec.heads.kv_heads;
-        let mut tasks = Vec::new();
-        for (sequence, rows) in step.sequences.iter().enumerate() {
-            let all = rows.count * group;
-            for first in (0..all).step_by(PAIRS) {
-                let pairs = PAIRS.min(all - first);
-                tasks.extend((0..spec.heads.kv_heads).map(|kv_head| Self {
-                    sequence,
-                    kv_head,
-                    first,
-                    pairs,
-                }));
-            }
-        }
-        tasks
     }
 }
 
@@ -95,50 +74,44 @@ pub(crate) unsafe fn task<S: Simd>(job: &Attention<'_>, task: usize) {
             KvData::Bf16(data) => attend::<S, StoredBf16>(job, task, data),
             KvData::F16(data) => attend::<S, StoredF16>(job, task, data),
             KvData::F32(data) => attend::<S, StoredF32>(job, task, data),
+            KvData::Int8(data) => attend::<S, StoredInt8>(job, task, data),
         }
     }
 }
 
-/// What a task carries from chunk to chunk.
+/// A task under way.
 struct Pairs<'a, E: Stored> {
     job: &'a Attention<'a>,
     data: &'a [E::Raw],
     table: &'a [u32],
     kv_head: usize,
+    /// One past the last position that is read.
+    end: usize,
     /// Each pair's query.
     queries: [*const f32; PAIRS],
     /// Each pair's first visible position and one past its last.
     spans: [(usize, usize); PAIRS],
-    /// Greatest score and sum of exponentials so far.
-    peaks: [f32; PAIRS],
-    sums: [f32; PAIRS],
-    /// `[pair][value stride]`, weighted values so far.
-    values: Vec<f32>,
+    /// What the chunks of the span so far have come to.
+    sums: Part,
 }
 
 #[inline(always)]
 unsafe fn attend<S: Simd, E: Stored>(job: &Attention<'_>, task: AttentionTask, data: &[E::Raw]) {
     let layout = &job.kv.layout;
     let rows = &job.step.sequences[task.sequence];
-    let group = job.spec.heads.query_heads / job.spec.heads.kv_heads;
     let dim = layout.head_dim;
     let mut pairs = Pairs::<E> {
         job,
         data,
         table: job.tables.of_sequence(task.sequence),
         kv_head: task.kv_head,
+        end: 0,
         queries: [std::ptr::null(); PAIRS],
         spans: [(0, 0); PAIRS],
-        peaks: [0.0; PAIRS],
-        sums: [0.0; PAIRS],
-        values: vec![0.0; task.pairs * layout.value_stride],
-    };
-    let place = |pair: usize| {
-        let number = task.first + pair;
-        (rows.row + number / group, task.kv_head * group + number % group)
+        sums: Part::new(task.pairs, layout.value_stride),
     };
     for pair in 0..task.pairs {
-        let (row, head) = place(pair);
+        let (row, head) = task.place(job, pair);
         let start = row * job.qkv_columns + head * dim;
         pairs.queries[pair] = job.qkv[start..start + dim].as_ptr();
         let position = job.step.positions[row];
@@ -146,52 +119,92 @@ unsafe fn attend<S: Simd, E: Stored>(job: &Attention<'_>, task: AttentionTask, d
         pairs.spans[pair] = (from as usize, to as usize);
     }
     let spans = &pairs.spans[..task.pairs];
-    let first = spans.iter().map(|span| span.0).min().unwrap_or(0) / CHUNK;
-    let end = spans.iter().map(|span| span.1).max().unwrap_or(0).div_ceil(CHUNK);
-    for chunk in first..end {
-        for from in (0..task.pairs).step_by(S::QUERIES) {
-            let count = S::QUERIES.min(task.pairs - from);
-            // SAFETY: as this function's; the pairs exist.
-            unsafe {
-                match count {
-                    1 => chunk_of::<S, E, 1>(&mut pairs, from, chunk * CHUNK),
-                    2 => chunk_of::<S, E, 2>(&mut pairs, from, chunk * CHUNK),
-                    3 => chunk_of::<S, E, 3>(&mut pairs, from, chunk * CHUNK),
-                    4 => chunk_of::<S, E, 4>(&mut pairs, from, chunk * CHUNK),
-                    5 => chunk_of::<S, E, 5>(&mut pairs, from, chunk * CHUNK),
-                    6 => chunk_of::<S, E, 6>(&mut pairs, from, chunk * CHUNK),
-                    7 => chunk_of::<S, E, 7>(&mut pairs, from, chunk * CHUNK),
-                    _ => chunk_of::<S, E, 8>(&mut pairs, from, chunk * CHUNK),
-                }
-            }
+    let first = spans.iter().map(|span| span.0).min().unwrap_or(0);
+    pairs.end = spans.iter().map(|span| span.1).max().unwrap_or(0);
+    if let Some((span, part)) = task.alone {
+        // SAFETY: as this function's; every part is one task's.
+        unsafe {
+            span_of::<S, E>(&mut pairs, (first, span), task.pairs);
+            job.parts.piece(part, 1)[0] = pairs.sums;
         }
+        return;
     }
-    for pair in 0..task.pairs {
-        let (row, head) = place(pair);
-        let start = row * job.spec.heads.query_columns() + head * dim;
-        // SAFETY: pairs of tasks are disjoint.
-        let out = unsafe { job.out.piece(start, dim) };
-        let scale = 1.0 / pairs.sums[pair];
-        for (out, value) in out.iter_mut().zip(&pairs.values[pair * layout.value_stride..]) {
-            *out = value * scale;
+    let mut before: Option<Part> = None;
+    for span in first / SPAN..pairs.end.div_ceil(SPAN) {
+        if span * SPAN > first {
+            let sums = before.get_or_insert_with(|| Part::new(task.pairs, layout.value_stride));
+            sums.take(&mut pairs.sums);
+        }
+        // SAFETY: as this function's.
+        unsafe { span_of::<S, E>(&mut pairs, (first, span), task.pairs) };
+    }
+    let mut sums = pairs.sums;
+    if let Some(mut before) = before {
+        before.take(&mut sums);
+        sums = before;
+    }
+    // SAFETY: pairs of tasks are disjoint.
+    unsafe { sums.finish(job, &task) };
+}
+
+/// The chunks of one span, those from position `first` on.
+#[inline(always)]
+unsafe fn span_of<S: Simd, E: Stored>(
+    pairs: &mut Pairs<'_, E>,
+    (first, span): (usize, usize),
+    count: usize,
+) {
+    let from = first.max(span * SPAN) / CHUNK;
+    let to = pairs.end.min((span + 1) * SPAN).div_ceil(CHUNK);
+    for chunk in from..to {
+        for from in (0..count).step_by(S::QUERIES) {
+            let some = (from, S::QUERIES.min(count - from));
+            // SAFETY: as the caller's; the pairs exist.
+            unsafe { chunk_of::<S, E>(pairs, some, chunk * CHUNK) };
         }
     }
 }
 
-/// Scores, or weights, of a chunk; a tile that starts inside it may write 15 beyond.
-type Scores<const R: usize> = [[f32; CHUNK + LANES]; R];
+/// Pairs that are computed at once, at most.
+const QUERIES: usize = 8;
 
-/// One chunk for the pairs `first..first + R`.
+/// Scores, or weights, of a chunk; a tile that starts inside it may write 15 beyond.
+type Scores = [[f32; CHUNK + LANES]; QUERIES];
+
+/// Calls with `R` the count, which is at most the instruction set's.
+macro_rules! by_count {
+    ($simd:ident, $count:expr, $r:ident => $call:expr) => {
+        by_count!(@ $simd, $count, $r, $call, [1 2 3], 4, [1 2 3 4 5 6 7], 8)
+    };
+    (@ $simd:ident, $count:expr, $r:ident, $call:expr,
+        [$($few:literal)*], $narrow:literal, [$($some:literal)*], $wide:literal) => {
+        if $simd::IS_WIDE {
+            match $count {
+                $($some => { const $r: usize = $some; $call })*
+                _ => { const $r: usize = $wide; $call }
+            }
+        } else {
+            match $count {
+                $($few => { const $r: usize = $few; $call })*
+                _ => { const $r: usize = $narrow; $call }
+            }
+        }
+    };
+}
+
+/// One chunk for `count` pairs from `first` on.
 #[inline(always)]
-unsafe fn chunk_of<S: Simd, E: Stored, const R: usize>(
+unsafe fn chunk_of<S: Simd, E: Stored>(
     pairs: &mut Pairs<'_, E>,
-    first: usize,
+    (first, count): (usize, usize),
     start: usize,
 ) {
-    let mut seen = [(0, 0); R];
-    for (r, seen) in seen.iter_mut().enumerate() {
-        let (from, to) = pairs.spans[first + r];
-        *seen = (from.clamp(start, start + CHUNK) - start, to.clamp(start, start + CHUNK) - start);
+    let mut seen = [(0, 0); QUERIES];
+    for (seen, (from, to)) in seen.iter_mut().zip(&pairs.spans[first..first + count]) {
+        *seen = (
+            (*from).clamp(start, start + CHUNK) - start,
+            (*to).clamp(start, start + CHUNK) - start,
+        );
     }
     let visible = seen.iter().filter(|span| span.0 < span.1);
     let Some(from) = visible.clone().map(|span| span.0).min() else {
@@ -201,29 +214,42 @@ unsafe fn chunk_of<S: Simd, E: Stored, const R: usize>(
     // SAFETY: as the caller's; `from..to` of the chunk is visible to some row, so its blocks are in
     // the table.
     unsafe {
-        let mut scores: Scores<R> = [[0.0; CHUNK + LANES]; R];
-        score::<S, E, R>(pairs, first, (start + from, start + to), &mut scores);
-        let mut factors = [(1.0, 0.0); R];
-        for r in 0..R {
-            if seen[r].0 < seen[r].1 {
-                let (peak, sum) = soften::<S>(&mut scores[r], seen[r], pairs.job.spec.scale);
-                factors[r] = merge(pairs, first + r, peak, sum);
+        let mut scores: Scores = [[0.0; CHUNK + LANES]; QUERIES];
+        let range = (start + from, start + to);
+        by_count!(S, count, R => score::<S, E, R>(pairs, first, range, &mut scores));
+        let (mut peaks, mut sums) = ([0.0; LANES], [0.0; LANES]);
+        // Not unrolled: this is long, and little of the time.
+        let results = peaks.iter_mut().zip(&mut sums);
+        for ((scores, seen), (peak, sum)) in scores[..count].iter_mut().zip(&seen).zip(results) {
+            if seen.0 < seen.1 {
+                (*peak, *sum) = soften::<S>(scores, *seen, &pairs.job.spec);
             } else {
-                scores[r].fill(0.0);
+                scores.fill(0.0);
             }
         }
+        let factors = merge::<S, E>(pairs, (first, count), &seen, (&peaks, &sums));
         let rows = value_rows(pairs, start, (from, to));
-        let mut dim = 0;
-        while dim < pairs.job.kv.layout.value_stride {
-            let wide = S::QUERIES > 4 && dim + 2 * LANES <= pairs.job.kv.layout.value_stride;
-            let span = Weighted { first, from, to, dim, seen: &seen, factors: &factors };
-            if wide {
-                add_values::<S, E, R, 2>(pairs, &scores, &rows, &span);
-                dim += 2 * LANES;
-            } else {
-                add_values::<S, E, R, 1>(pairs, &scores, &rows, &span);
-                dim += LANES;
+        if E::IS_SCALED {
+            let scales = value_scales(pairs, start, (from, to));
+            for weights in &mut scores[..count] {
+                for at in (0..CHUNK).step_by(LANES) {
+                    let weight = S::load(weights.as_ptr().add(at));
+                    let scale = S::load(scales.as_ptr().add(at));
+                    S::store(weights.as_mut_ptr().add(at), S::mul(weight, scale));
+                }
             }
+        }
+        let stride = pairs.job.kv.layout.value_stride;
+        let mut span = Weighted { first, from, to, dim: 0, seen: &seen, factors: &factors };
+        if S::IS_WIDE {
+            while span.dim + 2 * LANES <= stride {
+                by_count!(S, count, R => add_values::<S, E, R, 2>(pairs, &scores, &rows, &span));
+                span.dim += 2 * LANES;
+            }
+        }
+        while span.dim < stride {
+            by_count!(S, count, R => add_values::<S, E, R, 1>(pairs, &scores, &rows, &span));
+            span.dim += LANES;
         }
     }
 }
@@ -234,7 +260,7 @@ unsafe fn score<S: Simd, E: Stored, const R: usize>(
     pairs: &Pairs<'_, E>,
     first: usize,
     (from, to): (usize, usize),
-    scores: &mut Scores<R>,
+    scores: &mut Scores,
 ) {
     let layout = &pairs.job.kv.layout;
     let size = pairs.job.kv.spec().block_size;
@@ -244,6 +270,7 @@ unsafe fn score<S: Simd, E: Stored, const R: usize>(
     while position < to {
         let (block, offset) = (position / size, position % size / TILE * TILE);
         let tile = block_start(pairs, block) + offset * layout.head_dim;
+        let (next_keys, next_values) = next_tile(pairs, first, position);
         // SAFETY: the tile has `head_dim * 16` elements (sliced, so checked), each query
         // `head_dim`; block sizes are powers of two, so a tile starts inside the chunk.
         unsafe {
@@ -252,8 +279,18 @@ unsafe fn score<S: Simd, E: Stored, const R: usize>(
             for dim in 0..layout.head_dim {
                 let key = E::load::<S>(keys);
                 keys = keys.add(TILE);
+                S::prefetch(next_keys.wrapping_add(dim * TILE));
+                S::prefetch(next_values.wrapping_add(dim * TILE));
                 for (sum, query) in sums.iter_mut().zip(&queries) {
                     *sum = S::fma(S::splat(*query.add(dim)), key, *sum);
+                }
+            }
+            if E::IS_SCALED {
+                let scales =
+                    pairs.job.kv.layout.scales(pairs.job.layer, id(pairs, block), pairs.kv_head);
+                let scales = &pairs.job.kv.scales[scales + offset..][..LANES];
+                for sum in &mut sums {
+                    *sum = S::mul(*sum, S::load(scales.as_ptr()));
                 }
             }
             let at = block * size + offset - chunk;
@@ -265,63 +302,132 @@ unsafe fn score<S: Simd, E: Stored, const R: usize>(
     }
 }
 
+/// The keys and values a chunk after `position`, for the pairs that come first; else, and behind
+/// the last position, some that are at hand.
+#[inline(always)]
+fn next_tile<E: Stored>(
+    pairs: &Pairs<'_, E>,
+    first: usize,
+    position: usize,
+) -> (*const E::Raw, *const E::Raw) {
+    let layout = &pairs.job.kv.layout;
+    let size = pairs.job.kv.spec().block_size;
+    let ahead = position + CHUNK;
+    let next = if first == 0 && ahead < pairs.end { ahead } else { position };
+    let (block, offset) = (next / size, next % size / TILE * TILE);
+    let start = pairs.data.as_ptr().wrapping_add(block_start(pairs, block));
+    let keys = start.wrapping_add(offset * layout.head_dim);
+    (keys, start.wrapping_add(layout.values + offset * layout.value_stride))
+}
+
 /// Turns the scores at `from..to` of a chunk into weights, all others into zeros; gives the
 /// greatest scaled score and the sum of the weights.
 #[inline(always)]
 unsafe fn soften<S: Simd>(
     scores: &mut [f32; CHUNK + LANES],
     (from, to): (usize, usize),
-    scale: f32,
+    spec: &AttentionSpec,
 ) -> (f32, f32) {
-    for score in &mut scores[from..to] {
-        *score *= scale;
-    }
-    scores[..from].fill(f32::NEG_INFINITY);
-    scores[to..].fill(f32::NEG_INFINITY);
+    let whole = (from, to) == (0, CHUNK);
     // SAFETY: all loads and stores are within the chunk.
     unsafe {
-        let mut peaks = S::load(scores.as_ptr());
-        for at in (LANES..CHUNK).step_by(LANES) {
-            peaks = S::max(peaks, S::load(scores.as_ptr().add(at)));
+        let mut own = [S::splat(0.0); CHUNK / LANES];
+        for (at, own) in own.iter_mut().enumerate() {
+            let score = scores.as_mut_ptr().add(at * LANES);
+            *own = S::mul(S::load(score), S::splat(spec.scale));
+            S::store(score, *own);
         }
-        let peak = S::lanes(peaks).into_iter().fold(f32::NEG_INFINITY, math::max);
-        for at in (0..CHUNK).step_by(LANES) {
-            let score = S::load(scores.as_ptr().add(at));
-            S::store(scores.as_mut_ptr().add(at), S::exp(S::sub(score, S::splat(peak))));
+        if let Some(cap) = spec.soft_cap {
+            for score in &mut scores[from..to] {
+                *score = math::soft_cap(*score, cap);
+            }
         }
-        scores[..from].fill(0.0);
-        scores[to..].fill(0.0);
-        let mut sums = S::load(scores.as_ptr());
-        for at in (LANES..CHUNK).step_by(LANES) {
-            sums = S::add(sums, S::load(scores.as_ptr().add(at)));
+        if !whole {
+            scores[..from].fill(f32::NEG_INFINITY);
+            scores[to..].fill(f32::NEG_INFINITY);
         }
+        if !whole || spec.soft_cap.is_some() {
+            for (at, own) in own.iter_mut().enumerate() {
+                *own = S::load(scores.as_ptr().add(at * LANES));
+            }
+        }
+        let peaks = own[1..].iter().fold(own[0], |peaks, own| S::max(peaks, *own));
+        let peak = greatest(S::lanes(peaks));
+        for (at, own) in own.iter_mut().enumerate() {
+            *own = S::exp(S::sub(*own, S::splat(peak)));
+            S::store(scores.as_mut_ptr().add(at * LANES), *own);
+        }
+        if !whole {
+            scores[..from].fill(0.0);
+            scores[to..].fill(0.0);
+            for (at, own) in own.iter_mut().enumerate() {
+                *own = S::load(scores.as_ptr().add(at * LANES));
+            }
+        }
+        let sums = own[1..].iter().fold(own[0], |sums, own| S::add(sums, *own));
         (peak, tree(S::lanes(sums)))
     }
 }
 
-/// Takes a chunk's peak and sum into a pair's; gives the factors for the values so far and for the
-/// chunk's.
+/// The greatest lane, whatever the order: equal numbers differ in nothing that follows.
 #[inline(always)]
-fn merge<E: Stored>(pairs: &mut Pairs<'_, E>, pair: usize, peak: f32, sum: f32) -> (f32, f32) {
-    if pairs.sums[pair] == 0.0 {
-        (pairs.peaks[pair], pairs.sums[pair]) = (peak, sum);
-        return (0.0, 1.0);
+fn greatest(mut lanes: [f32; LANES]) -> f32 {
+    for width in [8, 4, 2, 1] {
+        for lane in 0..width {
+            lanes[lane] = math::max(lanes[lane], lanes[lane + width]);
+        }
     }
-    let highest = math::max(pairs.peaks[pair], peak);
-    let old = math::exp(pairs.peaks[pair] - highest);
-    let new = math::exp(peak - highest);
-    pairs.peaks[pair] = highest;
-    pairs.sums[pair] = pairs.sums[pair] * old + sum * new;
-    (old, new)
+    lanes[0]
+}
+
+/// Takes a chunk's peaks and sums into the pairs'; gives the factors for each pair's values so far
+/// and for the chunk's.
+#[inline(always)]
+unsafe fn merge<S: Simd, E: Stored>(
+    pairs: &mut Pairs<'_, E>,
+    (first, count): (usize, usize),
+    seen: &[(usize, usize); QUERIES],
+    (peaks, sums): (&[f32; LANES], &[f32; LANES]),
+) -> [(f32, f32); QUERIES] {
+    let mut before = [0.0; LANES];
+    before[..count].copy_from_slice(&pairs.sums.peaks[first..first + count]);
+    // SAFETY: all arrays have sixteen elements.
+    let (highest, old, new) = unsafe {
+        let (before, peaks) = (S::load(before.as_ptr()), S::load(peaks.as_ptr()));
+        let highest = S::max(before, peaks);
+        let old = S::lanes(S::exp(S::sub(before, highest)));
+        (S::lanes(highest), old, S::lanes(S::exp(S::sub(peaks, highest))))
+    };
+    let mut factors = [(1.0, 0.0); QUERIES];
+    for r in 0..count {
+        let (peak, sum) = (&mut pairs.sums.peaks[first + r], &mut pairs.sums.sums[first + r]);
+        if seen[r].0 >= seen[r].1 {
+            continue;
+        }
+        if *sum == 0.0 {
+            (*peak, *sum) = (peaks[r], sums[r]);
+            factors[r] = (0.0, 1.0);
+        } else {
+            *peak = highest[r];
+            *sum = *sum * old[r] + sums[r] * new[r];
+            factors[r] = (old[r], new[r]);
+        }
+    }
+    factors
+}
+
+/// A block of this task's sequence.
+#[inline(always)]
+fn id<E: Stored>(pairs: &Pairs<'_, E>, block: usize) -> usize {
+    let id = pairs.table[block] as usize;
+    assert!(id < pairs.job.kv.layout.blocks);
+    id
 }
 
 /// Where a block's elements of this task's head begin.
 #[inline(always)]
 fn block_start<E: Stored>(pairs: &Pairs<'_, E>, block: usize) -> usize {
-    let id = pairs.table[block] as usize;
-    let layout = &pairs.job.kv.layout;
-    assert!(id < layout.blocks);
-    layout.head(pairs.job.layer, id, pairs.kv_head)
+    pairs.job.kv.layout.head(pairs.job.layer, id(pairs, block), pairs.kv_head)
 }
 
 /// The value rows at `from..to` of a chunk.
@@ -348,6 +454,28 @@ fn value_rows<E: Stored>(
     rows
 }
 
+/// The scales of the values at `from..to` of a chunk, and zeros.
+#[inline(always)]
+fn value_scales<E: Stored>(
+    pairs: &Pairs<'_, E>,
+    start: usize,
+    (from, to): (usize, usize),
+) -> [f32; CHUNK] {
+    let layout = &pairs.job.kv.layout;
+    let size = pairs.job.kv.spec().block_size;
+    let mut scales = [0.0; CHUNK];
+    let mut at = from;
+    while at < to {
+        let (block, offset) = ((start + at) / size, (start + at) % size);
+        let count = (size - offset).min(to - at);
+        let first = layout.scales(pairs.job.layer, id(pairs, block), pairs.kv_head);
+        let first = first + layout.scale_stride + offset;
+        scales[at..at + count].copy_from_slice(&pairs.job.kv.scales[first..first + count]);
+        at += count;
+    }
+    scales
+}
+
 /// What [`add_values`] adds.
 struct Weighted<'a> {
     first: usize,
@@ -363,7 +491,7 @@ struct Weighted<'a> {
 #[inline(always)]
 unsafe fn add_values<S: Simd, E: Stored, const R: usize, const D: usize>(
     pairs: &mut Pairs<'_, E>,
-    weights: &Scores<R>,
+    weights: &Scores,
     rows: &[*const E::Raw; CHUNK],
     span: &Weighted<'_>,
 ) {
@@ -391,7 +519,7 @@ unsafe fn add_values<S: Simd, E: Stored, const R: usize, const D: usize>(
             }
             let (old, new) = (S::splat(span.factors[r].0), S::splat(span.factors[r].1));
             let start = (span.first + r) * stride + span.dim;
-            let kept = pairs.values[start..start + D * LANES].as_mut_ptr();
+            let kept = pairs.sums.values[start..start + D * LANES].as_mut_ptr();
             for (d, sum) in sums.iter().enumerate() {
                 let kept = kept.add(d * LANES);
                 S::store(kept, S::add(S::mul(S::load(kept), old), S::mul(*sum, new)));

@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{entry::entry_points, integers::Bytes, vector::Simd};
+use crate::cpu::coded::{FP8_BITS, FP8_UNIT};
 
 /// AVX2 with fused multiply-add and half conversions.
 #[derive(Clone, Copy)]
@@ -55,6 +56,22 @@ unsafe impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Pair {
+        // SAFETY: as the trait's.
+        unsafe {
+            let half = |bytes| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+            let bytes = _mm_loadu_si128(from.cast());
+            (half(bytes), half(_mm_srli_si128::<8>(bytes)))
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(from: *const T) {
+        // SAFETY: a hint, which faults at no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn load_low(from: *const u32) -> Pair {
         // SAFETY: as the trait's.
         unsafe {
@@ -70,6 +87,36 @@ unsafe impl Simd for Avx2 {
             let high = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
             let half = |words| _mm256_castsi256_ps(_mm256_and_si256(words, high));
             (half(_mm256_loadu_si256(from.cast())), half(_mm256_loadu_si256(from.add(8).cast())))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_field(from: *const u32, shift: u32, mask: u32) -> Pair {
+        // SAFETY: as the trait's.
+        unsafe {
+            let shift = _mm_cvtsi32_si128(shift.cast_signed());
+            let mask = _mm256_set1_epi32(mask.cast_signed());
+            let half = |from: *const u32| {
+                let words = _mm256_srl_epi32(_mm256_loadu_si256(from.cast()), shift);
+                _mm256_cvtepi32_ps(_mm256_and_si256(words, mask))
+            };
+            (half(from), half(from.add(8)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_fp8(from: *const u32, shift: u32) -> Pair {
+        // SAFETY: as the trait's.
+        unsafe {
+            let shift = _mm_cvtsi32_si128((24 - shift).cast_signed());
+            let mask = _mm256_set1_epi32(FP8_BITS.cast_signed());
+            let unit = _mm256_set1_ps(FP8_UNIT);
+            let half = |from: *const u32| {
+                let words = _mm256_sll_epi32(_mm256_loadu_si256(from.cast()), shift);
+                let bits = _mm256_and_si256(_mm256_srai_epi32::<4>(words), mask);
+                _mm256_mul_ps(_mm256_castsi256_ps(bits), unit)
+            };
+            (half(from), half(from.add(8)))
         }
     }
 

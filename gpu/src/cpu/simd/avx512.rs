@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{entry::entry_points, integers::Bytes, vector::Simd};
+use crate::cpu::coded::{FP8_BITS, FP8_UNIT};
 
 /// AVX-512.
 #[derive(Clone, Copy)]
@@ -44,6 +45,18 @@ unsafe impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> __m512 {
+        // SAFETY: as the trait's.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(from: *const T) {
+        // SAFETY: a hint, which faults at no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn load_low(from: *const u32) -> __m512 {
         // SAFETY: as the trait's.
         unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_loadu_si512(from.cast()))) }
@@ -55,6 +68,30 @@ unsafe impl Simd for Avx512 {
         unsafe {
             let high = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
             _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(from.cast()), high))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_field(from: *const u32, shift: u32, mask: u32) -> __m512 {
+        // SAFETY: as the trait's.
+        unsafe {
+            let shift = _mm_cvtsi32_si128(shift.cast_signed());
+            let words = _mm512_srl_epi32(_mm512_loadu_si512(from.cast()), shift);
+            let mask = _mm512_set1_epi32(mask.cast_signed());
+            _mm512_cvtepi32_ps(_mm512_and_si512(words, mask))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_fp8(from: *const u32, shift: u32) -> __m512 {
+        // SAFETY: as the trait's.
+        unsafe {
+            // To the top, then the sign stays there and the rest goes to where an `f32` has it.
+            let shift = _mm_cvtsi32_si128((24 - shift).cast_signed());
+            let words = _mm512_sll_epi32(_mm512_loadu_si512(from.cast()), shift);
+            let mask = _mm512_set1_epi32(FP8_BITS.cast_signed());
+            let bits = _mm512_and_si512(_mm512_srai_epi32::<4>(words), mask);
+            _mm512_mul_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(FP8_UNIT))
         }
     }
 

@@ -39,8 +39,13 @@ macro_rules! entry_points {
         /// # Safety
         /// The machine must have this module's features.
         $(#[$feature])?
-        pub(crate) unsafe fn spread_integers(x: &[f32], width: usize, out: &mut [u32]) {
-            crate::cpu::simd::integers::spread(x, width, out);
+        pub(crate) unsafe fn spread_integers(
+            x: &[f32],
+            peaks: &[f32],
+            width: usize,
+            out: &mut [u32],
+        ) {
+            crate::cpu::simd::integers::spread(x, peaks, width, out);
         }
 
         /// [`crate::cpu::simd::integers::quantize_rows`].
@@ -49,8 +54,13 @@ macro_rules! entry_points {
         /// The machine must have this module's features.
         $(#[$feature])?
         #[allow(dead_code, reason = "tiles take rows, and only x86-64 has tiles")]
-        pub(crate) unsafe fn quantize_rows(x: &[f32], width: usize, out: &mut [u32]) {
-            crate::cpu::simd::integers::quantize_rows(x, width, out);
+        pub(crate) unsafe fn quantize_rows(
+            x: &[f32],
+            peaks: &[f32],
+            width: usize,
+            out: &mut [u32],
+        ) {
+            crate::cpu::simd::integers::quantize_rows(x, peaks, width, out);
         }
 
         /// [`crate::cpu::simd::attention::task`].
@@ -64,6 +74,26 @@ macro_rules! entry_points {
         ) {
             // SAFETY: features as promised by the caller.
             unsafe { crate::cpu::simd::attention::task::<$simd>(job, task) }
+        }
+
+        /// [`crate::cpu::simd::probe::multiply_add`].
+        ///
+        /// # Safety
+        /// The machine must have this module's features.
+        $(#[$feature])?
+        pub(crate) unsafe fn probe_multiply_add(rounds: usize) -> (f32, usize) {
+            // SAFETY: features as promised by the caller.
+            unsafe { crate::cpu::simd::probe::multiply_add::<$simd>(rounds) }
+        }
+
+        /// [`crate::cpu::simd::probe::read`].
+        ///
+        /// # Safety
+        /// The machine must have this module's features.
+        $(#[$feature])?
+        pub(crate) unsafe fn probe_read(memory: &[f32]) -> f32 {
+            // SAFETY: features as promised by the caller.
+            unsafe { crate::cpu::simd::probe::read::<$simd>(memory) }
         }
 
         /// [`crate::cpu::simd::rows::sum_of_squares`].
@@ -84,6 +114,26 @@ macro_rules! entry_points {
         pub(crate) unsafe fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
             // SAFETY: features as promised by the caller.
             unsafe { crate::cpu::simd::rows::silu_mul::<$simd>(gate, up, out) }
+        }
+
+        /// [`crate::cpu::simd::rows::gelu_mul`].
+        ///
+        /// # Safety
+        /// The machine must have this module's features.
+        $(#[$feature])?
+        pub(crate) unsafe fn gelu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+            // SAFETY: features as promised by the caller.
+            unsafe { crate::cpu::simd::rows::gelu_mul::<$simd>(gate, up, out) }
+        }
+
+        /// [`crate::cpu::simd::latent::task`].
+        ///
+        /// # Safety
+        /// The machine must have this module's features.
+        $(#[$feature])?
+        pub(crate) unsafe fn latent(job: &crate::cpu::simd::latent::Latent<'_>, task: usize) {
+            // SAFETY: features as promised by the caller.
+            unsafe { crate::cpu::simd::latent::task::<$simd>(job, task) }
         }
     };
 }

@@ -45,13 +45,14 @@ pub(crate) const fn row_words(width: usize) -> usize {
     1 + width.div_ceil(GROUP) * (1 + WORDS)
 }
 
-/// Quantizes a tile of rows (`x`, each `width` long) to `out`, `[word][row of the tile]`.
+/// Quantizes a tile of rows (`x`, each `width` long) to `out`, `[word][row of the tile]`. `peaks`
+/// are their largest magnitudes over all ranks, or nothing.
 #[inline(always)]
-pub(crate) fn spread(x: &[f32], width: usize, out: &mut [u32]) {
+pub(crate) fn spread(x: &[f32], peaks: &[f32], width: usize, out: &mut [u32]) {
     let (rows, blocks) = (x.len() / width, width.div_ceil(GROUP));
     let (head, body) = out.split_at_mut(rows * (1 + blocks));
     for (row, x) in x.chunks_exact(width).enumerate() {
-        let (scale, inverse) = row_scale(x);
+        let (scale, inverse) = row_scale(x, peaks.get(row));
         head[row] = scale.to_bits();
         let words = body.chunks_exact_mut(WORDS * rows);
         for (block, (x, out)) in x.chunks(GROUP).zip(words).enumerate() {
@@ -65,13 +66,14 @@ pub(crate) fn spread(x: &[f32], width: usize, out: &mut [u32]) {
 }
 
 /// Rows of `x`, each `width` long, for tiles: `[row][word]`, and behind each row a block with its
-/// scale and the sum of its bytes.
+/// scale and the sum of its bytes. `peaks` as in [`spread`].
 #[inline(always)]
-pub(crate) fn quantize_rows(x: &[f32], width: usize, out: &mut [u32]) {
+pub(crate) fn quantize_rows(x: &[f32], peaks: &[f32], width: usize, out: &mut [u32]) {
     let blocks = width.div_ceil(GROUP);
     let words = (blocks + 1) * WORDS;
-    for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(words)) {
-        let (scale, inverse) = row_scale(x);
+    let rows = x.chunks_exact(width).zip(out.chunks_exact_mut(words));
+    for (row, (x, out)) in rows.enumerate() {
+        let (scale, inverse) = row_scale(x, peaks.get(row));
         let (out, end) = out.split_at_mut(blocks * WORDS);
         let mut total = 0i32;
         for (x, out) in x.chunks(GROUP).zip(out.chunks_exact_mut(WORDS)) {

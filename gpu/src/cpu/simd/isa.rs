@@ -4,15 +4,17 @@
 use crate::cpu::integers::Bits;
 
 #[cfg(target_arch = "x86_64")]
-use super::{amx, avx2, avx512, avx512_bf16, avx512_vnni};
-use super::{attention, integers, pool, portable, product};
+use super::{amx, avx2, avx512, avx512_bf16, avx512_vnni, probe};
+use super::{attention, integers, latent, pool, portable, product, tasks};
 use crate::{
     backend::PreparedLinear,
     cpu::{
         KernelPath,
         packed::{CpuLinear, Elements},
         pairs::{BLOCK, PairOrder, words},
+        probe::Multiply,
     },
+    quant::InputRounding,
 };
 
 /// An instruction set that this machine has.
@@ -121,12 +123,13 @@ impl Isa {
                 amx::byte_words(width)
             }
             (Elements::Integers(_), _) => integers::row_words(width),
-            (Elements::F16(_) | Elements::F32(_), _) => width,
+            (Elements::F16(_) | Elements::F32(_) | Elements::Coded(_), _) => width,
         }
     }
 
-    /// Lays a tile of rows of `x` out as the kernel for `weight` reads it.
-    pub(crate) fn lay_out(self, weight: &CpuLinear, x: &[f32], out: &mut [u32]) {
+    /// Lays a tile of rows of `x` out as the kernel for `weight` reads it. `peaks` are what scales
+    /// of these rows follow from, or nothing if the rows decide.
+    pub(crate) fn lay_out(self, weight: &CpuLinear, x: &[f32], peaks: &[f32], out: &mut [u32]) {
         let width = weight.in_features();
         match (&weight.elements, self.0) {
             // SAFETY: `Isa::of` has found the features on this machine.
@@ -143,51 +146,80 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             (Elements::Integers(integers), KernelPath::Amx) if integers.bits == Bits::Eight => {
                 // SAFETY: as above.
-                unsafe { avx512::quantize_rows(x, width, out) }
+                unsafe { avx512::quantize_rows(x, peaks, width, out) }
             }
-            (Elements::Integers(_), _) => dispatch!(self, spread_integers(x, width, out)),
-            (Elements::F16(_) | Elements::F32(_), _) => product::interleave(x, width, out),
+            (Elements::Integers(_), _) => dispatch!(self, spread_integers(x, peaks, width, out)),
+            (Elements::Coded(_), _) if weight.rounding != InputRounding::Exact => {
+                product::interleave(&weight.rounded(x, peaks), width, out);
+            }
+            (Elements::F16(_) | Elements::F32(_) | Elements::Coded(_), _) => {
+                product::interleave(x, width, out)
+            }
         }
     }
 
     /// All of a product's tasks.
     pub(crate) fn product(self, pool: &mut pool::Pool, job: &product::Product<'_>) {
-        let size = (job.tasks(), job.operations());
+        share(pool, (job.tasks(), job.operations()), &|task| self.product_task(job, task));
+    }
+
+    /// All tasks of several products, of whatever weights, shared out together.
+    pub(crate) fn products(self, pool: &mut pool::Pool, jobs: &[product::Product<'_>]) {
+        let mut ends = Vec::with_capacity(jobs.len());
+        let mut total = 0;
+        for job in jobs {
+            total += job.tasks();
+            ends.push(total);
+        }
+        let operations = jobs.iter().map(product::Product::operations).sum();
+        share(pool, (total, operations), &|task| {
+            let at = ends.partition_point(|end| *end <= task);
+            let first = if at == 0 { 0 } else { ends[at - 1] };
+            self.product_task(&jobs[at], task - first);
+        });
+    }
+
+    fn product_task(self, job: &product::Product<'_>, task: usize) {
         match (&job.weight.elements, self.0) {
+            // SAFETY: `Isa::of` has found the features on this machine, and weights that are
+            // prepared for it are chained.
             #[cfg(target_arch = "x86_64")]
-            (Elements::Bf16(..), KernelPath::Avx512Bf16) => share(pool, size, &|task| {
-                // SAFETY: `Isa::of` has found the features on this machine, and weights that are
-                // prepared for it are chained.
-                unsafe { avx512_bf16::pairs(job, task) }
-            }),
+            (Elements::Bf16(..), KernelPath::Avx512Bf16) => unsafe {
+                avx512_bf16::pairs(job, task);
+            },
+            // SAFETY: as above, in natural order.
             #[cfg(target_arch = "x86_64")]
-            (Elements::Bf16(..), KernelPath::Amx) => share(pool, size, &|task| {
-                // SAFETY: as above, in natural order.
-                unsafe { amx::pairs(job, task) }
-            }),
+            (Elements::Bf16(..), KernelPath::Amx) => unsafe { amx::pairs(job, task) },
+            // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            (Elements::Integers(weights), KernelPath::Amx) if weights.bits == Bits::Eight => {
-                share(pool, size, &|task| {
-                    // SAFETY: as above.
-                    unsafe { amx::bytes(job, weights, task) }
-                });
-            }
+            (Elements::Integers(own), KernelPath::Amx) if own.bits == Bits::Eight => unsafe {
+                amx::bytes(job, own, task);
+            },
             #[cfg(target_arch = "x86_64")]
             (
                 Elements::Integers(weights),
                 KernelPath::Avx512Vnni | KernelPath::Avx512Bf16 | KernelPath::Amx,
-            ) => share(pool, size, &|task| {
+            ) => {
                 // SAFETY: as above.
                 unsafe { avx512_vnni::product(job, weights, task) }
-            }),
-            _ => share(pool, size, &|task| dispatch!(self, product(job, task))),
+            }
+            _ => dispatch!(self, product(job, task)),
         }
     }
 
-    /// All of an attention's tasks.
-    pub(crate) fn attention(self, pool: &mut pool::Pool, job: &attention::Attention<'_>) {
-        let tasks = (job.tasks.len(), job.operations());
-        share(pool, tasks, &|task| dispatch!(self, attention(job, task)));
+    /// All of an attention's tasks, then what their parts come to.
+    pub(crate) fn attention(
+        self,
+        pool: &mut pool::Pool,
+        job: &attention::Attention<'_>,
+        merges: &[tasks::Merge],
+    ) {
+        let size = (job.tasks.len(), job.operations());
+        share(pool, size, &|task| dispatch!(self, attention(job, task)));
+        share(pool, (merges.len(), job.operations()), &|merge| {
+            // SAFETY: parts of merges are disjoint, and no task runs any more.
+            unsafe { merges[merge].run(job) }
+        });
     }
 
     /// The sum of squares in the stated order.
@@ -195,8 +227,50 @@ impl Isa {
         dispatch!(self, sum_of_squares(x))
     }
 
+    /// All of a latent attention's tasks.
+    pub(crate) fn latent(self, pool: &mut pool::Pool, job: &latent::Latent<'_>) {
+        let tasks = (job.tasks.len(), job.operations());
+        share(pool, tasks, &|task| dispatch!(self, latent(job, task)));
+    }
+
+    /// `out = gelu(gate) * up`.
+    pub(crate) fn gelu_mul(self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        dispatch!(self, gelu_mul(gate, up, out))
+    }
+
     /// `out = silu(gate) * up`.
     pub(crate) fn silu_mul(self, gate: &[f32], up: &[f32], out: &mut [f32]) {
         dispatch!(self, silu_mul(gate, up, out))
+    }
+
+    /// The sum of some memory, to see how fast it is read.
+    pub(crate) fn probe_read(self, memory: &[f32]) -> f32 {
+        dispatch!(self, probe_read(memory))
+    }
+
+    /// A loop of nothing but products; gives some number and how many operations it took.
+    pub(crate) fn probe_multiply(self, of: Multiply, rounds: usize) -> (f32, usize) {
+        match (of, self.0) {
+            // SAFETY: `Isa::of` has found the features on this machine.
+            #[cfg(target_arch = "x86_64")]
+            (Multiply::Bf16, KernelPath::Avx512Bf16) => unsafe { probe::pairs(rounds) },
+            #[cfg(target_arch = "x86_64")]
+            (Multiply::Bf16, KernelPath::Amx) => unsafe {
+                // SAFETY: as above.
+                amx::probe(amx::TileOf::Pairs, rounds)
+            },
+            #[cfg(target_arch = "x86_64")]
+            (Multiply::Int8, KernelPath::Amx) => unsafe {
+                // SAFETY: as above.
+                amx::probe(amx::TileOf::Bytes, rounds)
+            },
+            #[cfg(target_arch = "x86_64")]
+            (Multiply::Int8, KernelPath::Avx512Vnni | KernelPath::Avx512Bf16) => unsafe {
+                // SAFETY: as above.
+                probe::bytes(rounds)
+            },
+            (Multiply::F32, _) => dispatch!(self, probe_multiply_add(rounds)),
+            _ => (0.0, 0),
+        }
     }
 }

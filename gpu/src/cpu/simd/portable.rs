@@ -10,7 +10,7 @@ use super::{
     integers::Bytes,
     vector::{LANES, Simd},
 };
-use crate::cpu::math;
+use crate::cpu::{coded::widened, math};
 
 /// No particular instruction set.
 #[derive(Clone, Copy)]
@@ -60,6 +60,13 @@ unsafe impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Lanes {
+        // SAFETY: valid for 16 elements as the trait asks.
+        let bytes = unsafe { from.cast::<[i8; LANES]>().read_unaligned() };
+        each(|lane| f32::from(bytes[lane]))
+    }
+
+    #[inline(always)]
     unsafe fn load_low(from: *const u32) -> Lanes {
         // SAFETY: valid for 16 elements as the trait asks.
         let words = unsafe { from.cast::<[u32; LANES]>().read_unaligned() };
@@ -71,6 +78,20 @@ unsafe impl Simd for Portable {
         // SAFETY: valid for 16 elements as the trait asks.
         let words = unsafe { from.cast::<[u32; LANES]>().read_unaligned() };
         each(|lane| f32::from_bits(words[lane] & 0xffff_0000))
+    }
+
+    #[inline(always)]
+    unsafe fn load_field(from: *const u32, shift: u32, mask: u32) -> Lanes {
+        // SAFETY: valid for 16 elements as the trait asks.
+        let words = unsafe { from.cast::<[u32; LANES]>().read_unaligned() };
+        each(|lane| (words[lane] >> shift & mask) as f32)
+    }
+
+    #[inline(always)]
+    unsafe fn load_fp8(from: *const u32, shift: u32) -> Lanes {
+        // SAFETY: valid for 16 elements as the trait asks.
+        let words = unsafe { from.cast::<[u32; LANES]>().read_unaligned() };
+        each(|lane| widened(words[lane] >> shift))
     }
 
     #[inline(always)]

@@ -8,7 +8,7 @@
 use std::mem::MaybeUninit;
 
 use super::{
-    integers,
+    coded, integers,
     pairs::{self, Widened},
     pool::Pieces,
     vector::{LANES, Simd, Stored, StoredF16, StoredF32},
@@ -99,6 +99,9 @@ pub(crate) unsafe fn task<S: Simd>(job: &Product<'_>, task: usize) {
             }
             Elements::Integers(weights) => {
                 integers::rows_of_panel::<S::Bytes>(job, weights, panel, first);
+            }
+            Elements::Coded(weights) => {
+                coded::rows_of_panel::<S>(job, weights, panel, first);
             }
             Elements::F16(data) => {
                 rows_of_panel::<S, StoredF16>(job, data[at..].as_ptr(), panel, first);

@@ -1,7 +1,7 @@
 //! Kernels along one row: the sum that a norm needs, and the gated activation.
 
 use super::vector::{LANES, Simd};
-use crate::cpu::math::tree;
+use crate::cpu::math::{GELU_CUBE, GELU_LINE, tree};
 
 /// The sum of squares over 16 lanes, element `i` in lane `i % 16`, then the tree.
 ///
@@ -39,6 +39,26 @@ pub(crate) unsafe fn silu_mul<S: Simd>(gate: &[f32], up: &[f32], out: &mut [f32]
             // Negation by subtraction from zero would turn -0 into +0; -1 * x is exact.
             let silu = S::div(x, S::add(one, S::exp(S::mul(S::splat(-1.0), x))));
             S::lanes(S::mul(silu, S::load(up.as_ptr())))
+        };
+        out.copy_from_slice(&lanes[..out.len()]);
+    }
+}
+
+/// `out = gelu(gate) * up`, by [`crate::cpu::math::gelu`]; the three are equally long.
+///
+/// # Safety
+/// The machine must have what `S` needs.
+#[inline(always)]
+pub(crate) unsafe fn gelu_mul<S: Simd>(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    assert!(gate.len() == out.len() && up.len() == out.len());
+    for ((gate, up), out) in gate.chunks(LANES).zip(up.chunks(LANES)).zip(out.chunks_mut(LANES)) {
+        let (gate, up) = (padded(gate), padded(up));
+        // SAFETY: loads are from arrays of 16.
+        let lanes = unsafe {
+            let x = S::load(gate.as_ptr());
+            let slope = S::fma(S::mul(x, x), S::splat(GELU_CUBE), S::splat(GELU_LINE));
+            let gelu = S::div(x, S::add(S::splat(1.0), S::exp(S::mul(x, slope))));
+            S::lanes(S::mul(gelu, S::load(up.as_ptr())))
         };
         out.copy_from_slice(&lanes[..out.len()]);
     }

@@ -25,6 +25,8 @@ pub(crate) unsafe trait Simd: Copy {
     const TILE_VECTORS: usize;
     /// Queries that one attention tile takes.
     const QUERIES: usize;
+    /// Whether those are more than four; else the kernels for more are not even compiled.
+    const IS_WIDE: bool = Self::QUERIES > 4;
 
     unsafe fn splat(value: f32) -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;
@@ -32,10 +34,16 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn load_bf16(from: *const u16) -> Self::V;
     /// Widens IEEE halves.
     unsafe fn load_f16(from: *const u16) -> Self::V;
+    /// Widens signed bytes.
+    unsafe fn load_i8(from: *const i8) -> Self::V;
     /// Widens the brain floats in the lower halves of sixteen words.
     unsafe fn load_low(from: *const u32) -> Self::V;
     /// Widens those in the upper halves.
     unsafe fn load_high(from: *const u32) -> Self::V;
+    /// A field of each of sixteen words: the bits of `mask`, `shift` above the lowest.
+    unsafe fn load_field(from: *const u32, shift: u32, mask: u32) -> Self::V;
+    /// Widens the eight-bit floats (e4m3) of sixteen words, `shift` above the lowest bit.
+    unsafe fn load_fp8(from: *const u32, shift: u32) -> Self::V;
     unsafe fn store(to: *mut f32, value: Self::V);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
@@ -49,6 +57,12 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// The bits of `value` plus the bits of `shifted` moved 23 up: scales by a power of two.
     unsafe fn scale(value: Self::V, shifted: Self::V) -> Self::V;
+
+    /// Asks for the line at `from` to be brought into the second-level cache; any address will do.
+    #[inline(always)]
+    fn prefetch<T>(from: *const T) {
+        let _ = from;
+    }
 
     /// [`crate::cpu::math::exp`] in every lane.
     #[inline(always)]
@@ -87,6 +101,8 @@ pub(crate) unsafe trait Simd: Copy {
 pub(crate) unsafe trait Stored: Copy + Send + Sync {
     /// How it lies in memory.
     type Raw: Copy + Send + Sync;
+    /// Whether each key and value has a scale.
+    const IS_SCALED: bool = false;
     unsafe fn load<S: Simd>(from: *const Self::Raw) -> S::V;
 }
 
@@ -99,6 +115,9 @@ pub(crate) struct StoredF16;
 /// Singles.
 #[derive(Clone, Copy)]
 pub(crate) struct StoredF32;
+/// Bytes with scales.
+#[derive(Clone, Copy)]
+pub(crate) struct StoredInt8;
 
 // SAFETY: forwards to the vector's own loads.
 unsafe impl Stored for StoredBf16 {
@@ -130,5 +149,17 @@ unsafe impl Stored for StoredF32 {
     unsafe fn load<S: Simd>(from: *const f32) -> S::V {
         // SAFETY: as the trait's.
         unsafe { S::load(from) }
+    }
+}
+
+// SAFETY: forwards to the vector's own loads.
+unsafe impl Stored for StoredInt8 {
+    type Raw = i8;
+    const IS_SCALED: bool = true;
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const i8) -> S::V {
+        // SAFETY: as the trait's.
+        unsafe { S::load_i8(from) }
     }
 }

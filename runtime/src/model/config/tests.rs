@@ -69,6 +69,69 @@ fn wrong_numbers_are_named_with_what_would_be_right() {
     check_error(json!({"architectures": ["X".repeat(1000)]}), &["XXX...", "LlamaForCausalLM"]);
 }
 
+fn quantized(config: Value) -> Result<Quantization, String> {
+    let parsed = parse(json!({"quantization_config": config}));
+    parsed.map(|config| config.quantization.unwrap()).map_err(|error| error.to_string())
+}
+
+#[test]
+fn quantization_is_read_as_each_tool_writes_it() {
+    use QuantizedInputs as Inputs;
+    use QuantizedWeights as Weights;
+    let check = |config: Value, weights, inputs| {
+        let found = quantized(config).unwrap();
+        assert_eq!((found.weights, found.inputs), (weights, inputs));
+    };
+    let gptq = json!({"quant_method": "gptq", "bits": 8, "group_size": -1, "desc_act": true});
+    let weights = Weights::Gptq { bits: 8, group: None, zero_offset: 1 };
+    check(gptq, weights, Inputs::Exact);
+    let awq = json!({"quant_method": "awq", "bits": 4, "group_size": 128, "version": "GEMM"});
+    check(awq, Weights::Awq { group: Some(128) }, Inputs::Exact);
+    let fp8 = json!({"quant_method": "fp8", "activation_scheme": "static"});
+    check(fp8, Weights::Fp8 { block: None }, Inputs::Fp8Static);
+    let fp8 = json!({"quant_method": "fp8", "weight_block_size": [128, 64]});
+    check(fp8, Weights::Fp8 { block: Some((128, 64)) }, Inputs::Fp8Groups(64));
+    let compressed = |format: &str, weights: Value, inputs: Value| {
+        json!({"quant_method": "compressed-tensors", "format": format, "config_groups":
+               {"group_0": {"weights": weights, "input_activations": inputs}}})
+    };
+    let four = json!({"num_bits": 4, "strategy": "group", "group_size": 32});
+    let weights = Weights::Packed { bits: 4, group: Some(32) };
+    check(compressed("pack-quantized", four, Value::Null), weights, Inputs::Exact);
+    let eight = json!({"num_bits": 8, "type": "int", "strategy": "channel"});
+    let inputs = json!({"num_bits": 8, "type": "int", "strategy": "token", "dynamic": true});
+    check(compressed("int-quantized", eight, inputs), Weights::Int8, Inputs::Int8Token);
+}
+
+#[test]
+fn quantization_that_is_not_supported_is_named_with_what_is() {
+    let refused = |config: Value, parts: &[&str]| {
+        let why = quantized(config).unwrap_err();
+        assert!(parts.iter().all(|part| why.contains(part)), "{why}");
+    };
+    let method = |method: &str| json!({"quant_method": method, "bits": 4, "group_size": 128});
+    refused(method("bitsandbytes"), &["bitsandbytes", "`gptq`, `awq`, `compressed-tensors`"]);
+    refused(
+        json!({"quant_method": "gptq", "bits": 3}),
+        &["quantization_config.bits", "4 and of 8"],
+    );
+    refused(json!({"quant_method": "gptq", "bits": 4, "group_size": 0}), &["group_size", "-1"]);
+    refused(json!({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}), &["marlin"]);
+    refused(json!({"quant_method": "awq", "bits": 4, "version": "gemv"}), &["gemv", "`gemm`"]);
+    refused(json!({"quant_method": "fp8", "weight_block_size": [128]}), &["[128]", "two sizes"]);
+    let compressed = |scheme: Value| {
+        json!({"quant_method": "compressed-tensors", "format": "pack-quantized",
+               "config_groups": {"group_0": scheme}})
+    };
+    refused(compressed(json!([])), &["config_groups", "one group"]);
+    let uneven = json!({"weights": {"num_bits": 4, "symmetric": false, "strategy": "group"}});
+    refused(compressed(uneven), &["weights.symmetric", "is supported"]);
+    let eight = json!({"num_bits": 8, "strategy": "channel"});
+    let inputs = json!({"num_bits": 8, "type": "int", "strategy": "token", "dynamic": true});
+    let both = json!({"weights": eight, "input_activations": inputs});
+    refused(compressed(both), &["config_groups.input_activations", "none, or"]);
+}
+
 #[test]
 fn ropes_are_read_in_both_styles_or_refused() {
     let linear = RopeScaling::Linear { factor: 4.0 };
@@ -76,14 +139,83 @@ fn ropes_are_read_in_both_styles_or_refused() {
     assert_eq!(parse(old).unwrap().rope, Rope { theta: 5e5, scaling: linear });
     let new = json!({"rope_parameters": {"rope_type": "linear", "rope_theta": 5e5, "factor": 4}});
     assert_eq!(parse(new).unwrap().rope, Rope { theta: 5e5, scaling: linear });
-    let yarn = json!({"rope_scaling": {"rope_type": "yarn", "factor": 4}});
-    check_error(yarn, &["`rope_scaling.rope_type`", "yarn", "`llama3`"]);
+    let yarn = json!({"rope_scaling": {"rope_type": "yarn", "factor": 4,
+        "original_max_position_embeddings": 256}});
+    let RopeScaling::Yarn { factor, attention_factor, original_max_position, .. } =
+        parse(yarn).unwrap().rope.scaling
+    else {
+        panic!("it is YaRN");
+    };
+    assert_eq!((factor, original_max_position), (4.0, 256));
+    assert!((attention_factor - (0.1 * 4f64.ln() + 1.0)).abs() < 1e-12);
+    let long =
+        json!({"rope_scaling": {"type": "longrope", "short_factor": [1], "long_factor": [2]}});
+    check_error(long, &["`rope_scaling.type`", "longrope", "`llama3`", "longer text"]);
     check_error(json!({"rope_scaling": {"rope_type": "linear"}}), &["`rope_scaling.factor`"]);
     check_error(json!({"rope_theta": 0}), &["`rope_theta`"]);
     let swapped = json!({"rope_scaling": {"rope_type": "llama3", "factor": 8,
         "low_freq_factor": 4, "high_freq_factor": 1, "original_max_position_embeddings": 64}});
     check_error(swapped, &["high_freq_factor", "greater than"]);
     check_error(json!({"partial_rotary_factor": 0.5}), &["`partial_rotary_factor`"]);
+}
+
+#[test]
+fn what_families_do_alike_is_refused_where_they_do_not() {
+    let of = |class: &str, more: Value| {
+        let mut changes = json!({"architectures": [class]});
+        changes.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        changes
+    };
+    let phi = parse(of("Phi3ForCausalLM", json!({"partial_rotary_factor": 0.75}))).unwrap();
+    assert_eq!((phi.rotary_dim, phi.head_dim, phi.fused_projections), (6, 8, true));
+    let gemma = parse(of("Gemma2ForCausalLM", json!({}))).unwrap();
+    assert!(gemma.tie_word_embeddings && gemma.head_dim == 256);
+    assert_eq!((gemma.attention_cap, gemma.logit_cap), (Some(50.0), Some(30.0)));
+    let uncapped = of("Gemma2ForCausalLM", json!({"attn_logit_softcapping": null}));
+    assert_eq!(parse(uncapped).unwrap().attention_cap, None);
+    let gate = json!({"hidden_activation": "gelu"});
+    check_error(of("Gemma3ForCausalLM", gate), &["`hidden_activation`", "gelu_pytorch_tanh"]);
+    let both_ways = json!({"use_bidirectional_attention": true});
+    check_error(of("Gemma3ForCausalLM", both_ways), &["`use_bidirectional_attention`", "false"]);
+    let half = json!({"rope_parameters": {"full_attention": {"rope_theta": 1e6}}});
+    check_error(of("Gemma3ForCausalLM", half), &["`rope_parameters`", "`sliding_attention`"]);
+}
+
+#[test]
+fn routers_that_no_published_model_has_are_refused() {
+    let of = |class: &str, more: Value| {
+        let mut changes = json!({"architectures": [class], "q_lora_rank": null, "kv_lora_rank": 16,
+            "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8, "n_routed_experts": 8,
+            "num_experts_per_tok": 2, "moe_intermediate_size": 16, "n_group": 4, "topk_group": 2});
+        changes.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        changes
+    };
+    let (v2, v3) = ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM");
+    let greedy = parse(of(v2, json!({"first_k_dense_replace": 1}))).unwrap();
+    assert_eq!(greedy.experts.unwrap().routing, Routing::SOFTMAX);
+    assert_eq!(greedy.latent.map(|latent| (latent.width(), latent.query_dim())), Some((20, 12)));
+    assert_eq!(parse(of(v2, json!({"n_routed_experts": null}))).unwrap().experts, None);
+    check_error(of(v2, json!({"topk_method": "noaux_tc"})), &["`topk_method`", "`greedy`"]);
+    check_error(of(v2, json!({"norm_topk_prob": true})), &["`norm_topk_prob`", "false"]);
+    check_error(of(v3, json!({"scoring_func": "softmax"})), &["`scoring_func`", "`sigmoid`"]);
+    check_error(of(v3, json!({"n_group": 3})), &["`n_group`", "divide", "8"]);
+    check_error(of(v3, json!({"n_group": 8})), &["`n_group`", "two experts"]);
+    check_error(of(v3, json!({"topk_group": 5})), &["`topk_group`", "1 to 4"]);
+    check_error(of(v3, json!({"num_experts_per_tok": 5})), &["`num_experts_per_tok`", "2 groups"]);
+    check_error(of(v3, json!({"moe_layer_freq": 2})), &["`moe_layer_freq`", "only 1"]);
+    check_error(of(v3, json!({"attention_bias": true})), &["`attention_bias`"]);
+    check_error(of(v3, json!({"qk_rope_head_dim": 3})), &["`qk_rope_head_dim`", "even"]);
+    let stretched = json!({"rope_scaling": {"type": "yarn", "factor": 40, "mscale": 1,
+        "mscale_all_dim": 1, "original_max_position_embeddings": 256}});
+    let scale = parse(of(v3, stretched)).unwrap().attention_scale * 12f64.sqrt();
+    assert!((scale - (0.1 * 40f64.ln() + 1.0).powi(2)).abs() < 1e-12, "{scale}");
+    let mixtral = json!({"architectures": ["MixtralForCausalLM"], "num_local_experts": 4,
+        "num_experts_per_tok": 5});
+    check_error(mixtral, &["`num_experts_per_tok`", "1 to 4"]);
+    let qwen = json!({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 4,
+        "num_experts_per_tok": 2, "moe_intermediate_size": 8, "decoder_sparse_step": 2});
+    let layers = parse(qwen).unwrap().experts.unwrap().layers;
+    assert_eq!(layers, [false, true, false, true]);
 }
 
 #[test]
@@ -94,6 +226,18 @@ fn windows_follow_each_familys_rules() {
         changes
     };
     check_spans(windowed("LlamaForCausalLM", json!({})), &[None; 4]);
+    check_spans(
+        windowed(
+            "MixtralForCausalLM",
+            json!({"num_local_experts": 2,
+        "num_experts_per_tok": 1}),
+        ),
+        &[Some(24); 4],
+    );
+    let every_other = [Some(24), None, Some(24), None];
+    check_spans(windowed("Gemma2ForCausalLM", json!({})), &every_other);
+    check_spans(windowed("Gemma3ForCausalLM", json!({"sliding_window_pattern": 2})), &every_other);
+    check_spans(windowed("Gemma3ForCausalLM", json!({})), &[Some(24); 4]);
     check_spans(windowed("MistralForCausalLM", json!({})), &[Some(24); 4]);
     check_spans(windowed("MistralForCausalLM", json!({"sliding_window": null})), &[None; 4]);
     check_spans(windowed("Qwen2ForCausalLM", json!({})), &[None; 4]);

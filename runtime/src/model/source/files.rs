@@ -12,7 +12,11 @@ use serde_json::Value;
 
 use crate::{
     id::Digest,
-    model::{error::ModelError, json},
+    model::{
+        error::ModelError,
+        gguf::{self, Gguf},
+        json,
+    },
 };
 
 /// What a model's folder holds. Optional files are there if they are `Some`.
@@ -32,7 +36,7 @@ pub struct ModelFiles {
     pub special_tokens_map: Option<PathBuf>,
     /// `chat_template.jinja`, which goes before a template in `tokenizer_config.json`.
     pub chat_template: Option<PathBuf>,
-    /// The safetensors files, sorted by name; empty if only the text side was looked for.
+    /// The weight files, sorted by name; empty if only the text side was looked for.
     pub weights: Vec<PathBuf>,
 }
 
@@ -43,14 +47,20 @@ impl ModelFiles {
     /// [`ModelError::Missing`] naming the file that a model cannot do without.
     pub fn find(folder: &Path) -> Result<Self, ModelError> {
         let text = Self::find_text(folder)?;
-        Ok(Self { weights: weights(folder)?, ..text })
+        match text.weights.is_empty() {
+            true => Ok(Self { weights: weights(folder)?, ..text }),
+            false => Ok(text),
+        }
     }
 
-    /// The same without the weights, which need not be there.
+    /// The same without the weights, which need not be there; a GGUF file is all in one.
     ///
     /// # Errors
     /// [`ModelError::Missing`] naming the file that a model cannot do without.
     pub fn find_text(folder: &Path) -> Result<Self, ModelError> {
+        if gguf::is_gguf(folder) && folder.is_file() {
+            return Ok(Self::of_gguf(folder));
+        }
         let optional = |name: &str| Some(folder.join(name)).filter(|file| file.is_file());
         let missing =
             |what: &str| ModelError::Missing { folder: folder.to_owned(), what: what.to_owned() };
@@ -71,6 +81,20 @@ impl ModelFiles {
             chat_template: optional("chat_template.jinja"),
             weights: Vec::new(),
         })
+    }
+
+    /// One file that is all of them.
+    fn of_gguf(file: &Path) -> Self {
+        Self {
+            folder: file.to_owned(),
+            config: file.to_owned(),
+            generation_config: None,
+            tokenizer: file.to_owned(),
+            tokenizer_config: Some(file.to_owned()),
+            special_tokens_map: None,
+            chat_template: None,
+            weights: vec![file.to_owned()],
+        }
     }
 
     /// The model's digest: config, and of each weight file its name, size, header and a sample of
@@ -111,6 +135,10 @@ impl ModelFiles {
     /// [`ModelError`] if a file cannot be read.
     pub fn tokenizer_digest(&self) -> Result<Digest, ModelError> {
         let mut hasher = blake3::Hasher::new();
+        if gguf::is_gguf(&self.tokenizer) {
+            absorb(&mut hasher, &Gguf::open(&self.tokenizer)?.tokenizer()?);
+            return Ok(Digest(*hasher.finalize().as_bytes()));
+        }
         let files = [Some(&self.tokenizer), self.tokenizer_config.as_ref()];
         for file in files.into_iter().flatten() {
             absorb(&mut hasher, &json::read_bounded(file, MAX_TOKENIZER_BYTES)?);
@@ -204,7 +232,9 @@ pub(crate) struct ModelDigest(blake3::Hasher);
 impl ModelDigest {
     pub(crate) fn begin(files: &ModelFiles) -> Result<Self, ModelError> {
         let mut hasher = blake3::Hasher::new();
-        absorb(&mut hasher, &json::read_bounded(&files.config, MAX_SMALL_BYTES)?);
+        if !gguf::is_gguf(&files.config) {
+            absorb(&mut hasher, &json::read_bounded(&files.config, MAX_SMALL_BYTES)?);
+        }
         Ok(Self(hasher))
     }
 

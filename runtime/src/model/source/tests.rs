@@ -24,10 +24,14 @@ fn folders_and_uris_are_themselves() {
         assert_eq!(resolve(&model, Path::new("nowhere")).unwrap(), path);
     }
     write(path, "weights.gguf", "");
-    let error = resolve(&format!("{text}/weights.gguf"), path).unwrap_err();
-    assert!(error.contains("is a file"), "{error}");
+    assert_eq!(resolve(&format!("{text}/weights.gguf"), path).unwrap(), path.join("weights.gguf"));
+    write(path, "weights.bin", "");
+    let error = resolve(&format!("{text}/weights.bin"), path).unwrap_err();
+    assert!(error.contains("is a file") && error.contains(".gguf"), "{error}");
+    let error = resolve("ftp://host/model", path).unwrap_err();
+    assert!(error.contains("ftp://") && error.contains("s3://"), "{error}");
     let error = resolve("s3://bucket/model", path).unwrap_err();
-    assert!(error.contains("s3://") && error.contains("folder"), "{error}");
+    assert!(error.contains("s3://bucket/model is not on this machine"), "{error}");
     assert!(resolve("/no/such/folder", path).unwrap_err().contains("no folder"));
 }
 
@@ -41,7 +45,7 @@ fn names_are_found_in_the_hubs_cache() {
         assert_eq!(resolve(model, cache.path()).unwrap(), snapshot, "{model}");
     }
     let error = resolve("org/other", cache.path()).unwrap_err();
-    assert!(error.contains("hf download org/other"), "{error}");
+    assert!(error.contains("HF_HUB_OFFLINE"), "{error}");
     for model in ["hf://../..", "hf://org/name@../../x", "hf://org", "hf://a/b/c", "hf:///etc"] {
         let error = resolve(model, cache.path()).unwrap_err();
         assert!(error.contains("no name on the hub"), "{model}: {error}");
@@ -55,9 +59,10 @@ fn the_cache_is_where_the_hubs_tools_have_it() {
             set.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value))
         })
     };
-    assert_eq!(from(&[("HOME", "/h")]), ModelAccess::offline("/h/.cache/huggingface/hub"));
-    assert_eq!(from(&[("HOME", "/h"), ("HF_HOME", "/x")]), ModelAccess::offline("/x/hub"));
-    assert_eq!(from(&[("HF_HUB_CACHE", "/y"), ("HF_HOME", "/x")]), ModelAccess::offline("/y"));
+    let hub = |set| from(set).hub_cache().display().to_string();
+    assert_eq!(hub(&[("HOME", "/h")]), "/h/.cache/huggingface/hub");
+    assert_eq!(hub(&[("HOME", "/h"), ("HF_HOME", "/x")]), "/x/hub");
+    assert_eq!(hub(&[("HF_HUB_CACHE", "/y"), ("HF_HOME", "/x")]), "/y");
 }
 
 #[test]

@@ -3,12 +3,13 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use super::{
     connection::{Held, QuicConnection},
     handshake::REFUSED,
+    silence::Watched,
 };
 use crate::{id::NodeId, transport::Connection};
 
@@ -23,7 +24,7 @@ struct Book {
     /// Those that are turned away, and why.
     away: BTreeMap<NodeId, String>,
     /// Those that are here; a connection that is over leaves a dead entry until the next enters.
-    here: Vec<(NodeId, Weak<Held>)>,
+    here: Vec<(NodeId, Watched)>,
 }
 
 impl Admitted {
@@ -49,17 +50,26 @@ impl Admitted {
             held.refuse(REFUSED, &why);
             return Err(why);
         }
-        book.here.retain(|(_, held)| held.strong_count() > 0);
-        let entry = std::sync::Arc::downgrade(held);
-        book.here.push((node, entry));
+        book.here.retain(|(_, watched)| !watched.is_over());
+        book.here.push((node, Watched::new(held)));
         Ok(())
+    }
+
+    /// Looks at all connections and returns those that have been silent for too long.
+    pub(super) fn look(&self) -> Vec<Arc<Held>> {
+        let mut book = self.book();
+        let silent = book.here.iter_mut().filter_map(|(_, watched)| {
+            let held = watched.held()?;
+            watched.look(&held).then_some(held)
+        });
+        silent.collect()
     }
 
     /// See [`super::QuicLink::turn_away`].
     pub(super) fn turn_away(&self, away: BTreeMap<NodeId, String>) {
         let mut book = self.book();
-        for (node, held) in &book.here {
-            if let (Some(why), Some(held)) = (away.get(node), held.upgrade()) {
+        for (node, watched) in &book.here {
+            if let (Some(why), Some(held)) = (away.get(node), watched.held()) {
                 held.refuse(REFUSED, &refusal(why));
             }
         }

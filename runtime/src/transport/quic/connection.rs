@@ -1,14 +1,25 @@
 //! An established connection: opening and accepting conversations, and what its end was.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        self, Arc, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use quinn::{ConnectionError, VarInt};
-use tokio::sync::Mutex;
+use tokio::{
+    sync::{Mutex, oneshot},
+    time::Instant,
+};
 
 use super::{
     CLOSED,
+    lanes::{IncomingLane, Lanes, Laying, Ticket},
     streams::{QuicReceiver, QuicSender},
 };
 use crate::transport::{
@@ -21,11 +32,12 @@ use crate::transport::{
 
 /// How long a peer may take to say what a stream is about.
 const FIRST_FRAME: Duration = Duration::from_secs(1);
+/// Where TCP does not get through, it is not tried for each conversation.
+const NO_LANES: Duration = Duration::from_secs(60);
 
 /// See [`Connection`].
 pub(super) struct QuicConnection {
     held: Arc<Held>,
-    peer: PeerIdentity,
     class: Class,
     /// Streams whose first frame has not come yet; as many as the peer may open at most.
     unnamed: Mutex<FuturesUnordered<Naming>>,
@@ -34,8 +46,15 @@ pub(super) struct QuicConnection {
 /// What a connection's handle and its streams have in common; it closes with the last of them.
 pub(super) struct Held {
     connection: quinn::Connection,
+    peer: PeerIdentity,
     /// For errors: who, and where.
     label: String,
+    /// It was ended because nothing was heard of the peer.
+    silent: AtomicBool,
+    /// For classes whose large tensors may go beside it.
+    lanes: Option<Arc<Lanes>>,
+    /// One could not be laid: until when nobody tries again.
+    no_lanes: sync::Mutex<Option<Instant>>,
 }
 
 /// A stream whose first frame is read; `None` if it is refused.
@@ -44,10 +63,18 @@ type Naming = BoxFuture<'static, Option<(Conversation, Stream)>>;
 // === impl QuicConnection ===
 
 impl QuicConnection {
-    pub(super) fn new(connection: quinn::Connection, peer: PeerIdentity, class: Class) -> Self {
+    pub(super) fn new(
+        connection: quinn::Connection,
+        peer: PeerIdentity,
+        class: Class,
+        lanes: Option<&Arc<Lanes>>,
+    ) -> Self {
         let label = format!("{peer} at {}", connection.remote_address());
-        let held = Arc::new(Held { connection, label });
-        Self { held, peer, class, unnamed: Mutex::default() }
+        let lanes = lanes.filter(|lanes| lanes.carry(class)).cloned();
+        let no_lanes = sync::Mutex::default();
+        let silent = AtomicBool::new(false);
+        let held = Arc::new(Held { connection, peer, label, silent, lanes, no_lanes });
+        Self { held, class, unnamed: Mutex::default() }
     }
 
     /// What it lives as long as.
@@ -70,7 +97,7 @@ impl QuicConnection {
 #[async_trait]
 impl Connection for QuicConnection {
     fn peer(&self) -> &PeerIdentity {
-        &self.peer
+        &self.held.peer
     }
 
     fn class(&self) -> Class {
@@ -111,7 +138,7 @@ impl Connection for QuicConnection {
                 opened = self.held.connection.accept_bi() => {
                     let (send, receive) = opened.map_err(|error| self.over(&error))?;
                     let ends = self.stream(send, receive);
-                    unnamed.push(Box::pin(ends.named(self.peer.clone(), self.class)));
+                    unnamed.push(Box::pin(ends.named(self.held.peer.clone(), self.class)));
                 }
             }
         }
@@ -140,9 +167,51 @@ impl Held {
         self.connection.close(code, why.as_bytes());
     }
 
+    /// Datagrams that came so far.
+    pub(super) fn heard(&self) -> u64 {
+        self.connection.stats().udp_rx.datagrams
+    }
+
+    /// Nothing has come for too long: ends it, and says so, for the peer may hear it.
+    pub(super) fn give_up(&self) {
+        self.silent.store(true, Ordering::Relaxed);
+        self.connection.close(CLOSED, b"the peer hears nothing of this side");
+    }
+
+    /// Whether large tensors may go by lanes.
+    pub(super) fn has_lanes(&self) -> bool {
+        let none_until = *self.no_lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        self.lanes.is_some() && none_until.is_none_or(|until| Instant::now() >= until)
+    }
+
+    /// Has a lane laid to the peer, which has its door at the number of its UDP port.
+    pub(super) fn lay(&self) -> Option<Laying> {
+        let lanes = self.lanes.as_ref().filter(|_| self.has_lanes())?;
+        lanes.lay(&self.peer, self.connection.remote_address())
+    }
+
+    /// One could not be laid: for a while, tensors of this connection stay with it.
+    pub(super) fn no_lanes(&self, why: &str) {
+        let until = Instant::now() + NO_LANES;
+        let mut none_until = self.no_lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        if none_until.replace(until).is_none() {
+            tracing::info!(peer = %self.label, why, "no lane over TCP: tensors go over QUIC");
+        }
+    }
+
+    /// The lane that the peer has laid under this ticket.
+    pub(super) fn lane(&self, ticket: Ticket) -> Option<oneshot::Receiver<IncomingLane>> {
+        self.lanes.as_ref()?.take(self.peer.node, ticket)
+    }
+
     /// An ended connection as its users are told.
     pub(super) fn over(&self, error: &ConnectionError) -> LinkError {
-        LinkError::Closed { peer: self.label.clone(), why: explain(error) }
+        let silent = self.silent.load(Ordering::Relaxed);
+        let why = match error {
+            ConnectionError::LocallyClosed if silent => explain(&ConnectionError::TimedOut),
+            error => explain(error),
+        };
+        LinkError::Closed { peer: self.label.clone(), why }
     }
 }
 
@@ -206,7 +275,7 @@ pub(super) fn explain(error: &ConnectionError) -> String {
             Some(alert) => format!("we refuse: {} ({})", refusal(alert, "its"), error.reason),
             None => error.to_string(),
         },
-        ConnectionError::Reset => "the peer was restarted".into(),
+        ConnectionError::Reset => "the peer is gone, or was restarted".into(),
         ConnectionError::TimedOut => "the peer does not answer".into(),
         ConnectionError::LocallyClosed => "it was closed on this side".into(),
         other => other.to_string(),

@@ -13,6 +13,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use super::{
     admitted::Admitted,
     connection::{QuicConnection, explain},
+    lanes::Lanes,
     tuning,
 };
 use crate::{
@@ -29,11 +30,18 @@ const UNPROVEN: usize = HANDSHAKES / 4;
 /// The application code of a refusal; its reason is text.
 pub(super) const REFUSED: VarInt = VarInt::from_u32(1);
 
+/// What whoever is let in belongs to.
+#[derive(Clone)]
+pub(super) struct Inside {
+    pub(super) admitted: Arc<Admitted>,
+    pub(super) lanes: Option<Arc<Lanes>>,
+}
+
 /// Lets peers in until the endpoint closes.
 pub(super) async fn keep_door(
     endpoint: Endpoint,
     limit: Duration,
-    admitted: Arc<Admitted>,
+    inside: Inside,
     accept: mpsc::Sender<Arc<QuicConnection>>,
 ) {
     let mut handshakes = JoinSet::new();
@@ -47,7 +55,7 @@ pub(super) async fn keep_door(
                     // Fails only for one that was asked before.
                     let _ = incoming.retry();
                 } else {
-                    handshakes.spawn(let_in(incoming, limit, admitted.clone(), accept.clone()));
+                    handshakes.spawn(let_in(incoming, limit, inside.clone(), accept.clone()));
                 }
             }
             Some(_) = handshakes.join_next() => {}
@@ -59,6 +67,7 @@ pub(super) async fn keep_door(
 pub(super) async fn connect(
     connecting: quinn::Connecting,
     class: Class,
+    lanes: Option<&Arc<Lanes>>,
 ) -> Result<QuicConnection, String> {
     let connection = connecting.await.map_err(|error| explain(&error))?;
     let peer = peer_of(&connection)?;
@@ -71,7 +80,7 @@ pub(super) async fn connect(
         (class_of(answer[0]) == Some(class)).then_some(())
     };
     match agreed.await {
-        Some(()) => Ok(QuicConnection::new(connection, peer, class)),
+        Some(()) => Ok(QuicConnection::new(connection, peer, class, lanes)),
         None => Err(match connection.close_reason() {
             Some(error) => explain(&error),
             None => "it does not answer as a peer does".into(),
@@ -83,11 +92,11 @@ pub(super) async fn connect(
 async fn let_in(
     incoming: Incoming,
     limit: Duration,
-    admitted: Arc<Admitted>,
+    inside: Inside,
     accept: mpsc::Sender<Arc<QuicConnection>>,
 ) {
     let from = incoming.remote_address();
-    let connection = match tokio::time::timeout(limit, answer(incoming, &admitted)).await {
+    let connection = match tokio::time::timeout(limit, answer(incoming, &inside)).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(why)) => return tracing::warn!(%from, why, "refuse connection"),
         Err(_) => return tracing::warn!(%from, why = "no handshake in time", "refuse connection"),
@@ -99,7 +108,8 @@ async fn let_in(
     }
 }
 
-async fn answer(incoming: Incoming, admitted: &Admitted) -> Result<QuicConnection, String> {
+async fn answer(incoming: Incoming, inside: &Inside) -> Result<QuicConnection, String> {
+    let Inside { admitted, lanes } = inside;
     let explained = |error: ConnectionError| explain(&error);
     let connection = incoming.accept().map_err(explained)?.await.map_err(explained)?;
     let peer = match is_newcomer(&connection) {
@@ -120,7 +130,7 @@ async fn answer(incoming: Incoming, admitted: &Admitted) -> Result<QuicConnectio
     connection.set_receive_window(tuning::receive_window(class));
     send.write_all(&asked).await.map_err(|error| error.to_string())?;
     send.finish().map_err(|error| error.to_string())?;
-    let connection = QuicConnection::new(connection, peer, class);
+    let connection = QuicConnection::new(connection, peer, class, lanes.as_ref());
     admitted.enter(&connection)?;
     Ok(connection)
 }

@@ -30,7 +30,8 @@ pub async fn knock(
     let connecting = bound
         .connect_with(client.of(Class::Control, address), address, SERVER_NAME)
         .map_err(|error| unreachable(error.to_string()))?;
-    let shaken = tokio::time::timeout(deadline, handshake::connect(connecting, Class::Control));
+    let shaken = handshake::connect(connecting, Class::Control, None);
+    let shaken = tokio::time::timeout(deadline, shaken);
     let connection = match shaken.await {
         Ok(Ok(connection)) => connection,
         Ok(Err(why)) => return Err(unreachable(why)),

@@ -20,7 +20,7 @@ use quinn::{
     udp::UdpSocketState,
 };
 
-use super::{QuicConfig, QuicError, handshake::HANDSHAKES};
+use super::{QuicConfig, QuicError, handshake::HANDSHAKES, silence};
 use crate::transport::{
     Class,
     tls::{Identity, TlsError},
@@ -113,7 +113,7 @@ fn transport(
     class: Class,
     on_loopback: bool,
 ) -> Result<TransportConfig, QuicError> {
-    let idle = IdleTimeout::try_from(config.idle)
+    let idle = IdleTimeout::try_from(silence::backstop(config.idle))
         .map_err(|_| QuicError::Setting { setting: "the idle limit" })?;
     if config.keep_alive.is_zero() || config.keep_alive >= config.idle {
         return Err(QuicError::Setting { setting: "the keep-alive interval" });

@@ -357,8 +357,8 @@ contract! { local, quic, faulty: {
     a_role_opens_only_its_own_conversations(Gateway),
 } }
 
-// What is about a conversation, for conversations whose tensors go through memory.
-contract! { shared: {
+// What is about a conversation, for conversations whose tensors go through memory, or over TCP.
+contract! { shared, lanes: {
     frames_keep_their_order_in_both_directions(Node),
     an_end_is_told_from_an_abort(Gateway),
     a_dropped_receiver_stops_the_sender(Gateway),

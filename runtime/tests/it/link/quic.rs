@@ -1,6 +1,10 @@
 //! What only a carrier on a real network must withstand: strangers, garbage, silence, death.
 
-use std::{net::UdpSocket, time::SystemTime};
+use std::{
+    net::UdpSocket,
+    sync::atomic::{AtomicBool, Ordering},
+    time::SystemTime,
+};
 
 use quinn::crypto::rustls::QuicClientConfig;
 use tokio::time::timeout;
@@ -14,13 +18,13 @@ use troupe_runtime::{
 use super::*;
 
 /// A quinn client with a valid identity that does whatever a test wants, on threads of its own.
-struct Rogue {
+pub(super) struct Rogue {
     endpoint: quinn::Endpoint,
     config: quinn::ClientConfig,
 }
 
 impl Rogue {
-    fn new(identity: &Identity, alpn: &[u8]) -> Self {
+    pub(super) fn new(identity: &Identity, alpn: &[u8]) -> Self {
         let mut tls = identity.client_config().unwrap();
         tls.alpn_protocols = vec![alpn.to_vec()];
         let crypto = QuicClientConfig::try_from(tls).unwrap();
@@ -34,7 +38,7 @@ impl Rogue {
     }
 
     /// A connection that has said that it carries control traffic.
-    async fn control(&self, peer: &PeerAddr) -> quinn::Connection {
+    pub(super) async fn control(&self, peer: &PeerAddr) -> quinn::Connection {
         let connection = self.connecting(peer).await.unwrap();
         let (mut send, mut receive) = connection.open_bi().await.unwrap();
         send.write_all(&[1]).await.unwrap();
@@ -281,6 +285,101 @@ async fn a_restarted_process_ends_its_former_connections() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_shares_its_identity_answers_for_one_that_is_gone() {
+    let ca = authority();
+    // The peer would take minutes to notice a silent death.
+    let patient = QuicConfig {
+        idle: Duration::from_secs(600),
+        keep_alive: Duration::from_millis(100),
+        ..on_loopback()
+    };
+    let runtime = TransportRuntime::new(1).unwrap();
+    let link = QuicLink::bind(&identity(&ca, 1), &patient, &runtime).unwrap();
+    let shared = identity(&ca, 2);
+    let (heir, _heir_runtime) = quic_link(&shared);
+    let life = TransportRuntime::new(1).unwrap();
+    let peer = QuicLink::bind(&shared, &patient, &life).unwrap();
+    let address = peer.address();
+    let (here, there) = tokio::join!(link.connect(&address, Class::Control, LONG), peer.accept());
+    let here = here.unwrap();
+    let (alive, ended) = tokio::sync::oneshot::channel::<()>();
+    life.handle().spawn(async move {
+        let _alive = alive;
+        std::future::pending::<()>().await;
+    });
+    drop(life);
+    assert!(timeout(LONG, ended).await.unwrap().is_err());
+    drop((peer, there));
+    // As soon as its port is free.
+    let PeerAddr::Quic(port) = address else { unreachable!() };
+    until_free(port).await;
+    heir.answer_for(&address);
+    let error = timeout(LONG, here.closed()).await.unwrap();
+    assert!(error.to_string().contains("is gone"), "{error}");
+}
+
+async fn until_free(address: SocketAddr) {
+    let free = async {
+        while UdpSocket::bind(address).is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LONG, free).await.unwrap();
+}
+
+/// Carries datagrams between one client and a server, as long as it is polled; to the server only
+/// until it is deaf.
+async fn relay(front: tokio::net::UdpSocket, server: SocketAddr, deaf: Arc<AtomicBool>) {
+    let back = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (mut up, mut down) = ([0; 65536], [0; 65536]);
+    let mut client = None;
+    loop {
+        tokio::select! {
+            came = front.recv_from(&mut up) => {
+                let Ok((bytes, from)) = came else { continue };
+                client = Some(from);
+                if !deaf.load(Ordering::Relaxed) {
+                    let _ = back.send_to(&up[..bytes], server).await;
+                }
+            }
+            came = back.recv_from(&mut down) => {
+                if let (Ok((bytes, _)), Some(client)) = (came, client) {
+                    let _ = front.send_to(&down[..bytes], client).await;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_hears_nothing_says_so_to_whoever_hears_it() {
+    let ca = authority();
+    let quick = QuicConfig {
+        idle: Duration::from_millis(600),
+        keep_alive: Duration::from_millis(50),
+        ..on_loopback()
+    };
+    let runtime = TransportRuntime::new(1).unwrap();
+    let server = QuicLink::bind(&identity(&ca, 2), &quick, &runtime).unwrap();
+    let PeerAddr::Quic(at) = server.address() else { unreachable!() };
+    // This one would wait for minutes.
+    let patient = QuicConfig { idle: Duration::from_secs(600), ..quick };
+    let client = QuicLink::bind(&identity(&ca, 1), &patient, &runtime).unwrap();
+    let front = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (way, deaf) =
+        (PeerAddr::Quic(front.local_addr().unwrap()), Arc::new(AtomicBool::new(false)));
+    let relay = tokio::spawn(relay(front, at, deaf.clone()));
+    let (here, there) = tokio::join!(client.connect(&way, Class::Control, LONG), server.accept());
+    let (here, there) = (here.unwrap(), there.unwrap());
+    deaf.store(true, Ordering::Relaxed);
+    let error = timeout(LONG, there.closed()).await.unwrap();
+    assert!(error.to_string().contains("does not answer"), "{error}");
+    let error = timeout(LONG, here.closed()).await.unwrap();
+    assert!(error.to_string().contains("hears nothing"), "{error}");
+    relay.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_port_in_use_is_named() {
     let ca = authority();
     let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -305,7 +404,7 @@ fn a_runtime_ends_from_anywhere() {
 }
 
 /// A frame that opens a conversation, as bytes.
-fn first_frame(what: Conversation) -> Vec<u8> {
+pub(super) fn first_frame(what: Conversation) -> Vec<u8> {
     let message = troupe_runtime::wire::encode(&what).unwrap();
     let mut bytes = (message.len() as u32).to_le_bytes().to_vec();
     bytes.extend([0; 8]);
