@@ -1,6 +1,7 @@
 //! Models come from servers that speak as the hub, a bucket and a web server do, whole, over cuts,
 //! and never other than promised.
 
+#[path = "../../../../tests/support/stand.rs"]
 mod stand;
 
 use std::{

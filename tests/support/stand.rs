@@ -1,6 +1,6 @@
 //! A server that has one model and speaks, as it is told, as the hub, as a web server, or as a
 //! bucket: written from their protocols, with faults on demand. It is a real server on a real
-//! port; every connection is one request.
+//! port; every connection is one request. Mounted by each crate that fetches in its tests.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,7 @@ use std::{
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 
 /// What goes wrong.
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// The connection ends after so many bytes of a file.
     Cut { after: usize, times: usize },
     /// Every answer has this status.
@@ -32,7 +32,7 @@ pub(super) enum Fault {
     Listing(String),
 }
 
-pub(super) struct Stand {
+pub(crate) struct Stand {
     state: Arc<State>,
     address: std::net::SocketAddr,
 }
@@ -58,12 +58,12 @@ struct Request {
 }
 
 impl Stand {
-    pub(super) fn hub(name: &str, files: Vec<(&'static str, Vec<u8>)>) -> Self {
+    pub(crate) fn hub(name: &str, files: Vec<(&'static str, Vec<u8>)>) -> Self {
         Self::start(name, files, true)
     }
 
     /// A web server's folder, which is a bucket's too: the first part is the bucket.
-    pub(super) fn web(folder: &str, files: Vec<(&'static str, Vec<u8>)>) -> Self {
+    pub(crate) fn web(folder: &str, files: Vec<(&'static str, Vec<u8>)>) -> Self {
         Self::start(folder, files, false)
     }
 
@@ -94,34 +94,34 @@ impl Stand {
         Self { state, address }
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    pub(super) fn file(&self, name: &str) -> Arc<Vec<u8>> {
+    pub(crate) fn file(&self, name: &str) -> Arc<Vec<u8>> {
         Arc::clone(&self.state.files[name])
     }
 
     /// The newest fault goes first.
-    pub(super) fn fault(&self, fault: Fault) {
+    pub(crate) fn fault(&self, fault: Fault) {
         self.state.faults().insert(0, fault);
     }
 
-    pub(super) fn mend(&self) {
+    pub(crate) fn mend(&self) {
         self.state.faults().clear();
     }
 
     /// Requests so far.
-    pub(super) fn asked(&self) -> u64 {
+    pub(crate) fn asked(&self) -> u64 {
         self.state.asked.load(Ordering::Relaxed)
     }
 
     /// Bytes of files so far.
-    pub(super) fn sent(&self) -> u64 {
+    pub(crate) fn sent(&self) -> u64 {
         self.state.sent.load(Ordering::Relaxed)
     }
 
-    pub(super) fn saw_token(&self) -> bool {
+    pub(crate) fn saw_token(&self) -> bool {
         self.state.token.load(Ordering::Relaxed)
     }
 }
