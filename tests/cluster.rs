@@ -29,6 +29,8 @@ mod etcd;
 #[allow(dead_code)]
 #[path = "support/etcd.rs"]
 mod etcd_process;
+#[path = "cluster/fetch.rs"]
+mod fetch;
 #[path = "cluster/forms.rs"]
 mod forms;
 #[path = "cluster/gateways.rs"]
@@ -94,6 +96,9 @@ mod scaling;
 mod secrets;
 #[path = "support/skip.rs"]
 mod skip;
+#[allow(dead_code)]
+#[path = "support/stand.rs"]
+mod stand;
 #[path = "cluster/storm.rs"]
 mod storm;
 #[path = "cluster/tracing.rs"]

@@ -37,7 +37,7 @@ use troupe_runtime::{
     id::{Digest, EndpointId, Epoch, GroupId, NodeId},
     model::{
         card::ModelCard,
-        source::{HubCache, ModelSource},
+        source::{ModelAccess, ModelFiles, ModelSource},
     },
     transport::{
         Connection, Conversation, Link, LinkError, LocalLink, LocalNetwork, PeerAddr, PeerIdentity,
@@ -82,7 +82,7 @@ async fn measure() {
     let network = LocalNetwork::new();
     let field = Arc::new(Field::new(&network, registry.clone(), keys.clone()));
     let link: Arc<dyn Link> = network.link(identity(PeerRole::Gateway));
-    let endpoints = Endpoints::follow(registry, keys, link, HubCache::at("/nowhere"));
+    let endpoints = Endpoints::follow(registry, keys, link, ModelAccess::offline("/nowhere"));
 
     let began = Instant::now();
     for first in (0..ENDPOINTS).step_by(OPS) {
@@ -147,9 +147,15 @@ struct Leader {
 impl Field {
     fn new(network: &LocalNetwork, registry: Arc<dyn Registry>, keys: Keys) -> Self {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/models/tiny-chat");
-        let source = ModelSource::resolve(folder, &HubCache::at("/nowhere")).expect("a folder");
+        let source =
+            ModelSource::resolve(folder, &ModelAccess::offline("/nowhere")).expect("a folder");
         let card = ModelCard::load(&source).expect("a model");
-        let info = info(card.model_digest, card.tokenizer_digest);
+        let info = info(
+            ModelFiles::find(&card.files.folder)
+                .and_then(|files| files.model_digest())
+                .expect("a whole model"),
+            card.tokenizer_digest,
+        );
         let mut tasks = JoinSet::new();
         let leaders = (0..ENDPOINTS).map(|index| {
             let link = network.link(identity(PeerRole::Node));

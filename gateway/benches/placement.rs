@@ -15,7 +15,7 @@ use troupe_runtime::{
     id::{EndpointId, Epoch, GroupId, NodeId},
     model::{
         card::ModelCard,
-        source::{HubCache, ModelSource},
+        source::{ModelAccess, ModelFiles, ModelSource},
     },
     transport::{Class, Connection, Link, LocalNetwork, PeerIdentity, PeerRole},
     wire::status::{EndpointInfo, Fingerprint, Role},
@@ -51,7 +51,7 @@ schedulingProfiles:
 fn record() -> EndpointRecord {
     let folder = golden::model("tiny-chat").expect("both golden sets have tiny-chat");
     let uri = folder.to_string_lossy().into_owned();
-    let source = ModelSource::resolve(&uri, &HubCache::at("/nowhere")).expect("a folder");
+    let source = ModelSource::resolve(&uri, &ModelAccess::offline("/nowhere")).expect("a folder");
     let card = ModelCard::load(&source).expect("a good model");
     let group = GroupId { namespace: "default".into(), service: "bench".into(), index: 0 };
     let info = EndpointInfo {
@@ -63,7 +63,9 @@ fn record() -> EndpointRecord {
         num_blocks: 1000,
         max_num_seqs: 256,
         fingerprint: Fingerprint {
-            model: card.model_digest,
+            model: ModelFiles::find(&source.folder)
+                .and_then(|files| files.model_digest())
+                .expect("a whole model"),
             tokenizer: card.tokenizer_digest,
             adapter: None,
             dtype: "bfloat16".into(),

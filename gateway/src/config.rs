@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use troupe_runtime::model::source::HubCache;
+use troupe_runtime::model::source::ModelAccess;
 
 use crate::{
     egress::parse::family::{ParserChoice, ReasoningFamily, ToolFamily},
@@ -75,7 +75,7 @@ pub struct GatewayConfig {
     /// Long texts tokenized at a time.
     pub tokenizers: usize,
     /// Where models that were named by the hub's names are.
-    pub hub: HubCache,
+    pub hub: ModelAccess,
     /// Where requests without a seed draw theirs from; by chance if not given.
     pub seed: Option<u64>,
     /// Most alternatives that may be asked for per token; `None` allows the whole vocabulary.
@@ -149,7 +149,7 @@ impl GatewayConfig {
             hedge_after: None,
             data_dir: None,
             tokenizers: std::thread::available_parallelism().map_or(1, usize::from),
-            hub: HubCache::at(".cache/huggingface/hub"),
+            hub: ModelAccess::offline(".cache/huggingface/hub"),
             seed: None,
             max_logprobs: Some(20),
             tool_call_parser: ParserChoice::Auto,

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
 };
 
-use troupe_runtime::model::source::HubCache;
+use troupe_runtime::model::source::ModelAccess;
 
 use crate::{
     admission::{Admission, Permit},
@@ -49,7 +49,7 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     pub(crate) fn new(config: GatewayConfig) -> Self {
-        let hub: HubCache = config.hub.clone();
+        let hub: ModelAccess = config.hub.clone();
         let settings = ModelSettings {
             max_logprobs: config.max_logprobs,
             tools: config.tool_call_parser,

@@ -10,7 +10,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::{Value, json};
 use troupe_runtime::model::{
-    source::{HubCache, ModelSource},
+    source::{ModelAccess, ModelSource},
     tokenizer::{SpecialTokens, Tokenizer},
     tokenizer_config::TokenizerConfig,
 };
@@ -29,7 +29,7 @@ impl Vocabulary {
     pub(crate) fn new(
         target: &Target,
         tokenizer: Option<&str>,
-        hub: &HubCache,
+        hub: &ModelAccess,
     ) -> Result<Self, Failure> {
         let load = |name: &str| {
             let file = ModelSource::resolve(name, hub)?.folder.join("tokenizer.json");

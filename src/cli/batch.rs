@@ -26,8 +26,8 @@ use crate::{
 pub(crate) struct Batch {
     #[command(flatten)]
     file: FileArgs,
-    /// The model to start: a folder, file:// URI, or a name on the hub (org/name) that is in the
-    /// local cache.
+    /// The model to start: a folder, a GGUF file, a name on the hub (org/name, org/name@revision),
+    /// or a file://, hf://, s3://, gs:// or https:// URI.
     #[arg(long, required_unless_present = "base_url", value_name = "MODEL")]
     model: Option<String>,
     /// A server to ask instead, as http://localhost:8000.

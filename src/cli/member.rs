@@ -75,7 +75,7 @@ async fn live(
         link: link.clone(),
         identity: name,
         node: say,
-        models: Arc::new(Checkpoints { hub: stack::hub(), cores, progress: None }),
+        models: Arc::new(Checkpoints { access: stack::hub(), cores, progress: None }),
         records,
     };
     let (member, mut ended) =

@@ -106,8 +106,8 @@ impl Part {
             let dir = credentials.dir.display();
             return Err(Failure::usage(format!("{dir} is not the identity of a node")));
         }
-        let (hub, cores) = (stack::hub(), stack::cores());
-        Checkpoints { hub, cores, progress: None }.prepare(&launch).map_err(Failure::usage)?;
+        let (access, cores) = (stack::hub(), stack::cores());
+        Checkpoints { access, cores, progress: None }.prepare(&launch).map_err(Failure::usage)?;
         launch.model_uri = absolute(&launch.model_uri);
         let devices = all / pod.size;
         let (port, patience) = (args.group_port, Duration::from_secs(args.group_timeout));

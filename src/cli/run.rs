@@ -33,7 +33,8 @@ use crate::{
 /// `error` instead of `outputs`; then the exit code is 1.
 #[derive(Args, Debug)]
 pub(crate) struct Run {
-    /// A folder, file:// URI, or a name on the hub (org/name) that is in the local cache.
+    /// A folder, a GGUF file, a name on the hub (org/name, org/name@revision), or a file://, hf://,
+    /// s3://, gs:// or https:// URI.
     model: String,
     #[command(flatten)]
     file: FileArgs,

@@ -58,7 +58,8 @@ use crate::{
 /// Serve one model on this machine.
 #[derive(Args, Debug)]
 pub(crate) struct Serve {
-    /// A folder, file:// URI, or a name on the hub (org/name) that is in the local cache.
+    /// A folder, a GGUF file, a name on the hub (org/name, org/name@revision), or a file://, hf://,
+    /// s3://, gs:// or https:// URI.
     model: String,
     #[command(flatten)]
     how: LaunchArgs,
@@ -159,7 +160,7 @@ impl Local {
     ) -> Result<Self, Failure> {
         let bar = Bar::new(launch.tensor_parallel * launch.pipeline_parallel);
         let models = Checkpoints {
-            hub: stack::hub(),
+            access: stack::hub(),
             cores: stack::cores(),
             progress: Some(bar.progress()),
         };

@@ -28,7 +28,7 @@ pub(crate) mod upkeep;
 
 use std::{ffi::OsString, path::PathBuf};
 
-use troupe_runtime::model::source::HubCache;
+use troupe_runtime::model::source::ModelAccess;
 
 /// Where things go that can be made again: `$XDG_CACHE_HOME/troupe`, else `~/.cache/troupe`.
 pub(crate) fn cache_dir() -> PathBuf {
@@ -45,8 +45,8 @@ pub(crate) fn cores() -> usize {
 }
 
 /// Where models named as on the hub are.
-pub(crate) fn hub() -> HubCache {
-    HubCache::from_variables(variable)
+pub(crate) fn hub() -> ModelAccess {
+    ModelAccess::from_variables(variable)
 }
 
 /// A variable of the environment, if it is set to text.

@@ -54,6 +54,8 @@ impl Troupe {
             .env_remove("TROUPE_API_KEY")
             .env_remove("TROUPE_LOG")
             .env_remove("OTEL_EXPORTER_OTLP_ENDPOINT")
+            // What a test wants from a hub it gets from one of its own.
+            .env("HF_HUB_OFFLINE", "1")
             .env("XDG_CACHE_HOME", folder.path().join("cache"))
             // Where a control host would leave its context for its user.
             .env("XDG_CONFIG_HOME", folder.path().join("config"))

@@ -12,7 +12,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::JoinSet;
 use troupe_runtime::{
     discovery::{Lease, Registry, WatchEvent, keys::Keys},
-    model::source::HubCache,
+    model::source::ModelAccess,
     transport::Link,
 };
 use uuid::Uuid;
@@ -53,7 +53,7 @@ pub struct ControllerArgs {
     /// load is known.
     pub link: Option<Arc<dyn Link>>,
     /// Where models may be that this host has too, to know how large they are.
-    pub hub: HubCache,
+    pub hub: ModelAccess,
 }
 
 /// A controller's state.

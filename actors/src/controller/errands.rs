@@ -12,7 +12,7 @@ use std::{
 use ractor::ActorRef;
 use tokio::{task::JoinSet, time::Instant};
 use troupe_runtime::{
-    model::source::HubCache,
+    model::source::ModelAccess,
     transport::{Class, Link, PeerAddr},
 };
 
@@ -23,7 +23,7 @@ use super::{
 /// Runs errands.
 pub(super) struct Errands {
     link: Option<Arc<dyn Link>>,
-    hub: HubCache,
+    hub: ModelAccess,
     controller: ActorRef<ControllerMsg>,
     loads: Loads,
     tasks: JoinSet<()>,
@@ -33,7 +33,7 @@ pub(super) struct Errands {
 impl Errands {
     pub(super) fn new(
         link: Option<Arc<dyn Link>>,
-        hub: HubCache,
+        hub: ModelAccess,
         controller: ActorRef<ControllerMsg>,
     ) -> Self {
         let loads = Loads::new(link.clone(), controller.clone());

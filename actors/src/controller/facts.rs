@@ -8,13 +8,13 @@ use std::path::Path;
 use troupe_runtime::model::{
     config::ModelConfig,
     gguf,
-    source::{HubCache, ModelFiles, ModelSource},
+    source::{ModelAccess, ModelFiles, ModelSource},
 };
 
 use super::memory::ModelFacts;
 
 /// The facts of the model of this URI.
-pub(crate) fn of(uri: &str, hub: &HubCache) -> Option<ModelFacts> {
+pub(crate) fn of(uri: &str, hub: &ModelAccess) -> Option<ModelFacts> {
     let source = ModelSource::resolve(uri, hub).ok()?;
     let files = ModelFiles::find(&source.folder).ok()?;
     let config = ModelConfig::load(&files.config).ok()?;

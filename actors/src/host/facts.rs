@@ -13,7 +13,7 @@ use troupe_runtime::{
     error::chain,
     model::{
         error::ModelError,
-        source::{HubCache, ModelFiles, ModelSource},
+        source::{ModelAccess, ModelFiles, ModelSource},
     },
     wire::{
         self,
@@ -37,7 +37,7 @@ pub struct About {
     /// What can be made again.
     pub cache_dir: PathBuf,
     /// Where models named as on the hub are.
-    pub hub: HubCache,
+    pub hub: ModelAccess,
 }
 
 /// Looks at the host when asked.
@@ -123,7 +123,7 @@ fn disk(what: DiskUse, path: &Path) -> Disk {
     Disk { what, path: path.display().to_string(), free }
 }
 
-fn found(model: &str, hub: &HubCache) -> ModelFound {
+fn found(model: &str, hub: &ModelAccess) -> ModelFound {
     let digests = || -> Result<ModelFound, ModelError> {
         let files = ModelFiles::find(&ModelSource::resolve(model, hub)?.folder)?;
         let (model, tokenizer) = (files.model_digest()?, files.tokenizer_digest()?);
@@ -163,7 +163,7 @@ Max locked memory         unlimited            unlimited            bytes
             device_memory: 1,
             data_dir: Some(folder.path().to_owned()),
             cache_dir: folder.path().join("not/there/yet"),
-            hub: HubCache::at(folder.path()),
+            hub: ModelAccess::offline(folder.path()),
         };
         let facts = Facts::new(about).look(Some("org/none".into())).await.expect("facts");
         assert!(facts.open_files.is_some_and(|files| files > 0), "{facts:?}");

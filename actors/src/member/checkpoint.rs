@@ -1,6 +1,6 @@
 //! Real models: a folder's files, and ranks that load their share of its weights.
 
-use std::{sync::Arc, time::Duration};
+use std::{cell::Cell, sync::Arc, time::Duration};
 
 use troupe_gpu::{
     LoadRequest, ParallelSizes, StepLimits,
@@ -20,8 +20,9 @@ use troupe_runtime::{
     model::{
         card::ModelCard,
         config::{AttentionSpan, ModelDtype},
+        fetch::{self, ModelAccess, Part, Progress},
         grammar::GrammarFactory,
-        source::{HubCache, ModelSource},
+        source::{ModelFiles, ModelSource},
     },
 };
 
@@ -34,11 +35,11 @@ use crate::{
 /// Told how far each rank has loaded, from 0 to 1.
 pub type RankProgress = Arc<dyn Fn(Coordinate, f32) + Send + Sync>;
 
-/// Models from folders on this machine.
+/// Models from folders on this machine, or from wherever else they are fetched.
 #[derive(Clone)]
 pub struct Checkpoints {
-    /// Where models named as on the hub are.
-    pub hub: HubCache,
+    /// Where copies are, and the way to what is not here.
+    pub access: ModelAccess,
     /// Processors of this machine.
     pub cores: usize,
     /// Told while weights load.
@@ -53,8 +54,13 @@ impl Models for Checkpoints {
         parallel_sizes(launch).divide(&card.config).map_err(|error| chain(&error))?;
         let quantize = quantize(launch)?;
         quant::check(&card.config, quantize).map_err(|error| chain(&error))?;
+        let source = ModelSource { name: card.name.clone(), folder: card.files.folder.clone() };
+        let digest = fetch::model_digest(&source, &self.access).map_err(|error| chain(&error))?;
         // The files' headers: a missing or truncated file is found before a process is started.
-        Checkpoint::open(&card.files.folder).map_err(|error| chain(&error))?;
+        // Weights that are elsewhere are looked at when they have come.
+        if ModelFiles::find(&source.folder).is_ok() {
+            Checkpoint::open(&source.folder).map_err(|error| chain(&error))?;
+        }
         let dtype = match dtype(launch)? {
             Some(dtype) => format!("{dtype:?}").to_lowercase(),
             None => format!("{:?}", card.config.dtype).to_lowercase(),
@@ -63,7 +69,7 @@ impl Models for Checkpoints {
         Ok(Prepared {
             launch: launch.clone(),
             limits,
-            model: card.model_digest,
+            model: digest,
             tokenizer: card.tokenizer_digest,
             vocab_size: u32::try_from(card.config.vocab_size).unwrap_or(u32::MAX),
             windows: card.config.kv_groups().iter().map(|group| window(group.span)).collect(),
@@ -97,11 +103,21 @@ impl Models for Checkpoints {
             let ranks_here = ranks_here.max(1);
             let share = (models.cores / ranks_here as usize).max(1);
             let kv_total = launch.flags.kv_cache_memory_bytes.unwrap_or(DEFAULT_KV_BYTES);
-            let progress = models
-                .progress
-                .map(|tell| -> LoadProgress { Arc::new(move |share| tell(rank, share)) });
+            let tell = models.progress.clone();
+            // Fetching is most of the time where there is something to fetch.
+            let fetched = Cell::new(0.0);
+            let watch = |Progress { done, total }: Progress| {
+                fetched.set(FETCHING * done as f32 / total.max(1) as f32);
+                tell.iter().for_each(|tell| tell(rank, fetched.get()));
+            };
+            let whole = fetch::fetch(&launch.model_uri, &models.access, Part::All, &watch);
+            let folder = whole.map_err(|error| unsupported(chain(&error)))?.folder;
+            let fetched = fetched.get();
+            let progress = tell.map(|tell| -> LoadProgress {
+                Arc::new(move |share| tell(rank, fetched + (1.0 - fetched) * share))
+            });
             troupe_gpu::load(LoadRequest {
-                folder: card.files.folder.clone(),
+                folder,
                 config: card.config.clone(),
                 coordinate: rank,
                 parallel: parallel_sizes(launch),
@@ -135,8 +151,9 @@ impl Models for Checkpoints {
 }
 
 impl Checkpoints {
+    /// The text side, which is fetched if it is not here.
     fn card(&self, launch: &Launch) -> Result<ModelCard, String> {
-        let source = ModelSource::resolve(&launch.model_uri, &self.hub);
+        let source = fetch::fetch(&launch.model_uri, &self.access, Part::Text, &|_| {});
         source.and_then(|source| ModelCard::load(&source)).map_err(|error| chain(&error))
     }
 }
@@ -207,6 +224,8 @@ fn kv_dtype(launch: &Launch, own: ModelDtype) -> Result<KvDtype, String> {
     }
 }
 
+/// The share of progress that is fetching, if there is something to fetch.
+const FETCHING: f32 = 0.9;
 /// Memory for KV blocks of one process when nothing is said, shared by its ranks; what no request
 /// could ever use is not taken.
 const DEFAULT_KV_BYTES: u64 = 4 << 30;

@@ -11,7 +11,7 @@ use serde_json::Value;
 use troupe_runtime::{
     clock::Clock,
     discovery::{Registry, RegistryError, Watch, WatchEvent, keys::Keys},
-    model::source::HubCache,
+    model::source::ModelAccess,
     transport::{FrameSender, Link, LinkError, PeerIdentity, Stream, tls::Pin},
     wire::operate::{Busy, OperateDown, OperateUp, Reason, Refusal, Selection},
 };
@@ -32,7 +32,7 @@ pub struct OperateDesk {
     pub(super) link: Arc<dyn Link>,
     pub(super) clock: Clock,
     /// Where models may be that this host has too, to know how large they are.
-    pub(super) hub: HubCache,
+    pub(super) hub: ModelAccess,
     /// What join tokens say of the CA; none where nobody can join.
     pub(super) pin: Option<Pin>,
 }
@@ -56,12 +56,19 @@ pub(super) enum Stop {
 impl OperateDesk {
     /// A desk over a cluster's store, which reaches leaders and hosts over this link.
     pub fn new(registry: Arc<dyn Registry>, keys: Keys, link: Arc<dyn Link>) -> Self {
-        Self { registry, keys, link, clock: Clock::start(), hub: HubCache::at(""), pin: None }
+        Self {
+            registry,
+            keys,
+            link,
+            clock: Clock::start(),
+            hub: ModelAccess::offline(""),
+            pin: None,
+        }
     }
 
     /// The same on a host that has models of the hub here: a plan says whether they fit.
     #[must_use]
-    pub fn with_hub(self, hub: HubCache) -> Self {
+    pub fn with_hub(self, hub: ModelAccess) -> Self {
         Self { hub, ..self }
     }
 

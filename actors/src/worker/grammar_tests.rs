@@ -6,7 +6,7 @@ use troupe_runtime::{
     id::StepId,
     model::{
         card::ModelCard,
-        source::{HubCache, ModelSource},
+        source::{ModelAccess, ModelSource},
         tokenizer::SpecialTokens,
     },
     wire::generate::{Reasoning, SamplingOptions},
@@ -16,7 +16,7 @@ use super::*;
 
 fn card() -> ModelCard {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/models/tiny-chat");
-    let source = ModelSource::resolve(&folder.to_string_lossy(), &HubCache::at("nowhere"));
+    let source = ModelSource::resolve(&folder.to_string_lossy(), &ModelAccess::offline("nowhere"));
     ModelCard::load(&source.expect("a folder")).expect("a model")
 }
 

@@ -6,7 +6,7 @@ use troupe_actors::{controller::desired::launch, member::checkpoint::Checkpoints
 use troupe_runtime::{
     discovery::directory::{EndpointRecord, Launch, MemberPer},
     id::NodeId,
-    model::source::HubCache,
+    model::source::ModelAccess,
     spec::EngineFlags,
     wire::generate::KvSource,
 };
@@ -73,7 +73,8 @@ impl Apart {
         let cluster = Cluster::start().await;
         let folder = golden::model(model).expect("both sets have it");
         let folder = format!("file://{}", folder.display());
-        let models = Checkpoints { hub: HubCache::at("nowhere"), cores: 1, progress: None };
+        let models =
+            Checkpoints { access: ModelAccess::offline("nowhere"), cores: 1, progress: None };
         let models = Arc::new(models);
         let devices = |(tensor, pipeline): (u32, u32)| tensor * pipeline;
         let first = cluster.host_with(id(1), devices(prefill), models.clone()).await;

@@ -7,7 +7,7 @@ use troupe_actors::{controller::desired::launch, member::checkpoint::Checkpoints
 use troupe_runtime::{
     discovery::directory::{EndpointRecord, Launch, MemberPer},
     id::NodeId,
-    model::source::HubCache,
+    model::source::ModelAccess,
     spec::EngineFlags,
 };
 use uuid::Uuid;
@@ -54,7 +54,8 @@ impl Serving {
         let cluster = Cluster::start().await;
         let folder = golden::model(name).expect("both sets have it");
         let folder = format!("file://{}", folder.display());
-        let models = Checkpoints { hub: HubCache::at("nowhere"), cores: 1, progress: None };
+        let models =
+            Checkpoints { access: ModelAccess::offline("nowhere"), cores: 1, progress: None };
         let host = cluster.host_with(id(), size.0 * size.1, Arc::new(models)).await;
         cluster.declare("s", &service(&folder, size, kept, disk)).await;
         let endpoint = cluster.endpoint_of("s").await;

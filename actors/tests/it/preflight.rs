@@ -17,7 +17,7 @@ use troupe_runtime::{
         keys::Keys,
     },
     id::NodeId,
-    model::source::HubCache,
+    model::source::ModelAccess,
     transport::{
         Class, Connection, Conversation, Faults, Link, LinkError, LocalNetwork, PeerIdentity,
         PeerRole, Stream,
@@ -270,7 +270,7 @@ fn facts(devices: u32) -> Facts {
         device_memory: 1 << 30,
         data_dir: None,
         cache_dir: temporary.clone(),
-        hub: HubCache::at(temporary),
+        hub: ModelAccess::offline(temporary),
     })
 }
 

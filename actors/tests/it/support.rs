@@ -27,7 +27,7 @@ use troupe_runtime::{
         keys::Keys,
     },
     id::{GroupId, NodeId, RequestId},
-    model::source::HubCache,
+    model::source::ModelAccess,
     transport::{
         Class, Connection, Conversation, Faults, Link, LocalNetwork, PeerIdentity, PeerRole, Stream,
     },
@@ -97,7 +97,7 @@ impl Cluster {
             lease,
             timing: Timing { lease: LEASE, settle },
             link: Some(network.link(identity(PeerRole::Control, NodeId(Uuid::now_v7())))),
-            hub: HubCache::at("nowhere"),
+            hub: ModelAccess::offline("nowhere"),
         };
         let controller = Owned::new(Actor::spawn(None, Controller, args).await.unwrap());
         let link = network.link(identity(PeerRole::Control, NodeId(Uuid::now_v7())));

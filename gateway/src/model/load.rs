@@ -16,7 +16,7 @@ use troupe_runtime::{
     model::{
         card::ModelCard,
         error::ModelError,
-        source::{HubCache, ModelSource},
+        fetch::{self, ModelAccess, Part},
     },
 };
 
@@ -29,7 +29,7 @@ pub(crate) struct Models {
     /// One load at a time: endpoints of one model become ready together.
     loading: tokio::sync::Mutex<()>,
     tokenizing: Arc<Semaphore>,
-    hub: HubCache,
+    hub: ModelAccess,
     settings: ModelSettings,
 }
 
@@ -63,7 +63,7 @@ pub(crate) enum LoadError {
 
 impl Models {
     /// None loaded; at most `tokenizers` texts are tokenized at a time.
-    pub(crate) fn new(tokenizers: usize, hub: HubCache, settings: ModelSettings) -> Self {
+    pub(crate) fn new(tokenizers: usize, hub: ModelAccess, settings: ModelSettings) -> Self {
         let tokenizing = Arc::new(Semaphore::new(tokenizers));
         let (loaded, loading) = (Mutex::default(), tokio::sync::Mutex::default());
         Self { loaded, loading, tokenizing, hub, settings }
@@ -95,7 +95,7 @@ impl Models {
         let settings = self.settings;
         let name = uri.to_owned();
         let load = move || {
-            let card = ModelCard::load(&ModelSource::resolve(&name, &hub)?)?;
+            let card = ModelCard::load(&fetch::fetch(&name, &hub, Part::Text, &|_| {})?)?;
             let model = ServedModel::new(card, tokenizing, settings);
             let Families { tools, reasoning } = model.families();
             tracing::info!(model = name, ?tools, ?reasoning, "answers are read");

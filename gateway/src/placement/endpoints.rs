@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use troupe_runtime::{
     discovery::{Registry, keys::Keys},
     id::EndpointId,
-    model::source::HubCache,
+    model::source::ModelAccess,
     transport::Link,
     wire::status::Load,
 };
@@ -30,7 +30,7 @@ impl Endpoints {
         registry: Arc<dyn Registry>,
         keys: Keys,
         link: Arc<dyn Link>,
-        hub: HubCache,
+        hub: ModelAccess,
     ) -> Self {
         let directory = Arc::new(Directory::new(None));
         let models = Arc::new(Models::new(1, hub, ModelSettings::default()));

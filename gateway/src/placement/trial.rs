@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use troupe_runtime::{
-    discovery::directory::EndpointRecord, id::RequestId, model::source::HubCache,
+    discovery::directory::EndpointRecord, id::RequestId, model::source::ModelAccess,
     transport::Connection, wire::status::Load,
 };
 
@@ -41,7 +41,7 @@ impl Trial {
         picker: Option<&PickerConfig>,
     ) -> Result<Self, String> {
         let directory = Directory::new(picker.map(|picker| Arc::clone(&picker.placer)));
-        let models = Models::new(1, HubCache::at("/nowhere"), ModelSettings::default());
+        let models = Models::new(1, ModelAccess::offline("/nowhere"), ModelSettings::default());
         let model = models.get(&record).await.map_err(|error| error.to_string())?;
         for index in 0..count {
             let mut info = record.info.clone();

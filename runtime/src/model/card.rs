@@ -27,8 +27,6 @@ pub struct ModelCard {
     pub tokenizer: Arc<Tokenizer>,
     /// Chat to prompt, if the model is one for chats.
     pub templates: Option<Arc<ChatTemplates>>,
-    /// Equal for models that give equal logits.
-    pub model_digest: Digest,
     /// Equal for tokenizers that give equal tokens.
     pub tokenizer_digest: Digest,
     /// Every token that ends an answer, ascending: those of the config and of the advice.
@@ -36,12 +34,13 @@ pub struct ModelCard {
 }
 
 impl ModelCard {
-    /// Loads everything from a model's folder and checks that it belongs together.
+    /// Loads everything from a model's folder and checks that it belongs together. The weights need
+    /// not be there.
     ///
     /// # Errors
     /// [`ModelError`] naming the file and what is wrong with it.
     pub fn load(source: &ModelSource) -> Result<Self, ModelError> {
-        let files = ModelFiles::find(&source.folder)?;
+        let files = ModelFiles::find_text(&source.folder)?;
         let config = ModelConfig::load(&files.config)?;
         let generation = match &files.generation_config {
             Some(file) => GenerationConfig::load(file, config.vocab_size)?,
@@ -59,7 +58,6 @@ impl ModelCard {
         stop_ids.dedup();
         Ok(Self {
             name: source.name.clone(),
-            model_digest: files.model_digest()?,
             tokenizer_digest: files.tokenizer_digest()?,
             files,
             config,

@@ -55,9 +55,12 @@ pub enum ModelError {
     /// The model cannot be divided over that many devices.
     #[error(transparent)]
     Sharding(#[from] super::sharding::ShardingError),
-    /// `MODEL` names nothing that is on this machine.
+    /// `MODEL` names nothing, or could not be fetched.
     #[error("{0}")]
     Source(String),
+    /// There is no copy of the model on this machine.
+    #[error("{0}")]
+    Away(String),
     /// A file that a model needs is not in its folder.
     #[error("{} has no {what}", folder.display())]
     Missing {

@@ -3,6 +3,7 @@
 //! # Layout
 //! - [`card`]: [`ModelCard`](card::ModelCard), all of the below for one folder; begin here
 //! - [`source`]: from `MODEL` on a command line to files on this machine, and their digests
+//! - [`fetch`]: models that are not on this machine yet: from the hub, a bucket, a web server
 //! - [`config`]: `config.json` and `generation_config.json` as typed values
 //! - [`gguf`]: the same out of llama.cpp's one file
 //! - [`sharding`]: over how many ranks a model can be divided
@@ -20,6 +21,7 @@ pub mod card;
 pub mod config;
 pub mod detokenize;
 pub mod error;
+pub mod fetch;
 pub mod gguf;
 pub mod grammar;
 mod guard;

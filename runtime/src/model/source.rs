@@ -1,17 +1,19 @@
 //! What `MODEL` on a command line may be, and the files that a model's folder holds.
 //!
-//! A directory, a GGUF file, a `file://` URI of either, or a name on the Hugging Face hub
-//! (`org/name`, `hf://org/name`, either with `@revision`), which is looked up in the local cache of
-//! the hub's own tools. Nothing is downloaded: a model that is not here is an error that says what
-//! to type.
+//! A directory, a GGUF file, a `file://` URI of either, a name on the Hugging Face hub (`org/name`,
+//! `hf://org/name`, either with `@revision`), a bucket (`s3://`, `gs://`) or a folder on a web server
+//! (`https://`). Here they are looked up on this machine: as a folder, or as a copy in a cache.
+//! [`fetch`](super::fetch) brings what is not here.
 
 mod files;
 mod hub;
 
 use std::path::{Path, PathBuf};
 
-pub use self::{files::ModelFiles, hub::HubCache};
-use super::{error::ModelError, gguf};
+pub use self::files::ModelFiles;
+pub(crate) use self::files::{ModelDigest, WeightParts, weight_names};
+pub use super::fetch::ModelAccess;
+use super::{error::ModelError, fetch::copies, gguf};
 
 /// Where a model's files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,32 +24,75 @@ pub struct ModelSource {
     pub folder: PathBuf,
 }
 
-impl ModelSource {
-    /// Resolves what the user wrote. A directory of that name wins over a name on the hub.
+/// Where a model is, as the user wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A folder on this machine.
+    Folder(PathBuf),
+    /// A repository on the hub.
+    Hub {
+        /// `org/name`.
+        name: String,
+        /// A branch, a tag or a commit.
+        revision: String,
+    },
+    /// A folder in a bucket.
+    Bucket {
+        /// `s3` or `gs`.
+        scheme: &'static str,
+        /// Bucket and folder.
+        rest: String,
+    },
+    /// A folder on a web server.
+    Web {
+        /// The folder.
+        url: String,
+    },
+}
+
+impl Place {
+    /// Reads what the user wrote. A directory of that name wins over a name on the hub.
     ///
     /// # Errors
-    /// [`ModelError::Source`], saying what was looked for where and what to do.
-    pub fn resolve(model: &str, cache: &HubCache) -> Result<Self, ModelError> {
-        let found = |folder: PathBuf| Self { name: model.to_owned(), folder };
-        if let Some(path) = model.strip_prefix("file://") {
+    /// [`ModelError::Source`], saying what could stand there.
+    pub(crate) fn of(model: &str) -> Result<Self, ModelError> {
+        let Some((scheme, rest)) = model.split_once("://") else {
+            let path = Path::new(model);
+            if path.exists() || !hub::is_name(model) {
+                return directory(model, path).map(Self::Folder);
+            }
+            return hub::place(model);
+        };
+        match scheme {
             // `file://localhost/path` and `file:///path` are the same.
-            let path = path.strip_prefix("localhost").unwrap_or(path);
-            return directory(model, Path::new(path)).map(found);
+            "file" => {
+                let path = rest.strip_prefix("localhost").unwrap_or(rest);
+                directory(model, Path::new(path)).map(Self::Folder)
+            }
+            "hf" => hub::place(rest),
+            "s3" => Ok(Self::Bucket { scheme: "s3", rest: rest.to_owned() }),
+            "gs" => Ok(Self::Bucket { scheme: "gs", rest: rest.to_owned() }),
+            "http" | "https" => Ok(Self::Web { url: model.to_owned() }),
+            _ => Err(ModelError::Source(format!(
+                "{model}: models are not read from {scheme}://; file://, hf://, s3://, gs:// and \
+                 https:// are possible, and a folder on this machine"
+            ))),
         }
-        if let Some(name) = model.strip_prefix("hf://") {
-            return cache.find(name).map(found);
-        }
-        if let Some((scheme, _)) = model.split_once("://") {
-            return Err(ModelError::Source(format!(
-                "{model}: models cannot be read from {scheme}:// yet; copy the model's folder to \
-                 this machine and name the folder"
-            )));
-        }
-        let path = Path::new(model);
-        if path.exists() || !hub::is_name(model) {
-            return directory(model, path).map(found);
-        }
-        cache.find(model).map(found)
+    }
+}
+
+impl ModelSource {
+    /// Finds a model on this machine.
+    ///
+    /// # Errors
+    /// [`ModelError::Source`] on what names no model; [`ModelError::Away`] if there is no copy here,
+    /// saying where one was looked for.
+    pub fn resolve(model: &str, access: &ModelAccess) -> Result<Self, ModelError> {
+        let folder = match Place::of(model)? {
+            Place::Folder(folder) => folder,
+            place => copies::find(model, &place, access)?,
+        };
+        Ok(Self { name: model.to_owned(), folder })
     }
 }
 

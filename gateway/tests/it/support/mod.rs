@@ -17,7 +17,7 @@ use troupe_runtime::{
     id::{EndpointId, Epoch, GroupId, NodeId},
     model::{
         card::ModelCard,
-        source::{HubCache, ModelSource},
+        source::{ModelAccess, ModelFiles, ModelSource},
     },
     shutdown::{ShutdownOwner, shutdown},
     transport::{Link, LocalNetwork, PeerIdentity, PeerRole},
@@ -55,7 +55,7 @@ pub(crate) struct Stage {
 /// The model that the leaders serve.
 pub(crate) fn card() -> ModelCard {
     let folder = golden::model("tiny-chat").expect("both golden sets have tiny-chat");
-    let source = ModelSource::resolve(&folder.to_string_lossy(), &HubCache::at("/nowhere"));
+    let source = ModelSource::resolve(&folder.to_string_lossy(), &ModelAccess::offline("/nowhere"));
     ModelCard::load(&source.expect("a folder")).expect("a good model")
 }
 
@@ -147,7 +147,7 @@ fn info(index: u32) -> EndpointInfo {
         num_blocks: 64,
         max_num_seqs: 8,
         fingerprint: Fingerprint {
-            model: card.model_digest,
+            model: model_digest(&card),
             tokenizer: card.tokenizer_digest,
             adapter: None,
             dtype: "float32".into(),
@@ -262,4 +262,10 @@ impl Stage {
         assert!(reply.header("content-type").starts_with("text/event-stream"));
         reply.events()
     }
+}
+
+/// The digest of the model whose card this is.
+pub(crate) fn model_digest(card: &ModelCard) -> Digest {
+    let files = ModelFiles::find(&card.files.folder).unwrap();
+    files.model_digest().unwrap()
 }

@@ -13,7 +13,7 @@ use troupe_runtime::model::{
     card::ModelCard,
     config::ModelConfig,
     gguf::Gguf,
-    source::{HubCache, ModelSource},
+    source::{ModelAccess, ModelSource},
     tokenizer::SpecialTokens,
 };
 
@@ -92,7 +92,8 @@ fn a_file_is_a_whole_model() {
             .unwrap();
         let cards = [file.clone(), source.clone()].map(|path| {
             let source =
-                ModelSource::resolve(path.to_str().unwrap(), &HubCache::at("nowhere")).unwrap();
+                ModelSource::resolve(path.to_str().unwrap(), &ModelAccess::offline("nowhere"))
+                    .unwrap();
             ModelCard::load(&source).unwrap()
         });
         let [found, expected] = &cards;

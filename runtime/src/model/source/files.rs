@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs::File,
     io::{Read, Seek, SeekFrom},
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -35,7 +36,7 @@ pub struct ModelFiles {
     pub special_tokens_map: Option<PathBuf>,
     /// `chat_template.jinja`, which goes before a template in `tokenizer_config.json`.
     pub chat_template: Option<PathBuf>,
-    /// The weight files, sorted by name; never empty.
+    /// The weight files, sorted by name; empty if only the text side was looked for.
     pub weights: Vec<PathBuf>,
 }
 
@@ -45,6 +46,18 @@ impl ModelFiles {
     /// # Errors
     /// [`ModelError::Missing`] naming the file that a model cannot do without.
     pub fn find(folder: &Path) -> Result<Self, ModelError> {
+        let text = Self::find_text(folder)?;
+        match text.weights.is_empty() {
+            true => Ok(Self { weights: weights(folder)?, ..text }),
+            false => Ok(text),
+        }
+    }
+
+    /// The same without the weights, which need not be there; a GGUF file is all in one.
+    ///
+    /// # Errors
+    /// [`ModelError::Missing`] naming the file that a model cannot do without.
+    pub fn find_text(folder: &Path) -> Result<Self, ModelError> {
         if gguf::is_gguf(folder) && folder.is_file() {
             return Ok(Self::of_gguf(folder));
         }
@@ -66,7 +79,7 @@ impl ModelFiles {
             tokenizer_config: optional("tokenizer_config.json"),
             special_tokens_map: optional("special_tokens_map.json"),
             chat_template: optional("chat_template.jinja"),
-            weights: weights(folder)?,
+            weights: Vec::new(),
         })
     }
 
@@ -91,17 +104,29 @@ impl ModelFiles {
     /// # Errors
     /// [`ModelError`] if a file cannot be read.
     pub fn model_digest(&self) -> Result<Digest, ModelError> {
-        let mut hasher = blake3::Hasher::new();
-        if !gguf::is_gguf(&self.config) {
-            absorb(&mut hasher, &json::read_bounded(&self.config, MAX_SMALL_BYTES)?);
+        let mut digest = ModelDigest::begin(self)?;
+        for path in &self.weights {
+            let mut read = || -> std::io::Result<()> {
+                let mut file = File::open(path)?;
+                let size = file.metadata()?.len();
+                let mut part = |range: Range<u64>| -> std::io::Result<Vec<u8>> {
+                    let mut bytes = Vec::new();
+                    file.seek(SeekFrom::Start(range.start))?;
+                    file.by_ref().take(range.end - range.start).read_to_end(&mut bytes)?;
+                    Ok(bytes)
+                };
+                let header = WeightParts::header(size, &part(WeightParts::prefix(size))?);
+                let mut parts = vec![part(header.clone())?];
+                for sample in WeightParts::samples(size, &header) {
+                    parts.push(part(sample)?);
+                }
+                let name = path.file_name().unwrap_or_default();
+                digest.absorb(name.as_encoded_bytes(), size, &parts);
+                Ok(())
+            };
+            read().map_err(|source| ModelError::Read { file: path.clone(), source })?;
         }
-        for file in &self.weights {
-            let name = file.file_name().unwrap_or_default();
-            absorb(&mut hasher, name.as_encoded_bytes());
-            absorb_weights(&mut hasher, file)
-                .map_err(|source| ModelError::Read { file: file.clone(), source })?;
-        }
-        Ok(Digest(*hasher.finalize().as_bytes()))
+        Ok(digest.finish())
     }
 
     /// The tokenizer's digest: the content of the files that decide which ids a text becomes.
@@ -125,7 +150,7 @@ impl ModelFiles {
 /// The weight files: those that the index names, else `model.safetensors`, else all there are.
 fn weights(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let missing = |what| ModelError::Missing { folder: folder.to_owned(), what };
-    let index = folder.join("model.safetensors.index.json");
+    let index = folder.join(INDEX);
     if index.is_file() {
         let files: Vec<_> = indexed(&index)?.into_iter().map(|name| folder.join(name)).collect();
         if let Some(file) = files.iter().find(|file| !file.is_file()) {
@@ -136,7 +161,7 @@ fn weights(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
         }
         return Ok(files);
     }
-    let single = folder.join("model.safetensors");
+    let single = folder.join(SINGLE);
     if single.is_file() {
         return Ok(vec![single]);
     }
@@ -155,6 +180,23 @@ fn weights(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
              other formats are not read"
                 .to_owned(),
         )),
+    }
+}
+
+/// The names of the weight files of a model of which only the text side is here, where its source
+/// has files of these names.
+pub(crate) fn weight_names<'a>(
+    folder: &Path,
+    there: impl Iterator<Item = &'a str>,
+) -> Result<BTreeSet<String>, ModelError> {
+    let index = folder.join(INDEX);
+    if index.is_file() {
+        return indexed(&index);
+    }
+    let all: BTreeSet<_> = there.filter(|name| name.ends_with(".safetensors")).collect();
+    match all.contains(SINGLE) {
+        true => Ok(BTreeSet::from([SINGLE.to_owned()])),
+        false => Ok(all.into_iter().map(str::to_owned).collect()),
     }
 }
 
@@ -182,30 +224,60 @@ fn absorb(hasher: &mut blake3::Hasher, bytes: &[u8]) {
     hasher.update(bytes);
 }
 
-/// Hashes a weight file's size, header and samples. Fine-tunes of one model have equal headers and
-/// sizes, so without the samples they would be taken for each other.
-fn absorb_weights(hasher: &mut blake3::Hasher, path: &Path) -> std::io::Result<()> {
-    let mut file = File::open(path)?;
-    let size = file.metadata()?.len();
-    hasher.update(&size.to_le_bytes());
-    let mut prefix = [0; 8];
-    if size >= 8 {
-        file.read_exact(&mut prefix)?;
+/// A model's digest in the making: config, then of each weight file, in their order, its name, size,
+/// header and samples. Fine-tunes of one model have equal headers and sizes, so without the samples
+/// they would be taken for each other. Files may be anywhere that ranges of them can be read.
+pub(crate) struct ModelDigest(blake3::Hasher);
+
+impl ModelDigest {
+    pub(crate) fn begin(files: &ModelFiles) -> Result<Self, ModelError> {
+        let mut hasher = blake3::Hasher::new();
+        if !gguf::is_gguf(&files.config) {
+            absorb(&mut hasher, &json::read_bounded(&files.config, MAX_SMALL_BYTES)?);
+        }
+        Ok(Self(hasher))
     }
-    let header = u64::from_le_bytes(prefix).min(size.saturating_sub(8)).min(MAX_HEADER_BYTES);
-    let mut bytes = Vec::new();
-    file.by_ref().take(header).read_to_end(&mut bytes)?;
-    absorb(hasher, &bytes);
-    let data = size.saturating_sub(8 + header);
-    for sample in 0..SAMPLES {
-        bytes.clear();
-        file.seek(SeekFrom::Start(8 + header + data / SAMPLES * sample))?;
-        file.by_ref().take(SAMPLE_BYTES).read_to_end(&mut bytes)?;
-        absorb(hasher, &bytes);
+
+    /// `parts` are the header and the samples.
+    pub(crate) fn absorb(&mut self, name: &[u8], size: u64, parts: &[Vec<u8>]) {
+        absorb(&mut self.0, name);
+        self.0.update(&size.to_le_bytes());
+        parts.iter().for_each(|part| absorb(&mut self.0, part));
     }
-    Ok(())
+
+    pub(crate) fn finish(self) -> Digest {
+        Digest(*self.0.finalize().as_bytes())
+    }
 }
 
+/// Which parts of a weight file are hashed.
+pub(crate) struct WeightParts;
+
+impl WeightParts {
+    /// Where the header's length stands.
+    pub(crate) fn prefix(size: u64) -> Range<u64> {
+        0..size.min(8)
+    }
+
+    /// Where the header is, by what stands in the prefix.
+    pub(crate) fn header(size: u64, prefix: &[u8]) -> Range<u64> {
+        let length = prefix.try_into().map_or(0, u64::from_le_bytes);
+        let begin = size.min(8);
+        begin..begin + length.min(size - begin).min(MAX_HEADER_BYTES)
+    }
+
+    /// Where the samples are.
+    pub(crate) fn samples(size: u64, header: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        let (begin, data) = (header.end, size - header.end);
+        (0..SAMPLES).map(move |sample| {
+            let at = begin + data / SAMPLES * sample;
+            at..size.min(at + SAMPLE_BYTES)
+        })
+    }
+}
+
+const INDEX: &str = "model.safetensors.index.json";
+const SINGLE: &str = "model.safetensors";
 /// Configs and indices; the index of the largest published model has 10 MiB.
 const MAX_SMALL_BYTES: u64 = 64 << 20;
 const MAX_TOKENIZER_BYTES: u64 = 256 << 20;

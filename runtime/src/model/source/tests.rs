@@ -5,7 +5,7 @@ use std::{ffi::OsString, fs};
 use super::*;
 
 fn resolve(model: &str, cache: &Path) -> Result<PathBuf, String> {
-    let source = ModelSource::resolve(model, &HubCache::at(cache));
+    let source = ModelSource::resolve(model, &ModelAccess::offline(cache));
     source.map(|found| found.folder).map_err(|error| error.to_string())
 }
 
@@ -28,8 +28,10 @@ fn folders_and_uris_are_themselves() {
     write(path, "weights.bin", "");
     let error = resolve(&format!("{text}/weights.bin"), path).unwrap_err();
     assert!(error.contains("is a file") && error.contains(".gguf"), "{error}");
+    let error = resolve("ftp://host/model", path).unwrap_err();
+    assert!(error.contains("ftp://") && error.contains("s3://"), "{error}");
     let error = resolve("s3://bucket/model", path).unwrap_err();
-    assert!(error.contains("s3://") && error.contains("folder"), "{error}");
+    assert!(error.contains("s3://bucket/model is not on this machine"), "{error}");
     assert!(resolve("/no/such/folder", path).unwrap_err().contains("no folder"));
 }
 
@@ -43,7 +45,7 @@ fn names_are_found_in_the_hubs_cache() {
         assert_eq!(resolve(model, cache.path()).unwrap(), snapshot, "{model}");
     }
     let error = resolve("org/other", cache.path()).unwrap_err();
-    assert!(error.contains("hf download org/other"), "{error}");
+    assert!(error.contains("HF_HUB_OFFLINE"), "{error}");
     for model in ["hf://../..", "hf://org/name@../../x", "hf://org", "hf://a/b/c", "hf:///etc"] {
         let error = resolve(model, cache.path()).unwrap_err();
         assert!(error.contains("no name on the hub"), "{model}: {error}");
@@ -53,13 +55,14 @@ fn names_are_found_in_the_hubs_cache() {
 #[test]
 fn the_cache_is_where_the_hubs_tools_have_it() {
     let from = |set: &[(&str, &str)]| {
-        HubCache::from_variables(|name| {
+        ModelAccess::from_variables(|name| {
             set.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value))
         })
     };
-    assert_eq!(from(&[("HOME", "/h")]), HubCache::at("/h/.cache/huggingface/hub"));
-    assert_eq!(from(&[("HOME", "/h"), ("HF_HOME", "/x")]), HubCache::at("/x/hub"));
-    assert_eq!(from(&[("HF_HUB_CACHE", "/y"), ("HF_HOME", "/x")]), HubCache::at("/y"));
+    let hub = |set| from(set).hub_cache().display().to_string();
+    assert_eq!(hub(&[("HOME", "/h")]), "/h/.cache/huggingface/hub");
+    assert_eq!(hub(&[("HOME", "/h"), ("HF_HOME", "/x")]), "/x/hub");
+    assert_eq!(hub(&[("HF_HUB_CACHE", "/y"), ("HF_HOME", "/x")]), "/y");
 }
 
 #[test]

@@ -38,7 +38,7 @@ use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, oneshot},
     task::JoinSet,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
@@ -54,7 +54,7 @@ use crate::{
 /// A link's lanes: how they are laid, and those that have come and wait.
 pub(super) struct Lanes {
     classes: Vec<Class>,
-    /// How long a step of the laying may take, and a lane may wait in the lobby.
+    /// How long the laying may take.
     patience: Duration,
     keys: RwLock<Keys>,
     admitted: Arc<Admitted>,
@@ -86,6 +86,7 @@ pub(super) type Laying = JoinSet<Result<(Ticket, OutgoingLane), String>>;
 /// The end that sends.
 pub(super) struct OutgoingLane {
     stream: client::TlsStream<TcpStream>,
+    laid: Instant,
     _place: OwnedSemaphorePermit,
 }
 
@@ -160,7 +161,7 @@ impl Lanes {
             let laid = timeout(lanes.patience, lanes.reach(&peer, address)).await;
             let late = |_| Err(format!("it took longer than {:?}", lanes.patience));
             let (ticket, stream) = laid.unwrap_or_else(late)?;
-            Ok((ticket, OutgoingLane { stream, _place: place }))
+            Ok((ticket, OutgoingLane { stream, laid: Instant::now(), _place: place }))
         };
         let mut laying = JoinSet::new();
         laying.spawn_on(laid, &self.runtime);
@@ -217,7 +218,7 @@ impl Lanes {
         });
         if matches!(welcomed.await, Ok(Ok(()))) && hand.send(lane).is_ok() {
             // Whichever it is: it waits no longer.
-            let _ = timeout(self.patience, taken).await;
+            let _ = timeout(IN_THE_LOBBY, taken).await;
         }
         self.lobby().remove(&(peer, ticket));
     }
@@ -297,6 +298,12 @@ impl Keys {
 // === impl OutgoingLane ===
 
 impl OutgoingLane {
+    /// Whether it has waited so long to be used that the other end may have given it up before it
+    /// reads of it.
+    pub(super) fn is_stale(&self) -> bool {
+        self.laid.elapsed() > UNTOLD
+    }
+
     /// Hands all of it to the kernel.
     pub(super) async fn write(&mut self, tensor: &[u8]) -> io::Result<()> {
         self.stream.write_all(tensor).await?;
@@ -343,6 +350,11 @@ pub(super) const WORTH_IT: usize = 1 << 20;
 /// Lanes that go out, and as many that come in, strangers at the door included: each has a socket
 /// and a buffer. Conversations beyond stay with QUIC.
 const MOST: usize = 256;
+/// From a lane's laying to the word of it: whoever sends may have to compute first.
+const UNTOLD: Duration = Duration::from_secs(15);
+/// From its welcome until it is taken: the word of it stands behind frames that wait for a reader,
+/// which is given half a minute for each.
+const IN_THE_LOBBY: Duration = Duration::from_secs(60);
 /// After an accept that failed, for want of files mostly.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Read at once.

@@ -103,6 +103,10 @@ impl QuicSender {
             }
             Outgoing::Coming(laying) => match laying.try_join_next() {
                 None => Ok(false),
+                Some(Ok(Ok((_, lane)))) if lane.is_stale() => {
+                    self.lane = Outgoing::No;
+                    Ok(false)
+                }
                 Some(Ok(Ok((ticket, lane)))) => {
                     self.lane = Outgoing::There(lane);
                     self.write(&mut chunks_of_word(lanes::word(ticket))?).await?;
