@@ -75,9 +75,12 @@ pub(super) fn write_model(format: Format, coded: &Path, twin: &Path) -> Tensors 
                 dense.insert(name.to_owned(), single(&rounded));
             }
             None => {
-                let bytes = tensor.bytes.to_vec();
+                // Both have what bfloat16 has of it.
+                let halves: Vec<bf16> = values.iter().map(|value| bf16::from_f32(*value)).collect();
+                let bytes = halves.iter().flat_map(|value| value.to_le_bytes()).collect();
                 let shape = tensor.shape.to_vec();
                 tensors.insert(name.to_owned(), Tensor { dtype: "BF16", shape, bytes });
+                let values: Vec<f32> = halves.iter().map(|value| value.to_f32()).collect();
                 dense.insert(name.to_owned(), single(&values));
             }
         }
