@@ -11,34 +11,9 @@
 
 #![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
 
-#[allow(dead_code)]
-#[path = "../tests/support/etcd.rs"]
-mod etcd_process;
-#[allow(dead_code)]
-#[path = "../tests/support/golden.rs"]
-mod golden;
-#[allow(dead_code)]
-#[path = "../tests/support/http.rs"]
-mod http;
-#[allow(dead_code)]
-#[path = "../tests/support/joining.rs"]
-mod joining;
-#[allow(dead_code)]
-#[path = "../tests/support/load/mod.rs"]
-mod load;
-#[allow(dead_code)]
-#[path = "../tests/support/operator.rs"]
-mod operator;
-#[allow(dead_code)]
-#[path = "../tests/support/process.rs"]
-mod process;
-#[allow(dead_code)]
-#[path = "../tests/support/question.rs"]
-mod question;
-#[allow(dead_code, unused_imports)]
-#[path = "../src/bench/random.rs"]
-mod random;
+mod stand;
 
+use stand::{etcd_process, golden, http, joining, load, operator, process, question, random};
 use tokio::time::Duration;
 
 use load::overload::{HEAD, Overload};
@@ -55,7 +30,7 @@ fn main() -> std::process::ExitCode {
 }
 
 fn asked(mut args: impl Iterator<Item = String>) -> Overload {
-    let flags = "--flow-max-requests 4 --flow-queue-depth-threshold 1";
+    let flags = "--flow-request-ttl 0.1 --flow-queue-depth-threshold 0.1";
     let mut overload = Overload {
         groups: 2,
         sequences: 16,

@@ -13,34 +13,9 @@
 
 #![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
 
-#[allow(dead_code)]
-#[path = "../tests/support/etcd.rs"]
-mod etcd_process;
-#[allow(dead_code)]
-#[path = "../tests/support/golden.rs"]
-mod golden;
-#[allow(dead_code)]
-#[path = "../tests/support/http.rs"]
-mod http;
-#[allow(dead_code)]
-#[path = "../tests/support/joining.rs"]
-mod joining;
-#[allow(dead_code)]
-#[path = "../tests/support/load/mod.rs"]
-mod load;
-#[allow(dead_code)]
-#[path = "../tests/support/operator.rs"]
-mod operator;
-#[allow(dead_code)]
-#[path = "../tests/support/process.rs"]
-mod process;
-#[allow(dead_code)]
-#[path = "../tests/support/question.rs"]
-mod question;
-#[allow(dead_code, unused_imports)]
-#[path = "../src/bench/random.rs"]
-mod random;
+mod stand;
 
+use stand::{etcd_process, golden, http, joining, load, operator, process, question, random};
 use tokio::time::Duration;
 
 use load::soak::Soak;
