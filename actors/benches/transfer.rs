@@ -50,7 +50,7 @@ fn pools(criterion: &mut Criterion) {
             layers: 1,
             kind: KvKind::Heads { kv_heads: 8, head_dim: 128 },
             block_size: 16,
-            dtype,
+            dtype: dtype.into(),
             mask: AttentionMask::Causal,
         };
         let mut pool = KvPool::new(&spec, BLOCKS).expect("it fits");
