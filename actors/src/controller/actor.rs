@@ -33,8 +33,6 @@ pub enum ControllerMsg {
     Store(WatchEvent),
     /// By an errand.
     Found(ControllerEvent),
-    /// The controller in office, which stands so under the election key, is heard no more.
-    Missed(Vec<u8>),
     /// Time has passed.
     Tick,
 }
@@ -89,9 +87,7 @@ impl Actor for Controller {
         // At once, and then regularly.
         myself.cast(ControllerMsg::Tick)?;
         myself.send_interval(TICK, || ControllerMsg::Tick);
-        let address = args.link.as_ref().map(|link| link.address().to_string());
-        let name = Office::name(&identity.to_string(), address.as_deref());
-        let keys = args.keys.clone();
+        let (keys, name) = (args.keys.clone(), identity.to_string().into_bytes());
         Ok(ControllerState {
             office: Office::new(keys, name, args.timing, entropy(identity)),
             errands: Errands::new(args.link.clone(), args.hub.clone(), myself.clone()),
@@ -110,7 +106,6 @@ impl Actor for Controller {
         let event = match message {
             ControllerMsg::Tick => OfficeEvent::Tick(state.holds_office().await),
             ControllerMsg::Found(event) => OfficeEvent::Found(event),
-            ControllerMsg::Missed(who) => OfficeEvent::Missed(who),
             ControllerMsg::Store(event) => OfficeEvent::Store(event),
         };
         let effects = state.office.handle(state.clock.now(), event);

@@ -1,7 +1,7 @@
 //! What the controller has others find out: whether a host that has lost its lease still answers,
-//! how large a model is, how busy endpoints are (`loads`), who is heard no more (`vigil`). Each
-//! errand is a task with a deadline that ends in an event, but for the last two, which are followed
-//! until they matter no longer; all end with the controller.
+//! how large a model is, how busy endpoints are (`loads`). Each errand is a task with a deadline
+//! that ends in an event, but for loads, which are followed until they matter no longer; all end
+//! with the controller.
 
 use std::{
     collections::BTreeMap,
@@ -16,9 +16,7 @@ use troupe_runtime::{
     transport::{Class, Link, PeerAddr},
 };
 
-use super::{
-    actor::ControllerMsg, acts::Errand, facts, loads::Loads, plan::ControllerEvent, vigil::Vigil,
-};
+use super::{actor::ControllerMsg, acts::Errand, facts, loads::Loads, plan::ControllerEvent};
 
 /// Runs errands.
 pub(super) struct Errands {
@@ -27,7 +25,6 @@ pub(super) struct Errands {
     controller: ActorRef<ControllerMsg>,
     loads: Loads,
     tasks: JoinSet<()>,
-    vigil: Vigil,
 }
 
 impl Errands {
@@ -37,14 +34,12 @@ impl Errands {
         controller: ActorRef<ControllerMsg>,
     ) -> Self {
         let loads = Loads::new(link.clone(), controller.clone());
-        let vigil = Vigil::new(link.clone(), controller.clone());
-        Self { link, hub, controller, loads, tasks: JoinSet::new(), vigil }
+        Self { link, hub, controller, loads, tasks: JoinSet::new() }
     }
 
-    /// The office is lost: nobody's load matters here any more, and no host.
+    /// The office is lost: nobody's load matters here any more.
     pub(super) fn deposed(&mut self) {
         self.loads.follow(BTreeMap::new());
-        self.vigil.hosts(BTreeMap::new());
     }
 
     /// Starts one. There are at most as many as hosts without a lease and models; each ends within
@@ -63,8 +58,6 @@ impl Errands {
                 });
             }
             Errand::Follow(endpoints) => self.loads.follow(endpoints),
-            Errand::WatchOver(whom) => self.vigil.office(whom),
-            Errand::Attend(hosts) => self.vigil.hosts(hosts),
             Errand::Model(uri) => {
                 let hub = self.hub.clone();
                 self.tasks.spawn_blocking(move || {

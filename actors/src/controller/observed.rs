@@ -84,11 +84,6 @@ impl Observed {
         self.elected.as_deref() == Some(identity)
     }
 
-    /// Who was elected, as was told last.
-    pub(super) fn elected(&self) -> Option<&[u8]> {
-        self.elected.as_deref()
-    }
-
     /// Whether nobody stands under the election key.
     pub(super) fn is_vacant(&self) -> bool {
         self.elected.is_none()

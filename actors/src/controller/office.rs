@@ -8,19 +8,13 @@
 //! The key alone is not enough: what the store told may be older than it, and a plan made from that
 //! would go over what the controller before wrote last, epochs and all. So the office begins when
 //! the watch itself has told of this election, and with that of everything that was written before.
-//!
-//! A controller that dies leaves its key until its lease is over, which takes an etcd longer than
-//! anybody wants to wait. So whoever is not in office keeps a connection to the one that is, and
-//! takes the key away when that breaks: one that lives all the same has lost no more than its
-//! office, for what it writes names a key that is gone. Only whom this one has heard is missed: two
-//! controllers that cannot reach each other do not take the office from each other by turns.
 
 use std::time::Duration;
 
-use troupe_runtime::discovery::{Compare, Op, Txn, WatchEvent, keys::Keys};
+use troupe_runtime::discovery::{Compare, WatchEvent, keys::Keys};
 
 use super::{
-    acts::{Acts, Errand},
+    acts::Acts,
     observed::{Observed, Seen},
     plan::{Controller, ControllerEvent, Timing},
 };
@@ -33,8 +27,6 @@ pub struct Office {
     core: Controller,
     observed: Observed,
     in_office: bool,
-    /// Who in office is watched over.
-    watched: Option<Vec<u8>>,
 }
 
 /// What can happen to it.
@@ -48,8 +40,6 @@ pub enum OfficeEvent {
     Tick(bool),
     /// A transaction was not done.
     Unwritten,
-    /// The controller that stood so under the election key was heard, and is not any more.
-    Missed(Vec<u8>),
 }
 
 /// What it wants done.
@@ -75,20 +65,11 @@ pub enum Change {
 // === impl Office ===
 
 impl Office {
-    /// A controller that knows nothing and holds no office. `identity` must be its own (see
-    /// [`Office::name`]), and `entropy` differ from controller to controller and from one start to
-    /// the next.
+    /// A controller that knows nothing and holds no office. `identity` must be its own, and
+    /// `entropy` differ from controller to controller and from one start to the next.
     pub fn new(keys: Keys, identity: Vec<u8>, timing: Timing, entropy: u64) -> Self {
         let (core, observed) = (Controller::new(timing, entropy), Observed::new(keys.clone()));
-        Self { keys, identity, core, observed, in_office: false, watched: None }
-    }
-
-    /// What stands under the election key for the controller of this id that is reached here.
-    pub fn name(id: &str, address: Option<&str>) -> Vec<u8> {
-        match address {
-            Some(address) => format!("{id} {address}").into_bytes(),
-            None => id.as_bytes().to_vec(),
-        }
+        Self { keys, identity, core, observed, in_office: false }
     }
 
     /// Whether it is in office: then the election key is looked at, else claimed.
@@ -110,14 +91,7 @@ impl Office {
             OfficeEvent::Found(event) => vec![event],
             OfficeEvent::Tick(held) => self.run(held, &mut effects),
             OfficeEvent::Unwritten => self.give_up(&mut effects),
-            OfficeEvent::Missed(who) => return self.depose(&who),
             OfficeEvent::Store(event) => match self.observed.see(event) {
-                // Another one has taken it, or took the key away.
-                Seen::Events(mut events) if self.in_office && !self.is_elected() => {
-                    effects.tick = true;
-                    events.extend(self.give_up(&mut effects));
-                    events
-                }
                 Seen::Events(events) => events,
                 // It lives another life: what was planned is void, and so is the office.
                 Seen::OtherLife => {
@@ -135,32 +109,6 @@ impl Office {
         if let Some(life) = self.observed.life() {
             let office = Compare::Value(self.keys.election(), self.identity.clone());
             effects.acts = Acts::of(&self.keys, life, office, planned);
-        }
-        effects.acts.errands.extend(self.watch_over());
-        effects
-    }
-
-    /// Whom to watch over from now on, if that is somebody else than before.
-    fn watch_over(&mut self) -> Option<Errand> {
-        let elected = self.observed.elected().filter(|elected| *elected != self.identity);
-        if elected == self.watched.as_deref() {
-            return None;
-        }
-        self.watched = elected.map(<[u8]>::to_vec);
-        let address = self.watched.as_deref().and_then(|name| str::from_utf8(name).ok());
-        // One that does not say where it is has its lease.
-        let address = address.and_then(|name| Some(name.split_once(' ')?.1.to_owned()));
-        Some(Errand::WatchOver(self.watched.clone().zip(address)))
-    }
-
-    /// Takes the key away from one that is missed, if it has it still.
-    fn depose(&self, missed: &[u8]) -> OfficeEffects {
-        let mut effects = OfficeEffects::default();
-        let (Some(life), false) = (self.observed.life(), self.in_office) else { return effects };
-        if self.observed.elected() == Some(missed) {
-            let key = self.keys.election();
-            let compare = vec![life.compare(), Compare::Value(key.clone(), missed.to_vec())];
-            effects.acts.writes.push(Txn { compare, then: vec![Op::Delete(key)] });
         }
         effects
     }
@@ -239,50 +187,6 @@ mod tests {
         assert_eq!(tick(&mut office, true), Some(Change::Taken));
         let other = office.handle(now, put(keys.incarnation(), b"two".to_vec()));
         assert_eq!((other.change, other.tick), (Some(Change::Lost), true));
-    }
-
-    #[test]
-    fn who_is_in_office_is_watched_over_and_deposed_when_missed() {
-        let (keys, now) = (Keys::new("test"), Duration::from_secs(1));
-        let mut office = office(&keys);
-        office.handle(now, put(keys.incarnation(), b"one".to_vec()));
-        let other = Office::name("other", Some("quic://10.0.0.1:7443"));
-        let acts = office.handle(now, put(keys.election(), other.clone())).acts;
-        let watch = Errand::WatchOver(Some((other.clone(), "quic://10.0.0.1:7443".to_owned())));
-        assert_eq!(acts.errands, [watch]);
-        assert!(office.handle(now, OfficeEvent::Tick(false)).acts.errands.is_empty(), "it is");
-        let missed = |office: &mut Office, who: &[u8]| {
-            office.handle(now, OfficeEvent::Missed(who.to_vec())).acts.writes
-        };
-        assert!(missed(&mut office, b"one before it").is_empty());
-        let writes = missed(&mut office, &other);
-        let [Txn { compare, then }] = &writes[..] else { panic!("{writes:?}") };
-        assert_eq!(compare[1], Compare::Value(keys.election(), other.clone()));
-        assert_eq!(then[..], [Op::Delete(keys.election())]);
-        // It is gone: nobody is watched over, and the office is claimed.
-        let free = office.handle(now, OfficeEvent::Store(WatchEvent::Delete(keys.election())));
-        assert_eq!((free.acts.errands, free.tick), (vec![Errand::WatchOver(None)], true));
-        assert!(missed(&mut office, &other).is_empty());
-        // One that does not say where it is cannot be.
-        let acts = office.handle(now, put(keys.election(), b"hermit".to_vec())).acts;
-        assert_eq!(acts.errands, [Errand::WatchOver(None)]);
-    }
-
-    #[test]
-    fn one_whose_key_was_taken_away_is_not_in_office() {
-        let (keys, now) = (Keys::new("test"), Duration::from_secs(1));
-        let mut office = office(&keys);
-        let mine = |office: &mut Office| {
-            office.handle(now, put(keys.election(), b"me".to_vec()));
-            office.handle(now, OfficeEvent::Tick(true)).change
-        };
-        office.handle(now, put(keys.incarnation(), b"one".to_vec()));
-        assert_eq!(mine(&mut office), Some(Change::Taken));
-        let gone = office.handle(now, OfficeEvent::Store(WatchEvent::Delete(keys.election())));
-        assert_eq!((gone.change, gone.tick), (Some(Change::Lost), true));
-        assert_eq!(mine(&mut office), Some(Change::Taken));
-        let taken = office.handle(now, put(keys.election(), b"another".to_vec()));
-        assert_eq!(taken.change, Some(Change::Lost));
     }
 
     #[test]

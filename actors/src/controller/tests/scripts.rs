@@ -379,7 +379,6 @@ impl Script {
                 | ControllerEffect::PutEvent(..)
                 | ControllerEffect::AskModel(_)
                 | ControllerEffect::Follow(_)
-                | ControllerEffect::Attend(_)
                 | ControllerEffect::Settle => Ok(()),
             };
         }

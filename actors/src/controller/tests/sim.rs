@@ -157,7 +157,7 @@ impl Sim {
                 }
             }
             ControllerEffect::Follow(endpoints) => self.followed = endpoints,
-            ControllerEffect::Attend(_) | ControllerEffect::Settle => {}
+            ControllerEffect::Settle => {}
             ControllerEffect::Probe(..) => {}
         }
     }
