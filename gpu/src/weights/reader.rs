@@ -187,7 +187,7 @@ impl<'a> WeightReader<'a> {
         shape: (usize, usize),
     ) -> Result<DenseMatrix<'a>, DeviceError> {
         let full = rename::full_name(self.prefix, name);
-        let found = self.find(&full, expected, shape);
+        let found = self.find((name, &full), expected, shape);
         match (&self.survey, found) {
             (None, found) => found,
             (Some(survey), found) => survey.borrow_mut().note(full, found).unwrap_or_else(|| {
@@ -197,9 +197,10 @@ impl<'a> WeightReader<'a> {
         }
     }
 
+    /// By the name without prefix and the one in the files.
     fn find(
         &self,
-        full: &str,
+        (name, full): (&str, &str),
         expected: &[usize],
         shape: (usize, usize),
     ) -> Result<DenseMatrix<'a>, DeviceError> {
