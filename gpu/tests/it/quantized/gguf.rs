@@ -299,6 +299,10 @@ fn describe(
             file.number(&format!("tokenizer.ggml.{name}"), id as u32);
         }
     }
+    // The end of a turn, which the folder has in `generation_config.json`.
+    if let Some(id) = tokens.iter().position(|own| own == "<|endoftext|>") {
+        file.number("tokenizer.ggml.eot_token_id", id as u32);
+    }
     file.text("tokenizer.chat_template", beside["chat_template"].as_str().unwrap());
 }
 
