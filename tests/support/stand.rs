@@ -68,8 +68,8 @@ impl Stand {
     }
 
     fn start(name: &str, files: Vec<(&'static str, Vec<u8>)>, is_hub: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
         let files = files.into_iter().map(|(name, bytes)| (name, Arc::new(bytes))).collect();
         let state = Arc::new(State {
             name: name.to_owned(),
@@ -88,7 +88,7 @@ impl Stand {
                     return;
                 }
                 let serving = Arc::clone(&serving);
-                std::thread::spawn(move || serving.answer(&stream.unwrap()));
+                std::thread::spawn(move || serving.answer(&stream.expect("a connection")));
             }
         });
         Self { state, address }
@@ -135,7 +135,7 @@ impl Drop for Stand {
 
 impl State {
     fn faults(&self) -> MutexGuard<'_, Vec<Fault>> {
-        self.faults.lock().unwrap()
+        self.faults.lock().expect("nobody panicked over it")
     }
 
     fn answer(&self, stream: &TcpStream) {
@@ -184,7 +184,7 @@ impl State {
                 None => say(stream, "404 Not Found", "", &[]),
             };
         }
-        let (bucket, folder) = self.name.split_once('/').unwrap();
+        let (bucket, folder) = self.name.split_once('/').expect("a bucket's folder");
         if path.trim_end_matches('/') == bucket && request.query.contains("list-type=2") {
             let is_ours = request.query.contains(&format!("prefix={folder}%2F"));
             return say(stream, "200 OK", "", self.bucket(folder, is_ours).as_bytes());

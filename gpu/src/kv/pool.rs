@@ -160,9 +160,9 @@ impl KvPool {
         let blocks = blocks as usize;
         let layout = KvLayout::new(spec, blocks)?;
         let times = |each: usize| {
-            let sizes = [spec.layers, blocks, layout.heads, each].into_iter();
+            let mut sizes = [spec.layers, blocks, layout.heads, each].into_iter();
             sizes
-                .fold(Some(1usize), |product, size| product?.checked_mul(size))
+                .try_fold(1usize, usize::checked_mul)
                 .ok_or_else(|| DeviceError::OutOfMemory(format!("{blocks} KV blocks of {spec:?}")))
         };
         let len = times(layout.head_stride)?;

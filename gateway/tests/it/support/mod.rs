@@ -265,7 +265,7 @@ impl Stage {
 }
 
 /// The digest of the model whose card this is.
-pub(crate) fn model_digest(card: &ModelCard) -> Digest {
+pub(crate) fn model_digest(card: &ModelCard) -> troupe_runtime::id::Digest {
     let files = ModelFiles::find(&card.files.folder).unwrap();
     files.model_digest().unwrap()
 }
