@@ -8,8 +8,9 @@
 //!
 //! Everything is bounded: requests and bytes in each band, and the time that a request waits. One
 //! that would wait longer than it may, as fast as places come free ([`expected`](super::expected)),
-//! is told so when it comes: those that wait get their turn in time. Where a band is full, its tenant with the most bytes loses its latest request to one of a tenant with
-//! less; so one tenant cannot keep the others out by filling the queue.
+//! is told so when it comes: those that wait get their turn in time. Where a band is full, its
+//! tenant with the most bytes loses its latest request to one of a tenant with less; so one tenant
+//! cannot keep the others out by filling the queue.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -186,8 +187,8 @@ impl Core {
         Ticket(self.next.saturating_sub(1))
     }
 
-    /// Takes one event and says what to do about it. `room` says whether endpoints have room for one
-    /// of a rank when so many requests are let in.
+    /// Takes one event and says what to do about it. `room` says whether endpoints have room for
+    /// one of a rank when so many requests are let in.
     pub(crate) fn handle(
         &mut self,
         now: Duration,

@@ -6,8 +6,8 @@
 //! Requests of a priority below zero may be shed and do not wait at all.
 //!
 //! Names and defaults are those of llm-d's flow control. What differs: shares between tenants are
-//! on from the start, tenants are who they prove to be (`tenants`), load that was not heard of for a
-//! while is not taken for saturation, and who would wait too long is told so when he comes.
+//! on from the start, tenants are who they prove to be (`tenants`), load that was not heard of for
+//! a while is not taken for saturation, and who would wait too long is told so when he comes.
 //!
 //! - [`core`]: who waits, who is next, who is turned away (pure)
 //! - [`saturation`]: whether endpoints have room (pure)

@@ -1,9 +1,9 @@
 //! What `MODEL` on a command line may be, and the files that a model's folder holds.
 //!
 //! A directory, a GGUF file, a `file://` URI of either, a name on the Hugging Face hub (`org/name`,
-//! `hf://org/name`, either with `@revision`), a bucket (`s3://`, `gs://`) or a folder on a web server
-//! (`https://`). Here they are looked up on this machine: as a folder, or as a copy in a cache.
-//! [`fetch`](super::fetch) brings what is not here.
+//! `hf://org/name`, either with `@revision`), a bucket (`s3://`, `gs://`) or a folder on a web
+//! server (`https://`). Here they are looked up on this machine: as a folder, or as a copy in a
+//! cache. [`fetch`](super::fetch) brings what is not here.
 
 mod files;
 mod hub;
@@ -85,8 +85,8 @@ impl ModelSource {
     /// Finds a model on this machine.
     ///
     /// # Errors
-    /// [`ModelError::Source`] on what names no model; [`ModelError::Away`] if there is no copy here,
-    /// saying where one was looked for.
+    /// [`ModelError::Source`] on what names no model; [`ModelError::Away`] if there is no copy
+    /// here, saying where one was looked for.
     pub fn resolve(model: &str, access: &ModelAccess) -> Result<Self, ModelError> {
         let folder = match Place::of(model)? {
             Place::Folder(folder) => folder,

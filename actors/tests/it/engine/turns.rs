@@ -4,7 +4,8 @@
 //! one. What began to wait before it may still go first then, each time with one more in between,
 //! and a step may have admitted several when its turn came. A preempted sequence cannot start while
 //! steps in flight hold it. So younger ones overtake it at most `2 * sequences`, plus twice as many
-//! as waited already and once more, plus `sequences` for each of those steps and one more. Further choices of a request wait for the first one on purpose: not counted.
+//! as waited already and once more, plus `sequences` for each of those steps and one more. Further
+//! choices of a request wait for the first one on purpose: not counted.
 
 use std::collections::BTreeMap;
 

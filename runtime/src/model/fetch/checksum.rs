@@ -1,4 +1,5 @@
-//! What a file must hash to: the hub names large files by their SHA-256, and small ones as git does.
+//! What a file must hash to: the hub names large files by their SHA-256, and small ones as git
+//! does.
 
 use std::{fs::File, io::Read, path::Path};
 

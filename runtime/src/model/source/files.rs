@@ -224,9 +224,10 @@ fn absorb(hasher: &mut blake3::Hasher, bytes: &[u8]) {
     hasher.update(bytes);
 }
 
-/// A model's digest in the making: config, then of each weight file, in their order, its name, size,
-/// header and samples. Fine-tunes of one model have equal headers and sizes, so without the samples
-/// they would be taken for each other. Files may be anywhere that ranges of them can be read.
+/// A model's digest in the making: config, then of each weight file, in their order, its name,
+/// size, header and samples. Fine-tunes of one model have equal headers and sizes, so without the
+/// samples they would be taken for each other. Files may be anywhere that ranges of them can be
+/// read.
 pub(crate) struct ModelDigest(blake3::Hasher);
 
 impl ModelDigest {

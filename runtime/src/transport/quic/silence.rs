@@ -6,9 +6,9 @@
 //! aloud. And looks are counted, not time: a process that stood still for a while reads first what
 //! came meanwhile, and takes nobody for dead whose words it had no time for.
 //!
-//! The other half is for a process that was killed, which cannot say so. Whoever shares its identity
-//! and takes over its port answers its peers with the reset that only this identity can give, and
-//! they know at the next packet that they send, not when they have waited long enough.
+//! The other half is for a process that was killed, which cannot say so. Whoever shares its
+//! identity and takes over its port answers its peers with the reset that only this identity can
+//! give, and they know at the next packet that they send, not when they have waited long enough.
 
 use std::{
     net::SocketAddr,
