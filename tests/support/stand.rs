@@ -20,8 +20,6 @@ pub(crate) enum Fault {
     Cut { after: usize, times: usize },
     /// Every answer has this status.
     Status { status: u16, times: usize },
-    /// Ranges of a file that begin in this part or later are gone for good.
-    Refuse { from: u64 },
     /// One bit of a file is another one.
     Flip { times: usize },
     /// The hub is asked for what needs a token.
@@ -102,6 +100,11 @@ impl Stand {
         Arc::clone(&self.state.files[name])
     }
 
+    /// The sum of a file that the hub promises.
+    pub(crate) fn sha256(&self, name: &str) -> String {
+        hex(digest(&SHA256, &self.file(name)).as_ref())
+    }
+
     /// The newest fault goes first.
     pub(crate) fn fault(&self, fault: Fault) {
         self.state.faults().insert(0, fault);
@@ -160,12 +163,6 @@ impl State {
                     return Some(*status);
                 }
                 Fault::NeedsToken if !request.token => return Some(401),
-                Fault::Refuse { from } => {
-                    let begin = request.range.map_or(0, |(begin, _)| begin as u64 >> 24);
-                    if begin >= *from {
-                        return Some(410);
-                    }
-                }
                 _ => {}
             }
         }
@@ -201,7 +198,6 @@ impl State {
                 return text.clone();
             }
         }
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let file = |(name, bytes): (&&str, &Arc<Vec<u8>>)| {
             let blob = [format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat();
             let id = hex(digest(&SHA1_FOR_LEGACY_USE_ONLY, &blob).as_ref());
@@ -318,6 +314,10 @@ impl Request {
         let (path, query) = (path.to_owned(), query.to_owned());
         Some(Self { method, path, query, range, token })
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn say(mut stream: &TcpStream, status: &str, head: &str, body: &[u8]) -> std::io::Result<()> {

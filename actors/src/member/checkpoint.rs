@@ -1,6 +1,9 @@
 //! Real models: a folder's files, and ranks that load their share of its weights.
 
-use std::{cell::Cell, sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use troupe_gpu::{
     LoadRequest, ParallelSizes, StepLimits,
@@ -105,14 +108,15 @@ impl Models for Checkpoints {
             let kv_total = launch.flags.kv_cache_memory_bytes.unwrap_or(DEFAULT_KV_BYTES);
             let tell = models.progress.clone();
             // Fetching is most of the time where there is something to fetch.
-            let fetched = Cell::new(0.0);
+            let fetched = Mutex::new(0.0);
             let watch = |Progress { done, total }: Progress| {
-                fetched.set(FETCHING * done as f32 / total.max(1) as f32);
-                tell.iter().for_each(|tell| tell(rank, fetched.get()));
+                let share = FETCHING * done as f32 / total.max(1) as f32;
+                *fetched.lock().unwrap_or_else(PoisonError::into_inner) = share;
+                tell.iter().for_each(|tell| tell(rank, share));
             };
             let whole = fetch::fetch(&launch.model_uri, &models.access, Part::All, &watch);
             let folder = whole.map_err(|error| unsupported(chain(&error)))?.folder;
-            let fetched = fetched.get();
+            let fetched = fetched.into_inner().unwrap_or_else(PoisonError::into_inner);
             let progress = tell.map(|tell| -> LoadProgress {
                 Arc::new(move |share| tell(rank, fetched + (1.0 - fetched) * share))
             });

@@ -66,6 +66,9 @@ pub enum TelemetryError {
         #[source]
         source: opentelemetry_otlp::ExporterBuildError,
     },
+    /// There is no client to send traces with.
+    #[error("cannot export traces: {0}")]
+    Client(String),
     /// Somebody has set up logging in this process already.
     #[error("logging is set up twice in one process")]
     Twice(#[source] tracing::subscriber::SetGlobalDefaultError),

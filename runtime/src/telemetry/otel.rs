@@ -17,6 +17,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{Layer, filter::LevelFilter, registry::LookupSpan};
 
 use super::{TelemetryConfig, TelemetryError};
+use crate::{error::chain, transport::tls::web_config};
 
 /// How long one export, and the last one at the end of the process, may take.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -90,6 +91,7 @@ where
         .with_http()
         .with_endpoint(url)
         .with_timeout(EXPORT_TIMEOUT)
+        .with_http_client(client().map_err(TelemetryError::Client)?)
         .with_headers(HashMap::new())
         .build()
         .map_err(|source| TelemetryError::Endpoint { endpoint: endpoint.clone(), source })?;
@@ -101,4 +103,16 @@ where
         // Spans of the exporter's own HTTP client are debug, and must not be exported in turn.
         .with_filter(LevelFilter::INFO);
     Ok((Some(layer), Guard { provider: Some(provider) }))
+}
+
+/// The exporter's client. It has a reactor of its own, so it is made where there is no other.
+fn client() -> Result<reqwest::blocking::Client, String> {
+    let make = || {
+        let builder = reqwest::blocking::Client::builder();
+        let builder = builder.tls_backend_preconfigured(web_config(None)?).timeout(EXPORT_TIMEOUT);
+        builder.build().map_err(|error| chain(&error))
+    };
+    let made = std::thread::Builder::new().name("otlp-client".to_owned()).spawn(make);
+    let made = made.map_err(|error| error.to_string())?.join();
+    made.unwrap_or_else(|_| Err("making it panicked".to_owned()))
 }

@@ -13,6 +13,7 @@ pub mod files;
 mod request;
 mod token;
 mod verify;
+mod web;
 
 use std::{
     path::Path,
@@ -27,6 +28,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use self::verify::{ClusterVerifier, PinVerifier, Validity};
+pub(crate) use self::web::web_config;
 pub use self::{
     authority::{ClusterAuthority, LEAF_LIFETIME},
     request::SigningKey,

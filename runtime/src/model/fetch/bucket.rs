@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::{
-    ClientOptions, GetOptions, GetRange, ObjectStore,
+    ClientOptions, GetOptions, GetRange, ObjectStore, RetryConfig,
     aws::{AmazonS3Builder, AmazonS3ConfigKey},
     client::{HttpClient, HttpConnector},
     gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
@@ -49,6 +49,8 @@ impl Bucket {
             return Err(setting("a bucket looks like `s3://bucket/folder`".to_owned()));
         }
         let ours = OurClient(client(network)?);
+        // Whoever asks here asks again where that makes sense.
+        let once = RetryConfig { max_retries: 0, ..RetryConfig::default() };
         let store: Result<Arc<dyn ObjectStore>, _> = match scheme {
             "s3" => {
                 let mut builder = AmazonS3Builder::new().with_bucket_name(bucket);
@@ -57,7 +59,11 @@ impl Bucket {
                         builder = builder.with_config(key, value);
                     }
                 }
-                builder.with_http_connector(ours).build().map(|store| Arc::new(store) as _)
+                builder
+                    .with_http_connector(ours)
+                    .with_retry(once)
+                    .build()
+                    .map(|store| Arc::new(store) as _)
             }
             _ => {
                 let mut builder = GoogleCloudStorageBuilder::new().with_bucket_name(bucket);
@@ -66,7 +72,11 @@ impl Bucket {
                         builder = builder.with_config(key, value);
                     }
                 }
-                builder.with_http_connector(ours).build().map(|store| Arc::new(store) as _)
+                builder
+                    .with_http_connector(ours)
+                    .with_retry(once)
+                    .build()
+                    .map(|store| Arc::new(store) as _)
             }
         };
         let store = store.map_err(|error| setting(chain(&error)))?;
@@ -74,7 +84,7 @@ impl Bucket {
         Ok(Self { store, prefix, url })
     }
 
-    /// An error of the library, by whether asking again may help: it has asked several times.
+    /// An error of the library, by whether asking again may help.
     fn failed(&self, path: &str, error: object_store::Error) -> Failure {
         let url = format!("{}/{path}", self.url.trim_end_matches('/'));
         let status = |status| Failure::Status { url: url.clone(), status, retry_after: None };

@@ -1,33 +1,18 @@
 //! The HTTP client of everything that is fetched: one TLS provider, the proxies that the
 //! environment names, no wait without an end.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
 use reqwest::{Client, Response, StatusCode, header};
-use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::CertificateDer};
-use rustls_pki_types::pem::PemObject;
 
 use super::{access::Network, failure::Failure, origin::Body};
+use crate::transport::tls::web_config;
 
 /// A client for one model's files.
 pub(crate) fn client(network: &Network) -> Result<Client, Failure> {
-    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    if let Some(file) = &network.authorities {
-        let pem = fs::read(file).map_err(Failure::disk(file))?;
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            let wrong = |reason: String| {
-                Failure::Setting(format!("SSL_CERT_FILE {}: {reason}", file.display()))
-            };
-            let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-            roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-        }
-    }
-    let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Failure::Setting(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let tls = web_config(network.authorities.as_deref());
+    let tls = tls.map_err(|why| Failure::Setting(format!("SSL_CERT_FILE: {why}")))?;
     Client::builder()
         .tls_backend_preconfigured(tls)
         .connect_timeout(CONNECT)

@@ -14,8 +14,8 @@
 //!   to do about it
 //! - [`model`]: all of it put together for one model
 //!
-//! Everything blocks and runs on a thread of the caller's, with a reactor of its own: loading a
-//! model is nothing that an actor waits for.
+//! Everything blocks, on a thread with a reactor of its own: loading a model is nothing that an
+//! actor waits for.
 
 pub mod access;
 mod bucket;

@@ -3,6 +3,7 @@
 
 use std::{
     fs::{self, File},
+    io,
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
@@ -59,7 +60,7 @@ pub fn fetch(
     model: &str,
     access: &ModelAccess,
     part: Part,
-    watch: &dyn Fn(Progress),
+    watch: &(dyn Fn(Progress) + Sync),
 ) -> Result<ModelSource, ModelError> {
     let place = Place::of(model)?;
     // A name on the hub that is here whole is not asked for again: it starts as fast as a folder,
@@ -74,7 +75,8 @@ pub fn fetch(
     if let Place::Folder(_) = place {
         return here;
     }
-    let fetched = reactor(model)?.block_on(async {
+    let failed = |why: String| ModelError::Source(format!("{model}: {why}"));
+    let fetched = wait(|| async {
         let store = Store::new(&place, access);
         match bring(&place, &store, &network, part, watch).await {
             Ok(folder) => Ok(ModelSource { name: model.to_owned(), folder }),
@@ -89,7 +91,8 @@ pub fn fetch(
             Err(error) => Err(error),
         }
     });
-    fetched.map_err(|error| ModelError::Source(format!("{model}: {}", chain(&error))))
+    let fetched = fetched.map_err(|error| failed(error.to_string()))?;
+    fetched.map_err(|error| failed(chain(&error)))
 }
 
 /// A model's digest, as [`ModelFiles::model_digest`] says; of weights that are not on this machine
@@ -108,7 +111,7 @@ pub fn model_digest(source: &ModelSource, access: &ModelAccess) -> Result<Digest
     };
     let files = ModelFiles::find_text(&source.folder)?;
     let failed = |error| ModelError::Source(format!("{}: {}", source.name, chain(&error)));
-    reactor(&source.name)?.block_on(async {
+    let digest = wait(|| async {
         let origin = origin(&place, network).map_err(failed)?;
         let listing = patiently(|| origin.list()).await.map_err(failed)?;
         let names = weight_names(&source.folder, listing.files.iter().map(|file| &*file.path))?;
@@ -122,7 +125,8 @@ pub fn model_digest(source: &ModelSource, access: &ModelAccess) -> Result<Digest
             digest.absorb(file.path.as_bytes(), file.size, &parts);
         }
         Ok(digest.finish())
-    })
+    });
+    digest.map_err(|error| ModelError::Source(format!("{}: {error}", source.name)))?
 }
 
 /// The parts of a weight file that its model's digest takes.
@@ -153,10 +157,18 @@ async fn samples(origin: &dyn Origin, file: &RemoteFile) -> Result<Vec<Vec<u8>>,
     Ok(parts)
 }
 
-/// Runs what is fetched on the caller's thread.
-fn reactor(model: &str) -> Result<tokio::runtime::Runtime, ModelError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| ModelError::Source(format!("{model}: {error}")))
+/// Waits for what is fetched, on a thread of its own: whoever asks may be inside a reactor, which
+/// must not be entered twice.
+fn wait<T: Send, F: Future<Output = T>>(fetching: impl FnOnce() -> F + Send) -> io::Result<T> {
+    let run = || -> io::Result<T> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(runtime.block_on(fetching()))
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("fetch".to_owned());
+        let thread = thread.spawn_scoped(scope, run)?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Whether all files of a part are in a folder.
@@ -185,7 +197,7 @@ async fn bring(
     store: &Store,
     network: &Network,
     part: Part,
-    watch: &dyn Fn(Progress),
+    watch: &(dyn Fn(Progress) + Sync),
 ) -> Result<PathBuf, Failure> {
     let origin = origin(place, network)?;
     let listing = patiently(|| origin.list()).await?;
@@ -281,5 +293,6 @@ const AT_ONCE: usize = 8;
 const TELL: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(200);
 const TRIES: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(250);
+/// Before the second try; each further one waits twice as long.
+const PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 250 });
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
