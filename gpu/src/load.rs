@@ -217,6 +217,12 @@ impl Plan {
     fn kv_specs(&self, request: &LoadRequest, dtype: KvDtype) -> Result<Vec<KvSpec>, DeviceError> {
         let heads = head_shape(&request.config, self.shard)?;
         let kind = match &request.config.latent {
+            Some(_) if dtype.is_scaled() => {
+                return Err(DeviceError::Unsupported(format!(
+                    "a KV cache in {dtype} for a model with latent attention: bfloat16, float16 \
+                     and float32 are possible"
+                )));
+            }
             Some(latent) => KvKind::Latent { width: latent.width() },
             None => KvKind::Heads { kv_heads: heads.kv_heads, head_dim: heads.head_dim },
         };

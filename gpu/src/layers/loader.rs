@@ -10,6 +10,7 @@ use crate::{
     backend::Backend,
     dtype::Dtype,
     error::DeviceError,
+    quant::{self, Cut},
     tensor::{DenseMatrix, DensePart, LinearSource, Quantize, WeightSource},
     weights::{Held, WeightReader},
 };
@@ -157,6 +158,16 @@ impl<'a, B: Backend> Loader<'a, B> {
         shape: (usize, usize),
         rows: Range<usize>,
     ) -> Result<B::Linear, DeviceError> {
+        let cut = Cut { shape, outputs: rows.clone(), inputs: 0..shape.1 };
+        if let Some(part) = quant::part(&self.reader, name, &cut)? {
+            // Codes have their scales by groups of inputs, which are outputs here.
+            let mut bytes = Vec::with_capacity(shape.1 * rows.len() * Dtype::F32.size());
+            part.by_input().into_iter().for_each(|weight| Dtype::F32.write(&mut bytes, weight));
+            let weight = DenseMatrix::new(bytes, Dtype::F32, (shape.1, rows.len()))?;
+            let elements = shape.1 * rows.len();
+            self.reader.note(name, Held::Sharded, (elements, self.reader.storage()));
+            return self.prepare(rows.len(), vec![DensePart { weight, bias: None }]);
+        }
         let whole = self.reader.matrix(&weight_of(name), shape)?;
         if self.reader.is_surveying() {
             return self.nothing();

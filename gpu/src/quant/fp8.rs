@@ -9,6 +9,12 @@ use super::{
 };
 use crate::error::DeviceError;
 
+/// The value of a code, exactly: its bits mean the same in an `f32`, but for where exponents begin.
+pub fn value(code: u8) -> f32 {
+    let code = u32::from(code);
+    f32::from_bits((code & 0x80) << 24 | (code & 0x7f) << 20) * f32::from_bits((120 + 127) << 23)
+}
+
 /// A rank's part of a layer, with scales of blocks of so many outputs and inputs.
 ///
 /// # Errors

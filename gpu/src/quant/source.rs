@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeSet, ops::Range};
 
-use super::codes::Codes;
+use super::{
+    codes::{CodeKind, Codes},
+    fp8,
+};
 use crate::tensor::DenseMatrix;
 
 /// A linear layer of quantized weights.
@@ -90,6 +93,29 @@ impl InputRounding {
 // === impl QuantizedPart ===
 
 impl QuantizedPart<'_> {
+    /// The weights, input by input: `[in][out]`.
+    pub fn by_input(&self) -> Vec<f32> {
+        let outputs = self.codes.outputs();
+        let mut codes = vec![0; outputs];
+        let mut weights = Vec::with_capacity(self.codes.inputs() * outputs);
+        for input in 0..self.codes.inputs() {
+            self.codes.of_input(input, 0, &mut codes);
+            let first = self.groups[input] as usize * outputs;
+            weights.extend((first..).zip(&codes).map(|(at, &code)| {
+                let value = match self.codes.kind() {
+                    CodeKind::Fp8 => fp8::value(code),
+                    _ => f32::from(code),
+                };
+                match &self.zeros {
+                    Zeros::Each(zeros) => (value - zeros[at]) * self.scales[at],
+                    Zeros::Offsets(offsets) => value.mul_add(self.scales[at], offsets[at]),
+                    Zeros::Same(zero) => (value - zero) * self.scales[at],
+                }
+            }));
+        }
+        weights
+    }
+
     /// Bytes of codes, scales and zeros, as a device without padding would hold them.
     pub fn bytes(&self) -> usize {
         let zeros = match &self.zeros {
@@ -125,5 +151,28 @@ impl Cut {
         let place = |input| touched.partition_point(|group| *group < group_of(input)) as u32;
         let places = self.inputs.clone().map(place).collect();
         (touched, places)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::codes::CodeLayout;
+
+    #[test]
+    fn weights_come_input_by_input_with_the_scales_of_their_groups() {
+        // 1, -2 and 0.5 for the first output, 2, 1 and 0 for the second.
+        let bytes = [0x38, 0xc0, 0x30, 0x40, 0x38, 0x00];
+        let codes = |kind| Codes::new(&bytes, (CodeLayout::Bytes, kind), 3, (0..2, 0..3));
+        let scales = vec![1.0, 10.0, 100.0, 1000.0];
+        let (groups, zeros) = (vec![0, 1, 1], Zeros::Same(0.0));
+        let mut part =
+            QuantizedPart { codes: codes(CodeKind::Fp8), groups, scales, zeros, bias: None };
+        assert_eq!(part.by_input(), [1.0, 20.0, -200.0, 1000.0, 50.0, 0.0]);
+        part.codes = codes(CodeKind::Int8);
+        part.zeros = Zeros::Each(vec![56.0, 64.0, 192.0, 56.0]);
+        assert_eq!(part.by_input(), [0.0, 0.0, 0.0, 0.0, -14_400.0, -56_000.0]);
+        part.zeros = Zeros::Offsets(vec![1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(part.by_input(), [57.0, 642.0, 19_203.0, 56_004.0, 4803.0, 4.0]);
     }
 }

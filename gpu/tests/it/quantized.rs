@@ -11,7 +11,7 @@ use troupe_gpu::{
     dtype::Dtype, error::DeviceError, executor::LogitRows, kv::KvDtype, tensor::Quantize,
 };
 
-use self::files::{FORMATS, Format, write_model};
+use self::files::{FORMATS, Format, write_model, write_model_of};
 use crate::{
     golden,
     ranks::{Layout, Prompt, Ranks, SEQUENCES, Sequence, golden_tensors, prompts},
@@ -113,6 +113,28 @@ fn inputs_are_rounded_as_the_checkpoint_says_by_default() {
             };
             let (rounded, exact) = (distance("act_quant.f32"), distance("f64"));
             assert!(rounded <= 0.7 * exact, "{model} {layout:?}: {rounded} and {exact}");
+        }
+    }
+}
+
+/// Products of single heads, of which some are of transposed weights, and products of experts.
+#[test]
+fn latent_attention_and_experts_take_quantized_weights_too() {
+    let source = golden::model("tiny-deepseek-v2").unwrap();
+    let prompt: Vec<u32> = (5..45).collect();
+    for format in [Format::Fp8Block, Format::Int8] {
+        let folder = tempfile::tempdir().unwrap();
+        let (coded, twin) = (folder.path().join("coded"), folder.path().join("twin"));
+        write_model_of(&source, format, &coded, &twin);
+        for (tensor, pipeline) in [(1, 1), (2, 2)] {
+            let layout = Layout { dtype: Some(Dtype::F32), ..Layout::of(tensor, pipeline) };
+            let logits = |folder: &std::path::Path| {
+                let mut ranks = Ranks::load(folder, layout).unwrap();
+                last_logits(&mut ranks, &mut [Sequence::new(0, &prompt)]).remove(0)
+            };
+            let (found, expected) = (logits(&coded), logits(&twin));
+            let differ = found.iter().zip(&expected).filter(|(a, b)| a.to_bits() != b.to_bits());
+            assert_eq!(differ.count(), 0, "{format:?} {layout:?}");
         }
     }
 }

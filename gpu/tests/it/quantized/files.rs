@@ -56,6 +56,11 @@ const GROUP: usize = 64;
 /// Writes both folders; what the first holds.
 pub(super) fn write_model(format: Format, coded: &Path, twin: &Path) -> Tensors {
     let source = golden::model("tiny-llama-bf16").or_else(|| golden::model("tiny-chat")).unwrap();
+    write_model_of(&source, format, coded, twin)
+}
+
+/// The same of another model's weights.
+pub(super) fn write_model_of(source: &Path, format: Format, coded: &Path, twin: &Path) -> Tensors {
     let file = TensorFile::open(source.join("model.safetensors")).unwrap();
     let (mut tensors, mut dense) = (Tensors::new(), Tensors::new());
     for name in file.names() {
