@@ -8,6 +8,7 @@
 //! [`init`] is called once, by `main`: log lines go to the terminal's error side, spans to a
 //! collector if one is configured. Libraries only ever use `tracing`'s macros.
 
+mod error;
 pub mod metrics;
 pub mod names;
 pub mod otel;
@@ -18,6 +19,7 @@ use tracing::Subscriber;
 use tracing_subscriber::{EnvFilter, Layer, Registry, layer::SubscriberExt};
 
 pub use self::{
+    error::TelemetryError,
     metrics::Metrics,
     otel::{Guard, current_traceparent, set_parent},
 };
@@ -43,35 +45,6 @@ pub enum LogFormat {
     Text,
     /// One JSON object per line.
     Json,
-}
-
-/// Why telemetry cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum TelemetryError {
-    /// The filter cannot be read.
-    #[error("the log filter `{filter}` is wrong, `info` or `troupe_actors=debug,info` are right")]
-    Filter {
-        /// What was given.
-        filter: String,
-        /// What is wrong with it.
-        #[source]
-        source: tracing_subscriber::filter::ParseError,
-    },
-    /// The endpoint cannot be used.
-    #[error("cannot export traces to `{endpoint}`, http://HOST:4318 is right")]
-    Endpoint {
-        /// What was given.
-        endpoint: String,
-        /// What is wrong with it.
-        #[source]
-        source: opentelemetry_otlp::ExporterBuildError,
-    },
-    /// There is no client to send traces with.
-    #[error("cannot export traces: {0}")]
-    Client(String),
-    /// Somebody has set up logging in this process already.
-    #[error("logging is set up twice in one process")]
-    Twice(#[source] tracing::subscriber::SetGlobalDefaultError),
 }
 
 impl Default for TelemetryConfig {
