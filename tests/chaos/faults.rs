@@ -176,7 +176,7 @@ fn node_frozen(cluster: &mut Cluster, turn: usize) -> Result<Played, String> {
     let at = now();
     cluster.nodes[host].freeze();
     let mut signs = signs_of(&group, &[member]);
-    signs.push(Sign::new(Who::Controls, "tried a host without a lease", &[]));
+    signs.push(Sign::new(Who::Controls, "of a host", &["HostSilent"]));
     signs.push(Sign::new(Who::Nodes, "the node is silent, as if frozen", &[&group.name]));
     // Longer than its lease, and than whoever tries it waits.
     let played = Played::new(at, signs).for_at_least(Duration::from_secs(6));

@@ -10,7 +10,7 @@ use troupe_actors::controller::{
 };
 use troupe_runtime::{
     discovery::{
-        RegistryError, Txn,
+        RegistryError, Txn, WatchEvent,
         rehearsal::{Answer, Ask, Command},
     },
     id::NodeId,
@@ -19,9 +19,10 @@ use troupe_runtime::{
 use super::{
     faults::Sabotage,
     lease::Lease,
+    net::IDLE,
     watch::Watch,
     words::{Timer, Word},
-    world::{HostId, Kind, Pid, World},
+    world::{HostId, Kind, Pid, Role, World},
 };
 
 /// A controller's process.
@@ -33,6 +34,15 @@ pub(crate) struct Control {
     inbox: VecDeque<Message>,
     writes: VecDeque<Txn>,
     waits: Option<Wait>,
+    vigil: Option<Vigil>,
+}
+
+/// Watches over the controller in office, on its host.
+struct Vigil {
+    name: Vec<u8>,
+    host: HostId,
+    /// When it was last heard, if it was.
+    heard: Option<Duration>,
 }
 
 enum Message {
@@ -52,17 +62,19 @@ enum Wait {
 
 impl Control {
     pub(crate) fn new(world: &mut World, host: HostId) -> Self {
-        let (identity, entropy) = (world.dice.id().to_string().into_bytes(), world.dice.next());
+        let (id, entropy) = (world.dice.id().to_string(), world.dice.next());
+        let name = (id, Some(format!("control:{host}")));
         let timing = Timing { lease: HOST_LEASE, settle: HOST_LEASE };
         let root = world.keys.root().to_owned();
         Self {
-            office: Office::new(world.keys.clone(), identity, timing, entropy),
+            office: Office::new(world.keys.clone(), name, timing, entropy),
             lease: Lease::new(world, OFFICE_MILLIS),
             watch: Watch::new(world, 0, root),
             skew: world.hosts[host].skew,
             inbox: VecDeque::new(),
             writes: VecDeque::new(),
             waits: None,
+            vigil: None,
         }
     }
 
@@ -84,6 +96,7 @@ impl Control {
                 world.timer(me, TICK, Timer::Tick);
             }
             Word::Timer(Timer::Tick) => {
+                self.watch_over(world, me);
                 self.inbox.push_back(Message::Tick);
                 world.timer(me, TICK, Timer::Tick);
             }
@@ -99,6 +112,26 @@ impl Control {
             _ => {}
         }
         self.go_on(world, me);
+    }
+
+    /// Whether whoever is watched over is heard still.
+    fn watch_over(&mut self, world: &World, me: Pid) {
+        let Some(vigil) = &mut self.vigil else { return };
+        let own = world.host_of(me);
+        let is_it = |pid: &Pid| match world.role(*pid) {
+            Some(Role::Control(control)) => control.office.is_own(&vigil.name),
+            _ => false,
+        };
+        let there = world.all(Kind::Control).into_iter().filter(is_it);
+        let heard = there.into_iter().any(|pid| !world.is_frozen(pid))
+            && world.hears(vigil.host, own)
+            && world.hears(own, vigil.host);
+        if heard {
+            vigil.heard = Some(world.now);
+        } else if vigil.heard.take_if(|heard| world.now - *heard >= IDLE).is_some() {
+            let missed = OfficeEvent::Missed(vigil.name.clone());
+            self.inbox.push_back(Message::Event(missed));
+        }
     }
 
     fn found(&mut self, event: ControllerEvent) {
@@ -131,7 +164,7 @@ impl Control {
 
     fn go_on(&mut self, world: &mut World, me: Pid) {
         while let Some(through) = self.lease.through() {
-            if matches!(through.command, Some(Command::Claim(..)))
+            if matches!(through.command, Some(Command::ClaimTerm(..)))
                 && self.waits == Some(Wait::Claim)
             {
                 self.waits = None;
@@ -150,16 +183,18 @@ impl Control {
 
     fn tick(&mut self, world: &mut World, me: Pid) {
         let key = world.keys.election();
-        if self.office.is_held() {
-            let held = self.lease.holds(&key);
-            return self.event(world, me, OfficeEvent::Tick(held));
-        }
+        let holds = self.lease.holds(&key);
+        let Some(term) = self.office.candidacy(holds) else {
+            return self.event(world, me, OfficeEvent::Tick(holds));
+        };
         self.waits = Some(Wait::Claim);
-        let claim = Command::Claim(key, self.office.identity().to_vec());
-        self.lease.command(world, me, claim);
+        self.lease.command(world, me, Command::ClaimTerm(key, term));
     }
 
     fn event(&mut self, world: &mut World, me: Pid, event: OfficeEvent) {
+        if world.sabotage == Sabotage::OfficeUnchecked && self.is_deposed_by(world, &event) {
+            return;
+        }
         let now = SINCE_1970 + world.now + self.skew;
         let OfficeEffects { acts, tick, change: _ } = self.office.handle(now, event);
         if tick {
@@ -171,10 +206,29 @@ impl Control {
                 Errand::Model(uri) => world.enter(ERRAND, me, Word::Model(uri)),
                 // Nothing here is scaled by its load.
                 Errand::Follow(_) => {}
+                // What comes of it is told to people only.
+                Errand::Attend(_) => {}
+                Errand::WatchOver(whom) => {
+                    self.vigil = whom.and_then(|(name, address)| {
+                        let host = address.rsplit(':').next()?.parse().ok()?;
+                        Some(Vigil { name, host, heard: None })
+                    });
+                }
             }
         }
         self.writes.extend(acts.writes);
         self.write(world, me);
+    }
+
+    /// Whether an event tells a controller in office that its key is gone.
+    fn is_deposed_by(&self, world: &World, event: &OfficeEvent) -> bool {
+        let election = world.keys.election();
+        self.office.is_held()
+            && match event {
+                OfficeEvent::Store(WatchEvent::Put(entry)) => entry.key == election,
+                OfficeEvent::Store(WatchEvent::Delete(key)) => *key == election,
+                _ => false,
+            }
     }
 
     fn write(&mut self, world: &mut World, me: Pid) {

@@ -93,7 +93,7 @@ pub(crate) enum Sabotage {
     BlockFreedEarly,
     /// Gateways begin a stream anew when they go on elsewhere, and take whatever position comes.
     PositionUnchecked,
-    /// Controllers write whether they are in office or not.
+    /// Controllers write whether they are in office or not, and do not hear that they are not.
     OfficeUnchecked,
     /// Hosts forget which incarnations they have seen.
     FenceForgotten,

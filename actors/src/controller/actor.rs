@@ -33,6 +33,8 @@ pub enum ControllerMsg {
     Store(WatchEvent),
     /// By an errand.
     Found(ControllerEvent),
+    /// The controller in office, which stands so under the election key, is heard no more.
+    Missed(Vec<u8>),
     /// Time has passed.
     Tick,
 }
@@ -87,7 +89,8 @@ impl Actor for Controller {
         // At once, and then regularly.
         myself.cast(ControllerMsg::Tick)?;
         myself.send_interval(TICK, || ControllerMsg::Tick);
-        let (keys, name) = (args.keys.clone(), identity.to_string().into_bytes());
+        let address = args.link.as_ref().map(|link| link.address().to_string());
+        let (keys, name) = (args.keys.clone(), (identity.to_string(), address));
         Ok(ControllerState {
             office: Office::new(keys, name, args.timing, entropy(identity)),
             errands: Errands::new(args.link.clone(), args.hub.clone(), myself.clone()),
@@ -106,6 +109,7 @@ impl Actor for Controller {
         let event = match message {
             ControllerMsg::Tick => OfficeEvent::Tick(state.holds_office().await),
             ControllerMsg::Found(event) => OfficeEvent::Found(event),
+            ControllerMsg::Missed(who) => OfficeEvent::Missed(who),
             ControllerMsg::Store(event) => OfficeEvent::Store(event),
         };
         let effects = state.office.handle(state.clock.now(), event);
@@ -119,14 +123,12 @@ impl Actor for Controller {
 
 impl ControllerState {
     /// Whether the office is this controller's, which takes it if it is free.
-    async fn holds_office(&self) -> bool {
+    async fn holds_office(&mut self) -> bool {
         let key = self.args.keys.election();
-        match self.office.is_held() {
-            true => self.args.lease.holds(&key),
-            false => {
-                let identity = self.office.identity().to_vec();
-                self.args.lease.claim(&key, identity).await.unwrap_or(false)
-            }
+        let holds = self.args.lease.holds(&key);
+        match self.office.candidacy(holds) {
+            None => holds,
+            Some(term) => self.args.lease.claim_term(&key, term).await.unwrap_or(false),
         }
     }
 

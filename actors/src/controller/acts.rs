@@ -23,6 +23,11 @@ pub enum Errand {
     Model(String),
     /// Follow the load of these endpoints, by where they are reached, and of no others.
     Follow(BTreeMap<EndpointId, String>),
+    /// Watch over the controller that stands so under the election key and is reached here, and
+    /// over no other; over none if not given.
+    WatchOver(Option<(Vec<u8>, String)>),
+    /// Keep a connection to these hosts, and to no others.
+    Attend(BTreeMap<NodeId, String>),
 }
 
 /// What effects mean.
@@ -96,6 +101,7 @@ fn op(keys: &Keys, life: &Incarnation, effect: ControllerEffect) -> Result<Op, E
         E::Probe(node, address) => return Err(Errand::Probe(node, address)),
         E::AskModel(uri) => return Err(Errand::Model(uri)),
         E::Follow(endpoints) => return Err(Errand::Follow(endpoints)),
+        E::Attend(hosts) => return Err(Errand::Attend(hosts)),
     })
 }
 
@@ -111,6 +117,10 @@ fn note(effect: &ControllerEffect) {
         ControllerEffect::PutServiceStatus(service, status) => {
             let (ready, replicas, message) = (status.ready, status.replicas, &status.message);
             tracing::info!(%service, ready, replicas, message, "service");
+        }
+        ControllerEffect::PutEvent(_, event) if event.object.kind == "Node" => {
+            let (host, reason, what) = (&event.object.name, &event.reason, &event.message);
+            tracing::info!(host, reason, what, "of a host");
         }
         _ => {}
     }

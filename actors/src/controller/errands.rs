@@ -1,7 +1,7 @@
 //! What the controller has others find out: whether a host that has lost its lease still answers,
-//! how large a model is, how busy endpoints are (`loads`). Each errand is a task with a deadline
-//! that ends in an event, but for loads, which are followed until they matter no longer; all end
-//! with the controller.
+//! how large a model is, how busy endpoints are (`loads`), who is heard no more (`vigil`). Each
+//! errand is a task with a deadline that ends in an event, but for the last two, which are followed
+//! until they matter no longer; all end with the controller.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,9 @@ use troupe_runtime::{
     transport::{Class, Link, PeerAddr},
 };
 
-use super::{actor::ControllerMsg, acts::Errand, facts, loads::Loads, plan::ControllerEvent};
+use super::{
+    actor::ControllerMsg, acts::Errand, facts, loads::Loads, plan::ControllerEvent, vigil::Vigil,
+};
 
 /// Runs errands.
 pub(super) struct Errands {
@@ -25,6 +27,7 @@ pub(super) struct Errands {
     controller: ActorRef<ControllerMsg>,
     loads: Loads,
     tasks: JoinSet<()>,
+    vigil: Vigil,
 }
 
 impl Errands {
@@ -34,12 +37,14 @@ impl Errands {
         controller: ActorRef<ControllerMsg>,
     ) -> Self {
         let loads = Loads::new(link.clone(), controller.clone());
-        Self { link, hub, controller, loads, tasks: JoinSet::new() }
+        let vigil = Vigil::new(link.clone(), controller.clone());
+        Self { link, hub, controller, loads, tasks: JoinSet::new(), vigil }
     }
 
-    /// The office is lost: nobody's load matters here any more.
+    /// The office is lost: nobody's load matters here any more, and no host.
     pub(super) fn deposed(&mut self) {
         self.loads.follow(BTreeMap::new());
+        self.vigil.hosts(BTreeMap::new());
     }
 
     /// Starts one. There are at most as many as hosts without a lease and models; each ends within
@@ -58,6 +63,8 @@ impl Errands {
                 });
             }
             Errand::Follow(endpoints) => self.loads.follow(endpoints),
+            Errand::WatchOver(whom) => self.vigil.office(whom),
+            Errand::Attend(hosts) => self.vigil.hosts(hosts),
             Errand::Model(uri) => {
                 let hub = self.hub.clone();
                 self.tasks.spawn_blocking(move || {

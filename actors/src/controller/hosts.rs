@@ -126,6 +126,12 @@ impl Hosts {
         self.hosts.values()
     }
 
+    /// Those that have a lease and say where they are reached.
+    pub(super) fn reachable(&self) -> impl Iterator<Item = (NodeId, String)> {
+        let here = self.hosts.iter().filter(|(node, _)| !self.lost.contains_key(node));
+        here.filter_map(|(node, host)| Some((*node, host.record.address.clone()?)))
+    }
+
     /// Those with at least so many devices free, the fullest first and then in the order of their
     /// ids.
     pub(super) fn with_free(&self, devices: u32) -> impl Iterator<Item = &Host> {

@@ -15,7 +15,8 @@
 //!   what a device has to have; `models`: what is known of models
 //! - [`rollout`]: how many at a time; `revisions`: what was declared before; [`restart`]: how often
 //! - `scale`: how many groups by load; `autoscale`: that of a service; `loads`: the way to the load
-//! - `hosts`: who is there; `quarantine`: who is taken last for a while; `adopt`: what runs already
+//! - `hosts`: who is there; `vigil`: who is heard no more; `quarantine`: who is taken last for a
+//!   while; `adopt`: what runs already
 //! - `status`, `journal`: what people are told
 
 pub mod actor;
@@ -49,5 +50,6 @@ mod status;
 mod tend;
 #[cfg(test)]
 mod tests;
+mod vigil;
 pub mod wishes;
 mod world;

@@ -84,14 +84,14 @@ impl Observed {
         self.elected.as_deref() == Some(identity)
     }
 
+    /// Who was elected, as was told last.
+    pub(super) fn elected(&self) -> Option<&[u8]> {
+        self.elected.as_deref()
+    }
+
     /// Whether nobody stands under the election key.
     pub(super) fn is_vacant(&self) -> bool {
         self.elected.is_none()
-    }
-
-    /// Somebody else may have been elected since it was told.
-    pub(super) fn doubt_election(&mut self) {
-        self.elected = None;
     }
 
     /// The groups that the store holds.

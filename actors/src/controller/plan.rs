@@ -22,7 +22,7 @@ use troupe_runtime::{
 
 use super::{
     desired::{Desired, ServiceName},
-    hosts::HostChange,
+    hosts::{Host, HostChange},
     memory::ModelFacts,
     service::{Problem, Service},
     world::World,
@@ -66,6 +66,8 @@ pub enum ControllerEvent {
     StatusStored(ServiceName, ServiceStatus),
     /// What the store says happened.
     EventStored(u32, EventRecord),
+    /// A host was heard, and is not any more.
+    HostMissed(NodeId),
     /// A gateway is there.
     GatewayPut(GatewayRecord),
     /// A gateway is gone.
@@ -122,6 +124,8 @@ pub enum ControllerEffect {
     AskModel(String),
     /// Follow the load of these endpoints, by where they are reached, and of no others.
     Follow(BTreeMap<EndpointId, String>),
+    /// Keep a connection to these hosts, by where they are reached, and to no others.
+    Attend(BTreeMap<NodeId, String>),
 }
 
 /// How long the controller waits for what.
@@ -193,13 +197,23 @@ impl Controller {
         }
         self.plan();
         self.follow_loads();
+        self.attend();
         self.world.take_effects()
     }
 
     fn observe(&mut self, event: ControllerEvent) {
         match event {
             ControllerEvent::NodePut(record) => self.host_put(record),
-            ControllerEvent::NodeGone(node) => drop(self.world.hosts.gone(node, self.world.now)),
+            ControllerEvent::NodeGone(node) => {
+                let (now, hosts) = (self.world.now, &mut self.world.hosts);
+                let leaves = hosts.host(node).is_some_and(|host| host.record.leaving);
+                self.world.attend_anew = true;
+                if hosts.gone(node, now) && !leaves {
+                    let name = hosts.name(node);
+                    let message = "its lease is over".to_owned();
+                    self.world.tell_host((&name, EventKind::Warning), "HostSilent", message);
+                }
+            }
             ControllerEvent::HostProbed { node, reachable } => {
                 self.world.hosts.probed(node, reachable);
                 self.world.quarantine.probed(node, reachable);
@@ -241,6 +255,14 @@ impl Controller {
             ControllerEvent::EventStored(slot, record) => {
                 if self.elected.is_none() {
                     self.world.journal.recall(slot, record);
+                }
+            }
+            ControllerEvent::HostMissed(node) => {
+                let leaves = |host: &Host| host.record.leaving;
+                if self.world.hosts.host(node).is_some_and(|host| !leaves(host)) {
+                    let name = self.world.hosts.name(node);
+                    let message = "it is heard no more".to_owned();
+                    self.world.tell_host((&name, EventKind::Warning), "HostSilent", message);
                 }
             }
             ControllerEvent::GatewayPut(record) => {
@@ -285,9 +307,23 @@ impl Controller {
             ControllerEvent::Deposed => {
                 (self.elected, self.began) = (None, false);
                 self.world.followed.clear();
+                self.world.attended.clear();
                 self.world.take_effects();
             }
             ControllerEvent::Tick => {}
+        }
+    }
+
+    /// Sees to it that a connection is kept to each host that has a lease; to no more than so many,
+    /// for each costs some packets a second.
+    fn attend(&mut self) {
+        if !std::mem::take(&mut self.world.attend_anew) {
+            return;
+        }
+        let wanted = self.world.hosts.reachable().take(MOST_ATTENDED).collect();
+        if wanted != self.world.attended {
+            self.world.attended.clone_from(&wanted);
+            self.world.write(ControllerEffect::Attend(wanted));
         }
     }
 
@@ -309,6 +345,7 @@ impl Controller {
 
     fn host_put(&mut self, record: NodeRecord) {
         let (id, name) = (record.id, record.name.clone());
+        self.world.attend_anew = true;
         match self.world.hosts.put(record) {
             HostChange::None => return,
             HostChange::Here => {}
@@ -462,6 +499,7 @@ impl Controller {
     fn elected(&mut self, groups: Vec<GroupRecord>) {
         (self.elected, self.settled, self.began) = (Some(self.world.now), false, false);
         self.world.moving = None;
+        self.world.attend_anew = true;
         self.world.follow_anew = true;
         self.world.undeclared_may_go = self.timing.settle.is_zero();
         self.world.hosts.release_all();
@@ -502,3 +540,5 @@ const ECHO: Duration = Duration::from_secs(2);
 const SPECS_RETURN: u32 = 5;
 /// Rounds of services waiting for what others gave back; the next tick goes on.
 const ROUNDS: usize = 4;
+/// Hosts to which a connection is kept; of others the lease tells.
+const MOST_ATTENDED: usize = 256;

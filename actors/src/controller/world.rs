@@ -47,6 +47,10 @@ pub(super) struct World {
     pub(super) endpoints: BTreeMap<EndpointId, String>,
     /// Which are to be followed may have changed.
     pub(super) follow_anew: bool,
+    /// Which hosts are to be attended to may have changed.
+    pub(super) attend_anew: bool,
+    /// Those to which a connection is kept.
+    pub(super) attended: BTreeMap<NodeId, String>,
     /// Those whose load is followed.
     pub(super) followed: BTreeMap<EndpointId, String>,
     /// The service whose groups may leave hosts that are to be empty.
@@ -81,6 +85,8 @@ impl World {
             gateways: BTreeMap::new(),
             demand: BTreeMap::new(),
             endpoints: BTreeMap::new(),
+            attend_anew: false,
+            attended: BTreeMap::new(),
             follow_anew: false,
             followed: BTreeMap::new(),
             moving: None,

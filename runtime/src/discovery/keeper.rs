@@ -257,6 +257,10 @@ impl Lease for Kept {
         self.ask(Ask::Hold(Hold { key: key.into(), value, by: By::Claim })).await
     }
 
+    async fn claim_term(&self, key: &str, value: Vec<u8>) -> Result<bool, RegistryError> {
+        self.ask(Ask::Hold(Hold { key: key.into(), value, by: By::Term })).await
+    }
+
     fn holds(&self, key: &str) -> bool {
         lock(&self.standing).held.contains(key)
     }

@@ -72,12 +72,20 @@ pub trait Lease: Send + Sync + fmt::Debug {
     async fn put(&self, key: &str, value: Vec<u8>) -> Result<(), RegistryError>;
 
     /// Puts a key under the lease if it is absent or has this very value already, and says whether
-    /// it is now ours. For elections and names: after a wipe it is claimed again, and if another
+    /// it is now ours. For names: after a wipe it is claimed again, and if another
     /// was faster it is no longer ours, which [`Lease::holds`] then says.
     ///
     /// # Errors
     /// [`RegistryError`]; then it is not ours.
     async fn claim(&self, key: &str, value: Vec<u8>) -> Result<bool, RegistryError>;
+
+    /// The same for one term of an office, with a value that no other term has. It ends when the
+    /// key is lost, however short: whoever holds it again has missed what another did meanwhile,
+    /// and must know that. What an earlier term of this lease left there goes first.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; then it is not ours.
+    async fn claim_term(&self, key: &str, value: Vec<u8>) -> Result<bool, RegistryError>;
 
     /// Whether a claimed key was ours when the store last confirmed it.
     fn holds(&self, key: &str) -> bool;

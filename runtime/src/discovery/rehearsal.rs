@@ -228,6 +228,8 @@ pub enum Command {
     Put(String, Vec<u8>),
     /// This key is to be under it, if nobody else has it.
     Claim(String, Vec<u8>),
+    /// The same for one term of an office.
+    ClaimTerm(String, Vec<u8>),
     /// This key is to go.
     Delete(String),
     /// All of them are.
@@ -287,8 +289,12 @@ impl LeaseCore {
         let Some(effect) = course.next(&mut self.core) else {
             let outcome = course.outcome();
             let outcome = match &command {
-                Some(Command::Claim(key, value)) => {
-                    let hold = Hold { key: key.clone(), value: value.clone(), by: By::Claim };
+                Some(command @ (Command::Claim(key, value) | Command::ClaimTerm(key, value))) => {
+                    let by = match command {
+                        Command::Claim(..) => By::Claim,
+                        _ => By::Term,
+                    };
+                    let hold = Hold { key: key.clone(), value: value.clone(), by };
                     let held = self.core.held_after(&hold, outcome.is_ok());
                     outcome.map(|()| held)
                 }
@@ -319,6 +325,7 @@ impl LeaseCore {
             let event = match &command {
                 Command::Put(key, value) => hold(key, value, By::Put),
                 Command::Claim(key, value) => hold(key, value, By::Claim),
+                Command::ClaimTerm(key, value) => hold(key, value, By::Term),
                 Command::Delete(key) => Event::Delete(key.clone()),
                 Command::Revoke => Event::Revoke,
             };

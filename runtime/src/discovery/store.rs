@@ -144,6 +144,28 @@ pub(super) enum By {
     Put,
     /// Only if it was absent or had this very value.
     Claim,
+    /// The same, but once it is lost it is not claimed again.
+    Term,
+    /// It was claimed so, and is ours as long as it stands there without a break.
+    Kept,
+}
+
+// === impl By ===
+
+impl By {
+    /// Whether it is somebody else's, or nobody's, if this value (or none) is found instead of ours.
+    pub(super) fn yields(self, found: Option<&[u8]>, ours: &[u8]) -> bool {
+        match self {
+            Self::Put => false,
+            Self::Claim | Self::Term => found.is_some_and(|found| found != ours),
+            Self::Kept => found != Some(ours),
+        }
+    }
+
+    /// Whether it may be lost for good.
+    pub(super) fn is_term(self) -> bool {
+        matches!(self, Self::Term | Self::Kept)
+    }
 }
 
 /// What became of a key that was to be under a lease.

@@ -10,6 +10,7 @@
 
 mod admitted;
 mod connection;
+mod farewell;
 mod handshake;
 mod knock;
 mod lanes;
@@ -154,7 +155,11 @@ impl QuicLink {
     ) -> Result<Arc<Self>, QuicError> {
         let bind_error = |source| QuicError::Bind { address: config.listen, source };
         let handle = runtime.handle().clone();
-        let socket = tuning::socket(config.listen).map_err(bind_error)?;
+        let mut socket = tuning::socket(config.listen).map_err(bind_error)?;
+        let listener = match *config.lanes {
+            [] => None,
+            _ => lanes::listen(&mut socket, config.listen, &handle).map_err(bind_error)?,
+        };
         let own = tuning::endpoint_config(identity)?;
         let endpoint = Endpoint::new(
             own.clone(),
@@ -164,7 +169,6 @@ impl QuicLink {
         )
         .map_err(bind_error)?;
         let mut advertised = endpoint.local_addr().map_err(bind_error)?;
-        let local = advertised;
         if let Some(ip) = config.advertise {
             advertised.set_ip(ip);
         }
@@ -179,10 +183,8 @@ impl QuicLink {
                 Some(Arc::new(Lanes::new(identity, classes, patience, book, runtime)?))
             }
         };
-        let listener = lanes.as_ref().and_then(|lanes| {
-            let listener = lanes::listen(local, &handle)?;
-            Some(handle.spawn(lanes::keep_door(lanes.clone(), listener)))
-        });
+        let lane_door = lanes.clone().zip(listener);
+        let lane_door = lane_door.map(|(to, at)| handle.spawn(lanes::keep_door(to, at)));
         let inside = Inside { admitted: admitted.clone(), lanes: lanes.clone() };
         let door = handle.spawn(handshake::keep_door(endpoint.clone(), patience, inside, accept));
         Ok(Arc::new(Self {
@@ -196,7 +198,7 @@ impl QuicLink {
             watch,
             own,
             lanes,
-            lane_door: listener,
+            lane_door,
             runtime: handle,
         }))
     }
@@ -272,6 +274,7 @@ impl Link for QuicLink {
     }
 
     async fn close(&self, reason: &str) {
+        self.admitted.part();
         self.endpoint.close(CLOSED, reason.as_bytes());
         let endpoint = self.endpoint.clone();
         let idle = self.runtime.spawn(async move {
@@ -297,6 +300,7 @@ impl Drop for QuicLink {
         self.door.abort();
         self.watch.abort();
         self.lane_door.iter().for_each(JoinHandle::abort);
+        self.admitted.part();
         self.endpoint.close(CLOSED, b"the link was dropped");
     }
 }

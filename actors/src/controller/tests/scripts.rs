@@ -379,6 +379,7 @@ impl Script {
                 | ControllerEffect::PutEvent(..)
                 | ControllerEffect::AskModel(_)
                 | ControllerEffect::Follow(_)
+                | ControllerEffect::Attend(_)
                 | ControllerEffect::Settle => Ok(()),
             };
         }

@@ -157,7 +157,7 @@ impl Sim {
                 }
             }
             ControllerEffect::Follow(endpoints) => self.followed = endpoints,
-            ControllerEffect::Settle => {}
+            ControllerEffect::Attend(_) | ControllerEffect::Settle => {}
             ControllerEffect::Probe(..) => {}
         }
     }

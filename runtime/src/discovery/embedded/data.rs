@@ -11,7 +11,7 @@ use std::{
 
 use crate::discovery::{
     Compare, Entry, Incarnation, Op, RegistryError, Txn,
-    store::{self, By, Change, Held, Hold, LeaseId, Released, Stand},
+    store::{self, Change, Held, Hold, LeaseId, Released, Stand},
 };
 
 /// Changes that are remembered. Any number is right, because a reader that falls further behind
@@ -143,7 +143,9 @@ impl Data {
         }
         match self.records.get(key) {
             Some(record) if record.lease == Some(lease) && record.value == *value => {}
-            Some(record) if *by == By::Claim && record.value != *value => return Ok(Held::Theirs),
+            found if by.yields(found.map(|record| &*record.value), value) => {
+                return Ok(Held::Theirs);
+            }
             _ => self.put(key.clone(), value.clone(), Some(lease)),
         }
         Ok(Held::Ours)

@@ -9,7 +9,7 @@ use etcd_client as etcd;
 use super::{EtcdStore, Member, Repeatable, error::Failure};
 use crate::discovery::{
     Incarnation, RegistryError,
-    store::{By, Held, Hold, LeaseId, Released, Renewed},
+    store::{Held, Hold, LeaseId, Released, Renewed},
 };
 
 /// A stream of renewals at one member.
@@ -78,7 +78,7 @@ pub(super) async fn ensure(
         if found.is_some_and(|kv| kv.lease() == lease && kv.value() == value) {
             return Ok(Held::Ours);
         }
-        if *by == By::Claim && found.is_some_and(|kv| kv.value() != value) {
+        if by.yields(found.map(etcd::KeyValue::value), value) {
             return Ok(Held::Theirs);
         }
         let seen = found.map_or(0, etcd::KeyValue::mod_revision);

@@ -94,16 +94,7 @@ impl Core {
 
     pub(in crate::discovery) fn handle(&mut self, event: Event) -> Vec<Effect> {
         match event {
-            Event::Hold(hold) => {
-                self.leaving.remove(&hold.key);
-                let owned = Owned { hold: hold.clone(), stored: false, ours: false };
-                self.owned.insert(hold.key.clone(), owned);
-                vec![match (self.lease, &self.life) {
-                    (None, _) => Effect::Grant,
-                    (Some(_), None) => Effect::Open,
-                    (Some(lease), Some(_)) => Effect::Ensure(lease, hold),
-                }]
-            }
+            Event::Hold(hold) => self.hold(hold),
             Event::Delete(key) => {
                 self.owned.remove(&key);
                 self.leaving.insert(key.clone());
@@ -147,6 +138,9 @@ impl Core {
             Event::Ensured(key, Held::Ours) => {
                 if let Some(owned) = self.owned.get_mut(&key) {
                     (owned.stored, owned.ours) = (true, true);
+                    if owned.hold.by == By::Term {
+                        owned.hold.by = By::Kept;
+                    }
                 }
                 Vec::new()
             }
@@ -175,6 +169,24 @@ impl Core {
         }
     }
 
+    fn hold(&mut self, hold: Hold) -> Vec<Effect> {
+        let key = hold.key.clone();
+        let owned = Owned { hold: hold.clone(), stored: false, ours: false };
+        let before = self.owned.insert(key.clone(), owned);
+        if hold.by == By::Put {
+            self.leaving.remove(&key);
+        } else if before.is_some_and(|before| before.hold.value != hold.value) {
+            // What this lease has put there itself would stand in its way.
+            self.leaving.insert(key.clone());
+        }
+        let (lease, life) = (self.lease, self.life.is_some());
+        let Some(lease) = lease.filter(|_| life) else {
+            return vec![lease.map_or(Effect::Grant, |_| Effect::Open)];
+        };
+        let release = self.leaving.contains(&key).then_some(Effect::Release(lease, key));
+        release.into_iter().chain([Effect::Ensure(lease, hold)]).collect()
+    }
+
     /// How long until the lease is due, if nothing else happens.
     pub(in crate::discovery) fn due_after(&self) -> Duration {
         let renewal = self.ttl / RENEWALS_PER_TTL;
@@ -184,8 +196,10 @@ impl Core {
         }
     }
 
-    /// Nothing is known to be stored, and nothing is ours, until the store says so again.
+    /// Nothing is known to be stored, and nothing is ours, until the store says so again; and a
+    /// term is over.
     fn lose(&mut self) {
+        self.owned.retain(|_, owned| !owned.hold.by.is_term());
         for owned in self.owned.values_mut() {
             (owned.stored, owned.ours) = (false, false);
         }
@@ -209,7 +223,7 @@ impl Core {
     /// Whether a key is ours now that all was done to hold it, or was not. One that was claimed in
     /// vain may have been written all the same: it goes at the next renewal.
     pub(in crate::discovery) fn held_after(&mut self, hold: &Hold, done: bool) -> bool {
-        if !done && hold.by == By::Claim {
+        if !done && hold.by != By::Put {
             self.handle(Event::Delete(hold.key.clone()));
         }
         self.owned.get(&hold.key).is_some_and(|owned| owned.ours)

@@ -47,7 +47,7 @@ impl Admitted {
         let (node, held) = (connection.peer().node, connection.held());
         let mut book = self.book();
         if let Some(why) = book.away.get(&node).map(|why| refusal(why)) {
-            held.refuse(REFUSED, &why);
+            held.end(REFUSED, &why);
             return Err(why);
         }
         book.here.retain(|(_, watched)| !watched.is_over());
@@ -65,12 +65,19 @@ impl Admitted {
         silent.collect()
     }
 
+    /// Has all that are here hear the word that follows: the link closes.
+    pub(super) fn part(&self) {
+        for held in self.book().here.iter().filter_map(|(_, watched)| watched.held()) {
+            held.part();
+        }
+    }
+
     /// See [`super::QuicLink::turn_away`].
     pub(super) fn turn_away(&self, away: BTreeMap<NodeId, String>) {
         let mut book = self.book();
         for (node, watched) in &book.here {
             if let (Some(why), Some(held)) = (away.get(node), watched.held()) {
-                held.refuse(REFUSED, &refusal(why));
+                held.end(REFUSED, &refusal(why));
             }
         }
         book.away = away;

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    CLOSED,
+    CLOSED, farewell,
     lanes::{IncomingLane, Lanes, Laying, Ticket},
     streams::{QuicReceiver, QuicSender},
 };
@@ -149,7 +149,7 @@ impl Connection for QuicConnection {
     }
 
     fn close(&self, reason: &str) {
-        self.held.connection.close(CLOSED, reason.as_bytes());
+        self.held.end(CLOSED, reason);
     }
 }
 
@@ -162,8 +162,9 @@ impl fmt::Debug for QuicConnection {
 // === impl Held ===
 
 impl Held {
-    /// Ends a connection that was not let in after all, or is no longer welcome.
-    pub(super) fn refuse(&self, code: VarInt, why: &str) {
+    /// Ends the connection for a reason that the peer is told.
+    pub(super) fn end(&self, code: VarInt, why: &str) {
+        self.part();
         self.connection.close(code, why.as_bytes());
     }
 
@@ -175,7 +176,12 @@ impl Held {
     /// Nothing has come for too long: ends it, and says so, for the peer may hear it.
     pub(super) fn give_up(&self) {
         self.silent.store(true, Ordering::Relaxed);
-        self.connection.close(CLOSED, b"the peer hears nothing of this side");
+        self.end(CLOSED, "the peer hears nothing of this side");
+    }
+
+    /// The connection is about to end, and whatever is on its way, the peer is to hear of that.
+    pub(super) fn part(&self) {
+        farewell::begin(&self.connection);
     }
 
     /// Whether large tensors may go by lanes.
@@ -212,6 +218,13 @@ impl Held {
             error => explain(error),
         };
         LinkError::Closed { peer: self.label.clone(), why }
+    }
+}
+
+impl Drop for Held {
+    /// quinn closes what nobody holds any more.
+    fn drop(&mut self) {
+        self.part();
     }
 }
 

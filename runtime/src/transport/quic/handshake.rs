@@ -104,7 +104,7 @@ async fn let_in(
     if let Err(error) = accept.try_send(Arc::new(connection)) {
         let connection = error.into_inner();
         tracing::warn!(%from, why = "too many wait to be accepted", "refuse connection");
-        connection.held().refuse(REFUSED, "too many connections wait to be accepted");
+        connection.held().end(REFUSED, "too many connections wait to be accepted");
     }
 }
 

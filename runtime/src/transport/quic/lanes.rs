@@ -17,12 +17,12 @@
 //! ```
 //! Nothing waits for a lane: until it is there, and where TCP does not get through, tensors stay on
 //! the stream. Both sides have proven who they are twice, and it must be the same peer. The door is
-//! TCP at the number of the link's UDP port; if that is taken, there are no lanes.
+//! TCP at the number of the link's UDP port; if just that was asked for and is taken, there are none.
 
 use std::{
     collections::BTreeMap,
     io,
-    net::SocketAddr,
+    net::{SocketAddr, UdpSocket},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
@@ -42,7 +42,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use super::{QuicError, SERVER_NAME, admitted::Admitted};
+use super::{QuicError, SERVER_NAME, admitted::Admitted, tuning};
 use crate::{
     id::NodeId,
     transport::{
@@ -252,17 +252,32 @@ impl Lanes {
     }
 }
 
-/// A listener at this address; `None`, and no lanes from others, if somebody else has it.
-pub(super) fn listen(address: SocketAddr, runtime: &Handle) -> Option<TcpListener> {
-    let _entered = runtime.enter();
-    let listener = std::net::TcpListener::bind(address).and_then(|listener| {
-        listener.set_nonblocking(true)?;
-        TcpListener::from_std(listener)
-    });
-    let listener = listener.inspect_err(|error| {
+/// A listener at the number of this socket, which may be changed for another if any will do;
+/// `None`, and no lanes from others, if somebody else has it.
+pub(super) fn listen(
+    socket: &mut UdpSocket,
+    wanted: SocketAddr,
+    runtime: &Handle,
+) -> io::Result<Option<TcpListener>> {
+    let tries = if wanted.port() == 0 { ANY_PORTS } else { 1 };
+    for _ in 1..tries {
+        if let Ok(listener) = bind(socket.local_addr()?, runtime) {
+            return Ok(Some(listener));
+        }
+        *socket = tuning::socket(wanted)?;
+    }
+    let address = socket.local_addr()?;
+    let listener = bind(address, runtime).inspect_err(|error| {
         tracing::info!(%address, %error, "no lanes: all tensors come over QUIC");
     });
-    listener.ok()
+    Ok(listener.ok())
+}
+
+fn bind(address: SocketAddr, runtime: &Handle) -> io::Result<TcpListener> {
+    let _entered = runtime.enter();
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
 }
 
 /// Lets lanes in until it is dropped. Strangers cost a place for a moment and nothing else: whoever
@@ -357,6 +372,8 @@ const UNTOLD: Duration = Duration::from_secs(15);
 const IN_THE_LOBBY: Duration = Duration::from_secs(60);
 /// After an accept that failed, for want of files mostly.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Numbers that are tried where any will do: that of a UDP port may be a TCP connection's.
+const ANY_PORTS: usize = 16;
 /// Read at once.
 const BUFFER_BYTES: usize = 64 << 10;
 /// The first memory of a tensor: whoever asks for it has proven who it is.

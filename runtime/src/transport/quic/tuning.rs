@@ -20,7 +20,7 @@ use quinn::{
     udp::UdpSocketState,
 };
 
-use super::{QuicConfig, QuicError, handshake::HANDSHAKES, silence};
+use super::{QuicConfig, QuicError, farewell, handshake::HANDSHAKES, silence};
 use crate::transport::{
     Class,
     tls::{Identity, TlsError},
@@ -131,6 +131,7 @@ fn transport(
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(receive_window(class))
         .send_window(u64::from(BULK_WINDOW))
+        .congestion_controller_factory(Arc::new(farewell::Factory::default()))
         // A cluster's round trip, so that a lost first packet costs milliseconds, not a second.
         .initial_rtt(Duration::from_millis(20))
         .mtu_discovery_config(Some(discovery));

@@ -19,7 +19,7 @@ const BULK: Conversation = Conversation::Bulk(BulkOpen {
     channel: BulkChannel::Activation,
 });
 
-fn header(bytes: usize) -> TensorHeader {
+pub(super) fn header(bytes: usize) -> TensorHeader {
     TensorHeader { step: StepId(1), index: 0, rows: 1, columns: bytes as u32, dtype: WireDtype::U8 }
 }
 

@@ -74,6 +74,35 @@ fn a_claim_that_another_took_meanwhile_is_given_up() {
 }
 
 #[test]
+fn a_term_that_is_lost_is_not_claimed_again() {
+    let term = |value: &[u8], by| Hold { key: "office".into(), value: value.to_vec(), by };
+    let elected = || {
+        let mut core = core_with_keys();
+        let claimed = core.handle(Event::Hold(term(b"first", By::Term)));
+        assert_eq!(claimed, [Effect::Ensure(1, term(b"first", By::Term))]);
+        core.handle(Event::Ensured("office".into(), Held::Ours));
+        core
+    };
+    let mut core = elected();
+    // A store that was away is asked whether it has it still, and it is not made anew.
+    let looked = core.handle(Event::Renewed(Renewed::Suspect));
+    assert_eq!(looked.last(), Some(&Effect::Ensure(1, term(b"first", By::Kept))));
+    assert!(By::Kept.yields(None, b"first") && By::Kept.yields(Some(b"other"), b"first"));
+    assert!(!By::Kept.yields(Some(b"first"), b"first"));
+    core.handle(Event::Renewed(Renewed::Lost));
+    core.handle(Event::Granted(2));
+    assert_eq!(core.handle(Event::Opened(life("one"))).len(), 2, "the other two keys");
+    // The next term takes away what the one before may have left.
+    let mut core = elected();
+    let next = core.handle(Event::Hold(term(b"second", By::Term)));
+    let release = Effect::Release(1, "office".into());
+    assert_eq!(next, [release.clone(), Effect::Ensure(1, term(b"second", By::Term))]);
+    core.handle(Event::Failed);
+    let again = core.handle(Event::Renewed(Renewed::Kept));
+    assert_eq!(again, [release, Effect::Ensure(1, term(b"second", By::Term))]);
+}
+
+#[test]
 fn a_store_that_was_away_is_asked_what_it_still_has() {
     let mut core = core_with_keys();
     assert_eq!(core.handle(Event::Renewed(Renewed::Kept)), []);
