@@ -288,6 +288,7 @@ fn check_size(bytes: usize) -> Result<(), RegistryError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::discovery::store::By;
 
     fn put(data: &mut Data, key: &str) {
         let txn = Txn { compare: vec![], then: vec![Op::Put(key.into(), b"v".to_vec())] };

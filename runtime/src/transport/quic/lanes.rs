@@ -378,3 +378,22 @@ const ANY_PORTS: usize = 16;
 const BUFFER_BYTES: usize = 64 << 10;
 /// The first memory of a tensor: whoever asks for it has proven who it is.
 const FIRST_BYTES: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn another_number_is_taken_where_any_will_do() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let taken = std::net::TcpListener::bind(any).expect("a port");
+        let at = taken.local_addr().expect("its address");
+        let mut socket = tuning::socket(at).expect("UDP has numbers of its own");
+        let exactly = listen(&mut socket, at, &Handle::current()).expect("no fault");
+        assert!(exactly.is_none() && socket.local_addr().expect("its address") == at);
+        let listener = listen(&mut socket, any, &Handle::current()).expect("no fault");
+        let listener = listener.expect("some number is free");
+        let address = socket.local_addr().expect("its address");
+        assert!(address != at && listener.local_addr().expect("its address") == address);
+    }
+}
