@@ -24,7 +24,12 @@ impl Controller {
             let known = self.services.get(&name).and_then(|s| s.groups.get(&record.group.index));
             let planned = known.and_then(|group| group.record.as_ref());
             let newer = planned.is_none_or(|planned| planned.epoch < record.epoch);
-            if !newer || self.world.was_ended(&record) || !self.world.runs(node, &record) {
+            // A host that was away tells of what was over before it was ended.
+            let latest = self.world.epochs.reported(&record.group.to_string());
+            if !newer || record.epoch.number < latest {
+                continue;
+            }
+            if self.world.was_ended(&record) || !self.world.runs(node, &record) {
                 continue;
             }
             if !self.world.has_room(planned, &record) {

@@ -129,6 +129,7 @@ impl Office {
         let mut effects = OfficeEffects::default();
         let is_watch = matches!(event, OfficeEvent::Store(_));
         let was_vacant = self.observed.is_vacant();
+        let knew_life = self.observed.life().is_some();
         let events = match event {
             OfficeEvent::Found(event) => vec![event],
             OfficeEvent::Tick(held) => self.run(held, &mut effects),
@@ -145,7 +146,7 @@ impl Office {
                 // It lives another life: what was planned is void, and so is the office.
                 Seen::OtherLife => {
                     effects.tick = true;
-                    self.give_up(&mut effects)
+                    if knew_life { self.give_up(&mut effects) } else { Vec::new() }
                 }
             },
         };

@@ -280,6 +280,32 @@ fn a_group_that_only_the_store_forgot_is_taken_up_again() {
 }
 
 #[test]
+fn an_incarnation_that_others_have_outlived_is_not_taken_up_again() {
+    let nodes = [node(1, 1, 1), node(2, 2, 1)];
+    let mut controller = controller(&nodes);
+    let effects = controller.handle(AT, ControllerEvent::Declared(service(1)));
+    let record = put(&effects).expect("planned").clone();
+    let is_its = |node: &&NodeRecord| record.members.iter().any(|member| member.node == node.id);
+    let (its, other) = (nodes.iter().find(is_its), nodes.iter().find(|node| !is_its(node)));
+    let (its, other) = (its.expect("planned on one"), other.expect("and not on the other"));
+    let mut report = status(its, &record, 0, MemberState::Ready);
+    report.groups = vec![record.clone()];
+    let later = NodeStatus {
+        node: other.id,
+        process: other.process,
+        members: vec![],
+        epochs: [(record.group.to_string(), 5)].into(),
+        groups: vec![],
+    };
+    // Another controller was in office meanwhile, and the store has no such group now.
+    controller.handle(AT, ControllerEvent::Deposed);
+    controller.handle(AT, ControllerEvent::StatusPut(report));
+    controller.handle(AT, ControllerEvent::StatusPut(later));
+    let effects = controller.handle(AT, ControllerEvent::Elected(vec![]));
+    assert_eq!(put(&effects).expect("planned anew").epoch.number, 6);
+}
+
+#[test]
 fn a_service_that_is_gone_takes_its_groups_along() {
     let mut controller = controller(&[node(1, 1, 1)]);
     let effects = controller.handle(AT, ControllerEvent::Declared(service(1)));
