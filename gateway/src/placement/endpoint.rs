@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
@@ -22,6 +22,7 @@ use troupe_runtime::{
 use super::{
     Busy, Candidate, Duty,
     breaker::Breaker,
+    others::Others,
     prefix::{cached::Cached, namings::Prefixes},
 };
 use crate::model::ServedModel;
@@ -49,12 +50,19 @@ pub(crate) struct Endpoint {
     /// Its name, as people are told it.
     pub(crate) name: Arc<str>,
     // A std mutex: held for a copy of 200 bytes, never across an await.
-    load: Mutex<Load>,
+    load: Mutex<Told>,
     cells: Cells,
     /// Whether it keeps failing. `cells.rests` says what placement needs to know of it.
     breaker: Mutex<Breaker>,
     /// What its leader last said that it has counted.
     metrics: Mutex<Arc<str>>,
+}
+
+/// What its leader said last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    load: Load,
+    others: Others,
 }
 
 /// What every decision looks at: one line of the processor's cache, without a lock.
@@ -67,12 +75,16 @@ struct Cells {
     /// When that was told, in microseconds of the gateway's time.
     told: AtomicU64,
     in_flight: AtomicU32,
+    /// Sequences there that are not this gateway's.
+    others: AtomicU32,
     uncached: AtomicU64,
     fetch_rate: AtomicU32,
     /// Until when others are taken before it, in microseconds of the gateway's time.
     rests: AtomicU64,
     duty: Duty,
     number: u32,
+    /// The most sequences that it runs at a time; 0 if it does not say.
+    max_sequences: u32,
 }
 
 /// Counts one request at an endpoint for as long as it lives.
@@ -104,6 +116,7 @@ impl Endpoint {
     ) -> Self {
         let cached = Arc::new(Cached::new(Arc::clone(prefixes), &Parameters::of(&info)));
         let (name, duty) = (info.endpoint.to_string().into(), Duty::of(info.role, &labels));
+        let cells = Cells::new(duty, prefixes.number(), info.max_num_seqs);
         Self {
             info,
             model,
@@ -113,7 +126,7 @@ impl Endpoint {
             cached,
             name,
             load: Mutex::default(),
-            cells: Cells::new(duty, prefixes.number()),
+            cells,
             breaker: Mutex::default(),
             metrics: Mutex::new(Arc::from("")),
         }
@@ -121,7 +134,7 @@ impl Endpoint {
 
     /// How busy its leader last said it is.
     pub(crate) fn load(&self) -> Load {
-        *self.load.lock().unwrap_or_else(PoisonError::into_inner)
+        self.told().load
     }
 
     /// Tokens whose KV comes to it from other groups in a second; 0 if none came yet.
@@ -160,8 +173,26 @@ impl Endpoint {
 
     /// Keeps what the leader says now.
     pub(crate) fn set_load(&self, now: Duration, load: Load) {
+        let mut told = self.told();
+        let all = load.running.saturating_add(load.waiting);
+        let others = told.others.told(now, all, self.in_flight());
+        self.cells.others.store(others, Ordering::Relaxed);
         self.cells.tell(now, &load);
-        *self.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
+        told.load = load;
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Requests of this gateway that are there.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.cells.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Sequences there that are not this gateway's.
+    pub(crate) fn others(&self) -> u32 {
+        self.cells.others.load(Ordering::Relaxed)
     }
 
     /// What its leader has counted, as Prometheus' text. If it does not say in time, what it said
@@ -223,6 +254,7 @@ impl Endpoint {
             matched,
             labels: &self.labels,
             duty: cells.duty,
+            has_place: cells.has_place(),
             // A second or less is the rule: then nothing is divided.
             load_age: if age <= JUST_NOW { Duration::ZERO } else { Duration::from_micros(age) },
         }
@@ -232,18 +264,27 @@ impl Endpoint {
 // === impl Cells ===
 
 impl Cells {
-    fn new(duty: Duty, number: u32) -> Self {
+    fn new(duty: Duty, number: u32, max_sequences: u32) -> Self {
         Self {
             sequences: AtomicU64::new(0),
             blocks: AtomicU64::new(0),
             told: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
+            others: AtomicU32::new(0),
             uncached: AtomicU64::new(0),
             fetch_rate: AtomicU32::new(0),
             rests: AtomicU64::new(0),
             duty,
             number,
+            max_sequences,
         }
+    }
+
+    /// Whether one more request would begin there at once, as far as is known.
+    fn has_place(&self) -> bool {
+        let own = self.in_flight.load(Ordering::Relaxed);
+        let taken = self.others.load(Ordering::Relaxed).saturating_add(own);
+        self.max_sequences == 0 || taken < self.max_sequences
     }
 
     fn tell(&self, now: Duration, load: &Load) {
@@ -327,6 +368,7 @@ pub(crate) mod tests {
             hashes: &NO_HASHES,
             hints: &NO_HINTS,
             scope: None,
+            at_once: false,
             now: Duration::ZERO,
         }
     }
@@ -342,6 +384,7 @@ pub(crate) mod tests {
             matched: 0,
             labels: &NO_LABELS,
             duty: Duty::of(info.role, &NO_LABELS),
+            has_place: true,
             load_age: Duration::ZERO,
         }
     }

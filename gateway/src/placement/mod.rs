@@ -12,7 +12,7 @@
 //! - [`latency`]: how soon each would answer, learned; [`explain`]: what was decided, and why
 //! - [`breaker`]: who keeps failing is left alone for a while
 //! - [`session`], [`topology`], [`dice`], `duty`: what plug-ins share
-//! - `peers`: KV that another endpoint has cached
+//! - `peers`: KV that another endpoint has cached; `others`: what other gateways have there
 //! - `pools`: who serves what; [`underway`]: an attempt, counted and measured
 //! - [`directory`]: the live table of endpoints, kept by one [`keeper`] task per endpoint
 //! - `follower`: which endpoints are kept, as the store says; [`view`]: what to make of its silence
@@ -37,6 +37,7 @@ pub(crate) mod follower;
 pub(crate) mod handler;
 pub(crate) mod keeper;
 pub(crate) mod latency;
+mod others;
 pub(crate) mod peers;
 pub(crate) mod picker;
 mod pools;

@@ -36,6 +36,7 @@ pub(crate) struct Row<'a> {
     pub(crate) info: &'a EndpointInfo,
     pub(crate) labels: &'a BTreeMap<String, String>,
     duty: Duty,
+    has_place: bool,
     /// Its own among all that this gateway has known.
     pub(crate) number: u32,
     /// Tokens whose KV comes to it from others in a second; 0 if none came yet.
@@ -264,8 +265,9 @@ impl Duties {
 
 impl<'a> Row<'a> {
     fn of(at: usize, candidate: &Candidate<'a>) -> Self {
-        let Candidate { info, number, labels, duty, .. } = *candidate;
-        Self { info, labels, duty, number, fetch_rate: candidate.load.fetch_rate, at }
+        let Candidate { info, number, labels, duty, has_place, .. } = *candidate;
+        let fetch_rate = candidate.load.fetch_rate;
+        Self { info, labels, duty, has_place, number, fetch_rate, at }
     }
 
     /// A label of it.
@@ -281,6 +283,11 @@ impl<'a> Row<'a> {
     /// Whether it computes prompts for others.
     pub(crate) fn prefills(&self) -> bool {
         self.duty.prefills
+    }
+
+    /// Whether one more request would begin there at once, as far as is known.
+    pub(crate) fn has_place(&self) -> bool {
+        self.has_place
     }
 }
 

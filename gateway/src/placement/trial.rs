@@ -77,6 +77,7 @@ impl Trial {
             request: RequestId(uuid::Uuid::from_u128(request)),
             tokens,
             scope: None,
+            at_once: false,
             hints: &self.hints,
             hashes: &Hashes::NONE,
             now: self.directory.now(),
