@@ -18,11 +18,13 @@
 //! - `follower`: which endpoints are kept, as the store says; [`view`]: what to make of its silence
 //! - `endpoints`: the table alone, to be measured; [`trial`]: decisions alone;
 //!   [`rehearsal`]: all of it, among endpoints that a simulator plays
-//! - [`endpoint`]: one ready endpoint: connection, load, what this gateway has in flight there
+//! - [`endpoint`]: one ready endpoint: connection, load, what this gateway has in flight there;
+//!   `cells`: its numbers, side by side with all others'
 //! - [`prefix`]: which of them hold how much of a prompt already
 //! - `fence`: ends what still waits at an incarnation that is over
 
 pub(crate) mod breaker;
+mod cells;
 pub(crate) mod config;
 mod defaults;
 mod dice;

@@ -231,7 +231,8 @@ mod tests {
     #[test]
     fn a_place_is_taken_when_a_request_is_sent_and_free_when_it_is_over() {
         let rehearsal = Rehearsal::new(vec![info("m", 0)], None).expect("there is an endpoint");
-        let has_place = || rehearsal.endpoints[0].candidate(0, 0).has_place;
+        let endpoint = &rehearsal.endpoints[0];
+        let has_place = || endpoint.candidate(endpoint.known(), 0, 0).has_place;
         let hashes: Arc<[u128]> = [1].into();
         let most = u128::from(info("m", 0).max_num_seqs);
         let send = |number| rehearsal.place(SECOND, prompt(number, &hashes));

@@ -20,6 +20,7 @@ use super::{
     owners::{Bits, FreeRows, MOST_OWNERS, Owner, Rows, Set},
     table::{Table, Tag},
 };
+use crate::placement::cells::Cells;
 
 /// The index.
 pub(crate) struct Index {
@@ -134,7 +135,9 @@ impl Index {
     /// How many leading blocks of a prompt each owner holds.
     pub(crate) fn runs(&self, hashes: &[u128]) -> Runs {
         let mut runs = Runs::default();
-        let Some(first) = hashes.first() else { return runs };
+        if hashes.is_empty() {
+            return runs;
+        }
         let table = self.table();
         let words = self.live.words();
         let search = Search { index: self, table: &table, hashes, words };
@@ -176,7 +179,14 @@ impl Runs {
         self.0.is_empty()
     }
 
+    /// How many leading blocks the endpoint holds that has these cells.
+    pub(crate) fn at(&self, cells: &Cells) -> u32 {
+        // Who has no number is beyond all of them.
+        self.0.get(cells.owner() as usize).copied().unwrap_or(0)
+    }
+
     /// How many leading blocks this one holds.
+    #[cfg(test)]
     pub(super) fn of(&self, owner: Owner) -> u32 {
         self.0.get(usize::from(owner)).copied().unwrap_or(0)
     }
@@ -226,6 +236,9 @@ impl Search<'_> {
 
     /// Finds whose runs end in a part. Who holds more holds all that is before.
     fn divide(&self, whole: Part, runs: &mut Runs) {
+        if !self.any_lost(whole.from.set, whole.to.set) {
+            return;
+        }
         let (mut parts, mut halves) = (vec![whole], Vec::new());
         while !parts.is_empty() {
             for parts in parts.chunks(AHEAD) {
