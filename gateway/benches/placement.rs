@@ -1,15 +1,23 @@
 //! What one decision costs: 10, 100 and 1,000 endpoints, prompts of 200, 10,000 and 100,000 tokens.
-//! `cargo bench -p troupe-gateway --bench placement`
 //!
-//! Measured is all that happens between a prompt that is tokens and the endpoint's name: looking
-//! at the endpoints, the profile, the record for `troupe explain`, and counting the request there.
-//! Hashing a prompt and asking the index of prefixes are measured by the bench `prefix`.
+//! ```text
+//! cargo bench -p troupe-gateway --bench placement [-- NAME] [--batches N]
+//! ```
+//! Measured is all that happens between a prompt whose blocks have names and the endpoint's name:
+//! looking at the endpoints, asking the index of prefixes, the profile, the record for `troupe
+//! explain`, and counting the request there. Hashing a prompt is measured by the bench `prefix`.
+//! `cold`: nobody knows the prompt. `warm`: all hold its first twentieth, each tenth endpoint a
+//! part of the rest of its own length, and one all of it.
+//!
+//! The figures are the median and the least of batches of a few decisions each. A batch is shorter
+//! than what a busy machine gives a thread at a time, so most of them are not interrupted.
+
+#![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
 
 use std::{hint::black_box, sync::Arc};
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use tokio::runtime::Runtime;
-use troupe_gateway::{PickerConfig, Trial};
+use tokio::{runtime::Runtime, time::Instant};
+use troupe_gateway::{PickerConfig, Trial, TrialPrompt};
 use troupe_runtime::{
     discovery::directory::EndpointRecord,
     id::{EndpointId, Epoch, GroupId, NodeId},
@@ -18,7 +26,10 @@ use troupe_runtime::{
         source::{ModelAccess, ModelFiles, ModelSource},
     },
     transport::{Class, Connection, Link, LocalNetwork, PeerIdentity, PeerRole},
-    wire::status::{EndpointInfo, Fingerprint, Role},
+    wire::{
+        cache::CacheBatch,
+        status::{EndpointInfo, Fingerprint, Role},
+    },
 };
 use uuid::Uuid;
 
@@ -99,30 +110,86 @@ async fn connection() -> (Arc<dyn Link>, Arc<dyn Connection>) {
     (there, connected.expect("it is in this process"))
 }
 
-fn decisions(c: &mut Criterion) {
-    let runtime = Runtime::new().expect("a runtime");
-    let _inside = runtime.enter();
-    let (_link, connection) = runtime.block_on(connection());
-    for (name, config) in PROFILES {
-        let picker = config.map(|text| PickerConfig::read(text).expect("it is right"));
-        let mut group = c.benchmark_group(format!("place/{name}"));
-        for endpoints in ENDPOINTS {
-            let trial = Trial::new(endpoints, record(), Arc::clone(&connection), picker.as_ref());
-            let trial = runtime.block_on(trial).expect("a good model");
-            for tokens in TOKENS {
-                let id = BenchmarkId::new(format!("{endpoints} endpoints"), tokens);
-                let mut request = 0;
-                group.bench_function(id, |b| {
-                    b.iter(|| {
-                        request += 1;
-                        black_box(trial.place(request, tokens)).expect("somebody is ready")
-                    });
-                });
-            }
-        }
-        group.finish();
+/// The names of so many blocks: numbers with all bits mixed, as hashes have them.
+fn blocks(count: usize) -> Arc<[u128]> {
+    let mix = |number: u128| number.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+    (1..=count as u128).map(|number| mix(number) ^ mix(number) >> 64).collect()
+}
+
+/// Has endpoints tell that they hold parts of a prompt.
+fn warm(trial: &Trial, endpoints: usize, prompt: &[u128]) {
+    let shared = prompt.len().div_ceil(20);
+    for endpoint in 0..endpoints {
+        let own = match endpoint {
+            0 => prompt.len(),
+            _ if endpoint % 10 == 0 => shared + prompt.len() * endpoint / endpoints / 2,
+            _ => shared,
+        };
+        let stored = prompt[..own.min(prompt.len())].to_vec();
+        trial.tell(endpoint, &CacheBatch { stored, ..CacheBatch::default() });
     }
 }
 
-criterion_group!(benches, decisions);
-criterion_main!(benches);
+/// Microseconds of one decision: the median of batches, and the least.
+fn measure(trial: &Trial, prompt: &TrialPrompt, batches: usize) -> (f64, f64) {
+    let mut request = 0;
+    let mut times: Vec<f64> = (0..batches + batches / 10)
+        .map(|_| {
+            let began = Instant::now();
+            for _ in 0..BATCH {
+                request += 1;
+                black_box(trial.place(request, prompt)).expect("somebody is ready");
+            }
+            began.elapsed().as_secs_f64() * 1e6 / f64::from(BATCH)
+        })
+        // The first ones find nothing in the processor's caches.
+        .skip(batches / 10)
+        .collect();
+    times.sort_by(f64::total_cmp);
+    (times[times.len() / 2], times[0])
+}
+
+fn main() {
+    let (mut name, mut batches) = (String::new(), 1000);
+    let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--batches" => {
+                let count = args.next().and_then(|count| count.parse().ok());
+                batches = count.expect("--batches needs a number");
+            }
+            other => other.clone_into(&mut name),
+        }
+    }
+    let runtime = Runtime::new().expect("a runtime");
+    let _inside = runtime.enter();
+    let (_link, connection) = runtime.block_on(connection());
+    println!("| profile, prompt | endpoints | tokens | median, us | least, us |");
+    println!("|---|---|---|---|---|");
+    for (profile, config) in PROFILES {
+        let picker = config.map(|text| PickerConfig::read(text).expect("it is right"));
+        for endpoints in ENDPOINTS {
+            for (kind, is_warm) in [("cold", false), ("warm", true)] {
+                let row = format!("{profile}, {kind}");
+                if !row.contains(&name) {
+                    continue;
+                }
+                for tokens in TOKENS {
+                    let connection = Arc::clone(&connection);
+                    let trial = Trial::new(endpoints, record(), connection, picker.as_ref());
+                    let trial = runtime.block_on(trial).expect("a good model");
+                    let blocks = blocks((tokens / record().info.block_size) as usize);
+                    if is_warm {
+                        warm(&trial, endpoints as usize, &blocks);
+                    }
+                    let prompt = trial.prompt(tokens, blocks);
+                    let (median, least) = measure(&trial, &prompt, batches);
+                    println!("| {row} | {endpoints} | {tokens} | {median:.1} | {least:.1} |");
+                }
+            }
+        }
+    }
+}
+
+/// Decisions in a batch.
+const BATCH: u32 = 16;

@@ -67,7 +67,7 @@ pub use placement::{
     follower::knows_a_cluster,
     prefix::measure::PrefixIndex,
     rehearsal::{Rehearsal, Rehearsed, Sent},
-    trial::Trial,
+    trial::{Trial, TrialPrompt},
 };
 pub use simulated::{
     places::{Keeping, SimulatedAttempt, SimulatedGateway, SimulatedPlace, StoreSays, Wanted},

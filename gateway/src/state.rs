@@ -1,9 +1,6 @@
 //! What every handler shares.
 
-use std::{
-    future::Future,
-    sync::{Arc, atomic::AtomicU64},
-};
+use std::{future::Future, sync::Arc};
 
 use troupe_runtime::model::source::ModelAccess;
 
@@ -184,7 +181,7 @@ impl Gateway {
         request: &Arc<Prepared>,
         prompt: PreparedPrompt,
         context: &RequestContext,
-        output: Option<Arc<AtomicU64>>,
+        pass: &Pass,
     ) -> Deltas {
         let meter = Meter::new(
             self.metrics.of(&request.served_name),
@@ -193,11 +190,12 @@ impl Gateway {
             request.n,
             prompt.options.max_tokens,
         )
-        .counting(output);
+        .counting(pass.output());
         let (directory, holding) = (Arc::clone(&self.directory), Arc::clone(&self.holding));
         let (resume, hedge_after) = (self.config.resume, self.config.hedge_after);
         let deaths = Arc::clone(&self.deaths);
-        let places = Places { directory, holding, deaths, resume, hedge_after };
+        let begins = pass.begins();
+        let places = Places { directory, holding, deaths, begins, resume, hedge_after };
         Box::pin(execute(places, Arc::clone(request), prompt, meter))
     }
 }

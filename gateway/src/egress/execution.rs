@@ -30,6 +30,7 @@ use crate::{
     client::{Attempt, Fate},
     config::Resume,
     error::ApiError,
+    flow::saturation::Begins,
     holding::{Holding, Wait},
     ingress::prepared::{Prepared, PreparedPrompt},
     metrics::Meter,
@@ -53,6 +54,8 @@ pub(crate) struct Places {
     pub(crate) holding: Arc<Holding>,
     /// What processes have died of.
     pub(crate) deaths: Arc<Deaths>,
+    /// Whether one of them was said to have a place for it.
+    pub(crate) begins: Begins,
     /// Who may go on with what another began.
     pub(crate) resume: Resume,
     /// After which an attempt that has said nothing gets company; never if not given.
@@ -161,6 +164,7 @@ impl Places {
                 hashes,
                 scope: request.scope.as_ref(),
                 hints: &request.hints,
+                at_once: self.begins == Begins::AtOnce,
                 now: self.directory.now(),
             })
         };

@@ -18,7 +18,11 @@ use std::{
     time::Duration,
 };
 
-use super::{drain::DrainRate, expected::Pace, saturation::Rank};
+use super::{
+    drain::DrainRate,
+    expected::Pace,
+    saturation::{Begins, Rank},
+};
 
 /// A request, by its number at this core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,8 +74,8 @@ pub(crate) enum Event {
 pub(crate) enum Effect {
     /// It waits, under this number.
     Wait(Ticket),
-    /// It is let in.
-    Admit(Ticket),
+    /// It is let in, and begins then.
+    Admit(Ticket, Begins),
     /// It is turned away.
     Refuse(Ticket, Refusal),
 }
@@ -188,12 +192,12 @@ impl Core {
     }
 
     /// Takes one event and says what to do about it. `room` says whether endpoints have room for
-    /// one of a rank when so many requests are let in.
+    /// one of a rank when so many requests are let in, and when it begins then.
     pub(crate) fn handle(
         &mut self,
         now: Duration,
         event: Event,
-        room: &dyn Fn(usize, Rank) -> bool,
+        room: &dyn Fn(usize, Rank) -> Option<Begins>,
     ) -> Vec<Effect> {
         let mut effects = Vec::new();
         match event {
@@ -203,11 +207,11 @@ impl Core {
             Event::Look => self.expire(now, &mut effects),
         }
         while let Some((&priority, _)) = self.bands.iter().next_back()
-            && room(self.admitted.len(), self.rank(now, priority))
+            && let Some(begins) = room(self.admitted.len(), self.rank(now, priority))
         {
             let Some((ticket, ask)) = self.pop() else { break };
             self.admit(now, ticket, &ask);
-            effects.push(Effect::Admit(ticket));
+            effects.push(Effect::Admit(ticket, begins));
         }
         effects
     }
@@ -216,7 +220,7 @@ impl Core {
         &mut self,
         now: Duration,
         mut ask: Ask,
-        room: &dyn Fn(usize, Rank) -> bool,
+        room: &dyn Fn(usize, Rank) -> Option<Begins>,
         effects: &mut Vec<Effect>,
     ) {
         let ticket = Ticket(self.next);
@@ -227,12 +231,12 @@ impl Core {
         // Who comes later than somebody who waits does not go before him for that.
         let first = self.bands.range(ask.priority..).all(|(_, band)| band.requests == 0);
         let free = room(self.admitted.len(), self.rank(now, ask.priority));
-        if first && free {
+        if first && let Some(begins) = free {
             self.open(&ask);
             self.admit(now, ticket, &ask);
-            return effects.push(Effect::Admit(ticket));
+            return effects.push(Effect::Admit(ticket, begins));
         }
-        if ask.priority < 0 && !free {
+        if ask.priority < 0 && free.is_none() {
             let retry_after = self.retry_after(now, ask.priority);
             return effects.push(Effect::Refuse(ticket, Refusal { why: Why::Shed, retry_after }));
         }

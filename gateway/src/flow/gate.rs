@@ -4,7 +4,7 @@
 //! dropped lets the next one in. While anybody waits, load is looked at every few milliseconds.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     convert::Infallible,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -25,7 +25,7 @@ use troupe_runtime::telemetry::{
 
 use super::{
     core::{Ask, Core, Effect, Event, Limits, Refusal, Ticket, Why},
-    saturation::{Pool, Room, Thresholds},
+    saturation::{Begins, Pool, Room, Thresholds},
 };
 use crate::{
     config::FlowControl, error::ApiError, foreign::upstream::Upstreams, metrics::Metrics,
@@ -59,15 +59,16 @@ pub(crate) struct Flow {
 struct Queue {
     core: Core,
     /// Those that wait, to be told.
-    waiting: BTreeMap<Ticket, oneshot::Sender<Result<(), Refusal>>>,
+    waiting: BTreeMap<Ticket, oneshot::Sender<Told>>,
     pool: Pool,
-    /// What leaders told of beyond this gateway's, in these moments.
-    beyond: VecDeque<(Instant, f64)>,
     /// When `pool` was made.
     looked_at: Option<Instant>,
     /// How long requests waited, by their priority and what came of it.
     durations: BTreeMap<(i32, &'static str), Histogram>,
 }
+
+/// What a request is told.
+type Told = Result<Begins, Refusal>;
 
 /// What a request is to a queue, as its gateway knows it.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +85,10 @@ pub(crate) struct Entry<'a> {
 
 /// The right to be executed. Dropping it says that the request is over.
 #[derive(Debug)]
-pub(crate) struct Pass(Option<Held>);
+pub(crate) struct Pass {
+    held: Option<Held>,
+    begins: Begins,
+}
 
 #[derive(Debug)]
 struct Held {
@@ -96,8 +100,6 @@ struct Held {
 
 /// Load is at most so old when somebody is let in, beside what leaders take to tell it.
 const LOOK: Duration = Duration::from_millis(5);
-/// What leaders tell is of one moment of these: longer than the time between two words of one.
-const MOMENTS: Duration = Duration::from_millis(200);
 
 // === impl FlowSettings ===
 
@@ -134,7 +136,7 @@ impl Flow {
     /// 429 if it is shed or too many wait, 503 if it has waited as long as it may.
     pub(crate) async fn enter(self: &Arc<Self>, entry: Entry<'_>) -> Result<Pass, ApiError> {
         if !self.settings.enabled {
-            return Ok(Pass(None));
+            return Ok(Pass { held: None, begins: Begins::InTurn });
         }
         let began = Instant::now();
         let ask = Ask {
@@ -148,12 +150,13 @@ impl Flow {
         };
         let (ticket, told) = self.ask(entry.model, ask);
         // From here on whoever goes away leaves in order.
-        let pass = Pass(Some(Held {
+        let held = Held {
             flow: Arc::clone(self),
             model: entry.model.to_owned(),
             ticket,
             output: Arc::default(),
-        }));
+        };
+        let pass = Pass { held: Some(held), begins: Begins::InTurn };
         let told = match told {
             Ok(waits) => {
                 self.waits.notify_one();
@@ -164,7 +167,7 @@ impl Flow {
             Err(told) => told,
         };
         self.note(entry.model, entry.priority, began, &told);
-        told.map(|()| pass).map_err(refused)
+        told.map(|begins| Pass { begins, ..pass }).map_err(refused)
     }
 
     /// Looks at load while anybody waits. Never returns; ends with its task.
@@ -180,12 +183,7 @@ impl Flow {
     }
 
     /// Asks to be let in: what was said at once, or where it will be said.
-    #[expect(clippy::type_complexity, reason = "one place, and each part is plain")]
-    fn ask(
-        &self,
-        model: &str,
-        ask: Ask,
-    ) -> (Ticket, Result<oneshot::Receiver<Result<(), Refusal>>, Result<(), Refusal>>) {
+    fn ask(&self, model: &str, ask: Ask) -> (Ticket, Result<oneshot::Receiver<Told>, Told>) {
         let mut queues = self.queues();
         let queue = self.queue(&mut queues, model);
         let effects = queue.handle(&self.settings.thresholds, self.now(), Event::Ask(ask));
@@ -198,16 +196,16 @@ impl Flow {
                     queue.waiting.insert(ticket, tell);
                     told = Some(Ok(waits));
                 }
-                Effect::Admit(ticket) if ticket == own && told.is_none() => {
-                    told = Some(Err(Ok(())))
+                Effect::Admit(ticket, begins) if ticket == own && told.is_none() => {
+                    told = Some(Err(Ok(begins)));
                 }
                 Effect::Refuse(ticket, refusal) if ticket == own => told = Some(Err(Err(refusal))),
-                Effect::Admit(ticket) => queue.tell(ticket, Ok(())),
+                Effect::Admit(ticket, begins) => queue.tell(ticket, Ok(begins)),
                 Effect::Refuse(ticket, refusal) => queue.tell(ticket, Err(refusal)),
             }
         }
         // Every ask is answered with one of the three.
-        (own, told.unwrap_or(Err(Ok(()))))
+        (own, told.unwrap_or(Err(Ok(Begins::InTurn))))
     }
 
     /// Takes an event to a model's queue, if there is one.
@@ -261,22 +259,17 @@ impl Flow {
         let rooms = serving.map(|endpoint| Room {
             load: endpoint.load(),
             max_sequences: endpoint.info.max_num_seqs,
+            own: endpoint.in_flight(),
+            others: endpoint.others(),
         });
         let foreign = self.foreign.serving(model);
-        let others = foreign.map(|(_, known)| Room { load: known.load, max_sequences: 0 });
-        let pool = Pool::new(&self.settings.thresholds, rooms.chain(others));
-        // A leader tells of a request that ended here for a moment yet: what is others' is what it
-        // told of beyond this gateway's in each of these moments.
-        let beyond = pool.beyond(queue.core.admitted());
-        queue.beyond.push_back((now, beyond));
-        queue.beyond.retain(|(at, _)| now.saturating_duration_since(*at) < MOMENTS);
-        let others = queue.beyond.iter().map(|(_, beyond)| *beyond).fold(beyond, f64::min);
-        queue.pool = pool.with_others(others);
+        let others = foreign.map(|(_, known)| Room { load: known.load, ..Room::default() });
+        queue.pool = Pool::new(&self.settings.thresholds, rooms.chain(others));
     }
 
-    fn note(&self, model: &str, priority: i32, began: Instant, told: &Result<(), Refusal>) {
+    fn note(&self, model: &str, priority: i32, began: Instant, told: &Told) {
         let outcome = match told {
-            Ok(()) => "Dispatched",
+            Ok(_) => "Dispatched",
             Err(refusal) => refusal.why.outcome(),
         };
         let (band, waited) = (band(priority), began.elapsed().as_secs_f64());
@@ -350,7 +343,6 @@ impl Queue {
             core: Core::new(limits),
             waiting: BTreeMap::new(),
             pool: Pool::default(),
-            beyond: VecDeque::new(),
             looked_at: None,
             durations: BTreeMap::new(),
         }
@@ -358,7 +350,7 @@ impl Queue {
 
     fn handle(&mut self, thresholds: &Thresholds, now: Duration, event: Event) -> Vec<Effect> {
         let pool = self.pool;
-        self.core.handle(now, event, &|admitted, rank| pool.has_room(thresholds, admitted, rank))
+        self.core.handle(now, event, &|admitted, rank| pool.room(thresholds, admitted, rank))
     }
 
     /// Takes an event that nobody waits for the answer of.
@@ -368,7 +360,7 @@ impl Queue {
         }
         for effect in self.handle(thresholds, now, event) {
             match effect {
-                Effect::Admit(ticket) => self.tell(ticket, Ok(())),
+                Effect::Admit(ticket, begins) => self.tell(ticket, Ok(begins)),
                 Effect::Refuse(ticket, refusal) => self.tell(ticket, Err(refusal)),
                 Effect::Wait(_) => {}
             }
@@ -376,7 +368,7 @@ impl Queue {
     }
 
     /// If its client is gone, its pass is dropped, and says so itself.
-    fn tell(&mut self, ticket: Ticket, told: Result<(), Refusal>) {
+    fn tell(&mut self, ticket: Ticket, told: Told) {
         if let Some(waits) = self.waiting.remove(&ticket) {
             let _ = waits.send(told);
         }
@@ -388,7 +380,12 @@ impl Queue {
 impl Pass {
     /// Where to count the tokens that are brought.
     pub(crate) fn output(&self) -> Option<Arc<AtomicU64>> {
-        self.0.as_ref().map(|held| Arc::clone(&held.output))
+        self.held.as_ref().map(|held| Arc::clone(&held.output))
+    }
+
+    /// Whether it was given because some endpoint has a place.
+    pub(crate) fn begins(&self) -> Begins {
+        self.begins
     }
 }
 

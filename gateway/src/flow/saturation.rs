@@ -5,6 +5,10 @@
 //! ms old, so what this gateway has let in counts as it is now, and only what others have as it
 //! was told: what is more than all endpoints can run at a time must be in their queues.
 //!
+//! A mean hides who is idle. What was told keeps nobody out while some endpoint has a place, only
+//! the number of those that were let in does; and a request that is let in for a place is said to
+//! begin at once ([`Begins`]), so that placement sends it where the place is.
+//!
 //! Who is let in is not worth the same to all ([`Rank`]). Whoever has somebody more important
 //! beside him begins at once or waits here, where he can be overtaken, never in an endpoint's
 //! queue, and leaves some places free; so the important find a place and need not wait for one.
@@ -41,12 +45,25 @@ pub(crate) struct Rank {
     pub(crate) sheddable: bool,
 }
 
+/// When a request begins that is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begins {
+    /// At once, if it is placed where a place is.
+    AtOnce,
+    /// When its endpoint has a place for it, or nobody knows.
+    InTurn,
+}
+
 /// One endpoint, as far as this matters.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Room {
     pub(crate) load: Load,
     /// The most sequences that it runs at a time; 0 if it does not say.
     pub(crate) max_sequences: u32,
+    /// Requests of this gateway that are there now.
+    pub(crate) own: u32,
+    /// Sequences there that are not this gateway's, as was told.
+    pub(crate) others: u32,
 }
 
 /// All endpoints of a model at one moment.
@@ -55,10 +72,12 @@ pub(crate) struct Pool {
     endpoints: f64,
     /// Sum over endpoints of the detector's value.
     values: f64,
-    /// Requests that leaders told of.
-    told: f64,
-    /// Those of them that are not this gateway's.
+    /// Requests of this gateway that are at an endpoint.
+    own: f64,
+    /// Sequences there that are not this gateway's.
     others: f64,
+    /// Places where one more would begin at once.
+    free: f64,
     /// Sequences that all endpoints can run at a time, if all say so.
     capacity: f64,
     unknown: bool,
@@ -70,27 +89,22 @@ impl Pool {
     /// As loads are now.
     pub(crate) fn new(thresholds: &Thresholds, rooms: impl Iterator<Item = Room>) -> Self {
         let mut pool = Self::default();
-        for Room { load, max_sequences } in rooms {
+        for Room { load, max_sequences, own, others } in rooms {
             let queue = f64::from(load.waiting) / thresholds.queue_depth;
             let kv = f64::from(load.blocks_used) / f64::from(load.blocks_total.max(1));
             let kv = thresholds.kv_cache_util.map_or(0.0, |most| kv / most);
             pool.endpoints += 1.0;
             pool.values += queue.max(kv);
-            pool.told += f64::from(load.running) + f64::from(load.waiting);
+            pool.own += f64::from(own);
+            pool.others += f64::from(others);
+            if queue.max(kv) < 1.0 {
+                let taken = own.saturating_add(others);
+                pool.free += f64::from(max_sequences.saturating_sub(taken));
+            }
             pool.capacity += f64::from(max_sequences);
             pool.unknown |= max_sequences == 0;
         }
         pool
-    }
-
-    /// Requests that leaders told of beyond so many of this gateway's.
-    pub(crate) fn beyond(&self, admitted: usize) -> f64 {
-        (self.told - admitted as f64).max(0.0)
-    }
-
-    /// The same, where so many of what leaders told of are others'.
-    pub(crate) fn with_others(self, others: f64) -> Self {
-        Self { others, ..self }
     }
 
     /// How full they are with so many of this gateway's requests let in; at 1 they are saturated.
@@ -107,13 +121,25 @@ impl Pool {
         told.max(queued / (thresholds.queue_depth * self.endpoints))
     }
 
-    /// Whether one more of this rank may go in beside so many.
-    pub(crate) fn has_room(&self, thresholds: &Thresholds, admitted: usize, rank: Rank) -> bool {
+    /// Whether one more of this rank may go in beside so many, and when it begins then.
+    pub(crate) fn room(
+        &self,
+        thresholds: &Thresholds,
+        admitted: usize,
+        rank: Rank,
+    ) -> Option<Begins> {
         if self.endpoints == 0.0 {
-            return true;
+            return Some(Begins::InTurn);
         }
-        if self.values / self.endpoints >= 1.0 {
-            return false;
+        let full = self.values / self.endpoints >= 1.0;
+        if self.unknown {
+            return (!full).then_some(Begins::InTurn);
+        }
+        // Who was let in and is at no endpoint yet takes a place in a moment.
+        let coming = (admitted as f64 - self.own).max(0.0);
+        let finds_place = coming + 1.0 <= self.free;
+        if full && !finds_place {
+            return None;
         }
         let kept = if rank.behind { (self.capacity * thresholds.holdback).ceil() } else { 0.0 };
         let waits = match rank {
@@ -121,8 +147,10 @@ impl Pool {
             _ => 0.0,
         };
         // A pool of one place has it for all.
-        let most = (self.capacity - kept).max(1.0) + waits;
-        self.unknown || self.others + admitted as f64 + 1.0 <= most
+        let most = (self.capacity - kept).max(1.0);
+        let all = self.others + admitted as f64 + 1.0;
+        let begins = if finds_place || all <= most { Begins::AtOnce } else { Begins::InTurn };
+        (all <= most + waits).then_some(begins)
     }
 }
 
@@ -133,7 +161,7 @@ mod tests {
     fn room(running: u32, waiting: u32, used: u32, max_sequences: u32) -> Room {
         let load =
             Load { running, waiting, blocks_used: used, blocks_total: 100, ..Load::default() };
-        Room { load, max_sequences }
+        Room { load, max_sequences, ..Room::default() }
     }
 
     fn saturation(thresholds: &Thresholds, rooms: &[Room], admitted: usize) -> f64 {
@@ -166,11 +194,39 @@ mod tests {
         assert!(at(16) <= 0.0 && at(21) < 1.0);
         assert!(at(26) >= 1.0, "sixteen run, ten wait");
         let pool = Pool::new(&thresholds, rooms.into_iter());
-        let room = |pool: Pool, at| pool.has_room(&thresholds, at, Rank::default());
-        assert!(room(pool, 25) && !room(pool, 26));
-        let shared = pool.with_others(3.0);
-        assert!(room(shared, 22) && !room(shared, 23), "three of them are another gateway's");
-        assert_eq!((pool.beyond(0), Pool { told: 9.0, ..pool }.beyond(7)), (0.0, 2.0));
+        let room = |pool: Pool, at| pool.room(&thresholds, at, Rank::default());
+        assert_eq!((room(pool, 15), room(pool, 16)), (Some(Begins::AtOnce), Some(Begins::InTurn)));
+        assert_eq!((room(pool, 25), room(pool, 26)), (Some(Begins::InTurn), None));
+        let shared =
+            Pool::new(&thresholds, rooms.map(|room| Room { others: 2, ..room }).into_iter());
+        assert_eq!(
+            (room(shared, 11), room(shared, 21)),
+            (Some(Begins::AtOnce), Some(Begins::InTurn))
+        );
+        assert_eq!(room(shared, 22), None, "four of them are another gateway's");
+    }
+
+    #[test]
+    fn a_queue_elsewhere_keeps_nobody_out_while_there_is_a_place() {
+        let thresholds = Thresholds { queue_depth: 0.5, ..Thresholds::default() };
+        // Two run at one of them and one waits there; at the other one has just left.
+        let waits = Room { own: 3, ..room(2, 1, 0, 2) };
+        let left = Room { own: 1, ..room(2, 0, 0, 2) };
+        let pool = Pool::new(&thresholds, [left, waits].into_iter());
+        assert!(pool.saturation(&thresholds, 4) >= 1.0);
+        let at = |admitted| pool.room(&thresholds, admitted, Rank::default());
+        assert_eq!(at(4), Some(Begins::AtOnce));
+        assert_eq!(at(5), None, "one is on its way to that place");
+        let behind = Rank { behind: true, sheddable: false };
+        assert_eq!(pool.room(&thresholds, 4, behind), None, "all places together are taken");
+        // Neither a full one nor one whose queue is long although it has places has one.
+        let stuck = Room { own: 1, ..room(1, 1, 0, 2) };
+        let full = Room { own: 2, ..room(2, 1, 0, 2) };
+        let pool = Pool::new(&thresholds, [full, stuck].into_iter());
+        assert_eq!(pool.room(&thresholds, 3, Rank::default()), None);
+        let silent = Room { max_sequences: 0, ..left };
+        let pool = Pool::new(&thresholds, [silent, waits].into_iter());
+        assert_eq!(pool.room(&thresholds, 4, Rank::default()), None, "nobody knows of a place");
     }
 
     #[test]
@@ -180,15 +236,17 @@ mod tests {
         let pool = Pool::new(&thresholds, rooms.into_iter());
         let most = |behind, sheddable| {
             let rank = Rank { behind, sheddable };
-            (0..100).find(|at| !pool.has_room(&thresholds, *at, rank)).expect("a bound")
+            (0..100).find(|at| pool.room(&thresholds, *at, rank).is_none()).expect("a bound")
         };
         assert_eq!((most(false, false), most(false, true)), (42, 32));
         assert_eq!((most(true, false), most(true, true)), (30, 30), "a twentieth, rounded up");
         let whole = Thresholds { holdback: 1.0, ..thresholds };
         let rank = Rank { behind: true, sheddable: false };
-        assert!(pool.has_room(&whole, 0, rank) && !pool.has_room(&whole, 1, rank));
+        assert_eq!(pool.room(&whole, 0, rank), Some(Begins::AtOnce));
+        assert_eq!(pool.room(&whole, 1, rank), None);
         let shallow = Thresholds { queue_depth: 0.25, ..thresholds };
-        let first = |at| pool.has_room(&shallow, at, Rank::default());
-        assert!(first(31) && !first(32), "half a request that waits is none");
+        let first = |at| pool.room(&shallow, at, Rank::default());
+        assert_eq!(first(31), Some(Begins::AtOnce));
+        assert_eq!(first(32), None, "half a request that waits is none");
     }
 }

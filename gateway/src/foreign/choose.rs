@@ -75,6 +75,7 @@ impl Upstream {
             matched: 0,
             labels: &self.config.labels,
             duty: Duty::of(self.info.role, &self.config.labels),
+            has_place: true,
             load_age: now.saturating_sub(known.told_at),
         }
     }

@@ -117,6 +117,8 @@ impl Gateway {
             tokens: u32::try_from(turn.tokens).unwrap_or(u32::MAX),
             hashes: &turn.hashes,
             scope: context.scope.as_ref(),
+            // Nobody knows how many requests these run at a time.
+            at_once: false,
             hints: &context.hints,
             now: self.directory.now(),
         };

@@ -13,7 +13,7 @@ use super::{
 /// See the file.
 pub(crate) fn placer() -> Placer {
     let handler = Handler::Disagg {
-        decode: Arc::new(Profile { filters: Placer::answering(), ..profile("default") }),
+        decode: Arc::new(Placer::answering(profile("default"))),
         prefill: Arc::new(profile("prefill")),
         decider: Decider::Cost(Cost::default()),
         order: Order::DecodeFirst,

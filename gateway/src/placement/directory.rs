@@ -143,7 +143,8 @@ impl Directory {
         let endpoint = |row: usize| &pool.members[rows[row] as usize];
         let matched = self.matched(query, (&pool, &rows));
         let now = query.now_micros();
-        let candidate = |row: usize| endpoint(row).candidate(now, matched[row]);
+        let candidate =
+            |row: usize| endpoint(row).candidate(pool.known(rows[row]), now, matched[row]);
         let mut scene = Scene::of((0..rows.len()).map(candidate));
         if pool.placer.predicts(&scene) {
             scene.predict(self.expected(query, &scene, (&pool, &rows)));
@@ -190,9 +191,9 @@ impl Directory {
                 continue;
             }
             for (matched, row) in matched.iter_mut().zip(rows) {
-                let endpoint = &pool.members[*row as usize];
-                if endpoint.cached.naming() == named.naming {
-                    *matched = endpoint.cached.run(&runs) * named.block_size;
+                let known = pool.known(*row);
+                if known.naming == named.naming {
+                    *matched = runs.at(&known.line) * named.block_size;
                 }
             }
         }

@@ -6,10 +6,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -20,9 +17,14 @@ use troupe_runtime::{
 };
 
 use super::{
-    Busy, Candidate, Duty,
+    Candidate, Duty,
     breaker::Breaker,
-    prefix::{cached::Cached, namings::Prefixes},
+    cells::{Cells, Line},
+    others::Others,
+    prefix::{
+        cached::Cached,
+        namings::{Naming, Prefixes},
+    },
 };
 use crate::model::ServedModel;
 
@@ -49,30 +51,32 @@ pub(crate) struct Endpoint {
     /// Its name, as people are told it.
     pub(crate) name: Arc<str>,
     // A std mutex: held for a copy of 200 bytes, never across an await.
-    load: Mutex<Load>,
-    cells: Cells,
-    /// Whether it keeps failing. `cells.rests` says what placement needs to know of it.
+    load: Mutex<Told>,
+    known: Known,
+    /// Whether it keeps failing. Its line says what placement needs to know of it.
     breaker: Mutex<Breaker>,
     /// What its leader last said that it has counted.
     metrics: Mutex<Arc<str>>,
 }
 
-/// What every decision looks at: one line of the processor's cache, without a lock.
-#[repr(align(64))]
-struct Cells {
-    /// Running and waiting sequences, 32 bits each, so that they are of one moment.
-    sequences: AtomicU64,
-    /// KV blocks in use and in all.
-    blocks: AtomicU64,
-    /// When that was told, in microseconds of the gateway's time.
-    told: AtomicU64,
-    in_flight: AtomicU32,
-    uncached: AtomicU64,
-    fetch_rate: AtomicU32,
-    /// Until when others are taken before it, in microseconds of the gateway's time.
-    rests: AtomicU64,
-    duty: Duty,
+/// What its leader said last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    load: Load,
+    others: Others,
+}
+
+/// What a decision has of each endpoint at hand, without looking for the endpoint itself.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    /// What changes. It is this endpoint's for as long as there is one.
+    pub(super) line: Line,
+    /// How it names the blocks of its cache.
+    pub(super) naming: Naming,
     number: u32,
+    /// The most sequences that it runs at a time; 0 if it does not say.
+    max_sequences: u32,
+    duty: Duty,
 }
 
 /// Counts one request at an endpoint for as long as it lives.
@@ -103,7 +107,14 @@ impl Endpoint {
         prefixes: &Arc<Prefixes>,
     ) -> Self {
         let cached = Arc::new(Cached::new(Arc::clone(prefixes), &Parameters::of(&info)));
-        let (name, duty) = (info.endpoint.to_string().into(), Duty::of(info.role, &labels));
+        let name = info.endpoint.to_string().into();
+        let known = Known {
+            line: cached.line().clone(),
+            naming: cached.naming(),
+            number: prefixes.number(),
+            max_sequences: info.max_num_seqs,
+            duty: Duty::of(info.role, &labels),
+        };
         Self {
             info,
             model,
@@ -113,7 +124,7 @@ impl Endpoint {
             cached,
             name,
             load: Mutex::default(),
-            cells: Cells::new(duty, prefixes.number()),
+            known,
             breaker: Mutex::default(),
             metrics: Mutex::new(Arc::from("")),
         }
@@ -121,18 +132,17 @@ impl Endpoint {
 
     /// How busy its leader last said it is.
     pub(crate) fn load(&self) -> Load {
-        *self.load.lock().unwrap_or_else(PoisonError::into_inner)
+        self.told().load
     }
 
     /// Tokens whose KV comes to it from other groups in a second; 0 if none came yet.
     pub(crate) fn fetch_rate(&self) -> u32 {
-        self.cells.fetch_rate.load(Ordering::Relaxed)
+        self.known.line.fetch_rate()
     }
 
-    /// Whether others should be taken before it at a moment of the gateway's time, in microseconds,
-    /// because it keeps failing.
-    pub(crate) fn rests(&self, now: u64) -> bool {
-        self.cells.rests.load(Ordering::Relaxed) > now
+    /// What a decision has of it at hand.
+    pub(super) fn known(&self) -> &Known {
+        &self.known
     }
 
     /// A request is sent there.
@@ -154,14 +164,31 @@ impl Endpoint {
         let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut breaker);
         // Half a million years fit.
-        let until = breaker.rests_until().as_micros() as u64;
-        self.cells.rests.store(until, Ordering::Relaxed);
+        self.known.line.rest(breaker.rests_until().as_micros() as u64);
     }
 
     /// Keeps what the leader says now.
     pub(crate) fn set_load(&self, now: Duration, load: Load) {
-        self.cells.tell(now, &load);
-        *self.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
+        let mut told = self.told();
+        let all = load.running.saturating_add(load.waiting);
+        let others = told.others.told(now, all, self.in_flight());
+        self.known.line.others.store(others, Ordering::Relaxed);
+        self.known.line.tell(now, &load);
+        told.load = load;
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Requests of this gateway that are there.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.known.line.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Sequences there that are not this gateway's.
+    pub(crate) fn others(&self) -> u32 {
+        self.known.line.others.load(Ordering::Relaxed)
     }
 
     /// What its leader has counted, as Prometheus' text. If it does not say in time, what it said
@@ -196,68 +223,32 @@ impl Endpoint {
 
     /// Counts one more request, until the guard is dropped.
     pub(crate) fn begin(self: &Arc<Self>, owed: Owed) -> InFlight {
-        self.cells.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.cells.uncached.fetch_add(owed.all(), Ordering::Relaxed);
+        self.known.line.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.known.line.uncached.fetch_add(owed.all(), Ordering::Relaxed);
         InFlight { endpoint: Arc::clone(self), owed }
     }
 
     /// As placement looks at it now, in microseconds of the gateway's time, where so much of the
-    /// prompt's beginning is in its cache.
-    pub(crate) fn candidate(&self, now: u64, matched: u32) -> Candidate<'_> {
-        let cells = &self.cells;
-        let (running, waiting) = halves(cells.sequences.load(Ordering::Relaxed));
-        let (blocks_used, blocks_total) = halves(cells.blocks.load(Ordering::Relaxed));
-        let age = now.saturating_sub(cells.told.load(Ordering::Relaxed));
+    /// prompt's beginning is in its cache; by what is at hand of it, so that the endpoint itself need
+    /// not be looked for in memory.
+    pub(super) fn candidate(&self, known: &Known, now: u64, matched: u32) -> Candidate<'_> {
+        let Known { line, number, max_sequences, duty, .. } = known;
+        let cells: &Cells = line;
+        let age = cells.age(now);
         Candidate {
             info: &self.info,
-            number: cells.number,
-            load: Busy {
-                running,
-                waiting,
-                blocks_used,
-                blocks_total,
-                fetch_rate: self.fetch_rate(),
-            },
+            number: *number,
+            load: cells.busy(),
             in_flight: cells.in_flight.load(Ordering::Relaxed),
             uncached_in_flight: cells.uncached.load(Ordering::Relaxed),
             matched,
             labels: &self.labels,
-            duty: cells.duty,
+            duty: *duty,
+            has_place: *max_sequences == 0 || cells.taken() < *max_sequences,
             // A second or less is the rule: then nothing is divided.
             load_age: if age <= JUST_NOW { Duration::ZERO } else { Duration::from_micros(age) },
         }
     }
-}
-
-// === impl Cells ===
-
-impl Cells {
-    fn new(duty: Duty, number: u32) -> Self {
-        Self {
-            sequences: AtomicU64::new(0),
-            blocks: AtomicU64::new(0),
-            told: AtomicU64::new(0),
-            in_flight: AtomicU32::new(0),
-            uncached: AtomicU64::new(0),
-            fetch_rate: AtomicU32::new(0),
-            rests: AtomicU64::new(0),
-            duty,
-            number,
-        }
-    }
-
-    fn tell(&self, now: Duration, load: &Load) {
-        let both = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
-        let told = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
-        self.sequences.store(both(load.running, load.waiting), Ordering::Relaxed);
-        self.blocks.store(both(load.blocks_used, load.blocks_total), Ordering::Relaxed);
-        self.fetch_rate.store(load.fetch_rate, Ordering::Relaxed);
-        self.told.store(told, Ordering::Relaxed);
-    }
-}
-
-fn halves(both: u64) -> (u32, u32) {
-    ((both >> 32) as u32, both as u32)
 }
 
 // === impl Owed ===
@@ -274,13 +265,13 @@ impl InFlight {
     /// Its first token is there: its prompt is computed.
     pub(crate) fn computed(&mut self) {
         let prompt = u64::from(std::mem::take(&mut self.owed.prompt));
-        self.endpoint.cells.uncached.fetch_sub(prompt, Ordering::Relaxed);
+        self.endpoint.known.line.uncached.fetch_sub(prompt, Ordering::Relaxed);
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let cells = &self.endpoint.cells;
+        let cells = &self.endpoint.known.line;
         cells.in_flight.fetch_sub(1, Ordering::Relaxed);
         cells.uncached.fetch_sub(self.owed.all(), Ordering::Relaxed);
     }
@@ -327,6 +318,7 @@ pub(crate) mod tests {
             hashes: &NO_HASHES,
             hints: &NO_HINTS,
             scope: None,
+            at_once: false,
             now: Duration::ZERO,
         }
     }
@@ -342,6 +334,7 @@ pub(crate) mod tests {
             matched: 0,
             labels: &NO_LABELS,
             duty: Duty::of(info.role, &NO_LABELS),
+            has_place: true,
             load_age: Duration::ZERO,
         }
     }

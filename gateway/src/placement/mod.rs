@@ -12,17 +12,19 @@
 //! - [`latency`]: how soon each would answer, learned; [`explain`]: what was decided, and why
 //! - [`breaker`]: who keeps failing is left alone for a while
 //! - [`session`], [`topology`], [`dice`], `duty`: what plug-ins share
-//! - `peers`: KV that another endpoint has cached
+//! - `peers`: KV that another endpoint has cached; `others`: what other gateways have there
 //! - `pools`: who serves what; [`underway`]: an attempt, counted and measured
 //! - [`directory`]: the live table of endpoints, kept by one [`keeper`] task per endpoint
 //! - `follower`: which endpoints are kept, as the store says; [`view`]: what to make of its silence
 //! - `endpoints`: the table alone, to be measured; [`trial`]: decisions alone;
 //!   [`rehearsal`]: all of it, among endpoints that a simulator plays
-//! - [`endpoint`]: one ready endpoint: connection, load, what this gateway has in flight there
+//! - [`endpoint`]: one ready endpoint: connection, load, what this gateway has in flight there;
+//!   `cells`: its numbers, side by side with all others'
 //! - [`prefix`]: which of them hold how much of a prompt already
 //! - `fence`: ends what still waits at an incarnation that is over
 
 pub(crate) mod breaker;
+mod cells;
 pub(crate) mod config;
 mod defaults;
 mod dice;
@@ -37,6 +39,7 @@ pub(crate) mod follower;
 pub(crate) mod handler;
 pub(crate) mod keeper;
 pub(crate) mod latency;
+mod others;
 pub(crate) mod peers;
 pub(crate) mod picker;
 mod pools;

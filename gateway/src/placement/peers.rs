@@ -55,16 +55,18 @@ pub(super) fn offer<'a>(
         return None;
     }
     let own = endpoint(at);
-    let has_more = |row: &usize| {
-        if matched[*row] <= matched[at] {
-            return false;
-        }
-        let other = endpoint(*row);
+    let is_alike = |row: usize| {
+        let other = endpoint(row);
         other.block_size == own.block_size && other.fingerprint == own.fingerprint
     };
-    let all = (0..matched.len()).filter(has_more);
-    // The first of equals, whoever that is.
-    let row = all.max_by_key(|row| (matched[*row], std::cmp::Reverse(*row)))?;
+    // The first of equals, whoever that is. To compare fingerprints takes longer than numbers.
+    let mut most = at;
+    for row in 0..matched.len() {
+        if matched[row] > matched[most] && is_alike(row) {
+            most = row;
+        }
+    }
+    let row = (most != at).then_some(most)?;
     let cost = Cost::default();
     let missing = (matched[row] - matched[at]) as f32;
     let rate = match fetch_rate {

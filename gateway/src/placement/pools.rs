@@ -8,7 +8,12 @@ use std::{
 
 use troupe_runtime::{id::Digest, wire::status::Fingerprint};
 
-use super::{Query, defaults, directory::Table, endpoint::Endpoint, handler::Placer};
+use super::{
+    Query, defaults,
+    directory::Table,
+    endpoint::{Endpoint, Known},
+    handler::Placer,
+};
 
 /// Read for every request, written when an endpoint comes or goes.
 #[derive(Debug)]
@@ -35,6 +40,8 @@ struct Common {
     fingerprints: Vec<Fingerprint>,
     /// For each of them, which of those it is.
     kinds: Vec<u32>,
+    /// What a decision has of each of them at hand. They are members for as long as this is used.
+    known: Vec<Known>,
 }
 
 /// What places requests.
@@ -112,11 +119,17 @@ impl Pool {
         let mut rows: Vec<u32> = if plain { all.collect() } else { all.filter(fits).collect() };
         // Who keeps failing is only taken if there is nobody else.
         let now = query.now_micros();
-        let rests = |row: &u32| self.members[*row as usize].rests(now);
-        if rows.iter().any(rests) && !rows.iter().all(rests) {
+        let anybody = self.common.known.first().is_some_and(|one| one.line.anybody_rests(now));
+        let rests = |row: &u32| self.known(*row).line.rests(now);
+        if anybody && !rows.iter().all(rests) {
             rows.retain(|row| !rests(row));
         }
         rows
+    }
+
+    /// What a decision has of a member at hand.
+    pub(super) fn known(&self, member: u32) -> &Known {
+        &self.common.known[member as usize]
     }
 
     /// The ways in which members execute.
@@ -145,7 +158,8 @@ impl Common {
         let mut tokenizers = fingerprints.iter().map(|fingerprint| fingerprint.tokenizer);
         let first = tokenizers.next();
         let tokenizer = first.filter(|first| tokenizers.all(|other| other == *first));
-        Self { tokenizer, fingerprints, kinds }
+        let known = members.iter().map(|member| member.known().clone()).collect();
+        Self { tokenizer, fingerprints, kinds, known }
     }
 }
 

@@ -39,6 +39,8 @@ pub(crate) struct Query<'a> {
     pub(crate) scope: Option<&'a Scope>,
     /// What the client asked of placement.
     pub(crate) hints: &'a Hints,
+    /// Whether it was let in because an endpoint has a place, where it is to begin at once.
+    pub(crate) at_once: bool,
     /// Since the gateway started.
     pub(crate) now: Duration,
 }
@@ -88,6 +90,8 @@ pub(crate) struct Candidate<'a> {
     pub(crate) labels: &'a BTreeMap<String, String>,
     /// What it does.
     pub(crate) duty: Duty,
+    /// Whether one more request would begin there at once, as far as is known.
+    pub(crate) has_place: bool,
     /// Since `load` was told.
     pub(crate) load_age: Duration,
 }

@@ -139,6 +139,7 @@ impl Rehearsal {
             tokens: prompt.tokens,
             hashes: &hashes,
             scope: None,
+            at_once: false,
             hints: &self.hints,
             now,
         })?;
@@ -225,6 +226,31 @@ mod tests {
         }
         let sent = rehearsal.place(8 * SECOND, prompt(9, &hashes)).expect("somebody is there");
         assert_ne!(sent.endpoint, 2);
+    }
+
+    #[test]
+    fn a_place_is_taken_when_a_request_is_sent_and_free_when_it_is_over() {
+        let rehearsal = Rehearsal::new(vec![info("m", 0)], None).expect("there is an endpoint");
+        let endpoint = &rehearsal.endpoints[0];
+        let has_place = || endpoint.candidate(endpoint.known(), 0, 0).has_place;
+        let hashes: Arc<[u128]> = [1].into();
+        let most = u128::from(info("m", 0).max_num_seqs);
+        let send = |number| rehearsal.place(SECOND, prompt(number, &hashes));
+        let mut sent: Vec<_> = (1..most).map(send).collect();
+        assert!(has_place());
+        sent.push(send(most));
+        assert!(!has_place(), "the leader has told of none of them yet");
+        let running = |running| Load { running, ..Load::default() };
+        rehearsal.set_load(SECOND, 0, running(most as u32));
+        sent.pop();
+        assert!(has_place(), "nor of the end of one");
+        let later = SECOND + Duration::from_millis(100);
+        rehearsal.set_load(later, 0, running(most as u32));
+        assert!(has_place(), "nor now");
+        for at in 2..4 {
+            rehearsal.set_load(at * SECOND, 0, running(most as u32));
+        }
+        assert!(!has_place(), "it is another gateway's");
     }
 
     #[test]

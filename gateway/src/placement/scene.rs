@@ -36,6 +36,7 @@ pub(crate) struct Row<'a> {
     pub(crate) info: &'a EndpointInfo,
     pub(crate) labels: &'a BTreeMap<String, String>,
     duty: Duty,
+    has_place: bool,
     /// Its own among all that this gateway has known.
     pub(crate) number: u32,
     /// Tokens whose KV comes to it from others in a second; 0 if none came yet.
@@ -48,10 +49,15 @@ pub(crate) struct Row<'a> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Scene<'a> {
     rows: Vec<Row<'a>>,
-    columns: [Vec<f32>; SIGNALS],
-    /// How far what the leader said is believed, 0 to 1.
+    /// One column after the other, each as long as all candidates there were.
+    columns: Vec<f32>,
+    /// How many there were.
+    candidates: usize,
+    /// How far what the leader said is believed, 0 to 1; empty if all of it is.
     belief: Vec<f32>,
     duties: Duties,
+    /// Whether no cache has anything of the prompt.
+    is_unknown: bool,
     /// What is expected of each; empty if nobody asked for it or nothing is known.
     predicted: Vec<Predicted>,
     /// Who answers, where a helper for it is looked for.
@@ -86,38 +92,45 @@ impl<'a> Scene<'a> {
     /// Of these candidates.
     pub(crate) fn of(candidates: impl ExactSizeIterator<Item = Candidate<'a>>) -> Self {
         let count = candidates.len();
-        let mut columns: [Vec<f32>; SIGNALS] = std::array::from_fn(|_| vec![0.0; count]);
-        let mut belief = vec![0.0; count];
+        let mut columns = vec![0.0; SIGNALS * count];
+        let mut belief = Vec::new();
         let mut duties = Duties::default();
-        let rows = {
-            let mut slices = columns.each_mut().map(Vec::as_mut_slice);
-            let belief = belief.as_mut_slice();
-            let row = |(at, candidate): (usize, Candidate<'a>)| {
-                belief[at] = believed(candidate.load_age);
+        let mut matched = 0;
+        let mut rows = Vec::with_capacity(count);
+        {
+            // Without a candidate there is no column either.
+            let mut slices = columns.chunks_exact_mut(count.max(1));
+            let mut slices: [&mut [f32]; SIGNALS] =
+                std::array::from_fn(|_| slices.next().unwrap_or_default());
+            for (at, candidate) in candidates.enumerate() {
+                if candidate.load_age > FRESH {
+                    belief.resize(count, 1.0);
+                    belief[at] = believed(candidate.load_age);
+                }
                 duties.count(candidate.duty);
+                matched |= candidate.matched;
                 for (column, number) in slices.iter_mut().zip(numbers(&candidate)) {
                     column[at] = number;
                 }
-                Row::of(at, &candidate)
-            };
-            candidates.enumerate().map(row).collect()
-        };
-        let mut scene = Self { rows, columns, belief, duties, ..Self::default() };
+                rows.push(Row::of(at, &candidate));
+            }
+        }
+        let (candidates, is_unknown) = (count, matched == 0);
+        let mut scene =
+            Self { rows, columns, candidates, belief, duties, is_unknown, ..Self::default() };
         scene.settle();
         scene
     }
 
     /// Draws what is not believed towards the mean of what is.
     fn settle(&mut self) {
-        if self.belief.iter().all(|belief| *belief >= 1.0) {
-            return;
-        }
         let sure: f32 = self.belief.iter().sum();
         if sure <= 0.0 {
             return;
         }
         for signal in [Signal::KvUsed, Signal::Running, Signal::Waiting] {
-            let column = &mut self.columns[signal as usize];
+            let from = signal as usize * self.candidates;
+            let column = &mut self.columns[from..from + self.rows.len()];
             let told = column.iter().zip(&self.belief);
             let mean = told.map(|(number, belief)| number * belief).sum::<f32>() / sure;
             for (number, belief) in column.iter_mut().zip(&self.belief) {
@@ -138,7 +151,14 @@ impl<'a> Scene<'a> {
 
     /// One number of each.
     pub(crate) fn column(&self, signal: Signal) -> &[f32] {
-        &self.columns[signal as usize]
+        let from = signal as usize * self.candidates;
+        &self.columns[from..from + self.rows.len()]
+    }
+
+    /// Whether no cache has anything of the prompt.
+    pub(crate) fn is_cold(&self) -> bool {
+        // Who has something of it may have been dropped since.
+        self.is_unknown || self.column(Signal::Matched).iter().all(|matched| *matched <= 0.0)
     }
 
     /// Whether all of them answer requests as a rule.
@@ -188,7 +208,7 @@ impl<'a> Scene<'a> {
         let place = self.rows.iter().position(|row| row.at == at);
         let peer = place.map(|row| Peer {
             row: self.rows[row],
-            numbers: self.columns.each_ref().map(|column| column[row]),
+            numbers: Signal::ALL.map(|signal| self.column(signal)[row]),
             predicted: self.predicted.get(row).copied(),
         });
         let mut scene = Self { peer, ..self.clone() };
@@ -208,11 +228,17 @@ impl<'a> Scene<'a> {
         if kept.len() == self.len() {
             return;
         }
+        // Some are left out, so there are candidates.
+        self.columns.chunks_exact_mut(self.candidates).for_each(|column| gather(column, &kept));
         gather(&mut self.rows, &kept);
-        gather(&mut self.belief, &kept);
-        self.columns.iter_mut().for_each(|column| gather(column, &kept));
+        self.rows.truncate(kept.len());
+        if !self.belief.is_empty() {
+            gather(&mut self.belief, &kept);
+            self.belief.truncate(kept.len());
+        }
         if !self.predicted.is_empty() {
             gather(&mut self.predicted, &kept);
+            self.predicted.truncate(kept.len());
         }
         self.duties = Duties::default();
         self.rows.iter().for_each(|row| self.duties.count(row.duty));
@@ -220,11 +246,10 @@ impl<'a> Scene<'a> {
 }
 
 /// `kept` grows, so nothing is overwritten before it is read.
-fn gather<T: Copy>(column: &mut Vec<T>, kept: &[usize]) {
+fn gather<T: Copy>(column: &mut [T], kept: &[usize]) {
     for (to, from) in kept.iter().enumerate() {
         column[to] = column[*from];
     }
-    column.truncate(kept.len());
 }
 
 fn numbers(candidate: &Candidate<'_>) -> [f32; SIGNALS] {
@@ -264,8 +289,9 @@ impl Duties {
 
 impl<'a> Row<'a> {
     fn of(at: usize, candidate: &Candidate<'a>) -> Self {
-        let Candidate { info, number, labels, duty, .. } = *candidate;
-        Self { info, labels, duty, number, fetch_rate: candidate.load.fetch_rate, at }
+        let Candidate { info, number, labels, duty, has_place, .. } = *candidate;
+        let fetch_rate = candidate.load.fetch_rate;
+        Self { info, labels, duty, has_place, number, fetch_rate, at }
     }
 
     /// A label of it.
@@ -282,11 +308,26 @@ impl<'a> Row<'a> {
     pub(crate) fn prefills(&self) -> bool {
         self.duty.prefills
     }
+
+    /// Whether one more request would begin there at once, as far as is known.
+    pub(crate) fn has_place(&self) -> bool {
+        self.has_place
+    }
 }
 
 // === impl Signal ===
 
 impl Signal {
+    /// In their order.
+    const ALL: [Self; SIGNALS] = [
+        Self::ActiveRequests,
+        Self::InFlightTokens,
+        Self::KvUsed,
+        Self::Matched,
+        Self::Running,
+        Self::Waiting,
+    ];
+
     /// By the names that llm-d's metrics and vLLM's have.
     pub(crate) const NAMES: [(&'static str, Self); 8] = [
         ("active-requests", Self::ActiveRequests),

@@ -180,6 +180,40 @@ fn by_default_prefill_groups_help_where_others_would_wait() {
 }
 
 #[test]
+fn who_is_to_begin_at_once_is_not_sent_to_a_full_endpoint_that_knows_the_prompt() {
+    let infos = infos(3);
+    let states = [(0, 8, 40, 1600, 0), (0, 7, 40, 0, 0), (1, 7, 40, 0, 0)];
+    let place = |placer: &Placer, at_once, places: [bool; 3]| {
+        let query = Query { tokens: 1600, at_once, ..query("a") };
+        let candidates = candidates(&infos, &states).zip(places);
+        let candidates: Vec<_> =
+            candidates.map(|(candidate, has_place)| Candidate { has_place, ..candidate }).collect();
+        placer.place(&query, Scene::of(candidates.into_iter()))
+    };
+    let dropped = |outcome: &Outcome| {
+        let (profile, verdict) = &outcome.steps[0];
+        let (name, _) = profile.filters.last().expect("every profile that answers has it");
+        assert_eq!(&**name, "free-place-filter");
+        *verdict.dropped.last().expect("as many as filters")
+    };
+    let default = defaults::placer();
+    let some = [false, true, true];
+    let outcome = place(&default, true, some);
+    assert_eq!((outcome.endpoint, dropped(&outcome)), (Some(1), 1));
+    let outcome = place(&default, false, some);
+    assert_eq!((outcome.endpoint, dropped(&outcome)), (Some(0), 0), "it may wait there");
+    let outcome = place(&default, true, [false; 3]);
+    assert_eq!((outcome.endpoint, dropped(&outcome)), (Some(0), 0), "nobody has one");
+    // What a profile says itself comes first.
+    let sticky = placer(
+        "
+plugins: [{type: prefix-cache-affinity-filter}, {type: token-load-scorer}]
+",
+    );
+    assert_eq!(place(&sticky, true, some).endpoint, Some(0));
+}
+
+#[test]
 fn a_header_names_the_profile() {
     let placer = placer(
         "

@@ -5,8 +5,12 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use troupe_runtime::{
-    discovery::directory::EndpointRecord, id::RequestId, model::source::ModelAccess,
-    transport::Connection, wire::status::Load,
+    discovery::directory::EndpointRecord,
+    id::RequestId,
+    model::source::ModelAccess,
+    prefix::Parameters,
+    transport::Connection,
+    wire::{cache::CacheBatch, status::Load},
 };
 
 use super::{
@@ -22,8 +26,16 @@ use crate::{
 #[derive(Debug)]
 pub struct Trial {
     directory: Arc<Directory>,
+    endpoints: Vec<Arc<Endpoint>>,
     record: EndpointRecord,
     hints: Hints,
+}
+
+/// A prompt whose blocks have names already, or none that anybody has told of.
+#[derive(Debug)]
+pub struct TrialPrompt {
+    tokens: u32,
+    hashes: Hashes,
 }
 
 // === impl Trial ===
@@ -43,6 +55,7 @@ impl Trial {
         let directory = Directory::new(picker.map(|picker| Arc::clone(&picker.placer)));
         let models = Models::new(1, ModelAccess::offline("/nowhere"), ModelSettings::default());
         let model = models.get(&record).await.map_err(|error| error.to_string())?;
+        let mut endpoints = Vec::new();
         for index in 0..count {
             let mut info = record.info.clone();
             info.endpoint.group.index = index;
@@ -61,13 +74,29 @@ impl Trial {
             };
             // Told just now, however long this is measured.
             endpoint.set_load(Duration::MAX, load);
-            directory.enter(Arc::new(endpoint));
+            let endpoint = Arc::new(endpoint);
+            directory.enter(Arc::clone(&endpoint));
+            endpoints.push(endpoint);
         }
-        Ok(Self { directory: Arc::new(directory), record, hints: Hints::default() })
+        let (directory, hints) = (Arc::new(directory), Hints::default());
+        Ok(Self { directory, endpoints, record, hints })
     }
 
-    /// Places a request of so many tokens, and forgets it at once; who would answer it.
-    pub fn place(&self, request: u128, tokens: u32) -> Option<Arc<str>> {
+    /// One of its leaders has told this.
+    pub fn tell(&self, endpoint: usize, batch: &CacheBatch) {
+        self.endpoints[endpoint].cached.apply(batch);
+    }
+
+    /// A prompt of so many tokens, with the names of its blocks.
+    pub fn prompt(&self, tokens: u32, blocks: Arc<[u128]>) -> TrialPrompt {
+        let parameters = Parameters::of(&self.record.info);
+        let first = self.endpoints.first().filter(|_| !blocks.is_empty());
+        let of = |first: &Arc<Endpoint>| Hashes::of(first.cached.naming(), &parameters, blocks);
+        TrialPrompt { tokens, hashes: first.map_or(Hashes::NONE, of) }
+    }
+
+    /// Places a request, and forgets it at once; who would answer it.
+    pub fn place(&self, request: u128, prompt: &TrialPrompt) -> Option<Arc<str>> {
         let placed = self.directory.place(&Query {
             model: self.record.info.model_names.first()?,
             tokenizer: self.record.info.fingerprint.tokenizer,
@@ -75,10 +104,11 @@ impl Trial {
             goes_on: None,
             name: "trial",
             request: RequestId(uuid::Uuid::from_u128(request)),
-            tokens,
+            tokens: prompt.tokens,
             scope: None,
+            at_once: false,
             hints: &self.hints,
-            hashes: &Hashes::NONE,
+            hashes: &prompt.hashes,
             now: self.directory.now(),
         })?;
         let name = Arc::clone(&placed.endpoint.name);

@@ -94,7 +94,6 @@ pub(crate) async fn answer<S: Shape>(
 ) -> Result<Response, ApiError> {
     let (shared, prompts) = (Arc::new(work.0), work.1);
     let pass = gateway.pass(context, &shared, &prompts).await?;
-    let output = || pass.output();
     let answered = Answer {
         shape,
         telling: shared.telling,
@@ -102,7 +101,7 @@ pub(crate) async fn answer<S: Shape>(
         prompt_tokens: prompts.iter().map(|prompt| prompt.tokens.len() as u32).collect(),
         deltas: prompts
             .into_iter()
-            .map(|prompt| gateway.execute(&shared, prompt, context, output()))
+            .map(|prompt| gateway.execute(&shared, prompt, context, &pass))
             .collect(),
         permit: permit.with(pass),
     }

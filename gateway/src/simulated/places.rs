@@ -225,6 +225,7 @@ impl SimulatedGateway {
                 tokens: wanted.tokens,
                 hashes: &Hashes::NONE,
                 scope: None,
+                at_once: false,
                 hints: &hints,
                 now,
             })

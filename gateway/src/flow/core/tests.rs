@@ -26,7 +26,8 @@ impl World {
     fn handle(&mut self, event: Event) -> Vec<Effect> {
         let places = self.places.get();
         self.core.handle(self.now, event, &|admitted, rank: Rank| {
-            admitted + usize::from(rank.behind && self.keeps) < places
+            let free = admitted + usize::from(rank.behind && self.keeps) < places;
+            free.then_some(Begins::AtOnce)
         })
     }
 
@@ -48,7 +49,7 @@ impl World {
         let mut order = Vec::new();
         loop {
             let effects = self.handle(Event::Done(last, 0));
-            let Some(Effect::Admit(ticket)) = effects.first() else { return order };
+            let Some(Effect::Admit(ticket, _)) = effects.first() else { return order };
             order.push(owners[ticket].clone());
             last = *ticket;
         }
@@ -56,7 +57,7 @@ impl World {
 }
 
 fn admit(ticket: u64) -> Effect {
-    Effect::Admit(Ticket(ticket))
+    Effect::Admit(Ticket(ticket), Begins::AtOnce)
 }
 
 fn refuse(ticket: u64, why: Why) -> Effect {
@@ -120,9 +121,9 @@ fn what_is_written_counts_when_it_is_over() {
     let reader = waits(&mut world, "reader");
     let again = waits(&mut world, "reader");
     // Ten tokens read and a hundred written are 210, so two small requests go before.
-    assert_eq!(world.handle(Event::Done(Ticket(0), 100)), [Effect::Admit(reader)]);
-    assert_eq!(world.handle(Event::Done(reader, 0)), [Effect::Admit(again)]);
-    assert_eq!(world.handle(Event::Done(again, 0)), [Effect::Admit(writer)]);
+    assert_eq!(world.handle(Event::Done(Ticket(0), 100)), [admit(reader.0)]);
+    assert_eq!(world.handle(Event::Done(reader, 0)), [admit(again.0)]);
+    assert_eq!(world.handle(Event::Done(again, 0)), [admit(writer.0)]);
 }
 
 #[test]
@@ -243,7 +244,7 @@ proptest! {
             for effect in effects {
                 match effect {
                     Effect::Wait(ticket) => prop_assert!(waiting.insert(ticket)),
-                    Effect::Admit(ticket) => {
+                    Effect::Admit(ticket, _) => {
                         waiting.remove(&ticket);
                         prop_assert!(admitted.insert(ticket) && !refused.contains(&ticket));
                     }
@@ -269,7 +270,7 @@ proptest! {
         // Those whose time is over at last are answered too.
         world.now += Duration::from_secs(1000);
         for effect in world.handle(Event::Look) {
-            if let Effect::Admit(ticket) | Effect::Refuse(ticket, _) = effect {
+            if let Effect::Admit(ticket, _) | Effect::Refuse(ticket, _) = effect {
                 waiting.remove(&ticket);
             }
         }

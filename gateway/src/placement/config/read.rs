@@ -10,7 +10,6 @@ use super::{
     table::{HandlerKind, PLUGINS, PRODUCERS, Plugin, wants_predicted, wants_tokens},
 };
 use crate::placement::{
-    filter::Filter,
     handler::{Cost, Decider, Handler, Placer},
     picker::MaxScorePicker,
     profile::Profile,
@@ -287,13 +286,7 @@ fn empty(name: &str) -> Profile {
     }
 }
 
-/// The same, behind what every profile that answers begins with.
+/// The same, as one that answers.
 fn answering(profile: &Arc<Profile>) -> Arc<Profile> {
-    let mut filters: Vec<(Arc<str>, Arc<dyn Filter>)> = Placer::answering();
-    if profile.says_who_helps() {
-        // Whoever asks for it by name means the prefill side.
-        filters.retain(|(name, _)| &**name != "role-filter");
-    }
-    filters.extend(profile.filters.iter().cloned());
-    Arc::new(Profile { filters, ..Profile::clone(profile) })
+    Arc::new(Placer::answering(Profile::clone(profile)))
 }

@@ -3,6 +3,7 @@
 //! Which ones there are by name: [`super::config::table`].
 
 mod attribute;
+mod free_place;
 mod label;
 mod mask;
 mod prefix_affinity;
@@ -16,6 +17,7 @@ mod utilization;
 use std::fmt::Debug;
 
 pub(crate) use attribute::{AttributeFilter, Comparison};
+pub(crate) use free_place::FreePlaceFilter;
 pub(crate) use label::{LabelFilter, Requirement};
 pub(crate) use mask::Mask;
 pub(crate) use prefix_affinity::{PrefixAffinityFilter, TtftSource};

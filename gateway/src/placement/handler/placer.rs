@@ -8,7 +8,7 @@ use super::{
 };
 use crate::placement::{
     Query,
-    filter::{Filter, RoleFilter, SubsetFilter},
+    filter::{Filter, FreePlaceFilter, RoleFilter, SubsetFilter},
     profile::{Profile, Verdict},
     scene::Scene,
 };
@@ -105,12 +105,18 @@ impl Placer {
         outcome
     }
 
-    /// What every profile that answers begins with: roles, and whom the request allows.
-    pub(crate) fn answering() -> Vec<(Arc<str>, Arc<dyn Filter>)> {
-        vec![
-            ("destination-subset-filter".into(), Arc::new(SubsetFilter)),
-            ("role-filter".into(), Arc::new(RoleFilter::Decode)),
-        ]
+    /// A profile with what every one has that answers: before its own filters whom the request
+    /// allows, and roles; behind them who has a place.
+    pub(crate) fn answering(profile: Profile) -> Profile {
+        let mut filters: Vec<(Arc<str>, Arc<dyn Filter>)> =
+            vec![("destination-subset-filter".into(), Arc::new(SubsetFilter))];
+        // Whoever asks for a profile of the prefill side by name means that side.
+        if !profile.says_who_helps() {
+            filters.push(("role-filter".into(), Arc::new(RoleFilter::Decode)));
+        }
+        filters.extend(profile.filters);
+        filters.push(("free-place-filter".into(), Arc::new(FreePlaceFilter)));
+        Profile { filters, ..profile }
     }
 }
 

@@ -6,10 +6,7 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -21,13 +18,14 @@ use super::{
     owners::Owner,
     recent::{Belief, Recent},
 };
+use crate::placement::cells::{Claim, Line, NOBODY};
 
 /// One endpoint's cache, until it is dropped: then its blocks go at once.
 pub(crate) struct Cached {
     prefixes: Arc<Prefixes>,
     naming: Naming,
-    /// For those who look up; [`NOBODY`] if the index has no number for it.
-    owner: AtomicU32,
+    /// The endpoint's; for those who look up it has the index's number for it, if there is one.
+    claim: Claim,
     // A std mutex: held while a batch or a prompt is entered, never across an await.
     state: Mutex<State>,
 }
@@ -53,10 +51,11 @@ impl Cached {
         } else {
             tracing::warn!("too many endpoints: what one of them has cached will not be known");
         }
-        let number = AtomicU32::new(owner.map_or(NOBODY, u32::from));
+        let claim = prefixes.lines.claim();
+        claim.own(owner.map_or(NOBODY, u32::from));
         let recent = Recent::new(Belief::GUESSED);
         let state = Mutex::new(State { owner, recent, held: 0, fresh: None });
-        Self { prefixes, naming, owner: number, state }
+        Self { prefixes, naming, claim, state }
     }
 
     /// How it names its blocks.
@@ -64,10 +63,14 @@ impl Cached {
         self.naming
     }
 
+    /// Where the endpoint's numbers are, which this keeps for it.
+    pub(crate) fn line(&self) -> &Line {
+        self.claim.line()
+    }
+
     /// How many leading blocks it holds of what was looked up.
     pub(crate) fn run(&self, runs: &Runs) -> u32 {
-        let owner = Owner::try_from(self.owner.load(Ordering::Acquire));
-        owner.map_or(0, |owner| runs.of(owner))
+        runs.at(self.line())
     }
 
     /// A prompt with these blocks is on its way there. `now` is the gateway's time.
@@ -146,7 +149,7 @@ impl Cached {
         });
         state.held = held;
         index.show(fresh);
-        self.owner.store(fresh.into(), Ordering::Release);
+        self.claim.own(fresh.into());
         if let Some(old) = state.owner.replace(fresh) {
             index.retire(old);
         }
@@ -180,8 +183,6 @@ impl fmt::Debug for Cached {
     }
 }
 
-/// No number.
-const NOBODY: u32 = u32::MAX;
 /// Blocks of one prompt that are believed in before the leader has told of them: entering them is
 /// the request's own time, and so many tell endpoints apart well enough.
 const MOST_SENT: usize = 2048;

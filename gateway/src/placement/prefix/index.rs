@@ -4,7 +4,8 @@
 //! larger one in its place; writers wait for each other, a batch at a time. An owner's blocks are
 //! closed towards the beginning, because leaders tell nothing else: so with the k-th block of a
 //! prompt an owner holds all before it, and how much each one holds is found by dividing the prompt
-//! where the set of owners changes, in a handful of probes rather than one for each block.
+//! where the set of owners changes, in a handful of probes rather than one for each block. All
+//! parts are divided at a time: what a round of probes looks at is fetched together.
 //!
 //! Who is gone, or gets its blocks anew, is not taken out block by block: its number is no longer
 //! live, which counts at once, and is used again when a sweep has been through the table. Sweeping
@@ -19,6 +20,7 @@ use super::{
     owners::{Bits, FreeRows, MOST_OWNERS, Owner, Rows, Set},
     table::{Table, Tag},
 };
+use crate::placement::cells::Cells;
 
 /// The index.
 pub(crate) struct Index {
@@ -133,18 +135,20 @@ impl Index {
     /// How many leading blocks of a prompt each owner holds.
     pub(crate) fn runs(&self, hashes: &[u128]) -> Runs {
         let mut runs = Runs::default();
-        let Some(first) = hashes.first() else { return runs };
+        if hashes.is_empty() {
+            return runs;
+        }
         let table = self.table();
         let words = self.live.words();
         let search = Search { index: self, table: &table, hashes, words };
-        let from = search.probe(1, *first);
-        if from.owners == 0 {
+        let from = search.probe(1);
+        if !search.any_lost(from.set, Set::EMPTY) {
             return runs;
         }
         runs.0.resize(words * 64, 0);
-        let to = search.probe(hashes.len(), hashes[hashes.len() - 1]);
-        search.divide(from, to, &mut runs);
-        self.rows.each(to.set, |owner| runs.raise(owner, to.blocks));
+        let to = search.probe(hashes.len());
+        search.divide(Part { from, to }, &mut runs);
+        search.raise(to, Set::EMPTY, &mut runs);
         runs
     }
 
@@ -175,14 +179,25 @@ impl Runs {
         self.0.is_empty()
     }
 
+    /// How many leading blocks the endpoint holds that has these cells.
+    pub(crate) fn at(&self, cells: &Cells) -> u32 {
+        // Who has no number is beyond all of them.
+        self.0.get(cells.owner() as usize).copied().unwrap_or(0)
+    }
+
     /// How many leading blocks this one holds.
+    #[cfg(test)]
     pub(super) fn of(&self, owner: Owner) -> u32 {
         self.0.get(usize::from(owner)).copied().unwrap_or(0)
     }
 
-    fn raise(&mut self, owner: Owner, blocks: usize) {
-        if let Some(run) = self.0.get_mut(usize::from(owner)) {
+    /// Those of a word of owners hold so many.
+    fn raise(&mut self, at: usize, mut owners: u64, blocks: usize) {
+        let Some(runs) = self.0.get_mut(at * 64..at * 64 + 64) else { return };
+        while owners != 0 {
+            let run = &mut runs[owners.trailing_zeros() as usize];
             *run = (*run).max(blocks as u32);
+            owners &= owners - 1;
         }
     }
 }
@@ -200,30 +215,84 @@ struct Search<'a> {
 struct Probe {
     blocks: usize,
     set: Set,
-    owners: u32,
+}
+
+/// What is between two probes.
+#[derive(Clone, Copy)]
+struct Part {
+    from: Probe,
+    to: Probe,
 }
 
 impl Search<'_> {
-    fn probe(&self, blocks: usize, hash: u128) -> Probe {
-        let set = self.table.get(Tag::of(hash));
-        let owners = self.index.rows.count(set, &self.index.live, self.words);
-        Probe { blocks, set, owners }
+    fn probe(&self, blocks: usize) -> Probe {
+        Probe { blocks, set: self.table.get(self.tag(blocks)) }
     }
 
-    /// Finds whose runs end between two probes. Who holds more holds all that is before.
-    fn divide(&self, from: Probe, to: Probe, runs: &mut Runs) {
-        if from.owners == to.owners {
+    /// Of the last of so many blocks.
+    fn tag(&self, blocks: usize) -> Tag {
+        Tag::of(self.hashes[blocks - 1])
+    }
+
+    /// Finds whose runs end in a part. Who holds more holds all that is before.
+    fn divide(&self, whole: Part, runs: &mut Runs) {
+        if !self.any_lost(whole.from.set, whole.to.set) {
             return;
         }
-        // A block that is looked at twice may have changed hands in between: then both are at one
-        // place, and there is nothing to divide.
-        if from.blocks + 1 >= to.blocks {
-            return self.index.rows.each(from.set, |owner| runs.raise(owner, from.blocks));
+        let (mut parts, mut halves) = (vec![whole], Vec::new());
+        while !parts.is_empty() {
+            for parts in parts.chunks(AHEAD) {
+                let middles = parts.iter().map(|part| self.tag(part.middle()));
+                // One alone is fetched as soon by looking at it.
+                if parts.len() > 1 {
+                    self.table.ahead(middles);
+                }
+                let mut found = [Set::EMPTY; AHEAD];
+                for (found, part) in found.iter_mut().zip(parts) {
+                    *found = self.probe(part.middle()).set;
+                }
+                if parts.len() > 1 {
+                    self.index.rows.ahead(&found);
+                }
+                for (part, set) in parts.iter().zip(found) {
+                    let middle = Probe { blocks: part.middle(), set };
+                    let both =
+                        [Part { from: part.from, to: middle }, Part { from: middle, to: part.to }];
+                    for half in both {
+                        // A block that is looked at twice may have changed hands in between: then
+                        // both are at one place, and there is nothing to divide.
+                        if half.from.blocks + 1 >= half.to.blocks {
+                            self.raise(half.from, half.to.set, runs);
+                        } else if self.any_lost(half.from.set, half.to.set) {
+                            halves.push(half);
+                        }
+                    }
+                }
+            }
+            parts.clear();
+            std::mem::swap(&mut parts, &mut halves);
         }
-        let middle = from.blocks.midpoint(to.blocks);
-        let middle = self.probe(middle, self.hashes[middle - 1]);
-        self.divide(from, middle, runs);
-        self.divide(middle, to, runs);
+    }
+
+    /// Whether somebody is in a set and not in another.
+    fn any_lost(&self, from: Set, to: Set) -> bool {
+        let Index { rows, live, .. } = self.index;
+        from != to && !rows.lost(from, to, (live, self.words), |_, _| false)
+    }
+
+    /// Those that held so many blocks and are not in the set of the next hold no more than those.
+    fn raise(&self, held: Probe, next: Set, runs: &mut Runs) {
+        let Index { rows, live, .. } = self.index;
+        rows.lost(held.set, next, (live, self.words), |at, owners| {
+            runs.raise(at, owners, held.blocks);
+            true
+        });
+    }
+}
+
+impl Part {
+    fn middle(&self) -> usize {
+        self.from.blocks.midpoint(self.to.blocks)
     }
 }
 

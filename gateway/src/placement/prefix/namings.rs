@@ -15,6 +15,7 @@ use std::{
 use troupe_runtime::prefix::Parameters;
 
 use super::index::Index;
+use crate::placement::cells::Lines;
 
 /// One way of naming blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +29,8 @@ pub(crate) struct Prefixes {
     namings: Mutex<Vec<Parameters>>,
     /// Endpoints that there have been.
     numbers: AtomicU32,
+    /// Where what placement looks at of each endpoint is.
+    pub(super) lines: Lines,
 }
 
 /// The names of one prompt's blocks, in every way that was asked for.

@@ -5,9 +5,12 @@
 //! that are made when they are needed and never move, so that a reader needs no lock to look at
 //! one.
 
-use std::sync::{
-    OnceLock,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    hint::black_box,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// One that holds blocks, by number.
@@ -89,16 +92,48 @@ impl Rows {
         }
     }
 
-    /// How many of the set are in `live`, of which only the first words say something.
-    pub(super) fn count(&self, set: Set, live: &Bits, words: usize) -> u32 {
-        match set.row() {
-            None => set.few().filter(|owner| live.contains(*owner)).count() as u32,
+    /// Calls for the owners of `from` that are not in `to`, as words of 64 with their places, if
+    /// they are in `live`, of which so many words say something. Goes on as long as it is told to,
+    /// and says whether it came to the end.
+    pub(super) fn lost(
+        &self,
+        from: Set,
+        to: Set,
+        (live, words): (&Bits, usize),
+        mut each: impl FnMut(usize, u64) -> bool,
+    ) -> bool {
+        let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        let Some(row) = from.row() else {
+            let lost = |owner: &Owner| live.contains(*owner) && !self.contains(to, *owner);
+            let mut lost = from.few().filter(lost);
+            return lost.all(|owner| each(usize::from(owner) / 64, 1 << (owner % 64)));
+        };
+        let own = self.words(row).iter().zip(&live.0).take(words);
+        let own = own.map(|(own, live)| load(own) & load(live)).enumerate();
+        match to.row() {
             Some(row) => {
-                let both = self.words(row).iter().zip(&live.0).take(words);
-                let of = |word: &AtomicU64| word.load(Ordering::Relaxed);
-                both.map(|(own, live)| (of(own) & of(live)).count_ones()).sum()
+                let mut both = own.zip(self.words(row));
+                both.all(|((at, own), to)| {
+                    let lost = own & !load(to);
+                    lost == 0 || each(at, lost)
+                })
+            }
+            None => {
+                let mut own = own;
+                own.all(|(at, own)| {
+                    let here = to.few().filter(|owner| usize::from(*owner) / 64 == at);
+                    let lost = own & !here.fold(0, |all, owner| all | 1 << (owner % 64));
+                    lost == 0 || each(at, lost)
+                })
             }
         }
+    }
+
+    /// Has the processor fetch the rows of some sets, all at once.
+    pub(super) fn ahead(&self, sets: &[Set]) {
+        let rows = sets.iter().filter_map(|set| set.row());
+        let lines = rows.flat_map(|row| self.words(row).iter().step_by(LINE_WORDS));
+        black_box(lines.fold(0, |all, word| all ^ word.load(Ordering::Relaxed)));
     }
 
     /// The set with one more owner, if there is room; the same if it is in it.
@@ -204,6 +239,8 @@ const LANE_BITS: u32 = 15;
 const LANE: u64 = (1 << LANE_BITS) - 1;
 /// Says that the rest of the word is the number of a row.
 const IN_A_ROW: u64 = 1 << 63;
+/// Words in a line of the processor's cache.
+const LINE_WORDS: usize = 8;
 /// Rows in a segment: 256 KiB.
 const SEGMENT_ROWS: usize = 1024;
 /// Four million rows, a gigabyte: more blocks are not in more than four caches.

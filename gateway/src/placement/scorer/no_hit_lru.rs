@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{Query, Scene, Scorer};
-use crate::placement::scene::{Row, Signal};
+use crate::placement::scene::Row;
 
 /// See the file.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl NoHitLruScorer {
 
 impl Scorer for NoHitLruScorer {
     fn score(&self, _: &Query<'_>, scene: &Scene<'_>, scores: &mut [f32]) {
-        if !is_cold(scene) {
+        if !scene.is_cold() {
             scores.fill(0.5);
             return;
         }
@@ -57,7 +57,7 @@ impl Scorer for NoHitLruScorer {
     }
 
     fn chosen(&self, _: &Query<'_>, scene: &Scene<'_>, row: usize) {
-        if !is_cold(scene) {
+        if !scene.is_cold() {
             return;
         }
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
@@ -111,10 +111,6 @@ impl Places {
 
 /// A table of so many places costs nothing.
 const CLOSE: usize = 1 << 10;
-
-fn is_cold(scene: &Scene<'_>) -> bool {
-    scene.column(Signal::Matched).iter().all(|matched| *matched <= 0.0)
-}
 
 #[cfg(test)]
 mod tests {

@@ -15,6 +15,9 @@ pub(crate) struct PrefixCacheScorer {
 
 impl Scorer for PrefixCacheScorer {
     fn score(&self, query: &Query<'_>, scene: &Scene<'_>, scores: &mut [f32]) {
+        if scene.is_cold() {
+            return;
+        }
         let rows = scene.rows().iter().zip(scene.column(Signal::Matched));
         for (score, (row, matched)) in scores.iter_mut().zip(rows) {
             // Nearly all have nothing of a prompt.
