@@ -262,8 +262,9 @@ impl Flow {
             load: endpoint.load(),
             max_sequences: endpoint.info.max_num_seqs,
         });
-        let foreign = self.foreign.serving(model);
-        let others = foreign.map(|(_, known)| Room { load: known.load, max_sequences: 0 });
+        let foreign = self.foreign.all();
+        let foreign = foreign.iter().filter_map(|upstream| upstream.serving(model));
+        let others = foreign.map(|known| Room { load: known.load, max_sequences: 0 });
         let pool = Pool::new(&self.settings.thresholds, rooms.chain(others));
         // A leader tells of a request that ended here for a moment yet: what is others' is what it
         // told of beyond this gateway's in each of these moments.
