@@ -2,8 +2,12 @@
 //! adds.
 //!
 //! ```text
-//! cargo bench --bench gateway -- [--seconds N] [--endpoints N]
+//! cargo bench --bench gateway -- [--seconds N] [--endpoints N] [--core N] [--only TEXT]
 //! ```
+//! `--core` keeps the gateway on that core and starts it there, so that it has threads for one;
+//! clients and workers are best kept off it (`taskset`). `--only` leaves out all cases but those
+//! with the text in their names.
+//!
 //! Requests go over HTTP with connections that are kept, through the real binary, to workers in
 //! this process that answer at once with a fixed text. The gateway does for them what it does
 //! for all foreign endpoints: keys, routes, flow control, guessed prefixes, placement,
@@ -12,7 +16,8 @@
 //!
 //! Clients and workers share the machine with the gateway, so that its own processor time is
 //! what counts: `cpu` is user and system time of its process, all threads, idle work included,
-//! divided by the requests; a core serves 1 s / `cpu` of them a second.
+//! divided by the requests. `of a core` is how many a core serves in a second of its time, 1 s /
+//! `cpu`: on a machine that does other things too it says more than the requests that came by.
 
 #![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
 
@@ -52,6 +57,17 @@ enum Pace {
     PerSecond(u32),
 }
 
+/// What is measured.
+struct Plan {
+    endpoints: usize,
+    /// For each.
+    time: Duration,
+    /// The gateway's own core.
+    core: Option<String>,
+    /// What is in the names of those cases that are measured.
+    only: String,
+}
+
 /// What came of it.
 struct Measured {
     requests: usize,
@@ -61,7 +77,7 @@ struct Measured {
 }
 
 fn main() {
-    let (mut seconds, mut endpoints) = (5.0, 10);
+    let (mut seconds, mut endpoints, mut core, mut only) = (5.0, 10, None, String::new());
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_else(|| panic!("{arg} needs a value"));
@@ -69,24 +85,38 @@ fn main() {
             "--bench" => {}
             "--seconds" => seconds = value().parse().expect("--seconds takes a number"),
             "--endpoints" => endpoints = value().parse().expect("--endpoints takes a number"),
+            "--core" => core = Some(value()),
+            "--only" => only = value(),
             other => panic!("{other} is not known; see the top of benches/gateway.rs"),
         }
     }
     let runtime = Runtime::new().expect("a runtime");
-    let time = Duration::from_secs_f64(seconds);
     println!("{endpoints} workers, {seconds} s for each\n");
     println!(
-        "{:<34}{:>10}{:>12}{:>10}{:>10}{:>10}",
-        "", "req/s", "cpu, us/req", "p50, ms", "p95, ms", "p99, ms"
+        "{:<34}{:>10}{:>12}{:>12}{:>10}{:>10}{:>10}",
+        "", "req/s", "cpu, us/req", "of a core/s", "p50, ms", "p95, ms", "p99, ms"
     );
-    runtime.block_on(foreign(endpoints, time));
-    runtime.block_on(own(time));
+    let plan = Plan { endpoints, time: Duration::from_secs_f64(seconds), core, only };
+    runtime.block_on(foreign(&plan));
+    runtime.block_on(own(&plan));
 }
 
-async fn foreign(endpoints: usize, time: Duration) {
+impl Plan {
+    fn has(&self, what: &str) -> bool {
+        what.contains(&self.only)
+    }
+
+    fn serve(&self, args: &[&str]) -> Server {
+        let under = self.core.as_ref().map(|core| ["taskset", "-c", core]);
+        Server::serve_under(under.as_ref().map_or(&[], |under| under), &demo(), args)
+    }
+}
+
+async fn foreign(plan: &Plan) {
+    let time = plan.time;
     let mut workers = JoinSet::new();
     let mut addresses = Vec::new();
-    for _ in 0..endpoints {
+    for _ in 0..plan.endpoints {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         addresses.push(listener.local_addr().expect("an address"));
         workers.spawn(work(listener));
@@ -101,7 +131,7 @@ async fn foreign(endpoints: usize, time: Duration) {
         .collect();
     fs::write(&file, json!({"endpoints": list}).to_string()).expect("it can be written");
     let file = file.display().to_string();
-    let server = Server::serve(&demo(), &["--foreign-endpoints", &file]);
+    let server = plan.serve(&["--foreign-endpoints", &file]);
     let known =
         || http::get(server.address, "/v1/models").is_ok_and(|told| told.text.contains("mock"));
     process::until("the workers are known", known);
@@ -119,6 +149,9 @@ async fn foreign(endpoints: usize, time: Duration) {
         ("100,000 tokens, as fast as it goes", &long, 4, Pace::AsFastAsItGoes),
         ("100,000 tokens, 20/s", &long, 16, Pace::PerSecond(20)),
     ] {
+        if !plan.has(what) {
+            continue;
+        }
         report(what, server.address, &server, body, (connections, pace, time)).await;
         if let Pace::PerSecond(_) = pace {
             let direct = send(addresses[0], body, (connections, pace, time)).await;
@@ -129,12 +162,16 @@ async fn foreign(endpoints: usize, time: Duration) {
 }
 
 /// An endpoint of the gateway's own, of the demo model.
-async fn own(time: Duration) {
-    let server = Server::serve(&demo(), &["--rank-processes"]);
+async fn own(plan: &Plan) {
+    let what = "own, 200 tokens, tokenized";
+    if !plan.has(what) {
+        return;
+    }
+    let server = plan.serve(&["--rank-processes"]);
     let prompt = "What is the capital of France? ".repeat(25);
     let body = json!({"model": "m", "prompt": prompt, "max_tokens": 1}).to_string();
-    let pace = Pace::AsFastAsItGoes;
-    report("own, 200 tokens, tokenized", server.address, &server, &body, (16, pace, time)).await;
+    let how = (16, Pace::AsFastAsItGoes, plan.time);
+    report(what, server.address, &server, &body, how).await;
 }
 
 async fn report(
@@ -155,9 +192,11 @@ async fn report(
 fn line(what: &str, measured: &Measured, cpu: Option<f64>) {
     let Measured { requests, seconds, latencies } = measured;
     let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
-    let cpu = cpu.map_or_else(String::new, |cpu| format!("{:.1}", cpu / *requests as f64 * 1e6));
+    let each = cpu.map(|cpu| cpu / *requests as f64);
+    let text = |number: Option<f64>| number.map_or_else(String::new, |some| format!("{some:.1}"));
+    let (cpu, of_a_core) = (text(each.map(|each| each * 1e6)), text(each.map(|each| 1.0 / each)));
     println!(
-        "{what:<34}{:>10.0}{cpu:>12}{:>10.3}{:>10.3}{:>10.3}",
+        "{what:<34}{:>10.0}{cpu:>12}{of_a_core:>12}{:>10.3}{:>10.3}{:>10.3}",
         *requests as f64 / seconds,
         at(0.5),
         at(0.95),

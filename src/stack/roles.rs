@@ -221,7 +221,6 @@ pub(crate) async fn gateway(
     };
     let ending = shutdown.clone();
     let handle = troupe_gateway::serve(config, surroundings, shutdown)
-        .await
         .map_err(|error| Failure::of(&error))?;
     let mut address = handle.address();
     if address.ip().is_unspecified() {

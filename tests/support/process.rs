@@ -215,11 +215,16 @@ pub(crate) struct Server {
 impl Server {
     /// `troupe serve` of a model under the name `m`, on a free port, logging JSON.
     pub(crate) fn serve(model: &std::path::Path, args: &[&str]) -> Self {
+        Self::serve_under(&[], model, args)
+    }
+
+    /// The same as the last arguments of another program, which is to become it.
+    pub(crate) fn serve_under(program: &[&str], model: &std::path::Path, args: &[&str]) -> Self {
         let model = model.to_str().expect("a path that can be written");
         let mut all = vec!["serve", model, "--host", "127.0.0.1", "--port", "0"];
         all.extend(["--served-model-name", "m", "--log-format", "json"]);
         all.extend(args);
-        let mut troupe = Troupe::start(&all);
+        let mut troupe = Troupe::start_under(program, &all);
         let address = troupe.address("Troupe serves m on ");
         Self { troupe, address }
     }

@@ -1,7 +1,7 @@
 //! Who answers a request of the proxy's client: the layers of this gateway's HTTP, and behind them
 //! handlers that pick instead of answering.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Extension, Router,
@@ -60,7 +60,7 @@ async fn generation(
         return Ok(told(Pick { to: To::Here, body: body.bytes(), changed: false }));
     };
     let (turn, permit) = gateway.turn(&context, (&body, &elsewhere), permit).await?;
-    let Some(upstream) = gateway.choose(&context, &turn, &BTreeSet::new()) else {
+    let Some(upstream) = gateway.choose(&context, &turn, &[]) else {
         let model = turn.model;
         return Err(ApiError::unavailable(format!("No endpoint of the model `{model}` is ready.")));
     };

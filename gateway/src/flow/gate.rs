@@ -262,8 +262,9 @@ impl Flow {
             own: endpoint.in_flight(),
             others: endpoint.others(),
         });
-        let foreign = self.foreign.serving(model);
-        let others = foreign.map(|(_, known)| Room { load: known.load, ..Room::default() });
+        let foreign = self.foreign.all();
+        let foreign = foreign.iter().filter_map(|upstream| upstream.serving(model));
+        let others = foreign.map(|known| Room { load: known.load, ..Room::default() });
         queue.pool = Pool::new(&self.settings.thresholds, rooms.chain(others));
     }
 

@@ -1,6 +1,6 @@
 //! Which foreign endpoint answers: the same plug-ins, over what is known of these.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use troupe_runtime::{
     id::{Digest, EndpointId, Epoch, GroupId},
@@ -9,12 +9,21 @@ use troupe_runtime::{
 
 use super::{
     config::ForeignEndpoint,
-    upstream::{Known, Upstream, Upstreams},
+    upstream::{Upstream, Upstreams},
 };
 use crate::placement::{
     Busy, Candidate, Duty, Query, explain::record::Decision, handler::Placer, latency::Features,
     prefix::guessed::Guessed, scene::Scene,
 };
+
+/// One that answers and serves the model, at this moment.
+struct Seen<'a> {
+    upstream: &'a Arc<Upstream>,
+    load: Busy,
+    load_age: Duration,
+    /// Others are taken before it, because it keeps failing.
+    rests: bool,
+}
 
 /// Bytes of a text that make a token, about: llm-d's estimate too.
 pub(crate) const BYTES_PER_TOKEN: usize = 4;
@@ -28,55 +37,63 @@ impl Upstreams {
         &self,
         query: &Query<'_>,
         placer: &Placer,
-        tried: &BTreeSet<(String, String)>,
+        tried: &[u32],
     ) -> Option<(Arc<Upstream>, Decision)> {
-        let now = self.now();
+        let (now, all) = (self.now(), self.all());
         let fits = |upstream: &Upstream| {
-            let config = &upstream.config;
             let group = &upstream.info.endpoint.group;
             let within = query.scope.is_none_or(|scope| scope.has(group));
-            within && !tried.contains(&(config.namespace.clone(), config.name.clone()))
+            within && !tried.contains(&upstream.number)
         };
-        let mut all: Vec<_> = self.serving(query.model).filter(|(one, _)| fits(one)).collect();
-        let closed = |(_, known): &(Arc<Upstream>, Known)| !known.breaker.is_open(now);
-        if all.iter().any(closed) {
-            all.retain(closed);
+        let seen = |upstream| Seen::of(upstream, query.model, now);
+        let fitting = all.iter().filter(|upstream| fits(upstream));
+        let mut all: Vec<Seen<'_>> = fitting.filter_map(seen).collect();
+        if all.iter().any(|seen| !seen.rests) {
+            all.retain(|seen| !seen.rests);
         }
         let runs = self.guessed.runs(query.hashes);
-        let candidates = all.iter().map(|(upstream, known)| {
-            let matched = Guessed::matched(&upstream.cached, &runs);
-            Candidate { matched, ..upstream.candidate(known, now) }
+        let candidates = all.iter().map(|seen| {
+            let matched = Guessed::matched(&seen.upstream.cached, &runs);
+            Candidate { matched, ..seen.candidate() }
         });
         let scene = Scene::of(candidates);
         let features: Vec<_> =
             (0..scene.len()).map(|row| Features::of(query, &scene, row)).collect();
         let outcome = placer.place(query, scene);
         let picked = outcome.endpoint?;
-        let name = |row: usize| Arc::clone(&all[row].0.name);
+        let name = |row: usize| Arc::clone(&all[row].upstream.name);
         let learned = (features[picked], None);
         let decision = Decision::new(query, (all.len(), &name), outcome, learned, None)?;
-        let (upstream, _) = all.get(picked)?;
+        let upstream = all.get(picked)?.upstream;
         self.guessed.sent(now, &upstream.cached, query.hashes);
         Some((Arc::clone(upstream), decision))
     }
 }
 
-// === impl Upstream ===
+// === impl Seen ===
 
-impl Upstream {
-    fn candidate(&self, known: &Known, now: Duration) -> Candidate<'_> {
+impl<'a> Seen<'a> {
+    fn of(upstream: &'a Arc<Upstream>, model: &str, now: Duration) -> Option<Self> {
+        let known = upstream.serving(model)?;
         let Load { running, waiting, blocks_used, blocks_total, .. } = known.load;
+        let load = Busy { running, waiting, blocks_used, blocks_total, fetch_rate: 0 };
+        let load_age = now.saturating_sub(known.told_at);
+        Some(Self { upstream, load, load_age, rests: known.breaker.is_open(now) })
+    }
+
+    fn candidate(&self) -> Candidate<'a> {
+        let Upstream { info, config, number, .. } = &**self.upstream;
         Candidate {
-            info: &self.info,
-            number: self.number,
-            load: Busy { running, waiting, blocks_used, blocks_total, fetch_rate: 0 },
-            in_flight: self.in_flight(),
+            info,
+            number: *number,
+            load: self.load,
+            in_flight: self.upstream.in_flight(),
             uncached_in_flight: 0,
             matched: 0,
-            labels: &self.config.labels,
-            duty: Duty::of(self.info.role, &self.config.labels),
+            labels: &config.labels,
+            duty: Duty::of(info.role, &config.labels),
             has_place: true,
-            load_age: now.saturating_sub(known.told_at),
+            load_age: self.load_age,
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
-use axum::http::{HeaderValue, Uri, uri::Authority};
+use axum::http::{
+    HeaderValue, Uri,
+    uri::{self, Authority, PathAndQuery, Scheme},
+};
 use serde::Deserialize;
 use serde_json::Value;
 use troupe_runtime::spec::{InferencePool, pool::POOL_ENDPOINTS};
@@ -140,15 +143,34 @@ impl ForeignEndpoint {
         Ok(Self { name, namespace, authority, base, authorization, labels, tls })
     }
 
-    /// The address of a path there.
-    pub(crate) fn uri(&self, path: &str) -> Option<Uri> {
-        let path = format!("{}{path}", self.base);
-        Uri::builder()
-            .scheme(if self.tls.is_some() { "https" } else { "http" })
-            .authority(self.authority.clone())
-            .path_and_query(path)
-            .build()
-            .ok()
+    /// Where connections to it lead.
+    pub(super) fn root(&self) -> Uri {
+        let scheme = if self.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+        let mut parts = uri::Parts::default();
+        parts.scheme = Some(scheme);
+        parts.authority = Some(self.authority.clone());
+        parts.path_and_query = Some(PathAndQuery::from_static("/"));
+        // All three parts are there.
+        Uri::from_parts(parts).expect("a whole address")
+    }
+
+    /// What requests there name as their host: with the port, where that is not the usual one.
+    pub(super) fn host(&self) -> HeaderValue {
+        let usual = if self.tls.is_some() { 443 } else { 80 };
+        let port = self.authority.port_u16().filter(|port| *port != usual);
+        let host = self.authority.host();
+        let host = port.map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        // An authority has nothing that a header may not have.
+        HeaderValue::try_from(host).expect("the host of an address")
+    }
+
+    /// A path of ours, as it is there.
+    pub(super) fn path(&self, path: &str) -> Option<Uri> {
+        let path = match &*self.base {
+            "" => path.parse(),
+            base => PathAndQuery::try_from(format!("{base}{path}")),
+        };
+        path.ok().map(Uri::from)
     }
 }
 
@@ -172,9 +194,17 @@ mod tests {
             {"name": "b", "url": "http://h/llm/v1/", "namespace": "n", "apiKey": "k"},
         ]});
         let read = ForeignEndpoint::read(file).expect("a good file");
-        let uri = |at: usize| read[at].uri("/v1/models").expect("a path").to_string();
-        assert_eq!(uri(0), "http://10.0.0.5:8000/v1/models");
-        assert_eq!(uri(1), "http://h/llm/v1/models");
+        let there = |at: usize| {
+            let path = read[at].path("/v1/models").expect("a path");
+            let host = read[at].host();
+            (read[at].root().to_string(), path.to_string(), host.to_str().map(str::to_owned).ok())
+        };
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            there(0),
+            ("http://10.0.0.5:8000/".into(), "/v1/models".into(), text("10.0.0.5:8000"))
+        );
+        assert_eq!(there(1), ("http://h/".into(), "/llm/v1/models".into(), text("h")));
         assert!(!format!("{read:?}").contains("Bearer"));
     }
 

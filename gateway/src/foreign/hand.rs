@@ -14,7 +14,7 @@ use crate::{
     body::JsonBody,
     error::ApiError,
     flow::gate::Entry,
-    ingress::context::RequestContext,
+    ingress::context::{RequestContext, new_id},
     placement::{Query, prefix::namings::Hashes},
     state::{Gateway, meant},
 };
@@ -60,14 +60,15 @@ impl Elsewhere {
 impl Gateway {
     /// The model of a request, if a foreign endpoint serves it and none of this cluster does.
     pub(crate) fn elsewhere(&self, context: &RequestContext, body: &JsonBody) -> Option<Elsewhere> {
-        if self.foreign.all().is_empty() {
+        let foreign = self.foreign.all();
+        if foreign.is_empty() {
             return None;
         }
-        let asked = body.peek::<Peek>()?.model?;
+        let asked = body.peek::<Peek>()?.model.filter(|model| !model.is_empty())?;
         let rules = self.book.rules();
         let model = meant(&rules, context, &asked).to_owned();
-        let here = self.directory.resolve(Some(&model), context.scope.as_ref()).is_ok();
-        let serves = !here && self.foreign.serving(&model).next().is_some();
+        let here = self.directory.serves(&model, context.scope.as_ref());
+        let serves = !here && foreign.iter().any(|upstream| upstream.serving(&model).is_some());
         serves.then_some(Elsewhere { model, asked })
     }
 
@@ -95,16 +96,16 @@ impl Gateway {
             .await?;
         let hashes = self.foreign.guessed.hashes(model, &body.bytes()).await;
         let body = if elsewhere.is_renamed() { renamed(body, model)? } else { body.bytes() };
-        let turn = Turn { model, body, request: RequestId::new(), tokens, hashes };
+        let turn = Turn { model, body, request: RequestId(new_id()), tokens, hashes };
         Ok((turn, permit.with(pass)))
     }
 
-    /// Who answers it, of those that were not tried.
+    /// Who answers it, of those that were not tried, which their numbers say.
     pub(crate) fn choose(
         &self,
         context: &RequestContext,
         turn: &Turn<'_>,
-        tried: &BTreeSet<(String, String)>,
+        tried: &[u32],
     ) -> Option<Arc<Upstream>> {
         let exclude = BTreeSet::new();
         let query = Query {
@@ -139,7 +140,7 @@ impl Gateway {
         let (turn, permit) = self.turn(context, asked, permit).await?;
         let (body, model) = (turn.body.clone(), turn.model);
         let handed = Handed { context, path, headers, body, model };
-        let choose = |tried: &_| self.choose(context, &turn, tried);
+        let choose = |tried: &[u32]| self.choose(context, &turn, tried);
         self.foreign.hand_on(handed, permit, choose).await
     }
 }

@@ -5,8 +5,8 @@
 
 use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
 
-use axum::{body::Body, http::Request};
-use http_body_util::{BodyExt, Limited};
+use axum::http::Request;
+use http_body_util::{BodyExt, Full, Limited};
 use serde::Deserialize;
 use tokio::{
     task::{AbortHandle, JoinSet},
@@ -68,6 +68,7 @@ async fn keep(upstreams: Arc<Upstreams>, upstream: Arc<Upstream>) {
     loop {
         if looks == 0 {
             models(&upstream).await;
+            upstream.lines.sweep();
         }
         let ready = upstream.known().ready;
         if ready {
@@ -123,13 +124,13 @@ async fn load(upstreams: &Upstreams, upstream: &Upstream) {
 
 async fn get(upstream: &Upstream, path: &str) -> Result<Vec<u8>, String> {
     let asked = async {
-        let uri = upstream.config.uri(path).ok_or("its address has no such path")?;
-        let mut request = Request::get(uri);
+        let path_there = upstream.config.path(path).ok_or("its address has no such path")?;
+        let mut request = Request::get(path_there);
         if let Some(authorization) = &upstream.config.authorization {
             request = request.header("authorization", authorization);
         }
-        let request = request.body(Body::empty()).map_err(|error| error.to_string())?;
-        let response = upstream.client.request(request).await.map_err(|error| error.to_string())?;
+        let request = request.body(Full::default()).map_err(|error| error.to_string())?;
+        let response = upstream.lines.ask(request).await?;
         if !response.status().is_success() {
             return Err(format!("{path} answers {}", response.status()));
         }

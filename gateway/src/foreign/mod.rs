@@ -8,6 +8,7 @@
 //!
 //! - [`config`]: what names them
 //! - `tls`: how its certificate is checked
+//! - `line`: connections to it, each driven by who uses it
 //! - [`upstream`]: one endpoint, as far as this gateway knows it
 //! - [`choose`]: which of them answers
 //! - [`scrape`]: load out of a metrics text (pure)
@@ -19,6 +20,7 @@ pub(crate) mod choose;
 pub(crate) mod config;
 mod hand;
 pub(crate) mod keeper;
+mod line;
 pub(crate) mod proxy;
 pub(crate) mod scrape;
 mod tls;

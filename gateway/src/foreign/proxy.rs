@@ -5,7 +5,6 @@
 //! the answer is the endpoint's: it ends when that does, or when the request's time is over.
 
 use std::{
-    collections::BTreeSet,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -22,10 +21,14 @@ use axum::{
     },
 };
 use bytes::Bytes;
-use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use http_body_util::Full;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 
-use super::upstream::{There, Upstream, Upstreams};
+use super::{
+    line::Told,
+    upstream::{There, Upstream, Upstreams},
+};
 use crate::{admission::Permit, error::ApiError, ingress::context::RequestContext};
 
 /// Who answered, as the Endpoint Picker Protocol says it.
@@ -59,7 +62,7 @@ pub(crate) struct Handed<'a> {
 
 /// An answer under way; what it holds is given back when it is over.
 struct Answer {
-    body: Incoming,
+    body: Told,
     until: Pin<Box<Sleep>>,
     upstream: Arc<Upstream>,
     _there: There,
@@ -69,7 +72,8 @@ struct Answer {
 // === impl Upstreams ===
 
 impl Upstreams {
-    /// Hands a request on; `choose` says to whom, given who was tried.
+    /// Hands a request on; `choose` says to whom, given the numbers of those that were
+    /// tried.
     ///
     /// # Errors
     /// 503 if nobody could be reached, 504 if the request's time is over.
@@ -77,15 +81,14 @@ impl Upstreams {
         &self,
         handed: Handed<'_>,
         permit: Permit,
-        choose: impl Fn(&BTreeSet<(String, String)>) -> Option<Arc<Upstream>>,
+        choose: impl Fn(&[u32]) -> Option<Arc<Upstream>>,
     ) -> Result<Response<Body>, ApiError> {
-        let mut tried = BTreeSet::new();
+        let mut tried = Vec::new();
         let mut last = None;
         while tried.len() < MOST_TRIED
             && let Some(upstream) = choose(&tried)
         {
-            let config = &upstream.config;
-            tried.insert((config.namespace.clone(), config.name.clone()));
+            tried.push(upstream.number);
             let there = upstream.begin();
             upstream.known().breaker.begin(self.now());
             let asked = timeout_at(handed.context.deadline, self.ask(&upstream, &handed)).await;
@@ -113,9 +116,9 @@ impl Upstreams {
         &self,
         upstream: &Upstream,
         handed: &Handed<'_>,
-    ) -> Result<Response<Incoming>, String> {
-        let uri = upstream.config.uri(handed.path).ok_or("its address has no such path")?;
-        let mut request = Request::new(Body::from(handed.body.clone()));
+    ) -> Result<Response<Told>, String> {
+        let uri = upstream.config.path(handed.path).ok_or("its address has no such path")?;
+        let mut request = Request::new(Full::new(handed.body.clone()));
         *request.method_mut() = axum::http::Method::POST;
         *request.uri_mut() = uri;
         let headers = request.headers_mut();
@@ -133,7 +136,7 @@ impl Upstreams {
         if let Some(authorization) = &upstream.config.authorization {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
-        upstream.client.request(request).await.map_err(|error| error.to_string())
+        upstream.lines.ask(request).await
     }
 }
 
@@ -144,7 +147,7 @@ fn is_elsewhere(status: StatusCode) -> bool {
 }
 
 fn answer(
-    response: Response<Incoming>,
+    response: Response<Told>,
     upstream: Arc<Upstream>,
     there: There,
     (permit, context): (Permit, &RequestContext),

@@ -9,25 +9,14 @@ use std::{
     time::Duration,
 };
 
-use axum::body::Body;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
-};
 use tokio::{sync::watch, time::Instant};
 use troupe_runtime::wire::status::{EndpointInfo, Load};
 
-use super::{choose, config::ForeignEndpoint, tls::Tls};
+use super::{choose, config::ForeignEndpoint, line::Lines};
 use crate::placement::{
     breaker::Breaker,
     prefix::{cached::Cached, guessed::Guessed},
 };
-
-/// How long connecting may take.
-const CONNECT: Duration = Duration::from_secs(2);
-/// Connections to one endpoint that are kept for the next request.
-const IDLE_CONNECTIONS: usize = 256;
 
 /// All of them: those of the file for ever, those of pools as long as these name them.
 pub(crate) struct Upstreams {
@@ -53,7 +42,7 @@ pub(crate) struct Upstream {
     pub(super) name: Arc<str>,
     /// Its own among all that there ever were.
     pub(super) number: u32,
-    pub(super) client: Client<HttpsConnector<HttpConnector>, Body>,
+    pub(super) lines: Arc<Lines>,
     /// What it may have cached.
     pub(super) cached: Cached,
     in_flight: AtomicU32,
@@ -106,8 +95,8 @@ impl Upstreams {
         let (in_flight, known) = (AtomicU32::new(0), Mutex::default());
         let (info, config) = (choose::info(config), config.clone());
         let name = format!("{config:?}").into();
-        let (client, cached) = (client(&config), self.guessed.cached());
-        Arc::new(Upstream { config, info, name, number, client, cached, in_flight, known })
+        let (lines, cached) = (Arc::new(Lines::new(&config)), self.guessed.cached());
+        Arc::new(Upstream { config, info, name, number, lines, cached, in_flight, known })
     }
 
     /// Pools name these now. One that they named before stays as it is, and requests that are at
@@ -139,17 +128,6 @@ impl Upstreams {
         self.origin.elapsed()
     }
 
-    /// Those that answer and serve this model.
-    pub(crate) fn serving(&self, model: &str) -> impl Iterator<Item = (Arc<Upstream>, Known)> {
-        let all = self.all();
-        (0..all.len()).filter_map(move |at| {
-            let upstream = &all[at];
-            let known = upstream.known();
-            let serves = known.ready && known.models.iter().any(|one| one.id == model);
-            serves.then(|| (Arc::clone(upstream), known.clone()))
-        })
-    }
-
     /// Every model that somebody serves.
     pub(crate) fn models(&self) -> Vec<ForeignModel> {
         let all = self.all();
@@ -158,27 +136,18 @@ impl Upstreams {
     }
 }
 
-fn client(config: &ForeignEndpoint) -> Client<HttpsConnector<HttpConnector>, Body> {
-    let mut connector = HttpConnector::new();
-    connector.set_nodelay(true);
-    connector.set_connect_timeout(Some(CONNECT));
-    connector.enforce_http(false);
-    let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(Tls::config(config.tls.as_ref()))
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(connector);
-    Client::builder(TokioExecutor::new())
-        .pool_max_idle_per_host(IDLE_CONNECTIONS)
-        .pool_timer(TokioTimer::new())
-        .build(connector)
-}
-
 // === impl Upstream ===
 
 impl Upstream {
     pub(crate) fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How it is, if it answers and serves a model.
+    pub(crate) fn serving(&self, model: &str) -> Option<MutexGuard<'_, Known>> {
+        let known = self.known();
+        let serves = known.ready && known.models.iter().any(|one| one.id == model);
+        serves.then_some(known)
     }
 
     /// This gateway's requests that are there.

@@ -1,11 +1,14 @@
 //! What an HTTP request says beside its body: its id, its trace, its time.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use axum::http::HeaderMap;
 use tokio::time::Instant;
 use troupe_runtime::id::Digest;
-use uuid::Uuid;
+use uuid::{Builder, Uuid};
 
 use super::{hints::Hints, seeds::Seeds};
 use crate::{
@@ -57,7 +60,7 @@ impl RequestContext {
         let given = text("x-request-id").filter(|id| !id.is_empty() && id.len() <= MAX_ID_BYTES);
         Self {
             named: given.is_some(),
-            id: given.map_or_else(|| Uuid::now_v7().simple().to_string(), str::to_owned),
+            id: given.map_or_else(|| new_id().simple().to_string(), str::to_owned),
             traceparent: text("traceparent").filter(|text| well_formed(text)).map(str::to_owned),
             hints: Hints::new(headers),
             seeds,
@@ -99,6 +102,14 @@ impl RequestContext {
     }
 }
 
+/// A new id, ordered by time (UUIDv7). Its other part is from this thread's random numbers: to ask
+/// the system for them would be a call more for each request.
+pub(crate) fn new_id() -> Uuid {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid()
+}
+
 /// A number that follows from an id and nothing else.
 pub(crate) fn draw(id: &str) -> u64 {
     let Digest(bytes) = Digest::of(id.as_bytes());
@@ -131,6 +142,15 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("x-request-id", "header".parse().expect("a header"));
         assert_eq!(context(&headers).id_for(Some("mine")), Ok("header"));
+    }
+
+    #[test]
+    fn ids_are_ordered_by_time_and_none_is_another() {
+        let ids: std::collections::BTreeSet<_> = (0..1000).map(|_| new_id()).collect();
+        assert_eq!(ids.len(), 1000);
+        assert!(ids.iter().all(|id| id.get_version_num() == 7));
+        let unix = |id: &Uuid| id.get_timestamp().map(|at| at.to_unix().0);
+        assert!(ids.iter().map(unix).is_sorted());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use troupe_runtime::{id::RequestId, wire::generate::SamplingOptions};
 
-use super::{limits, options, prepared::PreparedPrompt, seeds::Seeds};
+use super::{context::new_id, limits, options, prepared::PreparedPrompt, seeds::Seeds};
 use crate::{
     error::ApiError,
     model::Served,
@@ -45,7 +45,7 @@ impl Sizing<'_> {
         // As in vLLM, -1 is no seed.
         let seed = self.asked.seed.filter(|seed| *seed != -1);
         Ok(PreparedPrompt {
-            request: RequestId::new(),
+            request: RequestId(new_id()),
             tokens: tokens.into(),
             options,
             // The bits are the key; their sign means nothing.

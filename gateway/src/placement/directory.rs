@@ -136,6 +136,15 @@ impl Directory {
         })
     }
 
+    /// Whether a model is served now.
+    pub(crate) fn serves(&self, model: &str, scope: Option<&Scope>) -> bool {
+        self.table().values().any(|endpoint| {
+            scope.is_none_or(|scope| scope.has(&endpoint.info.endpoint.group))
+                && endpoint.model.is_some()
+                && endpoint.info.model_names.iter().any(|name| name == model)
+        })
+    }
+
     /// Where a request goes, if anybody can take it.
     pub(crate) fn place(&self, query: &Query<'_>) -> Option<Placed> {
         let pool = self.pools.of(query.model)?;

@@ -8,13 +8,15 @@ use axum::{
     http::{Request, Uri, header::HOST, uri::PathAndQuery},
     response::{IntoResponse, Response},
 };
-use uuid::Uuid;
 
 use super::{
     Rules, Scope,
     routes::{Asked, Routed},
 };
-use crate::{error::ApiError, ingress::context::draw};
+use crate::{
+    error::ApiError,
+    ingress::context::{draw, new_id},
+};
 
 /// What a route said of a request, for whoever handles it.
 #[derive(Clone, Debug)]
@@ -37,7 +39,7 @@ pub(crate) fn apply<B>(rules: &Rules, request: &mut Request<B>) -> Result<(), Re
         let host = header(HOST.as_str()).unwrap_or_default();
         let draw = &|| match header("x-request-id") {
             Some(id) => draw(id),
-            None => draw(&Uuid::now_v7().to_string()),
+            None => draw(&new_id().to_string()),
         };
         rules.routes.route(&Asked {
             // Without a port.

@@ -86,7 +86,7 @@ pub(crate) async fn stage_of(
     adjust(&mut config);
     let (owner, listener) = shutdown();
     let around = surroundings(&network, &registry, &registry).await;
-    let gateway = serve(config, around, listener).await.expect("a free port");
+    let gateway = serve(config, around, listener).expect("a free port");
     let mut leaders = Vec::new();
     for (index, script) in (0..).zip(scripts) {
         let info = EndpointInfo { max_model_len, ..info(index) };
@@ -176,7 +176,7 @@ impl Stage {
     /// A further gateway over the same leaders; it is asked from now on.
     pub(crate) async fn restart(&mut self, config: GatewayConfig, around: Surroundings) {
         let (owner, listener) = shutdown();
-        self.gateway = serve(config, around, listener).await.expect("a free port");
+        self.gateway = serve(config, around, listener).expect("a free port");
         self.shutdown = owner;
         self.client = http::Client::new(self.gateway.address());
     }
