@@ -1,10 +1,13 @@
 //! The CPU device's kernels: products at the shapes of a 125M model (hidden 768, 12 heads of 64,
 //! ffn 2048 and a vocabulary of 50,257), attention with 8 query heads for each key head. Products
 //! and attention of one row print bytes per second (they read every weight or key once), the rest
-//! prints floating-point operations per second as `elem/s`. `troupe bench device` prints the
-//! limits.
+//! prints operations per second as `elem/s`. First come the limits, probed in this run: what all
+//! threads read, and what they multiply by each kind of instruction (`troupe bench device` has more
+//! of them).
 //!
 //! `cargo bench -p troupe-gpu`, or with a filter behind `--`. Threads: all that the machine has.
+
+use std::time::Instant;
 
 use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
@@ -12,34 +15,75 @@ use criterion::{
 };
 use troupe_gpu::{
     backend::{Backend, KvStep, LinearCall, PreparedLinear},
-    cpu::{CpuDevice, CpuOptions, KernelPath, buffer::CpuBuffer, packed::CpuLinear},
+    cpu::{
+        CpuDevice, CpuOptions, KernelPath,
+        buffer::CpuBuffer,
+        packed::CpuLinear,
+        probe::{self, Probe},
+    },
     dtype::Dtype,
     executor::{BatchSequence, StepBatch},
     kv::KvDtype,
     memory::Limits,
     shape::{AttentionMask, AttentionSpec, HeadShape, KvAt, KvKind, KvSpec},
-    tensor::{DenseMatrix, DensePart, LinearSource, WeightSource},
+    tensor::{DenseMatrix, DensePart, LinearSource, Quantize, WeightSource},
 };
 use troupe_runtime::id::BlockId;
 
-criterion_group!(kernels, one_row, many_rows, attention);
+criterion_group!(kernels, limits, one_row, many_rows, attention);
 criterion_main!(kernels);
 
 /// The heads of a model of 1.1 billion parameters.
 const HEADS: HeadShape = HeadShape { query_heads: 32, kv_heads: 4, head_dim: 64 };
 
 fn device(path: Option<KernelPath>) -> CpuDevice {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    CpuDevice::new(CpuOptions { threads, path }).expect("a device on this machine")
+    CpuDevice::new(CpuOptions { threads: threads(), path }).expect("a device on this machine")
 }
 
-fn weight(device: &mut CpuDevice, shape: (usize, usize), dtype: Dtype) -> CpuLinear {
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// What the machine can do at most, the best of some tries.
+fn limits(_: &mut Criterion) {
+    let mut probe = Probe::new(threads(), 1 << 30).expect("memory");
+    let mut best = |work: &mut dyn FnMut(&mut Probe) -> usize| {
+        let tries = (0..5).map(|_| {
+            let begun = Instant::now();
+            let done = work(&mut probe);
+            done as f64 / begun.elapsed().as_secs_f64() / 1e9
+        });
+        tries.fold(0.0, f64::max)
+    };
+    println!("limit: memory is read at {:.1} GB/s", best(&mut |probe| probe.read()));
+    for (path, of) in probe::kinds() {
+        let rate = best(&mut |probe| probe.multiply(path, of));
+        println!("limit: {} multiplies {of:?} at {rate:.0} GOP/s", path.name());
+    }
+}
+
+/// How weights are stored: a type, and integers that they are turned into.
+type Format = (&'static str, Dtype, Option<Quantize>);
+
+const FORMATS: [Format; 5] = [
+    ("float32", Dtype::F32, None),
+    ("bfloat16", Dtype::Bf16, None),
+    ("float16", Dtype::F16, None),
+    ("int8", Dtype::Bf16, Some(Quantize::Int8)),
+    ("int4", Dtype::Bf16, Some(Quantize::Int4)),
+];
+
+fn weight(
+    device: &mut CpuDevice,
+    shape: (usize, usize),
+    (_, dtype, quantize): Format,
+) -> CpuLinear {
     let (inputs, outputs) = shape;
     let mut bytes = Vec::new();
     (0..inputs * outputs).for_each(|at| dtype.write(&mut bytes, (at % 17) as f32 / 17.0 - 0.5));
     let weight = DenseMatrix::new(bytes, dtype, (outputs, inputs)).expect("a whole matrix");
     let weights = WeightSource::Dense(vec![DensePart { weight, bias: None }]);
-    let source = LinearSource { in_features: inputs, weights, storage: dtype, quantize: None };
+    let source = LinearSource { in_features: inputs, weights, storage: dtype, quantize };
     device.prepare_linear(&source).expect("dense weights")
 }
 
@@ -58,14 +102,14 @@ const SHAPES: [(&str, usize, usize); 4] =
 
 fn one_row(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("one_row");
-    for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
+    for format in FORMATS {
         for (name, inputs, outputs) in SHAPES {
             let mut device = device(None);
-            let weight = weight(&mut device, (inputs, outputs), dtype);
+            let weight = weight(&mut device, (inputs, outputs), format);
             let x = buffer(&mut device, 1, inputs);
             let mut out = buffer(&mut device, 1, outputs);
             group.throughput(Throughput::Bytes(weight.bytes()));
-            group.bench_function(BenchmarkId::new(name, dtype), |bencher| {
+            group.bench_function(BenchmarkId::new(name, format.0), |bencher| {
                 bencher.iter(|| device.linear(&x, &weight, LinearCall::STORE, &mut out));
             });
         }
@@ -76,17 +120,24 @@ fn one_row(criterion: &mut Criterion) {
 fn many_rows(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("many_rows");
     group.sample_size(20);
-    let paths = [KernelPath::Amx, KernelPath::Avx512Bf16, KernelPath::Avx512, KernelPath::Avx2];
-    let cases = [(Dtype::F32, 8), (Dtype::F32, 512), (Dtype::Bf16, 8), (Dtype::Bf16, 512)];
+    let paths = [
+        KernelPath::Amx,
+        KernelPath::Avx512Bf16,
+        KernelPath::Avx512Vnni,
+        KernelPath::Avx512,
+        KernelPath::Avx2,
+    ];
+    let formats = FORMATS.into_iter().filter(|(name, ..)| *name != "float16");
+    let cases: Vec<_> = formats.flat_map(|format| [(format, 8), (format, 512)]).collect();
     for path in paths.into_iter().filter(|path| path.available()) {
-        for (dtype, rows) in cases {
+        for &(format, rows) in &cases {
             let (name, inputs, outputs) = SHAPES[1];
             let mut device = device(Some(path));
-            let weight = weight(&mut device, (inputs, outputs), dtype);
+            let weight = weight(&mut device, (inputs, outputs), format);
             let x = buffer(&mut device, rows, inputs);
             let mut out = buffer(&mut device, rows, outputs);
             group.throughput(Throughput::Elements(2 * (rows * inputs * outputs) as u64));
-            let id = BenchmarkId::new(format!("{name}/{}/{dtype}", path.name()), rows);
+            let id = BenchmarkId::new(format!("{name}/{}/{}", path.name(), format.0), rows);
             group.bench_function(id, |bencher| {
                 bencher.iter(|| device.linear(&x, &weight, LinearCall::STORE, &mut out));
             });

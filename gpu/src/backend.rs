@@ -91,6 +91,12 @@ pub trait Backend: Send + 'static {
     /// format that this backend has not.
     fn prepare_linear(&mut self, source: &LinearSource<'_>) -> Result<Self::Linear, DeviceError>;
 
+    /// Does some milliseconds of what preparing put off; says whether there may be more. It changes
+    /// what later operations cost and nothing else.
+    fn settle(&mut self) -> bool {
+        false
+    }
+
     /// Takes a `[1, n]` vector over, widened to `f32`.
     ///
     /// # Errors

@@ -51,7 +51,13 @@ pub trait Executor: Send {
         self.forward_tapped(batch, input, &mut NoTap)
     }
 
-    /// The same, where `tap` is called after each layer: KV can leave for another group while later
+    /// Does some milliseconds of what loading put off; says whether there may be more. For when
+    /// there is time; results are the same before and after.
+    fn settle(&mut self) -> bool {
+        false
+    }
+
+    /// The same as [`Executor::forward`], where `tap` is called after each layer: KV can leave for another group while later
     /// layers compute.
     ///
     /// # Errors

@@ -76,6 +76,10 @@ impl<B: Backend> Executor for RankExecutor<B> {
         Ok(())
     }
 
+    fn settle(&mut self) -> bool {
+        self.context.backend.settle()
+    }
+
     fn forward_tapped(
         &mut self,
         batch: &StepBatch,

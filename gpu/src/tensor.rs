@@ -4,9 +4,9 @@
 //! A [`DenseMatrix`] has a row stride, so that a rank's column slice of a memory-mapped weight (a
 //! row-parallel layer) needs no copy. What a device makes of it is its own affair.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
-use crate::{dtype::Dtype, error::DeviceError, quant::QuantizedSource};
+use crate::{dtype::Dtype, error::DeviceError, quant::QuantizedSource, weights::map::FileMap};
 
 /// What [`crate::backend::Backend::prepare_linear`] turns into an opaque linear layer.
 #[derive(Clone, Debug)]
@@ -58,6 +58,19 @@ pub struct DenseMatrix<'a> {
     rows: usize,
     columns: usize,
     row_stride: usize,
+    /// The file that the bytes are borrowed from, if they are one's.
+    file: Option<&'a FileMap>,
+}
+
+/// A matrix of a mapped file, to be read where it lies for as long as somebody wants it.
+#[derive(Clone, Debug)]
+pub(crate) struct FileMatrix {
+    map: FileMap,
+    /// Where the first row is.
+    first: usize,
+    rows: usize,
+    row_bytes: usize,
+    row_stride: usize,
 }
 
 impl<'a> DenseMatrix<'a> {
@@ -78,7 +91,22 @@ impl<'a> DenseMatrix<'a> {
                 bytes.len()
             )));
         }
-        Ok(Self { bytes, dtype, rows, columns, row_stride: columns * dtype.size() })
+        Ok(Self { bytes, dtype, rows, columns, row_stride: columns * dtype.size(), file: None })
+    }
+
+    /// The same, whose bytes are borrowed from `map`.
+    pub(crate) fn of_file(self, map: &'a FileMap) -> Self {
+        Self { file: Some(map), ..self }
+    }
+
+    /// The same to be kept, if its bytes are a file's.
+    pub(crate) fn to_file(&self) -> Option<FileMatrix> {
+        let map = self.file?;
+        let first = self.bytes.as_ptr().addr().checked_sub(map.bytes().as_ptr().addr())?;
+        let (rows, row_bytes) = (self.rows, self.columns * self.dtype.size());
+        let found =
+            FileMatrix { map: map.clone(), first, rows, row_bytes, row_stride: self.row_stride };
+        (found.span(0..rows).end <= map.bytes().len()).then_some(found)
     }
 
     /// A matrix of zeros that takes the room of one row: it stands for a tensor that is not there.
@@ -145,6 +173,42 @@ impl<'a> DenseMatrix<'a> {
     pub fn row(&self, row: usize) -> &[u8] {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         &self.bytes[row * self.row_stride..][..self.columns * self.dtype.size()]
+    }
+}
+
+impl FileMatrix {
+    /// Rows.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The bytes of one row.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    #[inline(always)]
+    pub(crate) fn row(&self, row: usize) -> &[u8] {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        &self.map.bytes()[self.first + row * self.row_stride..][..self.row_bytes]
+    }
+
+    /// Whether its rows follow each other without gaps.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.row_stride == self.row_bytes
+    }
+
+    /// Where some rows are in the file, with what lies between them.
+    pub(crate) fn span(&self, rows: Range<usize>) -> Range<usize> {
+        if rows.is_empty() {
+            return self.first..self.first;
+        }
+        let last = self.first + (rows.end - 1) * self.row_stride;
+        self.first + rows.start * self.row_stride..last + self.row_bytes
+    }
+
+    /// The file.
+    pub(crate) fn map(&self) -> &FileMap {
+        &self.map
     }
 }
 

@@ -144,9 +144,10 @@ impl Device {
         let memory = executor.memory();
         let shelf = self.shelf(memory.block_bytes);
         let mut desk = Desk::new(self.rank, self.epoch, memory.kv, shelf);
+        let mut loading = Putting { off: true, begun: false };
         // The channel ends when the owner is gone: then so is this thread.
         loop {
-            let command = match next(commands, &desk) {
+            let command = match next(commands, &desk, (executor.as_mut(), &mut loading)) {
                 Ok(command) => command,
                 Err(RecvTimeoutError::Timeout) => {
                     tell_transfers(desk.poll(executor.as_mut()), tell);
@@ -173,6 +174,8 @@ impl Device {
                     idle_since = Instant::now();
                     tell(DeviceEvent::Progress(progress));
                     tell_transfers(desk.poll(executor.as_mut()), tell);
+                    loading.begun = true;
+                    loading.off = loading.off && executor.settle();
                 }
             }
         }
@@ -325,14 +328,37 @@ fn sample(
     Ok((StepResult { epoch: plan.epoch, step: plan.step, outcomes, compute_us: 0 }, told))
 }
 
+/// What of loading was put off until there is time.
+struct Putting {
+    /// Whether anything still is.
+    off: bool,
+    /// Whether steps have come. Before, a request may be on its way that nothing should delay.
+    begun: bool,
+}
+
 /// The next command; while there are transfers it is waited for only so long that what comes or has
-/// room again is not left lying.
-fn next(commands: &mpsc::Receiver<Command>, desk: &Desk) -> Result<Command, RecvTimeoutError> {
+/// room again is not left lying. Waiting is time to load what was put off.
+fn next(
+    commands: &mpsc::Receiver<Command>,
+    desk: &Desk,
+    (executor, loading): (&mut dyn Executor, &mut Putting),
+) -> Result<Command, RecvTimeoutError> {
+    while loading.off && !desk.is_busy() {
+        let wait = if loading.begun { Duration::ZERO } else { FIRST_REQUEST };
+        match commands.recv_timeout(wait) {
+            Err(RecvTimeoutError::Timeout) => loading.off = executor.settle(),
+            other => return other,
+        }
+        loading.begun = true;
+    }
     match desk.is_busy() {
         true => commands.recv_timeout(LOOK_AT_LINES),
         false => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
     }
 }
+
+/// How long after loading the first request may take to come before what was put off is done.
+const FIRST_REQUEST: Duration = Duration::from_secs(2);
 
 fn tell_transfers(reports: impl IntoIterator<Item = TransferReport>, tell: &dyn Fn(DeviceEvent)) {
     reports.into_iter().map(DeviceEvent::Transfer).for_each(tell);

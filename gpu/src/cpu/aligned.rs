@@ -33,10 +33,15 @@ impl<T: Pod> Aligned<T> {
             let _ = map.advise(Advice::HugePage);
             return Ok(Self { data: Data::Map(map), len });
         }
+        Ok(Self::on_heap(len))
+    }
+
+    /// `len` zeros that are few enough for the allocator.
+    pub(crate) fn on_heap(len: usize) -> Self {
         let slack = LINE / size_of::<T>();
         let data = vec![T::zeroed(); len + slack];
         let start = data.as_ptr().align_offset(LINE).min(slack);
-        Ok(Self { data: Data::Vec(data, start), len })
+        Self { data: Data::Vec(data, start), len }
     }
 
     /// Makes room for at least `len` elements; what it held is lost if it grows.

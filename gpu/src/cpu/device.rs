@@ -1,6 +1,6 @@
 //! `impl Backend` for the CPU: sizes are checked here, then the work is done at once.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use troupe_runtime::id::BlockId;
 
@@ -15,8 +15,8 @@ use crate::{
         buffer::CpuBuffer,
         experts, latent, math,
         ops::{self, CpuRope, CpuVector},
-        packed::CpuLinear,
-        pairs::PairOrder,
+        packed::{CpuLinear, Elements},
+        panels::Panels,
         rounding,
         simd::{Isa, pool::Pool},
         step::{CpuStep, GroupTables},
@@ -37,6 +37,8 @@ pub struct CpuDevice {
     /// `None` computes by the reference.
     pub(crate) isa: Option<Isa>,
     pub(crate) pool: Pool,
+    /// Weights of which some may not be packed yet.
+    unsettled: Vec<Arc<Panels>>,
     /// A product's input as kernels read it.
     pub(crate) laid_out: Aligned<u32>,
     /// Working memory of the operations that are several.
@@ -59,6 +61,7 @@ impl CpuDevice {
             path,
             isa: Isa::of(path),
             pool: Pool::new(options.threads)?,
+            unsettled: Vec::new(),
             laid_out: Aligned::zeroed(0)?,
             experts: experts::Scratch::new()?,
             latent: latent::Scratch::new()?,
@@ -108,8 +111,22 @@ impl Backend for CpuDevice {
     }
 
     fn prepare_linear(&mut self, source: &LinearSource<'_>) -> Result<CpuLinear, DeviceError> {
-        let order = self.isa.map_or(PairOrder::Natural, Isa::pair_order);
-        CpuLinear::pack(source, order, &mut self.pool)
+        let linear = CpuLinear::pack(source, self.isa, &mut self.pool)?;
+        if let Elements::Bf16(panels) = &linear.elements {
+            self.unsettled.push(Arc::clone(panels));
+        }
+        Ok(linear)
+    }
+
+    fn settle(&mut self) -> bool {
+        while let (Some(panels), Some(isa)) = (self.unsettled.last(), self.isa) {
+            // Without memory for it, a weight stays where it is and costs time.
+            if panels.settle(isa, &mut self.pool).unwrap_or(false) {
+                return true;
+            }
+            self.unsettled.pop();
+        }
+        false
     }
 
     fn prepare_vector(&mut self, source: &DenseMatrix<'_>) -> Result<CpuVector, DeviceError> {

@@ -4,7 +4,7 @@
 //! - [`device`]: `impl Backend`; [`ops`]: what its operations do row by row; `path`: which code
 //!   does it on this machine
 //! - `experts`, `latent`: a layer of experts and latent attention, several operations each
-//! - [`packed`], `pairs`, `integers`, `coded`: weights as kernels want them; [`buffer`], [`step`]:
+//! - [`packed`], `panels`, `pairs`, `integers`, `coded`: weights as kernels want them; [`buffer`], [`step`]:
 //!   activations, step metadata; `rounding`: activations of quantized checkpoints
 //! - [`probe`]: what this machine can do at most
 //! - `reference`: reductions in plain loops; `simd`: the same, fast; `math`: scalar functions
@@ -57,6 +57,7 @@ pub(crate) mod math;
 pub mod ops;
 pub mod packed;
 pub(crate) mod pairs;
+pub(crate) mod panels;
 mod path;
 pub mod probe;
 pub(crate) mod reference;

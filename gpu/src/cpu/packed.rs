@@ -5,6 +5,8 @@
 //! exactly; brain floats lie in pairs of inputs ([`crate::cpu::pairs`]). A row (one output's
 //! weights) can still be read, which is how a tied embedding is gathered from the head.
 
+use std::sync::Arc;
+
 use bytemuck::Pod;
 use half::{bf16, f16};
 
@@ -14,14 +16,15 @@ use crate::{
         aligned::Aligned,
         coded::{Coded, Stacked},
         integers::{Bits, GROUP, WORDS, pack_panel},
-        pairs::{self, BLOCK, PAIRS, PairOrder},
+        pairs::{self, PAIRS, PairOrder},
+        panels::Panels,
         rounding,
-        simd::pool::Pool,
+        simd::{Isa, pool::Pool},
     },
     dtype::Dtype,
     error::DeviceError,
     quant::{InputRounding, QuantizedPart, QuantizedSource, Zeros, codes::CodeKind},
-    tensor::{DenseMatrix, DensePart, LinearSource, Quantize, WeightSource},
+    tensor::{DenseMatrix, DensePart, FileMatrix, LinearSource, Quantize, WeightSource},
 };
 
 /// Outputs per panel.
@@ -42,7 +45,7 @@ pub struct CpuLinear {
 #[derive(Debug)]
 pub(crate) enum Elements {
     /// Brain floats in pairs, blocks of `[16][64]` words one after the other.
-    Bf16(Aligned<u32>, PairOrder),
+    Bf16(Arc<Panels>),
     /// IEEE halves, as bits.
     F16(Aligned<u16>),
     /// Singles.
@@ -183,12 +186,14 @@ pub(crate) fn zeros<T: Pod>(panels: usize, each: usize) -> Result<Aligned<T>, De
 }
 
 impl CpuLinear {
-    /// Packs the source, panels shared out over the pool; pairs of brain floats as `order` says.
+    /// Packs the source, panels shared out over the pool. Brain floats of a file that `isa` packs
+    /// fast enough for each product stay where they are.
     pub(crate) fn pack(
         source: &LinearSource<'_>,
-        order: PairOrder,
+        isa: Option<Isa>,
         pool: &mut Pool,
     ) -> Result<Self, DeviceError> {
+        let order = isa.map_or(PairOrder::Natural, Isa::pair_order);
         let parts = match &source.weights {
             WeightSource::Dense(parts) => parts,
             WeightSource::Quantized(quantized) => return Self::of_codes(source, quantized, pool),
@@ -204,12 +209,23 @@ impl CpuLinear {
                 Elements::Integers(Integers::pack(bits, size, &rows, pool)?)
             }
             Dtype::Bf16 => {
-                let words = pairs::words(in_features);
-                let mut data = zeros(panels, words)?;
-                pool.chunks(&mut data, PANEL * words, &|panel, out| {
-                    rows.pack_pairs(panel, order, out);
-                });
-                Elements::Bf16(data, order)
+                let fast = isa.filter(|isa| isa.packs_fast());
+                Elements::Bf16(Arc::new(match (fast, of_files(parts)) {
+                    (Some(_), Some(parts)) if parts.iter().all(FileMatrix::is_whole) => {
+                        Panels::in_place(order, in_features, parts, pool)
+                    }
+                    (Some(isa), Some(parts)) => {
+                        Panels::of_columns((isa, order), in_features, parts, pool)?
+                    }
+                    _ => {
+                        let words = pairs::words(in_features);
+                        let mut data = zeros(panels, words)?;
+                        pool.chunks(&mut data, PANEL * words, &|panel, out| {
+                            rows.pack_pairs(panel, order, out);
+                        });
+                        Panels::packed(order, in_features, data)
+                    }
+                }))
             }
             Dtype::F16 => {
                 let mut data = zeros(panels, in_features)?;
@@ -268,25 +284,11 @@ impl CpuLinear {
         out
     }
 
-    /// The words of panel `panel`, if these are brain floats; else none.
-    pub(crate) fn panel_of_pairs(&self, panel: usize) -> &[u32] {
-        let size = pairs::words(self.in_features) * PANEL;
-        match &self.elements {
-            Elements::Bf16(data, _) => &data[panel * size..][..size],
-            _ => &[],
-        }
-    }
-
     /// Weight of output `n` for input `k`.
     pub(crate) fn get(&self, n: usize, k: usize) -> f32 {
         let at = (n / PANEL * self.in_features + k) * PANEL + n % PANEL;
         match &self.elements {
-            Elements::Bf16(data, order) => {
-                let (word, shift) = order.place(k % BLOCK);
-                let words = n / PANEL * pairs::words(self.in_features);
-                let at = (words + k / BLOCK * PAIRS + word) * PANEL + n % PANEL;
-                pairs::widen((data[at] >> shift) as u16)
-            }
+            Elements::Bf16(panels) => panels.get(n, k),
             Elements::F16(data) => f16::from_bits(data[at]).to_f32(),
             Elements::F32(data) => data[at],
             Elements::Coded(coded) => coded.value(n, k),
@@ -299,16 +301,7 @@ impl CpuLinear {
         let start = n / PANEL * self.in_features * PANEL + n % PANEL;
         let f16 = |bits: &u16| f16::from_bits(*bits).to_f32();
         match &self.elements {
-            Elements::Bf16(data, order) => {
-                let start = n / PANEL * pairs::words(self.in_features) * PANEL + n % PANEL;
-                let blocks = data[start..].chunks(PAIRS * PANEL);
-                for (out, block) in out.chunks_mut(BLOCK).zip(blocks) {
-                    for (input, out) in out.iter_mut().enumerate() {
-                        let (word, shift) = order.place(input);
-                        *out = pairs::widen((block[word * PANEL] >> shift) as u16);
-                    }
-                }
-            }
+            Elements::Bf16(panels) => panels.row(n, out),
             Elements::F16(data) => spread(&data[start..], out, f16),
             Elements::F32(data) => spread(&data[start..], out, |value| *value),
             Elements::Coded(coded) => {
@@ -342,7 +335,7 @@ impl PreparedLinear for CpuLinear {
 
     fn bytes(&self) -> u64 {
         let elements = match &self.elements {
-            Elements::Bf16(data, _) => data.len() * 4,
+            Elements::Bf16(panels) => panels.bytes(self.out_features),
             Elements::F16(data) => data.len() * 2,
             Elements::Coded(coded) => coded.bytes(),
             Elements::Integers(integers) => integers.bytes(),
@@ -393,6 +386,15 @@ impl<'a> Rows<'a> {
             }
         }
     }
+}
+
+/// The rows of all parts where files have them, if those are brain floats.
+fn of_files(parts: &[DensePart<'_>]) -> Option<Vec<FileMatrix>> {
+    let found = parts.iter().map(|part| match part.weight.dtype() {
+        Dtype::Bf16 => part.weight.to_file(),
+        Dtype::F16 | Dtype::F32 => None,
+    });
+    found.collect()
 }
 
 fn check_parts(parts: &[DensePart<'_>], in_features: usize) -> Result<(), DeviceError> {

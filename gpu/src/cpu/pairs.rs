@@ -21,6 +21,9 @@ pub(crate) const PAIRS: usize = BLOCK / 2;
 /// Smaller magnitudes count as zero.
 pub(crate) const SMALLEST: f32 = 1.0 / (1u64 << 56) as f32;
 
+/// The bits of that.
+pub(crate) const LEAST: u16 = (SMALLEST.to_bits() >> 16) as u16;
+
 /// Which two inputs of a block share a word, in its lower and upper half. The order of sums is the
 /// same with each; kernels differ in what they can read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +76,7 @@ pub(crate) fn narrow(value: f32) -> u16 {
 
 /// Zero for what is smaller than [`SMALLEST`].
 #[inline(always)]
-fn without_tiny(bits: u16) -> u16 {
-    const LEAST: u16 = (SMALLEST.to_bits() >> 16) as u16;
+pub(crate) fn without_tiny(bits: u16) -> u16 {
     if bits & 0x7fff < LEAST { 0 } else { bits }
 }
 
@@ -133,7 +135,7 @@ pub(crate) fn rounded(value: f32) -> f32 {
     widen(narrow(value))
 }
 
-const _: () = assert!(bf16::MIN_POSITIVE.to_bits() < (SMALLEST.to_bits() >> 16) as u16);
+const _: () = assert!(bf16::MIN_POSITIVE.to_bits() < LEAST);
 
 #[cfg(test)]
 mod tests {

@@ -13,7 +13,7 @@
 //! names file, tensor, what was expected and what was found.
 
 pub mod checkpoint;
-mod map;
+pub(crate) mod map;
 pub mod reader;
 pub mod rename;
 pub mod safetensors;

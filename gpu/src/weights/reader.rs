@@ -4,7 +4,7 @@
 //! Reading gives whole tensors as borrowed bytes; nothing is touched until a layer takes its slice.
 //! The layer then says what it took, and whether other ranks of the stage hold the same.
 
-use std::{borrow::Cow, cell::RefCell, path::Path};
+use std::{cell::RefCell, path::Path};
 
 use troupe_runtime::model::config::{Quantization, QuantizedWeights};
 
@@ -215,11 +215,12 @@ impl<'a> WeightReader<'a> {
             });
         }
         let paired = self.paired_head(name).filter(|size| is_paired(expected[0], *size));
-        let bytes = match paired {
-            Some(size) => unpaired(tensor.bytes, expected[0], size).into(),
-            None => Cow::Borrowed(tensor.bytes),
-        };
-        DenseMatrix::new(bytes, tensor.dtype, shape)
+        match paired {
+            Some(size) => {
+                DenseMatrix::new(unpaired(tensor.bytes, expected[0], size), tensor.dtype, shape)
+            }
+            None => Ok(DenseMatrix::new(tensor.bytes, tensor.dtype, shape)?.of_file(tensor.map)),
+        }
     }
 
     /// The size of a head, if `name` has outputs of rotated heads and the file has them in pairs.

@@ -35,6 +35,8 @@ pub struct Tensor<'a> {
     pub shape: &'a [usize],
     /// Row-major, little-endian; exactly as long as type and shape say.
     pub bytes: &'a [u8],
+    /// What the bytes are borrowed from.
+    pub(crate) map: &'a FileMap,
 }
 
 /// A tensor of any type, as it lies in its file.
@@ -123,7 +125,7 @@ impl TensorFile {
                 format!("tensor `{name}` is of type {found}; F32, F16 and BF16 are supported");
             DeviceError::Weights { path: self.path.clone(), why }
         })?;
-        Ok(Tensor { dtype, shape, bytes })
+        Ok(Tensor { dtype, shape, bytes, map: &self.map })
     }
 
     /// A tensor of any type.

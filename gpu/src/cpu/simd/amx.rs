@@ -98,11 +98,11 @@ impl Shapes {
     }
 }
 
-/// One task of a product by pairs in natural order.
+/// One task of a product by a panel of pairs in natural order.
 ///
 /// # Safety
 /// [`available`] has said yes; each task is run once.
-pub(crate) unsafe fn pairs(job: &Product<'_>, task: usize) {
+pub(crate) unsafe fn pairs(job: &Product<'_>, weights: &[u32], task: usize) {
     let (number, first) = job.place(task);
     let rows = TASK_ROWS.min(job.rows - first);
     let words = words(job.weight.in_features());
@@ -110,7 +110,7 @@ pub(crate) unsafe fn pairs(job: &Product<'_>, task: usize) {
     let mut totals = [0; TASK_ROWS * PANEL];
     // SAFETY: as this function's.
     unsafe {
-        panel(TileOf::Pairs, (x, words), job.weight.panel_of_pairs(number), &mut totals);
+        panel(TileOf::Pairs, (x, words), weights, &mut totals);
     }
     let totals: &[f32] = bytemuck::cast_slice(&totals[..rows * PANEL]);
     finish(job, totals, number, first);

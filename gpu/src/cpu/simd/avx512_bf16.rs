@@ -46,15 +46,14 @@ unsafe impl Meet for Paired {
     }
 }
 
-/// One task of a product by chained pairs.
+/// One task of a product by a panel of chained pairs.
 ///
 /// # Safety
 /// The machine must have this module's features; each task is run once.
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub(crate) unsafe fn pairs(job: &Product<'_>, task: usize) {
+pub(crate) unsafe fn pairs(job: &Product<'_>, weights: &[u32], task: usize) {
     let (panel, first) = job.place(task);
-    let weights = job.weight.panel_of_pairs(panel).as_ptr();
-    // SAFETY: features as promised by the caller; the panel is whole.
+    // SAFETY: features as promised by the caller.
     unsafe { rows_of_panel::<Paired>(job, weights, panel, first) }
 }
 

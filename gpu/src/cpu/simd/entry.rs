@@ -14,6 +14,22 @@ macro_rules! entry_points {
             unsafe { crate::cpu::simd::product::task::<$simd>(job, task) }
         }
 
+        /// [`crate::cpu::simd::pairs::rows_of_panel`] with widened pairs.
+        ///
+        /// # Safety
+        /// The machine must have this module's features.
+        $(#[$feature])?
+        pub(crate) unsafe fn pairs(
+            job: &crate::cpu::simd::product::Product<'_>,
+            weights: &[u32],
+            task: usize,
+        ) {
+            use crate::cpu::simd::pairs::{Widened, rows_of_panel};
+            let (panel, first) = job.place(task);
+            // SAFETY: features as promised by the caller.
+            unsafe { rows_of_panel::<Widened<$simd>>(job, weights, panel, first) }
+        }
+
         /// [`crate::cpu::simd::pairs::spread`] for widened pairs.
         ///
         /// # Safety

@@ -4,16 +4,17 @@
 use crate::cpu::integers::Bits;
 
 #[cfg(target_arch = "x86_64")]
-use super::{amx, avx2, avx512, avx512_bf16, avx512_vnni, probe};
+use super::{amx, avx2, avx512, avx512_bf16, avx512_vnni, probe, transpose};
 use super::{attention, integers, latent, pool, portable, product, tasks};
 use crate::{
     backend::PreparedLinear,
     cpu::{
         KernelPath,
-        packed::{CpuLinear, Elements},
-        pairs::{BLOCK, PairOrder, words},
+        packed::{CpuLinear, Elements, PANEL},
+        pairs::{BLOCK, PAIRS, PairOrder, pack_block, words},
         probe::Multiply,
     },
+    dtype::Dtype,
     quant::InputRounding,
 };
 
@@ -112,6 +113,27 @@ impl Isa {
         }
     }
 
+    /// Whether [`Self::pack_pairs`] takes little longer than reading what it packs.
+    pub(crate) fn packs_fast(self) -> bool {
+        !matches!(self.0, KernelPath::Avx2 | KernelPath::Portable | KernelPath::Reference)
+    }
+
+    /// Packs up to 64 rows of equally many brain floats into a panel of pairs in `order`; lanes
+    /// beyond the last row become zeros.
+    pub(crate) fn pack_pairs(self, order: PairOrder, rows: &[&[u8]], out: &mut [u32]) {
+        #[cfg(target_arch = "x86_64")]
+        if self.packs_fast() {
+            // SAFETY: `Isa::of` has found the features on this machine.
+            return unsafe { transpose::pack(order, rows, out) };
+        }
+        out.fill(0);
+        for (block, out) in out.chunks_exact_mut(PAIRS * PANEL).enumerate() {
+            for (lane, row) in rows.iter().enumerate() {
+                pack_block(order, (row, Dtype::Bf16), block, lane, out);
+            }
+        }
+    }
+
     /// Words that one row of `x` takes as the kernel for `weight` reads it.
     pub(crate) fn row_words(self, weight: &CpuLinear) -> usize {
         let width = weight.in_features();
@@ -181,16 +203,11 @@ impl Isa {
 
     fn product_task(self, job: &product::Product<'_>, task: usize) {
         match (&job.weight.elements, self.0) {
-            // SAFETY: `Isa::of` has found the features on this machine, and weights that are
-            // prepared for it are chained.
-            #[cfg(target_arch = "x86_64")]
-            (Elements::Bf16(..), KernelPath::Avx512Bf16) => unsafe {
-                avx512_bf16::pairs(job, task);
-            },
-            // SAFETY: as above, in natural order.
-            #[cfg(target_arch = "x86_64")]
-            (Elements::Bf16(..), KernelPath::Amx) => unsafe { amx::pairs(job, task) },
-            // SAFETY: as above.
+            (Elements::Bf16(panels), _) => {
+                let (panel, _) = job.place(task);
+                panels.with(self, panel, |weights| self.pairs_task(job, weights, task));
+            }
+            // SAFETY: `Isa::of` has found the features on this machine.
             #[cfg(target_arch = "x86_64")]
             (Elements::Integers(own), KernelPath::Amx) if own.bits == Bits::Eight => unsafe {
                 amx::bytes(job, own, task);
@@ -204,6 +221,20 @@ impl Isa {
                 unsafe { avx512_vnni::product(job, weights, task) }
             }
             _ => dispatch!(self, product(job, task)),
+        }
+    }
+
+    /// One task of a product by a panel of pairs in this path's order.
+    fn pairs_task(self, job: &product::Product<'_>, weights: &[u32], task: usize) {
+        match self.0 {
+            // SAFETY: `Isa::of` has found the features on this machine, and weights that are
+            // prepared for it are chained.
+            #[cfg(target_arch = "x86_64")]
+            KernelPath::Avx512Bf16 => unsafe { avx512_bf16::pairs(job, weights, task) },
+            // SAFETY: as above, in natural order.
+            #[cfg(target_arch = "x86_64")]
+            KernelPath::Amx => unsafe { amx::pairs(job, weights, task) },
+            _ => dispatch!(self, pairs(job, weights, task)),
         }
     }
 

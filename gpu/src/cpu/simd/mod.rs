@@ -7,6 +7,7 @@
 //! - [`grouped`]: many products of different weights, shared out together
 //! - [`entry`]: compiles them for one instruction set; [`isa`]: which there are, and what each
 //!   calls
+//! - [`transpose`]: rows of brain floats to panels, in registers
 //! - [`probe`]: loops that show the machine's limits
 //! - [`pool`]: the threads that share their tasks; [`tasks`]: how attention is cut for them
 //!
@@ -37,6 +38,8 @@ mod probe;
 pub(crate) mod product;
 mod rows;
 pub(crate) mod tasks;
+#[cfg(target_arch = "x86_64")]
+mod transpose;
 mod vector;
 
 pub(crate) use isa::{Isa, has_fast_pairs};

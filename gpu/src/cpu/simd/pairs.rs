@@ -115,21 +115,22 @@ pub(crate) fn narrow_rows(x: &[f32], width: usize, out: &mut [u32]) {
     }
 }
 
-/// Up to [`TASK_ROWS`] rows from `first` by one panel.
+/// Up to [`TASK_ROWS`] rows from `first` by one panel in `M`'s order.
 ///
 /// # Safety
-/// The machine must have what `M` needs; `weights` is a whole panel in its order.
+/// The machine must have what `M` needs.
 #[inline(always)]
 pub(crate) unsafe fn rows_of_panel<M: Meet>(
     job: &Product<'_>,
-    weights: *const u32,
+    weights: &[u32],
     panel: usize,
     first: usize,
 ) {
     let blocks = job.weight.in_features().div_ceil(BLOCK);
     let x_words = blocks * M::X_WORDS;
     let rows = TASK_ROWS.min(job.rows - first);
-    assert!(job.x.len() >= job.rows * x_words);
+    assert!(job.x.len() >= job.rows * x_words && weights.len() >= blocks * PAIRS * PANEL);
+    let weights = weights.as_ptr();
     let mut totals = [0.0f32; TASK_ROWS * PANEL];
     for start in (0..blocks).step_by(CHUNK_BLOCKS) {
         for row in (0..rows).step_by(TILE_ROWS) {

@@ -9,7 +9,6 @@ use std::mem::MaybeUninit;
 
 use super::{
     coded, integers,
-    pairs::{self, Widened},
     pool::Pieces,
     vector::{LANES, Simd, Stored, StoredF16, StoredF32},
 };
@@ -82,7 +81,7 @@ pub(crate) fn interleave(x: &[f32], width: usize, out: &mut [u32]) {
     }
 }
 
-/// Computes one task.
+/// Computes one task of a product with weights other than brain floats.
 ///
 /// # Safety
 /// The machine must have what `S` needs; each task is run once.
@@ -93,10 +92,8 @@ pub(crate) unsafe fn task<S: Simd>(job: &Product<'_>, task: usize) {
     // SAFETY: as this function's; `at` is the start of a whole panel, or slicing panics.
     unsafe {
         match &job.weight.elements {
-            Elements::Bf16(..) => {
-                let weights = job.weight.panel_of_pairs(panel).as_ptr();
-                pairs::rows_of_panel::<Widened<S>>(job, weights, panel, first);
-            }
+            // These have tasks of their own, `pairs`.
+            Elements::Bf16(_) => {}
             Elements::Integers(weights) => {
                 integers::rows_of_panel::<S::Bytes>(job, weights, panel, first);
             }
