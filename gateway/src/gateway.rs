@@ -73,8 +73,9 @@ pub struct Surroundings {
 
 /// Starts a gateway: it listens when this returns, and is healthy once an endpoint is ready.
 ///
-/// To be called within a runtime. It is no `async` function on purpose: what such a function does, and
-/// all that follows from it, is compiled where it is awaited, as fast as that crate is meant to be.
+/// To be called within a runtime. It is no `async` function on purpose: what such a function does,
+/// and all that it starts, is compiled in the crate that awaits it, and no faster than that is
+/// meant to be.
 ///
 /// # Errors
 /// [`GatewayError`] if it cannot listen.

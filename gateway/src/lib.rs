@@ -8,6 +8,7 @@
 //!
 //! # Layout
 //! - `server`: which path goes where, the accept loop, draining; `connection`: slow clients;
+//!   `joined`: small messages in one piece;
 //!   `passage`: what every request passes
 //! - `config`: settings; `state`: what handlers share
 //! - `auth`, `tenants`, `admission`, `body`, `fields`: who may ask, how many at once, how large
@@ -42,6 +43,7 @@ mod foreign;
 mod gateway;
 mod holding;
 mod ingress;
+mod joined;
 mod metrics;
 mod model;
 pub mod openai;

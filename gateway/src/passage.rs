@@ -94,7 +94,7 @@ where
         let id = HeaderValue::from_str(&context.id);
         let answered = match auth::enter(tenants, &request, &mut context) {
             Ok(()) => {
-                request.extensions_mut().insert(context);
+                request.extensions_mut().insert(Arc::new(context));
                 // The one that was found ready is used; its clone is for the next.
                 let next = self.inner.clone();
                 let mut inner = std::mem::replace(&mut self.inner, next);

@@ -26,7 +26,9 @@ use troupe_runtime::shutdown::Shutdown;
 
 use crate::{
     connection::StallGuard,
-    error, openapi,
+    error,
+    joined::Joined,
+    openapi,
     passage::Passage,
     routes::{chat, completions, models, placement, probes, tokenize},
     rules::front,
@@ -154,7 +156,7 @@ async fn connection(
         .header_read_timeout(head_timeout)
         .max_buf_size(BUFFER_BYTES)
         .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(Joined(TokioIo::new(stream)), service);
     tokio::pin!(served);
     tokio::select! {
         ended = &mut served => return ended,

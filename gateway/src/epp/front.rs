@@ -47,7 +47,7 @@ pub(crate) async fn through(
 /// Places a request for a model that endpoints of others serve.
 async fn generation(
     State(gateway): State<Arc<Gateway>>,
-    Extension(context): Extension<RequestContext>,
+    Extension(context): Extension<Arc<RequestContext>>,
     request: Request,
 ) -> Result<Response, ApiError> {
     if gateway.foreign.all().is_empty() {

@@ -1,9 +1,9 @@
 //! Connections to one foreign endpoint, kept for the next request.
 //!
-//! A connection has no task of its own: who uses it drives it. So a request is one task's work, from
-//! the client's socket to the endpoint's and back, and nothing of it is handed from task to task.
-//! One that is not used is driven by nobody; whether its other end has closed it is found out when
-//! it is taken, and now and then by the endpoint's keeper.
+//! A connection has no task of its own: who uses it drives it. So a request is one task's work,
+//! from the client's socket to the endpoint's and back, and nothing of it is handed from task to
+//! task. One that is not used is driven by nobody; whether its other end has closed it is found
+//! out when it is taken, and now and then by the endpoint's keeper.
 
 use std::{
     fmt,
@@ -30,6 +30,7 @@ use tower::{Service, ServiceExt};
 use troupe_runtime::error::chain;
 
 use super::{config::ForeignEndpoint, tls::Tls};
+use crate::joined::Joined;
 
 /// All connections to one endpoint that are free.
 pub(super) struct Lines {
@@ -52,7 +53,7 @@ struct Line {
     free_since: Instant,
 }
 
-type Driver = Connection<MaybeHttpsStream<TokioIo<TcpStream>>, Full<Bytes>>;
+type Driver = Connection<Joined<MaybeHttpsStream<TokioIo<TcpStream>>>, Full<Bytes>>;
 
 /// An answer's body, which drives its connection. Once it is over the next request may have that;
 /// if it is dropped before, the connection is closed, which tells the endpoint.
@@ -127,7 +128,7 @@ impl Lines {
         let connector = connector.ready().await.map_err(|error| error.to_string())?;
         let io = connector.call(self.there.clone()).await;
         let io = io.map_err(|error| chain(&*error))?;
-        let (sender, driver) = handshake(io).await.map_err(|error| chain(&error))?;
+        let (sender, driver) = handshake(Joined(io)).await.map_err(|error| chain(&error))?;
         Ok(Line { sender, driver: Some(Box::new(driver)), free_since: Instant::now() })
     }
 

@@ -122,6 +122,8 @@ impl Upstreams {
         *request.method_mut() = axum::http::Method::POST;
         *request.uri_mut() = uri;
         let headers = request.headers_mut();
+        // Those that came, and what is ours to say.
+        headers.reserve(handed.headers.len() + 4);
         for (name, value) in handed.headers.iter().filter(|(name, _)| !OWN.contains(name)) {
             headers.append(name, value.clone());
         }
@@ -153,13 +155,14 @@ fn answer(
     (permit, context): (Permit, &RequestContext),
 ) -> Response<Body> {
     upstream.known().breaker.success();
-    let served = HeaderValue::from_str(upstream.config.authority.as_str()).ok();
     let (mut parts, body) = response.into_parts();
-    for name in OWN.iter().filter(|name| **name != CONTENT_LENGTH) {
-        parts.headers.remove(name);
+    let is_own = |name: &HeaderName| *name != CONTENT_LENGTH && OWN.contains(name);
+    // Most answers have none of them.
+    if parts.headers.keys().any(is_own) {
+        OWN.iter().filter(|name| is_own(name)).for_each(|name| drop(parts.headers.remove(name)));
     }
-    if let Some(served) = served {
-        parts.headers.insert(SERVED, served);
+    if let Some(served) = &upstream.served {
+        parts.headers.insert(SERVED, served.clone());
     }
     let until = Box::pin(sleep_until(context.deadline));
     let answer = Answer { body, until, upstream, _there: there, _permit: permit };

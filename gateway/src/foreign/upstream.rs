@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use axum::http::HeaderValue;
 use tokio::{sync::watch, time::Instant};
 use troupe_runtime::wire::status::{EndpointInfo, Load};
 
@@ -43,6 +44,8 @@ pub(crate) struct Upstream {
     /// Its own among all that there ever were.
     pub(super) number: u32,
     pub(super) lines: Arc<Lines>,
+    /// As answers say who served them.
+    pub(super) served: Option<HeaderValue>,
     /// What it may have cached.
     pub(super) cached: Cached,
     in_flight: AtomicU32,
@@ -96,7 +99,8 @@ impl Upstreams {
         let (info, config) = (choose::info(config), config.clone());
         let name = format!("{config:?}").into();
         let (lines, cached) = (Arc::new(Lines::new(&config)), self.guessed.cached());
-        Arc::new(Upstream { config, info, name, number, lines, cached, in_flight, known })
+        let served = HeaderValue::from_str(config.authority.as_str()).ok();
+        Arc::new(Upstream { config, info, name, number, lines, served, cached, in_flight, known })
     }
 
     /// Pools name these now. One that they named before stays as it is, and requests that are at

@@ -29,16 +29,17 @@ pub(crate) struct Verdict {
     pub(crate) dropped: Vec<u32>,
     /// Some of whom they dropped, and which filter, counted from 0.
     pub(crate) examples: Vec<(usize, usize)>,
-    /// The best, in order, with what each scorer said; the picked one is among them.
+    /// The best, in order; the picked one is among them.
     pub(crate) best: Vec<Scored>,
+    /// What each scorer said of the first of these, then of the next.
+    scores: Vec<f32>,
 }
 
 /// One that could be picked.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Scored {
     pub(crate) row: usize,
     pub(crate) total: f32,
-    pub(crate) scores: Vec<f32>,
 }
 
 /// Of the best, and of the dropped, that a verdict tells of.
@@ -51,6 +52,13 @@ const SALT: u64 = 0x91c;
 // === impl Verdict ===
 
 impl Verdict {
+    /// The best, each with what the scorers said of it.
+    pub(crate) fn scored(&self) -> impl Iterator<Item = (Scored, &[f32])> {
+        let scorers = self.scores.len().checked_div(self.best.len()).unwrap_or(0);
+        let scores = move |at: usize| &self.scores[at * scorers..][..scorers];
+        self.best.iter().enumerate().map(move |(at, best)| (*best, scores(at)))
+    }
+
     /// The candidates that it tells of.
     pub(crate) fn rows(&self) -> impl Iterator<Item = usize> {
         let best = self.best.iter().map(|scored| scored.row);
@@ -86,13 +94,16 @@ impl Profile {
         for (_, scorer, _) in &self.scorers {
             scorer.chosen(query, scene, picked);
         }
-        let told = |row: usize| Scored {
-            row: scene.rows()[row].at,
-            total: totals[row],
-            scores: all.chunks_exact(rows).map(|scores| scores[row]).collect(),
+        let told = |row: &usize| Scored { row: scene.rows()[*row].at, total: totals[*row] };
+        let scores = |row: &usize| {
+            let row = *row;
+            all.chunks_exact(rows).map(move |scores| scores[row])
         };
+        let best = best(&totals, picked);
         verdict.picked = Some(scene.rows()[picked].at);
-        verdict.best = best(&totals, picked).into_iter().map(told).collect();
+        verdict.best = best.iter().map(told).collect();
+        verdict.scores = Vec::with_capacity(best.len() * self.scorers.len());
+        verdict.scores.extend(best.iter().flat_map(scores));
         verdict
     }
 

@@ -45,18 +45,26 @@ use crate::{
 )]
 pub(crate) async fn create(
     State(gateway): State<Arc<Gateway>>,
-    Extension(context): Extension<RequestContext>,
+    Extension(context): Extension<Arc<RequestContext>>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let received = match receive::<ChatRequest>(&gateway, &context, request, "chatcmpl-").await? {
-        Asked::Here(received) => *received,
-        Asked::Elsewhere(response) => return Ok(response),
-    };
+    match receive(&gateway, &context, request, "chatcmpl-").await? {
+        // Apart, so that a request for elsewhere is not moved about with the room that this takes.
+        Asked::Here(received) => Box::pin(complete(&gateway, &context, *received)).await,
+        Asked::Elsewhere(response) => Ok(response),
+    }
+}
+
+async fn complete(
+    gateway: &Gateway,
+    context: &RequestContext,
+    received: Received<ChatRequest>,
+) -> Result<Response, ApiError> {
     let Received { permit, asked, own, served, head } = received;
-    let prepared = gateway.in_time(&context, prepare(served, &asked, own, &context)).await?;
+    let prepared = gateway.in_time(context, prepare(served, &asked, own, context)).await?;
     let shape = shape(head, &asked, &prepared);
     let PreparedChat { shared, prompt, .. } = prepared;
-    answer(&gateway, &context, (shared, vec![prompt]), shape, permit).await
+    answer(gateway, context, (shared, vec![prompt]), shape, permit).await
 }
 
 fn shape(head: Head, asked: &Sampling, prepared: &PreparedChat) -> ChatShape {

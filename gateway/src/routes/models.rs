@@ -29,7 +29,7 @@ use crate::{
 )]
 pub(crate) async fn list(
     State(gateway): State<Arc<Gateway>>,
-    Extension(context): Extension<RequestContext>,
+    Extension(context): Extension<Arc<RequestContext>>,
 ) -> Json<ModelList> {
     let mut all = cards(&gateway.directory.table(), context.scope.as_ref());
     for model in gateway.foreign.models() {
@@ -62,7 +62,7 @@ pub(crate) async fn list(
 )]
 pub(crate) async fn one(
     State(gateway): State<Arc<Gateway>>,
-    Extension(context): Extension<RequestContext>,
+    Extension(context): Extension<Arc<RequestContext>>,
     Path(id): Path<String>,
 ) -> Result<Json<ModelCard>, ApiError> {
     let mut cards = cards(&gateway.directory.table(), context.scope.as_ref());

@@ -29,7 +29,7 @@ use crate::{
 )]
 pub(crate) async fn tokenize(
     State(gateway): State<Arc<Gateway>>,
-    Extension(context): Extension<RequestContext>,
+    Extension(context): Extension<Arc<RequestContext>>,
     request: Request,
 ) -> Result<Json<TokenizeResponse>, ApiError> {
     let _permit = gateway.admit()?;
@@ -68,7 +68,7 @@ pub(crate) async fn tokenize(
 )]
 pub(crate) async fn detokenize(
     State(gateway): State<Arc<Gateway>>,
-    Extension(context): Extension<RequestContext>,
+    Extension(context): Extension<Arc<RequestContext>>,
     request: Request,
 ) -> Result<Json<DetokenizeResponse>, ApiError> {
     let _permit = gateway.admit()?;

@@ -159,7 +159,8 @@ impl Decision {
         };
         let steps = outcome.steps;
         let rows = steps.iter().flat_map(|(_, verdict)| verdict.rows());
-        let mut names = Vec::new();
+        let most = steps.iter().map(|(_, verdict)| verdict.rows().count()).sum();
+        let mut names = Vec::with_capacity(most);
         for row in rows {
             if !names.iter().any(|(known, _)| *known == row) {
                 names.push((row, name(row)));
@@ -220,10 +221,10 @@ impl Decision {
             Filtered { filter, dropped: *dropped, examples }
         };
         let scorers = profile.scorers.iter();
-        let best = verdict.best.iter().map(|scored| Best {
+        let best = verdict.scored().map(|(scored, scores)| Best {
             endpoint: self.name(scored.row),
             total: scored.total,
-            scores: &scored.scores,
+            scores,
             picked: Some(scored.row) == verdict.picked,
         });
         Step {

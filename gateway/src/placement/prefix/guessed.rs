@@ -40,6 +40,9 @@ impl Guessed {
 
     /// The names of a request's blocks, for a model.
     pub(crate) async fn hashes(&self, model: &str, request: &[u8]) -> Hashes {
+        if request.len() < 4 * BLOCK_SIZE as usize {
+            return Hashes::NONE;
+        }
         let words = request.chunks_exact(4);
         let words = words.map(|word| word.iter().fold(0, |all, byte| all << 8 | u32::from(*byte)));
         let (words, wanted) = (words.collect(), [self.naming].into());
