@@ -314,24 +314,35 @@ pub(super) fn kinds() -> Vec<Kind> {
         }
         fields
     };
-    vec![
+    let mut kinds = vec![
         kind("greedy", TEXT, json!({"temperature": 0, "ignore_eos": true, "logprobs": 2})),
         kind("sampled", TEXT, sampled(json!({"repetition_penalty": 1.1}))),
         kind("two choices", TEXT, sampled(json!({"n": 2}))),
         kind("chat", CHAT, sampled(json!({"logprobs": true, "top_logprobs": 2}))),
         kind("a schema", CHAT, json!({"temperature": 1.0, "seed": 7, "response_format": format})),
         kind("two chats", CHAT, sampled(json!({"n": 2}))),
-    ]
+    ];
+    if let Some(asked) = at_every_event()
+        && asked != "all"
+    {
+        kinds.retain(|kind| asked.split(',').any(|name| name == kind.name));
+    }
+    kinds
+}
+
+/// The kinds that are played at every event, separated by commas, or `all`; the others are not
+/// played then.
+fn at_every_event() -> Option<String> {
+    #[expect(clippy::disallowed_methods, reason = "how much is tested is no setting of a program")]
+    std::env::var("TROUPE_TEST_CHAOS").ok()
 }
 
 /// At which events members are killed: one in `make test`, which is another for each kind and on
-/// each day; every one if `TROUPE_TEST_CHAOS` is `all`.
+/// each day; every one if `TROUPE_TEST_CHAOS` says so.
 pub(super) fn indices(kind: usize, events: usize) -> Vec<usize> {
-    #[expect(clippy::disallowed_methods, reason = "how much is tested is no setting of a program")]
-    let all = std::env::var("TROUPE_TEST_CHAOS").is_ok_and(|which| which == "all");
     // The last event leaves nothing to go on with.
     let last = events - 1;
-    if all {
+    if at_every_event().is_some() {
         return (1..last).collect();
     }
     let days = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a time");
