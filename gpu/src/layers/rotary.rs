@@ -32,8 +32,9 @@ impl<B: Backend> Rotary<B> {
     ) -> Result<Self, DeviceError> {
         let mut prepare = |rope: &Rope| {
             let inverse_frequencies = inverse_frequencies(rope, config.rotary_dim);
-            let attention_factor = match rope.scaling {
-                RopeScaling::Yarn { attention_factor, .. } => attention_factor as f32,
+            let attention_factor = match &rope.scaling {
+                RopeScaling::Yarn { attention_factor, .. }
+                | RopeScaling::PerPair { attention_factor, .. } => *attention_factor as f32,
                 RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } => 1.0,
             };
             let inverse_frequencies = &inverse_frequencies;
@@ -53,22 +54,22 @@ impl<B: Backend> Rotary<B> {
 pub fn inverse_frequencies(rope: &Rope, dim: usize) -> Vec<f32> {
     let base = |pair: usize| rope.theta.powf(-((2 * pair) as f64) / dim as f64);
     let kept = kept(rope, dim);
-    (0..dim / 2).map(|pair| scaled(rope.scaling, base(pair), &kept, pair) as f32).collect()
+    (0..dim / 2).map(|pair| scaled(&rope.scaling, base(pair), &kept, pair) as f32).collect()
 }
 
 /// How much of each pair's frequency YaRN keeps, by the pair's number.
 fn kept(rope: &Rope, dim: usize) -> impl Fn(usize) -> f64 {
     let (mut low, mut high) = (0.0, 0.0);
     if let RopeScaling::Yarn { beta_fast, beta_slow, truncate, original_max_position, .. } =
-        rope.scaling
+        &rope.scaling
     {
         // The pair that turns so often within the context that the model was first trained with.
         let pair = |turns: f64| {
-            let positions = original_max_position as f64;
+            let positions = *original_max_position as f64;
             dim as f64 * (positions / (turns * TAU)).ln() / (2.0 * rope.theta.ln())
         };
-        (low, high) = (pair(beta_fast), pair(beta_slow));
-        if truncate {
+        (low, high) = (pair(*beta_fast), pair(*beta_slow));
+        if *truncate {
             (low, high) = (low.floor(), high.ceil());
         }
         (low, high) = (low.max(0.0), high.min((dim - 1) as f64));
@@ -79,7 +80,7 @@ fn kept(rope: &Rope, dim: usize) -> impl Fn(usize) -> f64 {
     move |pair| 1.0 - ((pair as f64 - low) / (high - low)).clamp(0.0, 1.0)
 }
 
-fn scaled(scaling: RopeScaling, frequency: f64, kept: &impl Fn(usize) -> f64, pair: usize) -> f64 {
+fn scaled(scaling: &RopeScaling, frequency: f64, kept: &impl Fn(usize) -> f64, pair: usize) -> f64 {
     match scaling {
         RopeScaling::None => frequency,
         RopeScaling::Linear { factor } => frequency / factor,
@@ -90,7 +91,7 @@ fn scaled(scaling: RopeScaling, frequency: f64, kept: &impl Fn(usize) -> f64, pa
             original_max_position,
         } => {
             // How often the pair turns within the context that the model was first trained with.
-            let turns = original_max_position as f64 * frequency / TAU;
+            let turns = *original_max_position as f64 * frequency / TAU;
             let kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
             let kept = kept.clamp(0.0, 1.0);
             frequency * (kept + (1.0 - kept) / factor)
@@ -98,6 +99,10 @@ fn scaled(scaling: RopeScaling, frequency: f64, kept: &impl Fn(usize) -> f64, pa
         RopeScaling::Yarn { factor, .. } => {
             let kept = kept(pair);
             frequency * (kept + (1.0 - kept) / factor)
+        }
+        // As many as there are pairs, which the config has seen to.
+        RopeScaling::PerPair { factors, .. } => {
+            factors.get(pair).map_or(frequency, |factor| frequency / factor)
         }
     }
 }
@@ -125,7 +130,7 @@ mod tests {
         let fast = TAU / 64.0 * 5.0;
         let slow = TAU / 64.0 * 0.5;
         let between = TAU / 64.0 * 2.5;
-        let scaled = |frequency| scaled(scaling, frequency, &|_| 0.0, 0);
+        let scaled = |frequency| scaled(&scaling, frequency, &|_| 0.0, 0);
         assert_eq!(scaled(fast), fast);
         assert!((scaled(slow) - slow / 8.0).abs() < 1e-15);
         assert!((scaled(between) - between * (0.5 + 0.5 / 8.0)).abs() < 1e-15);

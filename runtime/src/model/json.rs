@@ -148,6 +148,22 @@ impl<'a> Fields<'a> {
         texts.map(Some).ok_or_else(|| self.wrong(name, "it must be a list of texts"))
     }
 
+    /// A list of numbers of this range, if there.
+    pub(super) fn numbers(
+        &self,
+        name: &str,
+        range: RangeInclusive<f64>,
+    ) -> Result<Option<Vec<f64>>, ModelError> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        let one = |value: &Value| value.as_f64().filter(|number| range.contains(number));
+        let all = value.as_array().and_then(|list| list.iter().map(one).collect());
+        let (from, to) = (range.start(), range.end());
+        let expected = || format!("it must be a list of numbers from {from} to {to}");
+        all.map(Some).ok_or_else(|| self.wrong(name, expected()))
+    }
+
     /// A list of whole numbers below `end`, if there.
     pub(super) fn integers(
         &self,

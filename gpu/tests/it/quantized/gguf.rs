@@ -82,6 +82,42 @@ fn a_file_gives_the_bits_of_its_dequantized_twin() {
     }
 }
 
+/// Llama 3.1 and later: the frequencies of `config.json` are a tensor of factors there.
+#[test]
+fn frequencies_are_stretched_by_the_files_factors() {
+    let source = golden::model("tiny-llama-tied").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let prompt: Vec<u32> = (5..45).collect();
+    let logits = |scaling: Value| {
+        let stretched = folder.path().join("source");
+        fs::create_dir_all(&stretched).unwrap();
+        for entry in fs::read_dir(&source).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), stretched.join(entry.file_name())).unwrap();
+        }
+        let mut config: Value =
+            serde_json::from_slice(&fs::read(source.join("config.json")).unwrap()).unwrap();
+        config["rope_scaling"] = scaling;
+        fs::write(stretched.join("config.json"), config.to_string()).unwrap();
+        let (file, twin) = (folder.path().join("model.gguf"), folder.path().join("twin"));
+        fs::write(&file, written(&stretched, "llama", Store::F32, &twin)).unwrap();
+        [file, twin].map(|path| {
+            let config = if path.is_dir() { path.join("config.json") } else { path.clone() };
+            let config = ModelConfig::load(&config).unwrap();
+            let layout = Layout { dtype: Some(Dtype::F32), ..Layout::of(1, 1) };
+            let mut ranks = Ranks::load_as(&path, &config, layout).unwrap();
+            last_logits(&mut ranks, &mut [Sequence::new(0, &prompt)]).remove(0)
+        })
+    };
+    let apart =
+        |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let [file, twin] = logits(json!({"rope_type": "llama3", "factor": 8.0,
+        "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}));
+    assert!(apart(&file, &twin) < 1e-3, "{}", apart(&file, &twin));
+    let [plain, _] = logits(Value::Null);
+    assert!(apart(&file, &plain) > 1e-2, "it matters: {}", apart(&file, &plain));
+}
+
 #[test]
 fn a_file_is_a_whole_model() {
     for (model, architecture) in MODELS {
@@ -222,11 +258,35 @@ fn written(source: &Path, architecture: &str, store: Store, twin: &Path) -> Vec<
         let bytes = rounded.iter().flat_map(|value| value.to_le_bytes()).collect();
         dense.insert(name.to_owned(), Tensor { dtype: "F32", shape: tensor.shape.to_vec(), bytes });
     }
+    if config["rope_scaling"]["rope_type"] == "llama3" {
+        let factors = llama3_factors(&config);
+        let bytes = factors.iter().flat_map(|factor| factor.to_le_bytes()).collect();
+        file.tensor("rope_freqs.weight", 0, &[factors.len()], bytes);
+    }
     fs::create_dir_all(twin).unwrap();
     config["torch_dtype"] = json!("float32");
     fs::write(twin.join("config.json"), config.to_string()).unwrap();
     write_tensors(twin, &dense);
     file.finish()
+}
+
+/// What each pair's frequency is divided by, as llama.cpp's converter writes it.
+fn llama3_factors(config: &Value) -> Vec<f32> {
+    let field = |name: &str| config["rope_scaling"][name].as_f64().unwrap();
+    let (factor, first) = (field("factor"), field("original_max_position_embeddings"));
+    let (low, high) = (field("low_freq_factor"), field("high_freq_factor"));
+    let (theta, size) =
+        (config["rope_theta"].as_f64().unwrap(), config["head_dim"].as_u64().unwrap());
+    let each = (0..size / 2).map(|pair| {
+        let length = std::f64::consts::TAU * theta.powf(2.0 * pair as f64 / size as f64);
+        let smooth = (first / length - low) / (high - low);
+        match length {
+            length if length < first / high => 1.0,
+            length if length > first / low => factor,
+            _ => 1.0 / ((1.0 - smooth) / factor + smooth),
+        }
+    });
+    each.map(|factor| factor as f32).collect()
 }
 
 fn describe(

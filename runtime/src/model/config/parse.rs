@@ -34,6 +34,14 @@ pub(super) fn model_config(config: &Fields<'_>) -> Result<ModelConfig, ModelErro
         Architecture::Mixtral => (rope::parse(config, rope::LONG_THETA)?, None),
         _ => (rope::parse(config, rope::DEFAULT_THETA)?, None),
     };
+    let rotary_dim = match &latent {
+        Some(latent) => latent.rope_dim,
+        None => rotary_dim(config, architecture, head_dim)?,
+    };
+    if !rope.fits(rotary_dim) {
+        let pairs = rotary_dim / 2;
+        return Err(config.wrong("rope_scaling", format!("it needs {pairs} factors in a list")));
+    }
     let cap = |name, default| cap(config, architecture, (name, default));
     let norm_eps = if architecture == Architecture::Phi3 { 1e-5 } else { 1e-6 };
     Ok(ModelConfig {
@@ -48,10 +56,7 @@ pub(super) fn model_config(config: &Fields<'_>) -> Result<ModelConfig, ModelErro
             None => num_kv_heads(config, architecture, num_heads)?,
         },
         head_dim,
-        rotary_dim: match &latent {
-            Some(latent) => latent.rope_dim,
-            None => rotary_dim(config, architecture, head_dim)?,
-        },
+        rotary_dim,
         vocab_size,
         rms_norm_eps: config.number("rms_norm_eps", 1e-12..=0.1)?.unwrap_or(norm_eps),
         rope,

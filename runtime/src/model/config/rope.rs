@@ -4,10 +4,12 @@
 //! `rope_parameters {rope_type, rope_theta, ...}`. A type that is not implemented is an error,
 //! because a model run with another rope than it was trained with answers fluently and wrongly.
 
+use std::sync::Arc;
+
 use crate::model::{error::ModelError, json::Fields};
 
 /// Rotary position embedding of a model.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
     /// Base of the frequencies.
     pub theta: f64,
@@ -16,7 +18,7 @@ pub struct Rope {
 }
 
 /// How rotary frequencies are stretched.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
     /// Not at all.
     None,
@@ -52,6 +54,25 @@ pub enum RopeScaling {
         /// The context that the model was first trained with.
         original_max_position: usize,
     },
+    /// Each frequency divided by a factor of its own; sines and cosines grow a little.
+    PerPair {
+        /// One for each rotated pair of elements.
+        factors: Arc<[f64]>,
+        /// What sines and cosines are multiplied by.
+        attention_factor: f64,
+    },
+}
+
+// === impl Rope ===
+
+impl Rope {
+    /// Whether it fits heads of which so many elements are rotated.
+    pub(super) fn fits(&self, rotary_dim: usize) -> bool {
+        match &self.scaling {
+            RopeScaling::PerPair { factors, .. } => factors.len() == rotary_dim / 2,
+            _ => true,
+        }
+    }
 }
 
 /// Reads the rope of a config in either style.
@@ -132,13 +153,37 @@ fn parse_scaling(config: &Fields<'_>, fields: &Fields<'_>) -> Result<RopeScaling
         }
         Some("llama3") => parse_llama3(fields),
         Some("yarn") => parse_yarn(config, fields),
-        Some(_) => Err(fields.wrong(
-            name,
-            "the types that are known are `default`, `linear`, `llama3` and `yarn`; with others \
-             (`longrope`, `dynamic`) the same position is rotated differently in a longer text, \
-             so that no computed block could be kept",
-        )),
+        Some("longrope") => parse_per_pair(config, fields, name),
+        Some(_) => Err(fields.wrong(name, UNKNOWN)),
     }
+}
+
+/// LongRoPE, as far as a position is rotated alike in every text.
+fn parse_per_pair(
+    config: &Fields<'_>,
+    fields: &Fields<'_>,
+    kind: &str,
+) -> Result<RopeScaling, ModelError> {
+    let factors = |name| fields.numbers(name, FACTOR_OR_LESS);
+    let (short, long) = (factors("short_factor")?, factors("long_factor")?);
+    let Some(factors) = short.filter(|short| long.as_ref() == Some(short)) else {
+        return Err(fields.wrong(kind, UNKNOWN));
+    };
+    let (name, range) = ("original_max_position_embeddings", 1..=super::parse::MAX_POSITIONS);
+    let original = match fields.integer(name, range.clone())? {
+        Some(original) => Some(original),
+        None => config.integer(name, range.clone())?,
+    };
+    let attention_factor = match (fields.number("attention_factor", MSCALE)?, original) {
+        (Some(written), _) => written,
+        (None, Some(original)) => {
+            let positions = config.size("max_position_embeddings", range)? as f64;
+            let factor = positions / original as f64;
+            if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original as f64).ln()).sqrt() }
+        }
+        (None, None) => 1.0,
+    };
+    Ok(RopeScaling::PerPair { factors: factors.into(), attention_factor })
 }
 
 fn parse_yarn(config: &Fields<'_>, fields: &Fields<'_>) -> Result<RopeScaling, ModelError> {
@@ -188,6 +233,10 @@ fn parse_llama3(fields: &Fields<'_>) -> Result<RopeScaling, ModelError> {
     })
 }
 
+const UNKNOWN: &str = "the types that are known are `default`, `linear`, `llama3`, `yarn`, and \
+                       `longrope` with one list of factors; with others (`longrope` with two, \
+                       `dynamic`) the same position is rotated differently in a longer text, so \
+                       that no computed block could be kept";
 /// What transformers takes where a Llama-like config does not say.
 pub(super) const DEFAULT_THETA: f64 = 10_000.0;
 /// What it takes for families that were made for long texts.

@@ -136,7 +136,7 @@ fn quantization_that_is_not_supported_is_named_with_what_is() {
 fn ropes_are_read_in_both_styles_or_refused() {
     let linear = RopeScaling::Linear { factor: 4.0 };
     let old = json!({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 4}});
-    assert_eq!(parse(old).unwrap().rope, Rope { theta: 5e5, scaling: linear });
+    assert_eq!(parse(old).unwrap().rope, Rope { theta: 5e5, scaling: linear.clone() });
     let new = json!({"rope_parameters": {"rope_type": "linear", "rope_theta": 5e5, "factor": 4}});
     assert_eq!(parse(new).unwrap().rope, Rope { theta: 5e5, scaling: linear });
     let yarn = json!({"rope_scaling": {"rope_type": "yarn", "factor": 4,
@@ -151,6 +151,20 @@ fn ropes_are_read_in_both_styles_or_refused() {
     let long =
         json!({"rope_scaling": {"type": "longrope", "short_factor": [1], "long_factor": [2]}});
     check_error(long, &["`rope_scaling.type`", "longrope", "`llama3`", "longer text"]);
+    let same = |factors: Vec<f64>| {
+        json!({"max_position_embeddings": 64, "original_max_position_embeddings": 16,
+            "rope_scaling": {"type": "longrope", "short_factor": factors, "long_factor": factors}})
+    };
+    check_error(same(vec![1.0]), &["`rope_scaling`", "factors in a list"]);
+    check_error(same(vec![0.0]), &["`rope_scaling.short_factor`", "list of numbers"]);
+    let pairs = parse(json!({})).unwrap().rotary_dim / 2;
+    let RopeScaling::PerPair { factors, attention_factor } =
+        parse(same(vec![1.5; pairs])).unwrap().rope.scaling
+    else {
+        panic!("it has factors");
+    };
+    assert_eq!(factors[..], vec![1.5; pairs][..]);
+    assert!((attention_factor - 1.5f64.sqrt()).abs() < 1e-12, "1 + ln 4 / ln 16");
     check_error(json!({"rope_scaling": {"rope_type": "linear"}}), &["`rope_scaling.factor`"]);
     check_error(json!({"rope_theta": 0}), &["`rope_theta`"]);
     let swapped = json!({"rope_scaling": {"rope_type": "llama3", "factor": 8,

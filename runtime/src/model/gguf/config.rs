@@ -2,7 +2,11 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::{Gguf, TensorKind, header::Value, wrong};
+use super::{
+    Gguf, TensorKind,
+    header::{ROPE_FACTORS, Value},
+    wrong,
+};
 use crate::model::error::ModelError;
 
 /// What llama.cpp calls architectures whose wiring is here, and whether it has the elements of
@@ -26,11 +30,6 @@ impl Gguf {
             let why = format!("`general.architecture` is `{name}`; {known} are read");
             return Err(wrong(&self.path, why));
         };
-        if self.tensors.contains_key("rope_freqs.weight") {
-            let why = "it has `rope_freqs.weight`: rotary frequencies that are stretched as in \
-                       Llama 3.1 are read from a folder's `config.json` only";
-            return Err(wrong(&self.path, why));
-        }
         let key = |rest: &str| format!("{name}.{rest}");
         let field = |rest: &str| self.value(&key(rest)).map_or(Json::Null, scalar);
         let heads = field("attention.head_count");
@@ -95,7 +94,16 @@ impl Gguf {
 
     fn scaling(&self, key: &impl Fn(&str) -> String) -> Result<Json, ModelError> {
         match self.text(&key("rope.scaling.type"))? {
-            None | Some("none") => Ok(Json::Null),
+            None | Some("none") if self.rope_factors.is_empty() => Ok(Json::Null),
+            None | Some("none") => {
+                let factors = json!(self.rope_factors);
+                Ok(json!({"rope_type": "longrope", "attention_factor": 1.0,
+                    "short_factor": factors, "long_factor": factors}))
+            }
+            Some(kind) if !self.rope_factors.is_empty() => {
+                let why = format!("it has `{ROPE_FACTORS}` and scales by `{kind}` as well");
+                Err(wrong(&self.path, why))
+            }
             Some(kind) => {
                 let factor = self.value(&key("rope.scaling.factor")).map_or(Json::Null, scalar);
                 Ok(json!({"rope_type": kind, "factor": factor}))

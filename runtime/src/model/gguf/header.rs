@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{BufReader, Read},
+    io::{BufReader, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -24,6 +24,8 @@ pub struct Gguf {
     pub tensors: BTreeMap<String, TensorInfo>,
     /// Where the tensors' bytes begin.
     pub data: u64,
+    /// What rotary frequencies are divided by, if the file says so: a tensor that is no weight.
+    pub(super) rope_factors: Vec<f64>,
 }
 
 /// A tensor as the header describes it.
@@ -98,7 +100,12 @@ impl Gguf {
         let failed = |source| ModelError::Read { file: path.to_owned(), source };
         let file = File::open(path).map_err(failed)?;
         let size = file.metadata().map_err(failed)?.len();
-        Self::parse(path, BufReader::new(file), size)
+        let mut gguf = Self::parse(path, BufReader::new(&file), size)?;
+        if let Some(info) = gguf.tensors.remove(ROPE_FACTORS) {
+            gguf.rope_factors = factors(&file, gguf.data, &info)
+                .map_err(|why| wrong(path, format!("tensor `{ROPE_FACTORS}` {why}")))?;
+        }
+        Ok(gguf)
     }
 
     /// Parses a header at the beginning of `size` bytes; `path` is for errors and names only.
@@ -188,7 +195,22 @@ fn read<R: Read>(path: &Path, input: &mut Input<R>, size: u64) -> Result<Gguf, S
     }
     let data = (size - input.left).next_multiple_of(alignment);
     check_places(&found, size.saturating_sub(data))?;
-    Ok(Gguf { path: path.to_owned(), metadata, tensors: found, data })
+    let rope_factors = Vec::new();
+    Ok(Gguf { path: path.to_owned(), metadata, tensors: found, data, rope_factors })
+}
+
+/// The numbers of a small tensor.
+fn factors(mut file: &File, data: u64, info: &TensorInfo) -> Result<Vec<f64>, String> {
+    if info.kind != TensorKind::F32 || info.bytes > MAX_FACTORS {
+        let (kind, shape) = (info.kind.name(), &info.shape);
+        return Err(format!("is of type {kind} and shape {shape:?}; it should be a short F32"));
+    }
+    let failed = |error| format!("cannot be read: {error}");
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(data.saturating_add(info.offset))).map_err(failed)?;
+    file.take(info.bytes).read_to_end(&mut bytes).map_err(failed)?;
+    let (numbers, _) = bytes.as_chunks();
+    Ok(numbers.iter().map(|number| decimal(f32::from_le_bytes(*number))).collect())
 }
 
 /// Fails unless all tensors lie within so many bytes and none shares any.
@@ -333,6 +355,10 @@ fn decimal(number: f32) -> f64 {
     number.to_string().parse().unwrap_or_else(|_| number.into())
 }
 
+/// The tensor by which Llama 3.1 and later stretch their rotary frequencies.
+pub(super) const ROPE_FACTORS: &str = "rope_freqs.weight";
+/// Bytes of them: heads are no larger than some hundred elements.
+const MAX_FACTORS: u64 = 4 << 10;
 const DEFAULT_ALIGNMENT: u64 = 32;
 const MAX_DIMENSIONS: u32 = 4;
 /// Some hundred times the largest published model's largest tensor.
