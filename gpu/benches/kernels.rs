@@ -7,6 +7,8 @@
 //!
 //! `cargo bench -p troupe-gpu`, or with a filter behind `--`. Threads: all that the machine has.
 
+#![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
+
 use std::time::Instant;
 
 use criterion::{

@@ -57,8 +57,8 @@ pub trait Executor: Send {
         false
     }
 
-    /// The same as [`Executor::forward`], where `tap` is called after each layer: KV can leave for another group while later
-    /// layers compute.
+    /// The same as [`Executor::forward`], where `tap` is called after each layer: KV can leave for
+    /// another group while later layers compute.
     ///
     /// # Errors
     /// As [`Executor::forward`].

@@ -4,8 +4,8 @@
 //! - [`device`]: `impl Backend`; [`ops`]: what its operations do row by row; `path`: which code
 //!   does it on this machine
 //! - `experts`, `latent`: a layer of experts and latent attention, several operations each
-//! - [`packed`], `panels`, `pairs`, `integers`, `coded`: weights as kernels want them; [`buffer`], [`step`]:
-//!   activations, step metadata; `rounding`: activations of quantized checkpoints
+//! - [`packed`], `panels`, `pairs`, `integers`, `coded`: weights as kernels want them; [`buffer`],
+//!   [`step`]: activations, step metadata; `rounding`: activations of quantized checkpoints
 //! - [`probe`]: what this machine can do at most
 //! - `reference`: reductions in plain loops; `simd`: the same, fast; `math`: scalar functions
 //!
@@ -15,8 +15,9 @@
 //! for checkpoints that want those rounded, unless run in float32). Products with bfloat16 weights
 //! round their input to bfloat16 and sum in `f32`, as the instructions for that type do; all else
 //! of a bfloat16 model, its residual stream above all, keeps more precision than where every
-//! activation is stored in that type. Keys and values are rounded to the KV's type when written.
-//! The floating-point environment is Rust's default: round to nearest, subnormals kept.
+//! activation is stored in that type. Keys and values are rounded to the KV's type when written;
+//! where that is bfloat16, queries and the weights of values are rounded to it too. The
+//! floating-point environment is Rust's default: round to nearest, subnormals kept.
 //!
 //! # Reduction orders
 //! Each is a function of shape constants alone, so a row's bits never depend on batch, chunk,
@@ -38,6 +39,9 @@
 //!   `old * exp(m_old - m') + new * exp(m - m')`; the end is `values * (1 / sum)`. Keys and values
 //!   in eight bits enter as integers: a score is multiplied by the key's scale before the spec's,
 //!   and a weight by the value's scale once it is in the sum.
+//!   Keys and values in bfloat16 are multiplied in the order of products with such weights:
+//!   elements of a head, and positions of a chunk, in blocks of 32 with two chains each. Weights
+//!   are rounded after they are in the sum.
 //! - **Latent attention**: products of each head as above; then the same as attention without
 //!   spans, with whole rows for keys and their compressed parts for values.
 //! - **Experts**: a router's scores are summed in the order of experts; products as above; outputs

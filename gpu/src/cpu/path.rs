@@ -64,7 +64,7 @@ impl KernelPath {
 /// The orders that [`crate::cpu`] states, as execution fingerprints name them. A change of any
 /// order, or of how anything is rounded, is another number: streams then move between hosts of the
 /// two as between unlike devices.
-const ORDERS: &str = "cpu/orders-2";
+const ORDERS: &str = "cpu/orders-3";
 
 /// What a kernel path computes, as execution fingerprints name it: one name for all paths whose
 /// results are the same to the bit, so that a stream may move between hosts with unlike processors

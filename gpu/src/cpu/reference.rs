@@ -10,14 +10,14 @@ use crate::{
         integers::{self, GROUP},
         math::{exp, max, soft_cap, tree},
         packed::{CpuLinear, Elements},
-        pairs,
+        pairs::{self, BLOCK},
         simd::{
             attention::{CHUNK, SPAN},
             product::CHAIN,
         },
         step::{CpuStep, GroupTables},
     },
-    kv::{KvPool, pool::KvSlot},
+    kv::{KvDtype, KvPool, pool::KvSlot},
     shape::AttentionSpec,
 };
 
@@ -159,15 +159,26 @@ impl Attention<'_> {
             for (at, weight) in seen.clone().zip(&weights) {
                 lanes[at % 16] += weight;
             }
+            let paired = self.is_paired();
             let highest = if sum == 0.0 { chunk_peak } else { max(peak, chunk_peak) };
             let old = if sum == 0.0 { 0.0 } else { exp(peak - highest) };
             let new = exp(chunk_peak - highest);
             (peak, sum) = (highest, sum * old + tree(lanes) * new);
             for (dim, out) in out.iter_mut().enumerate() {
                 let mut value = 0.0;
+                let mut chains = [0.0; 2];
                 for (at, weight) in seen.clone().zip(&weights) {
-                    let weight = weight * self.kv.scale(slot(at)).1;
-                    value = weight.mul_add(self.kv.value(slot(at), dim), value);
+                    let own = self.kv.value(slot(at), dim);
+                    if !paired {
+                        value = (weight * self.kv.scale(slot(at)).1).mul_add(own, value);
+                        continue;
+                    }
+                    let chain: &mut f32 = &mut chains[at % 2];
+                    *chain = pairs::rounded(*weight).mul_add(own, *chain);
+                    if (at + 1) % BLOCK == 0 || at + 1 == seen.end {
+                        value += chains[0] + chains[1];
+                        chains = [0.0; 2];
+                    }
                 }
                 *out = *out * old + value * new;
             }
@@ -175,10 +186,20 @@ impl Attention<'_> {
         (peak, sum)
     }
 
+    /// Whether keys and values are multiplied as pairs of brain floats.
+    fn is_paired(&self) -> bool {
+        self.kv.spec().dtype == KvDtype::Bf16
+    }
+
     fn score(&self, query: &[f32], slot: KvSlot) -> f32 {
         let mut sum = 0.0;
-        for (dim, query) in query.iter().enumerate() {
-            sum = query.mul_add(self.kv.key(slot, dim), sum);
+        if self.is_paired() {
+            let query: Vec<f32> = query.iter().map(|query| pairs::rounded(*query)).collect();
+            sum = pairs::product(&query, |dim| self.kv.key(slot, dim));
+        } else {
+            for (dim, query) in query.iter().enumerate() {
+                sum = query.mul_add(self.kv.key(slot, dim), sum);
+            }
         }
         let score = sum * self.kv.scale(slot).0 * self.spec.scale;
         self.spec.soft_cap.map_or(score, |cap| soft_cap(score, cap))

@@ -5,6 +5,7 @@
 
 use crate::{
     backend::KvSpan,
+    cpu::pairs::without_tiny,
     error::DeviceError,
     kv::pool::{KvData, KvLayout, KvPool, KvSlot, TILE},
 };
@@ -55,6 +56,12 @@ impl KvPool {
         let count = self.layout.head_dim;
         let mut rows = bytes.chunks_exact(self.spec().dtype.row_bytes(count));
         match &mut self.data {
+            KvData::Bf16(data) if !places.layout.latent => places.rows(span, |row| {
+                let from = rows.next().unwrap_or_default().as_chunks::<2>().0.iter();
+                let run = data[row.first..].iter_mut().step_by(row.step).take(count);
+                // As it would have been written here.
+                run.zip(from).for_each(|(to, from)| *to = without_tiny(u16::from_le_bytes(*from)));
+            }),
             KvData::Bf16(data) | KvData::F16(data) => places.rows(span, |row| {
                 let from = rows.next().unwrap_or_default().as_chunks::<2>().0.iter();
                 let run = data[row.first..].iter_mut().step_by(row.step).take(count);

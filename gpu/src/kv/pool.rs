@@ -10,7 +10,7 @@
 use half::{bf16, f16};
 
 use crate::{
-    cpu::aligned::Aligned,
+    cpu::{aligned::Aligned, pairs::narrow},
     error::DeviceError,
     kv::dtype::{KvDtype, quantize},
     shape::{KvKind, KvSpec},
@@ -229,7 +229,7 @@ impl KvPool {
         let (first_key, first_value) = (self.layout.key(slot, 0), self.layout.value(slot, 0));
         match &mut self.data {
             KvData::Bf16(data) => {
-                put(data, (first_key, first_value), (key, value), |x| bf16::from_f32(x).to_bits());
+                put(data, (first_key, first_value), (key, value), narrow);
             }
             KvData::F16(data) => {
                 put(data, (first_key, first_value), (key, value), |x| f16::from_f32(x).to_bits());

@@ -7,10 +7,15 @@
 //! the blocks' size, how much was computed before, or which thread took which span
 //! ([`tasks`](super::tasks)).
 //!
+//! Brain floats are multiplied by pairs: in that order by everybody, and by the instruction for it
+//! where there is one and a task is large enough ([`attention_pairs`]).
+//!
 //! Blocks lie anywhere, so that the processor cannot guess what is read next: while a chunk's
 //! scores are computed, the next chunk's keys and values are asked for.
 
 use super::{
+    attention_blocks::{block_start, id, next_tile, value_rows, value_scales},
+    attention_pairs::{self, Words},
     pool::Pieces,
     tasks::{AttentionTask, Part},
     vector::{LANES, Simd, Stored, StoredBf16, StoredF16, StoredF32, StoredInt8},
@@ -18,6 +23,7 @@ use super::{
 use crate::{
     cpu::{
         math::{self, tree},
+        pairs::{BLOCK, rounded},
         step::{CpuStep, GroupTables},
     },
     kv::pool::{KvData, KvPool, TILE},
@@ -80,19 +86,21 @@ pub(crate) unsafe fn task<S: Simd>(job: &Attention<'_>, task: usize) {
 }
 
 /// A task under way.
-struct Pairs<'a, E: Stored> {
-    job: &'a Attention<'a>,
-    data: &'a [E::Raw],
-    table: &'a [u32],
-    kv_head: usize,
+pub(super) struct Pairs<'a, E: Stored> {
+    pub(super) job: &'a Attention<'a>,
+    pub(super) data: &'a [E::Raw],
+    pub(super) table: &'a [u32],
+    pub(super) kv_head: usize,
     /// One past the last position that is read.
-    end: usize,
+    pub(super) end: usize,
     /// Each pair's query.
     queries: [*const f32; PAIRS],
     /// Each pair's first visible position and one past its last.
     spans: [(usize, usize); PAIRS],
     /// What the chunks of the span so far have come to.
     sums: Part,
+    /// Where the instruction set takes pairs of brain floats and it pays.
+    words: Option<Words>,
 }
 
 #[inline(always)]
@@ -109,34 +117,48 @@ unsafe fn attend<S: Simd, E: Stored>(job: &Attention<'_>, task: AttentionTask, d
         queries: [std::ptr::null(); PAIRS],
         spans: [(0, 0); PAIRS],
         sums: Part::new(task.pairs, layout.value_stride),
+        words: None,
     };
+    let mut narrow = Vec::new();
     for pair in 0..task.pairs {
         let (row, head) = task.place(job, pair);
         let start = row * job.qkv_columns + head * dim;
-        pairs.queries[pair] = job.qkv[start..start + dim].as_ptr();
+        let query = &job.qkv[start..start + dim];
+        pairs.queries[pair] = query.as_ptr();
+        if E::IS_PAIRED {
+            narrow.extend(query.iter().map(|value| rounded(*value)));
+        }
         let position = job.step.positions[row];
         let (from, to) = job.spec.mask.visible(position, (rows.computed + rows.count) as u32);
         pairs.spans[pair] = (from as usize, to as usize);
     }
+    if E::IS_PAIRED {
+        for (query, narrow) in pairs.queries.iter_mut().zip(narrow.chunks_exact(dim)) {
+            *query = narrow.as_ptr();
+        }
+        pairs.words = (S::HAS_PAIRS && task.pairs > S::QUERIES)
+            .then(|| Words::new(&narrow, dim, layout.value_stride));
+    }
     let spans = &pairs.spans[..task.pairs];
     let first = spans.iter().map(|span| span.0).min().unwrap_or(0);
     pairs.end = spans.iter().map(|span| span.1).max().unwrap_or(0);
-    if let Some((span, part)) = task.alone {
-        // SAFETY: as this function's; every part is one task's.
-        unsafe {
-            span_of::<S, E>(&mut pairs, (first, span), task.pairs);
-            job.parts.piece(part, 1)[0] = pairs.sums;
-        }
-        return;
-    }
     let mut before: Option<Part> = None;
-    for span in first / SPAN..pairs.end.div_ceil(SPAN) {
-        if span * SPAN > first {
+    let spans = match task.alone {
+        Some((span, _)) => span..span + 1,
+        None => first / SPAN..pairs.end.div_ceil(SPAN),
+    };
+    for span in spans {
+        if task.alone.is_none() && span * SPAN > first {
             let sums = before.get_or_insert_with(|| Part::new(task.pairs, layout.value_stride));
             sums.take(&mut pairs.sums);
         }
         // SAFETY: as this function's.
         unsafe { span_of::<S, E>(&mut pairs, (first, span), task.pairs) };
+    }
+    if let Some((_, part)) = task.alone {
+        // SAFETY: every part is one task's.
+        unsafe { job.parts.piece(part, 1)[0] = pairs.sums };
+        return;
     }
     let mut sums = pairs.sums;
     if let Some(mut before) = before {
@@ -157,19 +179,28 @@ unsafe fn span_of<S: Simd, E: Stored>(
     let from = first.max(span * SPAN) / CHUNK;
     let to = pairs.end.min((span + 1) * SPAN).div_ceil(CHUNK);
     for chunk in from..to {
+        // It comes back when its chunk is done.
+        let mut words = pairs.words.take();
+        if let Some(words) = &mut words {
+            let start = chunk * CHUNK;
+            let seen = (first.max(start) - start, pairs.end.min(start + CHUNK) - start);
+            // SAFETY: as the caller's; these positions are visible to some pair.
+            unsafe { attention_pairs::take::<S, E>(pairs, words, start, seen) };
+        }
         for from in (0..count).step_by(S::QUERIES) {
             let some = (from, S::QUERIES.min(count - from));
             // SAFETY: as the caller's; the pairs exist.
-            unsafe { chunk_of::<S, E>(pairs, some, chunk * CHUNK) };
+            unsafe { chunk_of::<S, E>(pairs, words.as_ref(), some, chunk * CHUNK) };
         }
+        pairs.words = words;
     }
 }
 
 /// Pairs that are computed at once, at most.
-const QUERIES: usize = 8;
+pub(super) const QUERIES: usize = 8;
 
 /// Scores, or weights, of a chunk; a tile that starts inside it may write 15 beyond.
-type Scores = [[f32; CHUNK + LANES]; QUERIES];
+pub(super) type Scores = [[f32; CHUNK + LANES]; QUERIES];
 
 /// Calls with `R` the count, which is at most the instruction set's.
 macro_rules! by_count {
@@ -196,6 +227,7 @@ macro_rules! by_count {
 #[inline(always)]
 unsafe fn chunk_of<S: Simd, E: Stored>(
     pairs: &mut Pairs<'_, E>,
+    words: Option<&Words>,
     (first, count): (usize, usize),
     start: usize,
 ) {
@@ -216,7 +248,11 @@ unsafe fn chunk_of<S: Simd, E: Stored>(
     unsafe {
         let mut scores: Scores = [[0.0; CHUNK + LANES]; QUERIES];
         let range = (start + from, start + to);
-        by_count!(S, count, R => score::<S, E, R>(pairs, first, range, &mut scores));
+        if let Some(words) = words {
+            attention_pairs::score::<S>(words, first, (from, to), &mut scores);
+        } else {
+            by_count!(S, count, R => score::<S, E, R>(pairs, first, range, &mut scores));
+        }
         let (mut peaks, mut sums) = ([0.0; LANES], [0.0; LANES]);
         // Not unrolled: this is long, and little of the time.
         let results = peaks.iter_mut().zip(&mut sums);
@@ -228,7 +264,26 @@ unsafe fn chunk_of<S: Simd, E: Stored>(
             }
         }
         let factors = merge::<S, E>(pairs, (first, count), &seen, (&peaks, &sums));
+        let stride = pairs.job.kv.layout.value_stride;
+        let mut span = Weighted { first, count, from, to, dim: 0, seen: &seen, factors: &factors };
+        if let Some(words) = words {
+            let weights = attention_pairs::narrow_weights::<S>(&scores, count);
+            while span.dim < stride {
+                if span.dim + 2 * LANES <= stride {
+                    attention_pairs::add_values::<S, E, 2>(pairs, words, &weights, &span);
+                } else {
+                    attention_pairs::add_values::<S, E, 1>(pairs, words, &weights, &span);
+                }
+                span.dim += 2 * LANES;
+            }
+            return;
+        }
         let rows = value_rows(pairs, start, (from, to));
+        if E::IS_PAIRED {
+            for weights in &mut scores[..count] {
+                weights.iter_mut().for_each(|weight| *weight = rounded(*weight));
+            }
+        }
         if E::IS_SCALED {
             let scales = value_scales(pairs, start, (from, to));
             for weights in &mut scores[..count] {
@@ -239,8 +294,6 @@ unsafe fn chunk_of<S: Simd, E: Stored>(
                 }
             }
         }
-        let stride = pairs.job.kv.layout.value_stride;
-        let mut span = Weighted { first, from, to, dim: 0, seen: &seen, factors: &factors };
         if S::IS_WIDE {
             while span.dim + 2 * LANES <= stride {
                 by_count!(S, count, R => add_values::<S, E, R, 2>(pairs, &scores, &rows, &span));
@@ -274,15 +327,31 @@ unsafe fn score<S: Simd, E: Stored, const R: usize>(
         // SAFETY: the tile has `head_dim * 16` elements (sliced, so checked), each query
         // `head_dim`; block sizes are powers of two, so a tile starts inside the chunk.
         unsafe {
-            let mut keys = pairs.data[tile..tile + layout.head_dim * TILE].as_ptr();
+            let keys = pairs.data[tile..tile + layout.head_dim * TILE].as_ptr();
             let mut sums = [S::splat(0.0); R];
-            for dim in 0..layout.head_dim {
-                let key = E::load::<S>(keys);
-                keys = keys.add(TILE);
-                S::prefetch(next_keys.wrapping_add(dim * TILE));
-                S::prefetch(next_values.wrapping_add(dim * TILE));
-                for (sum, query) in sums.iter_mut().zip(&queries) {
-                    *sum = S::fma(S::splat(*query.add(dim)), key, *sum);
+            let (chains, length) = chains_of::<E>(layout.head_dim);
+            for block in (0..layout.head_dim).step_by(length) {
+                let mut even = sums;
+                for chain in 0..chains {
+                    let mut own = [S::splat(0.0); R];
+                    for dim in (block + chain..layout.head_dim.min(block + length)).step_by(chains)
+                    {
+                        let key = E::load::<S>(keys.add(dim * TILE));
+                        S::prefetch(next_keys.wrapping_add(dim * TILE));
+                        S::prefetch(next_values.wrapping_add(dim * TILE));
+                        for (sum, query) in own.iter_mut().zip(&queries) {
+                            *sum = S::fma(S::splat(*query.add(dim)), key, *sum);
+                        }
+                    }
+                    if chain + 1 < chains {
+                        even = own;
+                    } else if E::IS_PAIRED {
+                        for ((sum, even), odd) in sums.iter_mut().zip(&even).zip(&own) {
+                            *sum = S::add(*sum, S::add(*even, *odd));
+                        }
+                    } else {
+                        sums = own;
+                    }
                 }
             }
             if E::IS_SCALED {
@@ -302,22 +371,11 @@ unsafe fn score<S: Simd, E: Stored, const R: usize>(
     }
 }
 
-/// The keys and values a chunk after `position`, for the pairs that come first; else, and behind
-/// the last position, some that are at hand.
+/// How many chains there are in a block of so many elements, and how long a block is: pairs of
+/// brain floats have their own order, all else is one chain.
 #[inline(always)]
-fn next_tile<E: Stored>(
-    pairs: &Pairs<'_, E>,
-    first: usize,
-    position: usize,
-) -> (*const E::Raw, *const E::Raw) {
-    let layout = &pairs.job.kv.layout;
-    let size = pairs.job.kv.spec().block_size;
-    let ahead = position + CHUNK;
-    let next = if first == 0 && ahead < pairs.end { ahead } else { position };
-    let (block, offset) = (next / size, next % size / TILE * TILE);
-    let start = pairs.data.as_ptr().wrapping_add(block_start(pairs, block));
-    let keys = start.wrapping_add(offset * layout.head_dim);
-    (keys, start.wrapping_add(layout.values + offset * layout.value_stride))
+const fn chains_of<E: Stored>(all: usize) -> (usize, usize) {
+    if E::IS_PAIRED { (2, BLOCK) } else { (1, all) }
 }
 
 /// Turns the scores at `from..to` of a chunk into weights, all others into zeros; gives the
@@ -416,73 +474,15 @@ unsafe fn merge<S: Simd, E: Stored>(
     factors
 }
 
-/// A block of this task's sequence.
-#[inline(always)]
-fn id<E: Stored>(pairs: &Pairs<'_, E>, block: usize) -> usize {
-    let id = pairs.table[block] as usize;
-    assert!(id < pairs.job.kv.layout.blocks);
-    id
-}
-
-/// Where a block's elements of this task's head begin.
-#[inline(always)]
-fn block_start<E: Stored>(pairs: &Pairs<'_, E>, block: usize) -> usize {
-    pairs.job.kv.layout.head(pairs.job.layer, id(pairs, block), pairs.kv_head)
-}
-
-/// The value rows at `from..to` of a chunk.
-#[inline(always)]
-fn value_rows<E: Stored>(
-    pairs: &Pairs<'_, E>,
-    start: usize,
-    (from, to): (usize, usize),
-) -> [*const E::Raw; CHUNK] {
-    let layout = &pairs.job.kv.layout;
-    let size = pairs.job.kv.spec().block_size;
-    let mut rows = [std::ptr::null(); CHUNK];
-    let mut at = from;
-    while at < to {
-        let (block, offset) = ((start + at) / size, (start + at) % size);
-        let count = (size - offset).min(to - at);
-        let first = block_start(pairs, block) + layout.values + offset * layout.value_stride;
-        let values = &pairs.data[first..first + count * layout.value_stride];
-        for (row, values) in rows[at..].iter_mut().zip(values.chunks_exact(layout.value_stride)) {
-            *row = values.as_ptr();
-        }
-        at += count;
-    }
-    rows
-}
-
-/// The scales of the values at `from..to` of a chunk, and zeros.
-#[inline(always)]
-fn value_scales<E: Stored>(
-    pairs: &Pairs<'_, E>,
-    start: usize,
-    (from, to): (usize, usize),
-) -> [f32; CHUNK] {
-    let layout = &pairs.job.kv.layout;
-    let size = pairs.job.kv.spec().block_size;
-    let mut scales = [0.0; CHUNK];
-    let mut at = from;
-    while at < to {
-        let (block, offset) = ((start + at) / size, (start + at) % size);
-        let count = (size - offset).min(to - at);
-        let first = layout.scales(pairs.job.layer, id(pairs, block), pairs.kv_head);
-        let first = first + layout.scale_stride + offset;
-        scales[at..at + count].copy_from_slice(&pairs.job.kv.scales[first..first + count]);
-        at += count;
-    }
-    scales
-}
-
 /// What [`add_values`] adds.
-struct Weighted<'a> {
+pub(super) struct Weighted<'a> {
     first: usize,
-    from: usize,
-    to: usize,
+    /// Pairs from there.
+    pub(super) count: usize,
+    pub(super) from: usize,
+    pub(super) to: usize,
     /// First element of the value rows.
-    dim: usize,
+    pub(super) dim: usize,
     seen: &'a [(usize, usize)],
     factors: &'a [(f32, f32)],
 }
@@ -495,23 +495,59 @@ unsafe fn add_values<S: Simd, E: Stored, const R: usize, const D: usize>(
     rows: &[*const E::Raw; CHUNK],
     span: &Weighted<'_>,
 ) {
-    let stride = pairs.job.kv.layout.value_stride;
     // SAFETY: rows at `from..to` are set and have `stride` elements; `dim + 16 * D <= stride`.
     unsafe {
         let mut sums = [[S::splat(0.0); D]; R];
-        for at in span.from..span.to {
-            let row = rows.get_unchecked(at).add(span.dim);
-            let mut values = [S::splat(0.0); D];
-            for (d, value) in values.iter_mut().enumerate() {
-                *value = E::load::<S>(row.add(d * LANES));
-            }
-            for (sums, weights) in sums.iter_mut().zip(weights) {
-                let weight = S::splat(*weights.get_unchecked(at));
-                for (sum, value) in sums.iter_mut().zip(&values) {
-                    *sum = S::fma(weight, *value, *sum);
+        let (chains, length) = chains_of::<E>(CHUNK);
+        for block in (0..CHUNK).step_by(length) {
+            let mut even = sums;
+            let (from, to) = (span.from.max(block), span.to.min(block + length));
+            for chain in 0..chains {
+                let mut own = [[S::splat(0.0); D]; R];
+                // Blocks begin with an even position.
+                let first = if E::IS_PAIRED { from + (from + chain) % 2 } else { from };
+                for at in (first..to).step_by(chains) {
+                    let row = rows.get_unchecked(at).add(span.dim);
+                    let mut values = [S::splat(0.0); D];
+                    for (d, value) in values.iter_mut().enumerate() {
+                        *value = E::load::<S>(row.add(d * LANES));
+                    }
+                    for (sums, weights) in own.iter_mut().zip(weights) {
+                        let weight = S::splat(*weights.get_unchecked(at));
+                        for (sum, value) in sums.iter_mut().zip(&values) {
+                            *sum = S::fma(weight, *value, *sum);
+                        }
+                    }
+                }
+                if chain + 1 < chains {
+                    even = own;
+                    continue;
+                }
+                for ((sums, even), odd) in sums.iter_mut().zip(&even).zip(&own) {
+                    for ((sum, even), odd) in sums.iter_mut().zip(even).zip(odd) {
+                        let both = if E::IS_PAIRED { S::add(*even, *odd) } else { *odd };
+                        *sum = if E::IS_PAIRED { S::add(*sum, both) } else { both };
+                    }
                 }
             }
         }
+        merge_values::<S, E, D>(pairs, &sums, span);
+    }
+}
+
+/// Merges what a chunk's values have come to into the pairs' own.
+///
+/// # Safety
+/// As [`add_values`].
+#[inline(always)]
+pub(super) unsafe fn merge_values<S: Simd, E: Stored, const D: usize>(
+    pairs: &mut Pairs<'_, E>,
+    sums: &[[S::V; D]],
+    span: &Weighted<'_>,
+) {
+    let stride = pairs.job.kv.layout.value_stride;
+    // SAFETY: `dim + 16 * D <= stride`.
+    unsafe {
         for (r, sums) in sums.iter().enumerate() {
             // A pair that sees nothing here keeps what it has, to the bit.
             if span.seen[r].0 >= span.seen[r].1 {

@@ -2,20 +2,28 @@
 
 use std::arch::x86_64::*;
 
-use super::{entry::entry_points, integers::Bytes, vector::Simd};
-use crate::cpu::coded::{FP8_BITS, FP8_UNIT};
+use super::{
+    entry::entry_points,
+    integers::Bytes,
+    vector::{LANES, Simd},
+};
+use crate::cpu::{
+    coded::{FP8_BITS, FP8_UNIT},
+    pairs::{BLOCK, LEAST, PAIRS, PairOrder},
+};
 
-/// AVX-512.
+/// AVX-512, `PAIRS` with `avx512bf16` too.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512;
+pub(crate) struct Avx512<const PAIRS: bool = false>;
 
 // SAFETY: each method is the lane-wise operation that the trait names; the features are the
 // caller's promise.
-unsafe impl Simd for Avx512 {
+unsafe impl<const PAIRS: bool> Simd for Avx512<PAIRS> {
     type V = __m512;
     type Bytes = Self;
     const TILE_VECTORS: usize = 4;
     const QUERIES: usize = 8;
+    const HAS_PAIRS: bool = PAIRS;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> __m512 {
@@ -54,6 +62,43 @@ unsafe impl Simd for Avx512 {
     fn prefetch<T>(from: *const T) {
         // SAFETY: a hint, which faults at no address.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_pairs(sum: __m512, x: *const u32, words: __m512) -> __m512 {
+        // SAFETY: as the trait's; the casts keep the bits.
+        unsafe {
+            let x: __m512bh = std::mem::transmute(_mm512_set1_epi32((*x).cast_signed()));
+            _mm512_dpbf16_ps(sum, x, std::mem::transmute::<__m512, __m512bh>(words))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_pairs(to: *mut u32, high: *const u16, low: *const u16) {
+        // SAFETY: as the trait's.
+        unsafe {
+            let high = _mm512_cvtepu16_epi32(_mm256_loadu_si256(high.cast()));
+            let low = _mm512_cvtepu16_epi32(_mm256_loadu_si256(low.cast()));
+            let words = _mm512_or_si512(_mm512_slli_epi32::<16>(high), low);
+            _mm512_storeu_si512(to.cast(), words);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn narrow_block(from: *const f32, to: *mut u32) {
+        // SAFETY: as the trait's; the casts keep the bits.
+        unsafe {
+            let (first, second) = (_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(LANES)));
+            let narrow: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(second, first));
+            // Twice the bits are the magnitude without the sign.
+            let least = _mm512_set1_epi16((LEAST << 1).cast_signed());
+            let counts = _mm512_cmpge_epu16_mask(_mm512_add_epi16(narrow, narrow), least);
+            let order = _mm512_loadu_si512(CHAINED.as_ptr().cast());
+            _mm512_storeu_si512(
+                to.cast(),
+                _mm512_permutexvar_epi16(order, _mm512_maskz_mov_epi16(counts, narrow)),
+            );
+        }
     }
 
     #[inline(always)]
@@ -154,7 +199,7 @@ unsafe impl Simd for Avx512 {
 }
 
 // SAFETY: as above.
-unsafe impl Bytes for Avx512 {
+unsafe impl<const PAIRS: bool> Bytes for Avx512<PAIRS> {
     type S = Self;
     type W = __m512i;
 
@@ -215,5 +260,17 @@ unsafe impl Bytes for Avx512 {
         unsafe { _mm512_cvtepi32_ps(sums) }
     }
 }
+
+/// Which input of a block is where in its chained words, by halves.
+const CHAINED: [u16; BLOCK] = {
+    let mut order = [0; BLOCK];
+    let mut word = 0;
+    while word < PAIRS {
+        let (low, high) = PairOrder::Chained.inputs(word);
+        (order[2 * word], order[2 * word + 1]) = (low as u16, high as u16);
+        word += 1;
+    }
+    order
+};
 
 entry_points!(Avx512, #[target_feature(enable = "avx512f,avx512bw")]);

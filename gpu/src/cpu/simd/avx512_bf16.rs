@@ -1,5 +1,5 @@
-//! The instruction that multiplies pairs of brain floats, `VDPBF16PS`. Needs `avx512f` and
-//! `avx512bf16`.
+//! The instruction that multiplies pairs of brain floats, `VDPBF16PS`. Needs `avx512f`,
+//! `avx512bw` and `avx512bf16`.
 //!
 //! It adds the product of the upper halves and then that of the lower ones, each rounded once, as
 //! two multiply-adds do; so two steps of a chain are one instruction when they share a word
@@ -8,6 +8,7 @@
 use std::arch::x86_64::*;
 
 use super::{
+    attention::{self, Attention},
     avx512::Avx512,
     pairs::{Meet, rows_of_panel, spread},
     product::Product,
@@ -64,4 +65,14 @@ pub(crate) unsafe fn pairs(job: &Product<'_>, weights: &[u32], task: usize) {
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(crate) unsafe fn spread_pairs(x: &[f32], width: usize, out: &mut [u32]) {
     spread::<Paired>(x, width, out);
+}
+
+/// One task of attention, with brain floats multiplied by pairs.
+///
+/// # Safety
+/// The machine must have this module's features; each task is run once.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(crate) unsafe fn attention(job: &Attention<'_>, task: usize) {
+    // SAFETY: features as promised by the caller.
+    unsafe { attention::task::<Avx512<true>>(job, task) }
 }

@@ -45,13 +45,13 @@ unsafe impl Bytes for Vnni {
     #[inline(always)]
     unsafe fn low(words: __m512i) -> __m512i {
         // SAFETY: as the trait's.
-        unsafe { Avx512::low(words) }
+        unsafe { <Avx512 as Bytes>::low(words) }
     }
 
     #[inline(always)]
     unsafe fn high(words: __m512i) -> __m512i {
         // SAFETY: as the trait's.
-        unsafe { Avx512::high(words) }
+        unsafe { <Avx512 as Bytes>::high(words) }
     }
 
     #[inline(always)]
@@ -63,7 +63,7 @@ unsafe impl Bytes for Vnni {
     #[inline(always)]
     unsafe fn to_floats(sums: __m512i) -> __m512 {
         // SAFETY: as the trait's.
-        unsafe { Avx512::to_floats(sums) }
+        unsafe { <Avx512 as Bytes>::to_floats(sums) }
     }
 }
 

@@ -246,11 +246,20 @@ impl Isa {
         merges: &[tasks::Merge],
     ) {
         let size = (job.tasks.len(), job.operations());
-        share(pool, size, &|task| dispatch!(self, attention(job, task)));
+        share(pool, size, &|task| self.attention_task(job, task));
         share(pool, (merges.len(), job.operations()), &|merge| {
             // SAFETY: parts of merges are disjoint, and no task runs any more.
             unsafe { merges[merge].run(job) }
         });
+    }
+
+    fn attention_task(self, job: &attention::Attention<'_>, task: usize) {
+        match self.0 {
+            // SAFETY: `Isa::of` has found the features on this machine.
+            #[cfg(target_arch = "x86_64")]
+            KernelPath::Avx512Bf16 => unsafe { avx512_bf16::attention(job, task) },
+            _ => dispatch!(self, attention(job, task)),
+        }
     }
 
     /// The sum of squares in the stated order.

@@ -4,6 +4,8 @@
 //! - [`vector`]: the lanes; [`avx512`], [`avx2`] and [`portable`] are what they can be
 //! - [`product`], [`pairs`], [`integers`], [`coded`], [`attention`], [`latent`], [`rows`]: the
 //!   kernels; [`avx512_bf16`], [`avx512_vnni`] and [`amx`] are what some instructions do faster
+//! - [`attention_blocks`]: where attention finds keys and values; [`attention_pairs`]: what it does
+//!   with pairs of brain floats
 //! - [`grouped`]: many products of different weights, shared out together
 //! - [`entry`]: compiles them for one instruction set; [`isa`]: which there are, and what each
 //!   calls
@@ -17,6 +19,8 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 pub(crate) mod attention;
+mod attention_blocks;
+mod attention_pairs;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

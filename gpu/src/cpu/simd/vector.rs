@@ -27,6 +27,8 @@ pub(crate) unsafe trait Simd: Copy {
     const QUERIES: usize;
     /// Whether those are more than four; else the kernels for more are not even compiled.
     const IS_WIDE: bool = Self::QUERIES > 4;
+    /// Whether it multiplies pairs of brain floats; else the methods for those are never called.
+    const HAS_PAIRS: bool = false;
 
     unsafe fn splat(value: f32) -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;
@@ -57,6 +59,27 @@ pub(crate) unsafe trait Simd: Copy {
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// The bits of `value` plus the bits of `shifted` moved 23 up: scales by a power of two.
     unsafe fn scale(value: Self::V, shifted: Self::V) -> Self::V;
+
+    /// `sum` after the products of 16 words of pairs with the word `x`: of the upper halves, then
+    /// of the lower ones, each rounded once.
+    #[inline(always)]
+    unsafe fn dot_pairs(sum: Self::V, x: *const u32, words: Self::V) -> Self::V {
+        let _ = (x, words);
+        sum
+    }
+
+    /// Stores 16 words of two rows of brain floats, `high` in their upper halves.
+    #[inline(always)]
+    unsafe fn store_pairs(to: *mut u32, high: *const u16, low: *const u16) {
+        let _ = (to, high, low);
+    }
+
+    /// Rounds a block of 32 numbers and stores it as 16 chained words
+    /// ([`crate::cpu::pairs::narrow`]).
+    #[inline(always)]
+    unsafe fn narrow_block(from: *const f32, to: *mut u32) {
+        let _ = (from, to);
+    }
 
     /// Asks for the line at `from` to be brought into the second-level cache; any address will do.
     #[inline(always)]
@@ -103,6 +126,8 @@ pub(crate) unsafe trait Stored: Copy + Send + Sync {
     type Raw: Copy + Send + Sync;
     /// Whether each key and value has a scale.
     const IS_SCALED: bool = false;
+    /// Whether products are those of pairs of brain floats.
+    const IS_PAIRED: bool = false;
     unsafe fn load<S: Simd>(from: *const Self::Raw) -> S::V;
 }
 
@@ -122,6 +147,7 @@ pub(crate) struct StoredInt8;
 // SAFETY: forwards to the vector's own loads.
 unsafe impl Stored for StoredBf16 {
     type Raw = u16;
+    const IS_PAIRED: bool = true;
 
     #[inline(always)]
     unsafe fn load<S: Simd>(from: *const u16) -> S::V {
