@@ -21,7 +21,7 @@ async fn a_taken_port_is_named() {
     let (_owner, listener) = shutdown();
     let registry = EmbeddedRegistry::new();
     let around = surroundings(&LocalNetwork::new(), &registry, &registry).await;
-    let error = serve(GatewayConfig::new(address), around, listener).await.unwrap_err();
+    let error = serve(GatewayConfig::new(address), around, listener).unwrap_err();
     assert!(matches!(error, GatewayError::PortInUse { .. }));
     assert!(error.to_string().contains(&address.port().to_string()), "{error}");
 }
