@@ -265,7 +265,8 @@ impl Flow {
         let foreign = self.foreign.all();
         let foreign = foreign.iter().filter_map(|upstream| upstream.serving(model));
         let others = foreign.map(|known| Room { load: known.load, ..Room::default() });
-        queue.pool = Pool::new(&self.settings.thresholds, rooms.chain(others));
+        let admitted = queue.core.admitted();
+        queue.pool = Pool::new(&self.settings.thresholds, admitted, rooms.chain(others));
     }
 
     fn note(&self, model: &str, priority: i32, began: Instant, told: &Told) {

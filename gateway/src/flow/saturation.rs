@@ -72,9 +72,9 @@ pub(crate) struct Pool {
     endpoints: f64,
     /// Sum over endpoints of the detector's value.
     values: f64,
-    /// Requests of this gateway that are at an endpoint.
-    own: f64,
-    /// Sequences there that are not this gateway's.
+    /// Requests that were let in and are at an endpoint.
+    placed: f64,
+    /// Sequences there that are not theirs: of others, or more of one that was let in.
     others: f64,
     /// Places where one more would begin at once.
     free: f64,
@@ -86,16 +86,20 @@ pub(crate) struct Pool {
 // === impl Pool ===
 
 impl Pool {
-    /// As loads are now.
-    pub(crate) fn new(thresholds: &Thresholds, rooms: impl Iterator<Item = Room>) -> Self {
-        let mut pool = Self::default();
+    /// As loads are now, and so many are let in.
+    pub(crate) fn new(
+        thresholds: &Thresholds,
+        admitted: usize,
+        rooms: impl Iterator<Item = Room>,
+    ) -> Self {
+        let (mut pool, mut all_own) = (Self::default(), 0.0);
         for Room { load, max_sequences, own, others } in rooms {
             let queue = f64::from(load.waiting) / thresholds.queue_depth;
             let kv = f64::from(load.blocks_used) / f64::from(load.blocks_total.max(1));
             let kv = thresholds.kv_cache_util.map_or(0.0, |most| kv / most);
             pool.endpoints += 1.0;
             pool.values += queue.max(kv);
-            pool.own += f64::from(own);
+            all_own += f64::from(own);
             pool.others += f64::from(others);
             if queue.max(kv) < 1.0 {
                 let taken = own.saturating_add(others);
@@ -104,6 +108,9 @@ impl Pool {
             pool.capacity += f64::from(max_sequences);
             pool.unknown |= max_sequences == 0;
         }
+        // A request of several prompts is several there.
+        pool.placed = f64::min(all_own, admitted as f64);
+        pool.others += all_own - pool.placed;
         pool
     }
 
@@ -136,7 +143,7 @@ impl Pool {
             return (!full).then_some(Begins::InTurn);
         }
         // Who was let in and is at no endpoint yet takes a place in a moment.
-        let coming = (admitted as f64 - self.own).max(0.0);
+        let coming = (admitted as f64 - self.placed).max(0.0);
         let finds_place = coming + 1.0 <= self.free;
         if full && !finds_place {
             return None;
@@ -165,7 +172,7 @@ mod tests {
     }
 
     fn saturation(thresholds: &Thresholds, rooms: &[Room], admitted: usize) -> f64 {
-        Pool::new(thresholds, rooms.iter().copied()).saturation(thresholds, admitted)
+        Pool::new(thresholds, admitted, rooms.iter().copied()).saturation(thresholds, admitted)
     }
 
     #[test]
@@ -193,17 +200,24 @@ mod tests {
         let at = |admitted| saturation(&thresholds, &rooms, admitted);
         assert!(at(16) <= 0.0 && at(21) < 1.0);
         assert!(at(26) >= 1.0, "sixteen run, ten wait");
-        let pool = Pool::new(&thresholds, rooms.into_iter());
+        let pool = Pool::new(&thresholds, 0, rooms.into_iter());
         let room = |pool: Pool, at| pool.room(&thresholds, at, Rank::default());
         assert_eq!((room(pool, 15), room(pool, 16)), (Some(Begins::AtOnce), Some(Begins::InTurn)));
         assert_eq!((room(pool, 25), room(pool, 26)), (Some(Begins::InTurn), None));
         let shared =
-            Pool::new(&thresholds, rooms.map(|room| Room { others: 2, ..room }).into_iter());
+            Pool::new(&thresholds, 0, rooms.map(|room| Room { others: 2, ..room }).into_iter());
         assert_eq!(
             (room(shared, 11), room(shared, 21)),
             (Some(Begins::AtOnce), Some(Begins::InTurn))
         );
         assert_eq!(room(shared, 22), None, "four of them are another gateway's");
+        let batch =
+            Pool::new(&thresholds, 1, rooms.map(|room| Room { own: 2, ..room }).into_iter());
+        assert_eq!(
+            (room(batch, 12), room(batch, 22)),
+            (Some(Begins::AtOnce), Some(Begins::InTurn))
+        );
+        assert_eq!(room(batch, 23), None, "one request had four prompts");
     }
 
     #[test]
@@ -212,7 +226,7 @@ mod tests {
         // Two run at one of them and one waits there; at the other one has just left.
         let waits = Room { own: 3, ..room(2, 1, 0, 2) };
         let left = Room { own: 1, ..room(2, 0, 0, 2) };
-        let pool = Pool::new(&thresholds, [left, waits].into_iter());
+        let pool = Pool::new(&thresholds, 4, [left, waits].into_iter());
         assert!(pool.saturation(&thresholds, 4) >= 1.0);
         let at = |admitted| pool.room(&thresholds, admitted, Rank::default());
         assert_eq!(at(4), Some(Begins::AtOnce));
@@ -222,10 +236,10 @@ mod tests {
         // Neither a full one nor one whose queue is long although it has places has one.
         let stuck = Room { own: 1, ..room(1, 1, 0, 2) };
         let full = Room { own: 2, ..room(2, 1, 0, 2) };
-        let pool = Pool::new(&thresholds, [full, stuck].into_iter());
+        let pool = Pool::new(&thresholds, 3, [full, stuck].into_iter());
         assert_eq!(pool.room(&thresholds, 3, Rank::default()), None);
         let silent = Room { max_sequences: 0, ..left };
-        let pool = Pool::new(&thresholds, [silent, waits].into_iter());
+        let pool = Pool::new(&thresholds, 4, [silent, waits].into_iter());
         assert_eq!(pool.room(&thresholds, 4, Rank::default()), None, "nobody knows of a place");
     }
 
@@ -233,7 +247,7 @@ mod tests {
     fn who_is_less_important_leaves_places_free_and_waits_in_no_endpoint() {
         let rooms = [room(0, 0, 0, 16), room(0, 0, 0, 16)];
         let thresholds = Thresholds { holdback: 0.05, ..Thresholds::default() };
-        let pool = Pool::new(&thresholds, rooms.into_iter());
+        let pool = Pool::new(&thresholds, 0, rooms.into_iter());
         let most = |behind, sheddable| {
             let rank = Rank { behind, sheddable };
             (0..100).find(|at| pool.room(&thresholds, *at, rank).is_none()).expect("a bound")

@@ -21,7 +21,7 @@ use super::{
     peers::{self, Peer},
     pools::{Pool, Pools},
     prefix::namings::{Naming, Prefixes},
-    scene::Scene,
+    scene::{Filling, Scene},
     session,
 };
 use crate::{error::ApiError, model::Served, rules::Scope};
@@ -152,16 +152,20 @@ impl Directory {
         let endpoint = |row: usize| &pool.members[rows[row] as usize];
         let matched = self.matched(query, (&pool, &rows));
         let now = query.now_micros();
-        let candidate =
-            |row: usize| endpoint(row).candidate(pool.known(rows[row]), now, matched[row]);
-        let mut scene = Scene::of((0..rows.len()).map(candidate));
+        let mut filling = Filling::of(rows.len());
+        for (row, matched) in rows.iter().zip(&matched) {
+            let member = &pool.members[*row as usize];
+            filling.push(&member.candidate(pool.known(*row), now, *matched));
+        }
+        let mut scene = filling.settled();
         if pool.placer.predicts(&scene) {
             scene.predict(self.expected(query, &scene, (&pool, &rows)));
         }
         let outcome = pool.placer.place(query, scene);
         let (at, prefill) = (outcome.endpoint?, outcome.prefill);
         let misses_prefill = outcome.misses_prefill;
-        let features = Features::of(query, &Scene::of([candidate(at)].into_iter()), 0);
+        let picked = endpoint(at).candidate(endpoint(at).known(), now, matched[at]);
+        let features = Features::of(query, &Scene::of([picked].into_iter()), 0);
         let (predicted, offer) = {
             let predictor = self.predictor();
             let fingerprint = &endpoint(at).info.fingerprint;

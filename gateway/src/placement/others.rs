@@ -24,7 +24,7 @@ const MOMENTS: Duration = Duration::from_millis(200);
 // === impl Others ===
 
 impl Others {
-    /// A leader tells of so many, of which this gateway has so many there now; how many are others'.
+    /// A leader tells of so many, and this gateway has so many there now; how many are others'.
     pub(crate) fn told(&mut self, now: Duration, all: u32, own: u32) -> u32 {
         let beyond = all.saturating_sub(own);
         let age = now.saturating_sub(self.since);

@@ -64,6 +64,14 @@ pub(crate) struct Scene<'a> {
     peer: Option<Peer<'a>>,
 }
 
+/// One that is filled, candidate after candidate.
+#[derive(Debug)]
+pub(crate) struct Filling<'a> {
+    scene: Scene<'a>,
+    /// All bits of how much of the prompt they have.
+    matched: u32,
+}
+
 /// How many of them do what; counted once, because every decision asks about it several times.
 #[derive(Clone, Copy, Debug, Default)]
 struct Duties {
@@ -91,35 +99,9 @@ const HALF_LIFE: Duration = Duration::from_secs(2);
 impl<'a> Scene<'a> {
     /// Of these candidates.
     pub(crate) fn of(candidates: impl ExactSizeIterator<Item = Candidate<'a>>) -> Self {
-        let count = candidates.len();
-        let mut columns = vec![0.0; SIGNALS * count];
-        let mut belief = Vec::new();
-        let mut duties = Duties::default();
-        let mut matched = 0;
-        let mut rows = Vec::with_capacity(count);
-        {
-            // Without a candidate there is no column either.
-            let mut slices = columns.chunks_exact_mut(count.max(1));
-            let mut slices: [&mut [f32]; SIGNALS] =
-                std::array::from_fn(|_| slices.next().unwrap_or_default());
-            for (at, candidate) in candidates.enumerate() {
-                if candidate.load_age > FRESH {
-                    belief.resize(count, 1.0);
-                    belief[at] = believed(candidate.load_age);
-                }
-                duties.count(candidate.duty);
-                matched |= candidate.matched;
-                for (column, number) in slices.iter_mut().zip(numbers(&candidate)) {
-                    column[at] = number;
-                }
-                rows.push(Row::of(at, &candidate));
-            }
-        }
-        let (candidates, is_unknown) = (count, matched == 0);
-        let mut scene =
-            Self { rows, columns, candidates, belief, duties, is_unknown, ..Self::default() };
-        scene.settle();
-        scene
+        let mut filling = Filling::of(candidates.len());
+        candidates.for_each(|candidate| filling.push(&candidate));
+        filling.settled()
     }
 
     /// Draws what is not believed towards the mean of what is.
@@ -245,6 +227,44 @@ impl<'a> Scene<'a> {
     }
 }
 
+// === impl Filling ===
+
+impl<'a> Filling<'a> {
+    /// With room for so many.
+    pub(crate) fn of(candidates: usize) -> Self {
+        let (rows, columns) = (Vec::with_capacity(candidates), vec![0.0; SIGNALS * candidates]);
+        Self { scene: Scene { rows, columns, candidates, ..Scene::default() }, matched: 0 }
+    }
+
+    /// The next one; there is room for it.
+    // Else a candidate is put together in memory and copied from there in pieces of another size,
+    // for which a processor waits longer than for all the rest.
+    #[inline(always)]
+    pub(crate) fn push(&mut self, candidate: &Candidate<'a>) {
+        let Self { scene, matched } = self;
+        let at = scene.rows.len();
+        if candidate.load_age > FRESH {
+            scene.belief.resize(scene.candidates, 1.0);
+            scene.belief[at] = believed(candidate.load_age);
+        }
+        scene.duties.count(candidate.duty);
+        *matched |= candidate.matched;
+        let mut place = at;
+        for number in numbers(candidate) {
+            scene.columns[place] = number;
+            place += scene.candidates;
+        }
+        scene.rows.push(Row::of(at, candidate));
+    }
+
+    /// The whole of it.
+    pub(crate) fn settled(self) -> Scene<'a> {
+        let mut scene = Scene { is_unknown: self.matched == 0, ..self.scene };
+        scene.settle();
+        scene
+    }
+}
+
 /// `kept` grows, so nothing is overwritten before it is read.
 fn gather<T: Copy>(column: &mut [T], kept: &[usize]) {
     for (to, from) in kept.iter().enumerate() {
@@ -252,6 +272,7 @@ fn gather<T: Copy>(column: &mut [T], kept: &[usize]) {
     }
 }
 
+#[inline(always)]
 fn numbers(candidate: &Candidate<'_>) -> [f32; SIGNALS] {
     let load = &candidate.load;
     let unseen = candidate.in_flight.saturating_sub(load.running.saturating_add(load.waiting));
@@ -288,6 +309,7 @@ impl Duties {
 // === impl Row ===
 
 impl<'a> Row<'a> {
+    #[inline(always)]
     fn of(at: usize, candidate: &Candidate<'a>) -> Self {
         let Candidate { info, number, labels, duty, has_place, .. } = *candidate;
         let fetch_rate = candidate.load.fetch_rate;
