@@ -47,6 +47,7 @@ fn threads() -> usize {
 }
 
 /// What the machine can do at most, the best of some tries.
+#[expect(clippy::disallowed_methods, reason = "no test pauses this clock")]
 fn limits(_: &mut Criterion) {
     let mut probe = Probe::new(threads(), 1 << 30).expect("memory");
     let mut best = |work: &mut dyn FnMut(&mut Probe) -> usize| {
