@@ -146,7 +146,7 @@ pub(super) enum By {
     Claim,
     /// The same, but once it is lost it is not claimed again.
     Term,
-    /// It was claimed so, and is ours as long as it stands there without a break.
+    /// It was claimed so, and is ours for as long as it stands there unbroken.
     Kept,
 }
 

@@ -97,7 +97,7 @@ fn features_of_single_models_are_read() {
     );
     assert!(gemma.norms_from_one && gemma.embedding_scale == Some(96f64.sqrt()));
     if let Some(config) = config("tiny-gemma3") {
-        let (full, window) = (config.rope, config.window_rope.unwrap());
+        let (full, window) = (config.rope.clone(), config.window_rope.clone().unwrap());
         assert_eq!((full.theta, full.scaling), (1e6, RopeScaling::Linear { factor: 4.0 }));
         assert_eq!((window.theta, window.scaling), (1e4, RopeScaling::None));
         assert_eq!(config.kv_groups()[1].layers, [5]);

@@ -2,8 +2,8 @@
 //!
 //! quinn sends a close when congestion control lets it send anything, if there is data, or only a
 //! sign of life, that waits to be sent too. And it takes no acknowledgements any more once it is
-//! closing: if what is on its way fills the window, because the peer is silent or a large tensor has
-//! just been sent, the close is never sent, and the peer finds out by waiting. So the window of a
+//! closing: if what is on its way fills the window, because the peer is silent or much has just
+//! been sent, the close is never sent, and the peer finds out by waiting. So the window of a
 //! connection opens when it is about to be closed: one small packet follows, and after it none.
 
 use std::{

@@ -17,7 +17,7 @@
 //! ```
 //! Nothing waits for a lane: until it is there, and where TCP does not get through, tensors stay on
 //! the stream. Both sides have proven who they are twice, and it must be the same peer. The door is
-//! TCP at the number of the link's UDP port; if just that was asked for and is taken, there are none.
+//! TCP at the number of the link's UDP port; if only that will do and it is taken, there are none.
 
 use std::{
     collections::BTreeMap,
