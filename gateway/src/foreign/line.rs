@@ -62,6 +62,8 @@ pub(crate) struct Told {
     line: Option<Line>,
     lines: Arc<Lines>,
     is_over: bool,
+    /// What broke it off, once all that came before has been sent on.
+    broken: Option<hyper::Error>,
 }
 
 /// How long connecting may take.
@@ -105,7 +107,7 @@ impl Lines {
             let mut failed = match line.ask(asked).await {
                 Ok(response) => {
                     let (line, lines) = (Some(line), Arc::clone(self));
-                    let told = |body| Told { body, line, lines, is_over: false };
+                    let told = |body| Told { body, line, lines, is_over: false, broken: None };
                     return Ok(response.map(told));
                 }
                 Err(failed) => failed,
@@ -209,11 +211,21 @@ impl Body for Told {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(broken) = self.broken.take() {
+            return Poll::Ready(Some(Err(broken)));
+        }
         if let Some(line) = &mut self.line {
             line.drive(context);
         }
         let polled = Pin::new(&mut self.body).poll_frame(&mut quiet());
         self.is_over |= matches!(polled, Poll::Ready(None));
+        if let Poll::Ready(Some(Err(error))) = polled {
+            // hyper's server drops what it has not written yet when a body fails, and writes it
+            // when there is nothing more for now.
+            self.broken = Some(error);
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         polled
     }
 

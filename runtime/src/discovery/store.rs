@@ -153,7 +153,7 @@ pub(super) enum By {
 // === impl By ===
 
 impl By {
-    /// Whether it is somebody else's, or nobody's, if this value (or none) is found instead of ours.
+    /// Whether it is somebody else's, or nobody's, if this value (or none) is found there.
     pub(super) fn yields(self, found: Option<&[u8]>, ours: &[u8]) -> bool {
         match self {
             Self::Put => false,

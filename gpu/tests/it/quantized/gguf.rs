@@ -205,8 +205,13 @@ fn what_is_not_read_is_named() {
     };
     let why = config(&|file| file.text("general.architecture", "rwkv7"));
     assert!(why.contains("rwkv7") && why.contains("llama, qwen2, qwen3"), "{why}");
-    let why = config(&|file| file.tensor("rope_freqs.weight", 0, &[4], vec![0; 16]));
-    assert!(why.contains("rope_freqs"), "{why}");
+    let why = config(&|file| file.tensor("rope_freqs.weight", 1, &[4], vec![0; 8]));
+    assert!(why.contains("rope_freqs") && why.contains("type F16"), "{why}");
+    let why = config(&|file| {
+        file.text("llama.rope.scaling.type", "linear");
+        file.tensor("rope_freqs.weight", 0, &[4], vec![0; 16]);
+    });
+    assert!(why.contains("rope_freqs") && why.contains("`linear` as well"), "{why}");
     let why = config(&|file| file.tensor("x", 13, &[256], vec![0; 16]));
     assert!(why.contains("type number 13") && why.contains("Q4_K"), "{why}");
     let why = config(&|_| {});
