@@ -21,6 +21,7 @@ use crate::{
 fn streams_go_on_word_for_word_whichever_member_is_killed() {
     let stage = Stage::start();
     let kinds = kinds();
+    let mut went_on = Vec::new();
     let undisturbed: Vec<Said> = kinds.iter().map(|kind| stage.said(kind, |_, _| {})).collect();
     for (number, (kind, whole)) in kinds.iter().zip(&undisturbed).enumerate() {
         assert_eq!(&stage.said(kind, |_, _| {}), whole, "{}: the same twice", kind.name);
@@ -42,12 +43,16 @@ fn streams_go_on_word_for_word_whichever_member_is_killed() {
                 let process = killed.expect("it came so far");
                 until("it is gone", || !is_running(process));
                 assert_eq!(&said, whole, "{what}");
-                // A client that is late has been sent the end already when it kills.
-                let resumed = stage.resumes() > before;
-                assert!(resumed || index > whole.events / 2, "{what}: it went on elsewhere");
+                went_on.push(stage.resumes() > before);
+                // Of every event some come late to a client on a busy machine: all has been sent.
+                let may_be_late = at_every_event().is_some();
+                assert!(may_be_late || went_on.ends_with(&[true]), "{what}: it went on elsewhere");
             }
         }
     }
+    let elsewhere = went_on.iter().filter(|on| **on).count();
+    eprintln!("{} killed, {elsewhere} streams went on elsewhere", went_on.len());
+    assert!(elsewhere * 10 >= went_on.len() * 9, "{elsewhere} of {}", went_on.len());
 }
 
 #[test]
