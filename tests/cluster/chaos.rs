@@ -195,11 +195,16 @@ impl Stage {
 
     /// The process of a member, which the operator's command finds.
     pub(super) fn process(&self, group: &str, member: u32) -> u32 {
-        let said = self.chaos(&format!("kill --dry-run --target {group}/{member}"));
-        let id = said.out.trim().rsplit(' ').next().and_then(|id| id.parse().ok());
-        let id = id.unwrap_or_else(|| panic!("{said:?}"));
-        assert!(self.hosts.iter().any(|host| host.members().contains(&id)), "{said:?}");
-        id
+        let mut found = None;
+        // It may end between the last word of its group and the question.
+        until(&format!("a process is {group}/{member}"), || {
+            let said = self.chaos(&format!("kill --dry-run --target {group}/{member}"));
+            let id = said.out.trim().rsplit(' ').next().and_then(|id| id.parse().ok());
+            let runs = |id: &u32| self.hosts.iter().any(|host| host.members().contains(id));
+            found = id.filter(runs);
+            found.is_some()
+        });
+        found.expect("it was found")
     }
 
     fn chaos(&self, line: &str) -> crate::operator::Said {
