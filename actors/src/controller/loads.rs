@@ -8,11 +8,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ractor::ActorRef;
-use tokio::{
-    sync::watch,
-    task::{AbortHandle, JoinSet},
-    time::sleep,
-};
+use tokio::{sync::watch, time::sleep};
 use troupe_runtime::{
     backoff::Backoff,
     id::EndpointId,
@@ -20,14 +16,13 @@ use troupe_runtime::{
     wire::status::{EndpointInfo, Load, StatusDown, StatusUp},
 };
 
-use super::{actor::ControllerMsg, plan::ControllerEvent};
+use super::{actor::ControllerMsg, plan::ControllerEvent, posts::Posts};
 
 /// Follows loads.
 pub(super) struct Loads {
     link: Option<Arc<dyn Link>>,
     controller: ActorRef<ControllerMsg>,
-    followed: BTreeMap<EndpointId, (String, AbortHandle)>,
-    tasks: JoinSet<()>,
+    followed: Posts<EndpointId>,
 }
 
 /// One endpoint's task.
@@ -55,33 +50,16 @@ enum Unknown {
 
 impl Loads {
     pub(super) fn new(link: Option<Arc<dyn Link>>, controller: ActorRef<ControllerMsg>) -> Self {
-        Self { link, controller, followed: BTreeMap::new(), tasks: JoinSet::new() }
+        Self { link, controller, followed: Posts::new() }
     }
 
     /// Follows these, by where they are reached, and no others. One task for each.
     pub(super) fn follow(&mut self, wanted: BTreeMap<EndpointId, String>) {
-        while self.tasks.try_join_next().is_some() {}
         let Some(link) = &self.link else { return };
-        self.followed.retain(|endpoint, (address, task)| {
-            let stays = wanted.get(endpoint) == Some(address);
-            if !stays {
-                task.abort();
-            }
-            stays
+        self.followed.keep(wanted, |endpoint, address| {
+            let (link, controller) = (Arc::clone(link), self.controller.clone());
+            Follower { link, controller, endpoint, address }.run()
         });
-        for (endpoint, address) in wanted {
-            if self.followed.contains_key(&endpoint) {
-                continue;
-            }
-            let follower = Follower {
-                link: Arc::clone(link),
-                controller: self.controller.clone(),
-                endpoint: endpoint.clone(),
-                address: address.clone(),
-            };
-            let task = self.tasks.spawn(follower.run());
-            self.followed.insert(endpoint, (address, task));
-        }
     }
 }
 

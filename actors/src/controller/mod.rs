@@ -15,7 +15,8 @@
 //!   what a device has to have; `models`: what is known of models
 //! - [`rollout`]: how many at a time; `revisions`: what was declared before; [`restart`]: how often
 //! - `scale`: how many groups by load; `autoscale`: that of a service; `loads`: the way to the load
-//! - `hosts`: who is there; `vigil`: who is heard no more; `quarantine`: who is taken last for a
+//! - `hosts`: who is there; `vigil`: who is heard no more; `posts`: one task for each of
+//!   those and of the followed; `quarantine`: who is taken last for a
 //!   while; `adopt`: what runs already
 //! - `status`, `journal`: what people are told
 
@@ -40,6 +41,7 @@ pub mod office;
 mod offload;
 mod place;
 pub mod plan;
+mod posts;
 mod quarantine;
 pub mod restart;
 mod revisions;

@@ -22,7 +22,7 @@ use troupe_runtime::{
 
 use super::{
     desired::{Desired, ServiceName},
-    hosts::{Host, HostChange},
+    hosts::HostChange,
     memory::ModelFacts,
     service::{Problem, Service},
     world::World,
@@ -205,13 +205,9 @@ impl Controller {
         match event {
             ControllerEvent::NodePut(record) => self.host_put(record),
             ControllerEvent::NodeGone(node) => {
-                let (now, hosts) = (self.world.now, &mut self.world.hosts);
-                let leaves = hosts.host(node).is_some_and(|host| host.record.leaving);
                 self.world.attend_anew = true;
-                if hosts.gone(node, now) && !leaves {
-                    let name = hosts.name(node);
-                    let message = "its lease is over".to_owned();
-                    self.world.tell_host((&name, EventKind::Warning), "HostSilent", message);
+                if self.world.hosts.gone(node, self.world.now) {
+                    self.tell_silent(node, "its lease is over");
                 }
             }
             ControllerEvent::HostProbed { node, reachable } => {
@@ -257,14 +253,7 @@ impl Controller {
                     self.world.journal.recall(slot, record);
                 }
             }
-            ControllerEvent::HostMissed(node) => {
-                let leaves = |host: &Host| host.record.leaving;
-                if self.world.hosts.host(node).is_some_and(|host| !leaves(host)) {
-                    let name = self.world.hosts.name(node);
-                    let message = "it is heard no more".to_owned();
-                    self.world.tell_host((&name, EventKind::Warning), "HostSilent", message);
-                }
-            }
+            ControllerEvent::HostMissed(node) => self.tell_silent(node, "it is heard no more"),
             ControllerEvent::GatewayPut(record) => {
                 let known = self.world.gateways.insert(record.id, record.clone());
                 if known != Some(record) {
@@ -311,6 +300,15 @@ impl Controller {
                 self.world.take_effects();
             }
             ControllerEvent::Tick => {}
+        }
+    }
+
+    /// Tells that a host is silent, unless it has said that it leaves.
+    fn tell_silent(&mut self, node: NodeId, how: &str) {
+        let hosts = &self.world.hosts;
+        if hosts.host(node).is_some_and(|host| !host.record.leaving) {
+            let name = hosts.name(node);
+            self.world.tell_host((&name, EventKind::Warning), "HostSilent", how.to_owned());
         }
     }
 

@@ -5,74 +5,49 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ractor::ActorRef;
-use tokio::{
-    task::{AbortHandle, JoinSet},
-    time::sleep,
-};
+use tokio::{task::JoinSet, time::sleep};
 use troupe_runtime::{
     id::NodeId,
     transport::{Class, Link, PeerAddr},
 };
 
-use super::{actor::ControllerMsg, plan::ControllerEvent};
+use super::{actor::ControllerMsg, plan::ControllerEvent, posts::Posts};
 
 /// Whom a controller watches over. Ends with it.
 pub(super) struct Vigil {
     link: Option<Arc<dyn Link>>,
     controller: ActorRef<ControllerMsg>,
-    office: Option<AbortHandle>,
-    hosts: BTreeMap<NodeId, (String, AbortHandle)>,
-    tasks: JoinSet<()>,
+    /// Of the controller in office, at most one.
+    office: JoinSet<()>,
+    hosts: Posts<NodeId>,
 }
 
 // === impl Vigil ===
 
 impl Vigil {
     pub(super) fn new(link: Option<Arc<dyn Link>>, controller: ActorRef<ControllerMsg>) -> Self {
-        let hosts = BTreeMap::new();
-        Self { link, controller, office: None, hosts, tasks: JoinSet::new() }
+        Self { link, controller, office: JoinSet::new(), hosts: Posts::new() }
     }
 
     /// Watches over this controller, by what stands under the election key and where it is reached,
     /// and over no other.
     pub(super) fn office(&mut self, whom: Option<(Vec<u8>, String)>) {
-        if let Some(former) = self.office.take() {
-            former.abort();
+        self.office = JoinSet::new();
+        if let (Some((name, address)), Some(link)) = (whom, &self.link) {
+            let controller = self.controller.clone();
+            let missed = move || controller.cast(ControllerMsg::Missed(name.clone())).is_ok();
+            self.office.spawn(keep(Arc::clone(link), address, missed));
         }
-        let Some((name, address)) = whom else { return };
-        self.office = self.keep(address, move || ControllerMsg::Missed(name.clone()));
     }
 
     /// Watches over these hosts, and over no others.
     pub(super) fn hosts(&mut self, wanted: BTreeMap<NodeId, String>) {
-        while self.tasks.try_join_next().is_some() {}
-        self.hosts.retain(|node, (address, task)| {
-            let stays = wanted.get(node) == Some(address);
-            if !stays {
-                task.abort();
-            }
-            stays
+        let Some(link) = &self.link else { return };
+        self.hosts.keep(wanted, |node, address| {
+            let controller = self.controller.clone();
+            let told = move || ControllerMsg::Found(ControllerEvent::HostMissed(node));
+            keep(Arc::clone(link), address, move || controller.cast(told()).is_ok())
         });
-        for (node, address) in wanted {
-            if self.hosts.contains_key(&node) {
-                continue;
-            }
-            let missed = move || ControllerMsg::Found(ControllerEvent::HostMissed(node));
-            if let Some(task) = self.keep(address.clone(), missed) {
-                self.hosts.insert(node, (address, task));
-            }
-        }
-    }
-
-    fn keep(
-        &mut self,
-        address: String,
-        missed: impl Fn() -> ControllerMsg + Send + 'static,
-    ) -> Option<AbortHandle> {
-        let link = self.link.clone()?;
-        let controller = self.controller.clone();
-        let tell = move || controller.cast(missed()).is_ok();
-        Some(self.tasks.spawn(keep(link, address, tell)))
     }
 }
 
