@@ -13,7 +13,7 @@ use crate::{
             attention::Attention,
             grouped::{self, Group},
             pool::{OnTwo, Pieces, Pool},
-            product::{Product, TILE_ROWS},
+            product::Product,
             tasks::{Part, Tasks},
         },
         step::{CpuStep, GroupTables},
@@ -181,8 +181,9 @@ impl CpuDevice {
         let (rows, each) = (x.len() / width, weight.rounding.peaks());
         self.laid_out.reserve(rows * words)?;
         let to = &mut self.laid_out[..rows * words];
-        self.pool.chunks(to, TILE_ROWS * words, &|tile, out| {
-            let (first, rows) = (tile * TILE_ROWS, out.len() / words);
+        let tile_rows = isa.tile_rows(weight);
+        self.pool.chunks(to, tile_rows * words, &|tile, out| {
+            let (first, rows) = (tile * tile_rows, out.len() / words);
             let x = &x[first * width..][..rows * width];
             let peaks = peaks.get(first * each..(first + rows) * each).unwrap_or_default();
             isa.lay_out(weight, x, peaks, out);

@@ -5,47 +5,32 @@
 //! two multiply-adds do; so two steps of a chain are one instruction when they share a word
 //! ([`PairOrder::Chained`]).
 
-use std::arch::x86_64::*;
+//!
+//! A tile of 4 rows by 32 outputs has both chains of a block and its totals in registers, so that
+//! nothing is stored until many blocks are done and sixteen products wait for none of each other:
+//! the unit that multiplies takes two at a time and needs six cycles for each.
+
+use std::{arch::x86_64::*, mem::MaybeUninit};
 
 use super::{
     attention::{self, Attention},
     avx512::Avx512,
-    pairs::{Meet, rows_of_panel, spread},
-    product::Product,
+    pairs,
+    product::{Product, TASK_ROWS, finish},
+    vector::LANES,
 };
-use crate::cpu::pairs::{PAIRS, PairOrder};
+use crate::{
+    backend::PreparedLinear,
+    cpu::{
+        packed::PANEL,
+        pairs::{BLOCK, PAIRS, PairOrder},
+    },
+};
 
-/// Pairs as they are.
-pub(crate) struct Paired;
-
-// SAFETY: loads 16 words and computes with registers; the features are the caller's promise.
-unsafe impl Meet for Paired {
-    type S = Avx512;
-    const ORDER: PairOrder = PairOrder::Chained;
-    const STEPS: usize = PAIRS / 2;
-    const X_WORDS: usize = PAIRS;
-
-    #[inline(always)]
-    fn at(chain: usize, step: usize) -> (usize, usize) {
-        (chain * Self::STEPS + step, chain * Self::STEPS + step)
-    }
-
-    #[inline(always)]
-    unsafe fn weights(from: *const u32, _chain: usize) -> __m512 {
-        // SAFETY: as the trait's.
-        unsafe { _mm512_loadu_ps(from.cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn step(x: *const u32, weights: __m512, sum: __m512) -> __m512 {
-        // SAFETY: as the trait's; the casts keep the bits.
-        unsafe {
-            let x: __m512bh = std::mem::transmute(_mm512_set1_epi32((*x).cast_signed()));
-            let weights: __m512bh = std::mem::transmute(weights);
-            _mm512_dpbf16_ps(sum, x, weights)
-        }
-    }
-}
+/// Rows of a tile.
+pub(crate) const TILE_ROWS: usize = 4;
+/// Blocks whose weights (32 KiB) stay in the first-level cache while all rows of a task use them.
+const CHUNK_BLOCKS: usize = 8;
 
 /// One task of a product by a panel of chained pairs.
 ///
@@ -54,17 +39,130 @@ unsafe impl Meet for Paired {
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(crate) unsafe fn pairs(job: &Product<'_>, weights: &[u32], task: usize) {
     let (panel, first) = job.place(task);
-    // SAFETY: features as promised by the caller.
-    unsafe { rows_of_panel::<Paired>(job, weights, panel, first) }
+    let blocks = job.weight.in_features().div_ceil(BLOCK);
+    let words = blocks * PAIRS;
+    let rows = TASK_ROWS.min(job.rows - first);
+    assert!(job.x.len() >= job.rows * words && weights.len() >= words * PANEL);
+    let mut totals = MaybeUninit::<[f32; TASK_ROWS * PANEL]>::uninit();
+    let totals = totals.as_mut_ptr().cast::<f32>();
+    for start in (0..blocks).step_by(CHUNK_BLOCKS) {
+        for row in (0..rows).step_by(TILE_ROWS) {
+            let tile_rows = TILE_ROWS.min(rows - row);
+            // SAFETY: a tile begins at its first row's multiple of the words, because all before it
+            // are full; the panel has `blocks * 16 * PANEL` words.
+            unsafe {
+                let tile = Tile {
+                    x: job.x.as_ptr().add((first + row) * words + start * PAIRS * tile_rows),
+                    weights: weights.as_ptr().add(start * PAIRS * PANEL),
+                    totals: totals.add(row * PANEL),
+                    blocks: CHUNK_BLOCKS.min(blocks - start),
+                    begin: start == 0,
+                };
+                match tile_rows {
+                    1 => tile.sum::<1, 4>(),
+                    2 => tile.sum::<2, 4>(),
+                    3 => tile.sum::<3, 2>(),
+                    _ => tile.sum::<4, 2>(),
+                }
+            }
+        }
+    }
+    // SAFETY: the tiles have written `rows * PANEL` totals.
+    let totals = unsafe { std::slice::from_raw_parts(totals, rows * PANEL) };
+    finish(job, totals, panel, first);
 }
 
-/// [`spread`] for this kernel.
+/// Some blocks of one tile.
+struct Tile {
+    /// `[word][row]`.
+    x: *const u32,
+    weights: *const u32,
+    totals: *mut f32,
+    blocks: usize,
+    /// Whether totals begin with these blocks.
+    begin: bool,
+}
+
+impl Tile {
+    /// All 64 outputs of `ROWS` rows, 16 times `VECTORS` at a time.
+    #[inline(always)]
+    unsafe fn sum<const ROWS: usize, const VECTORS: usize>(&self) {
+        for column in (0..PANEL).step_by(LANES * VECTORS) {
+            // SAFETY: as the caller's.
+            unsafe { self.columns::<ROWS, VECTORS>(column) }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn columns<const ROWS: usize, const VECTORS: usize>(&self, column: usize) {
+        // SAFETY: `x` has `blocks * 16 * ROWS` words, `weights` `blocks * 16 * PANEL`, `totals`
+        // `ROWS * PANEL`, and `column + 16 * VECTORS` is at most `PANEL`.
+        unsafe {
+            let zero = _mm512_setzero_ps();
+            let mut totals = [[zero; VECTORS]; ROWS];
+            if !self.begin {
+                for (row, totals) in totals.iter_mut().enumerate() {
+                    for (v, total) in totals.iter_mut().enumerate() {
+                        *total = _mm512_loadu_ps(self.totals.add(row * PANEL + column + v * LANES));
+                    }
+                }
+            }
+            for block in 0..self.blocks {
+                let x = self.x.add(block * PAIRS * ROWS);
+                let weights = self.weights.add(block * PAIRS * PANEL + column);
+                let mut chains = [[[zero; VECTORS]; ROWS]; 2];
+                for step in 0..STEPS {
+                    for (chain, sums) in chains.iter_mut().enumerate() {
+                        let word = chain * STEPS + step;
+                        let mut w = [zero; VECTORS];
+                        for (v, w) in w.iter_mut().enumerate() {
+                            *w = _mm512_loadu_ps(weights.add(word * PANEL + v * LANES).cast());
+                        }
+                        for (row, sums) in sums.iter_mut().enumerate() {
+                            let x = _mm512_set1_epi32((*x.add(word * ROWS + row)).cast_signed());
+                            for (sum, w) in sums.iter_mut().zip(w) {
+                                *sum = products(*sum, x, w);
+                            }
+                        }
+                    }
+                }
+                let [even, odd] = chains;
+                for (row, totals) in totals.iter_mut().enumerate() {
+                    for (v, total) in totals.iter_mut().enumerate() {
+                        *total = _mm512_add_ps(*total, _mm512_add_ps(even[row][v], odd[row][v]));
+                    }
+                }
+            }
+            for (row, totals) in totals.iter().enumerate() {
+                for (v, total) in totals.iter().enumerate() {
+                    _mm512_storeu_ps(self.totals.add(row * PANEL + column + v * LANES), *total);
+                }
+            }
+        }
+    }
+}
+
+/// `sum` after the products of 16 words of pairs with the words `x`.
+#[inline(always)]
+unsafe fn products(sum: __m512, x: __m512i, weights: __m512) -> __m512 {
+    // SAFETY: the feature is the caller's promise; the casts keep the bits.
+    unsafe {
+        let x = std::mem::transmute::<__m512i, __m512bh>(x);
+        let weights = std::mem::transmute::<__m512, __m512bh>(weights);
+        _mm512_dpbf16_ps(sum, x, weights)
+    }
+}
+
+/// Words of one chain in a block.
+const STEPS: usize = PAIRS / 2;
+
+/// [`pairs::spread`] for this kernel.
 ///
 /// # Safety
 /// The machine must have this module's features.
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(crate) unsafe fn spread_pairs(x: &[f32], width: usize, out: &mut [u32]) {
-    spread::<Paired>(x, width, out);
+    pairs::spread::<false>(PairOrder::Chained, x, width, out);
 }
 
 /// One task of attention, with brain floats multiplied by pairs.

@@ -24,10 +24,10 @@ macro_rules! entry_points {
             weights: &[u32],
             task: usize,
         ) {
-            use crate::cpu::simd::pairs::{Widened, rows_of_panel};
+            use crate::cpu::simd::pairs::rows_of_panel;
             let (panel, first) = job.place(task);
             // SAFETY: features as promised by the caller.
-            unsafe { rows_of_panel::<Widened<$simd>>(job, weights, panel, first) }
+            unsafe { rows_of_panel::<$simd>(job, weights, panel, first) }
         }
 
         /// [`crate::cpu::simd::pairs::spread`] for widened pairs.
@@ -36,8 +36,8 @@ macro_rules! entry_points {
         /// The machine must have this module's features.
         $(#[$feature])?
         pub(crate) unsafe fn spread_pairs(x: &[f32], width: usize, out: &mut [u32]) {
-            use crate::cpu::simd::pairs::{Widened, spread};
-            spread::<Widened<$simd>>(x, width, out);
+            use crate::cpu::{pairs::PairOrder, simd::pairs::spread};
+            spread::<true>(PairOrder::Natural, x, width, out);
         }
 
         /// [`crate::cpu::simd::pairs::narrow_rows`].

@@ -6,7 +6,7 @@
 use super::{
     isa::Isa,
     pool::{Pieces, Pool},
-    product::{Product, TILE_ROWS},
+    product::Product,
 };
 use crate::{
     backend::PreparedLinear,
@@ -43,8 +43,9 @@ pub(crate) fn products(
     let (mut read, mut written) = (0, 0);
     for group in groups {
         let (width, words) = (group.weight.in_features(), isa.row_words(group.weight));
-        for row in (0..group.rows).step_by(TILE_ROWS) {
-            let rows = TILE_ROWS.min(group.rows - row);
+        let tile = isa.tile_rows(group.weight);
+        for row in (0..group.rows).step_by(tile) {
+            let rows = tile.min(group.rows - row);
             let (from, to) = ((read, rows * width), (written, rows * words));
             tiles.push(Tile { weight: group.weight, from, to });
             read += rows * width;

@@ -149,6 +149,15 @@ impl Isa {
         }
     }
 
+    /// Rows of a tile of the kernel for `weight`.
+    pub(crate) fn tile_rows(self, weight: &CpuLinear) -> usize {
+        match (&weight.elements, self.0) {
+            #[cfg(target_arch = "x86_64")]
+            (Elements::Bf16(..), KernelPath::Avx512Bf16) => avx512_bf16::TILE_ROWS,
+            _ => product::TILE_ROWS,
+        }
+    }
+
     /// Lays a tile of rows of `x` out as the kernel for `weight` reads it. `peaks` are what scales
     /// of these rows follow from, or nothing if the rows decide.
     pub(crate) fn lay_out(self, weight: &CpuLinear, x: &[f32], peaks: &[f32], out: &mut [u32]) {

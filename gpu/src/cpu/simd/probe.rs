@@ -10,9 +10,9 @@ use std::hint::black_box;
 
 use super::vector::{LANES, Simd};
 
-/// Chains of a loop that has instructions of its own: eight cover a latency of four with two units.
+/// Chains of a loop that has instructions of its own: twelve cover a latency of six with two units.
 #[cfg(target_arch = "x86_64")]
-const CHAINS: usize = 8;
+const CHAINS: usize = 12;
 
 /// Multiply-adds from registers; gives their sum and how many operations (two each) they were.
 #[inline(always)]
