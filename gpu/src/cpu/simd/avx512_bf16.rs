@@ -29,8 +29,10 @@ use crate::{
 
 /// Rows of a tile.
 pub(crate) const TILE_ROWS: usize = 4;
-/// Blocks whose weights (32 KiB) stay in the first-level cache while all rows of a task use them.
-const CHUNK_BLOCKS: usize = 8;
+/// Blocks whose weights (16 KiB) stay in the first-level cache while all rows of a task use them.
+/// Those of the next blocks are asked for meanwhile: the processor would not look so far ahead, and
+/// a step of a few rows would first wait for memory and then compute, instead of both at once.
+const CHUNK_BLOCKS: usize = 4;
 
 /// One task of a product by a panel of chained pairs.
 ///
@@ -45,8 +47,9 @@ pub(crate) unsafe fn pairs(job: &Product<'_>, weights: &[u32], task: usize) {
     assert!(job.x.len() >= job.rows * words && weights.len() >= words * PANEL);
     let mut totals = MaybeUninit::<[f32; TASK_ROWS * PANEL]>::uninit();
     let totals = totals.as_mut_ptr().cast::<f32>();
+    let share = LINES.div_ceil(rows.div_ceil(TILE_ROWS));
     for start in (0..blocks).step_by(CHUNK_BLOCKS) {
-        for row in (0..rows).step_by(TILE_ROWS) {
+        for (tile, row) in (0..rows).step_by(TILE_ROWS).enumerate() {
             let tile_rows = TILE_ROWS.min(rows - row);
             // SAFETY: a tile begins at its first row's multiple of the words, because all before it
             // are full; the panel has `blocks * 16 * PANEL` words.
@@ -57,6 +60,9 @@ pub(crate) unsafe fn pairs(job: &Product<'_>, weights: &[u32], task: usize) {
                     totals: totals.add(row * PANEL),
                     blocks: CHUNK_BLOCKS.min(blocks - start),
                     begin: start == 0,
+                    ahead: (weights.as_ptr().cast::<Line>())
+                        .wrapping_add((start + CHUNK_BLOCKS) * BLOCK_LINES + tile * share),
+                    share,
                 };
                 match tile_rows {
                     1 => tile.sum::<1, 4>(),
@@ -81,20 +87,39 @@ struct Tile {
     blocks: usize,
     /// Whether totals begin with these blocks.
     begin: bool,
+    /// What of the next blocks is asked for meanwhile; may be beyond the last.
+    ahead: *const Line,
+    share: usize,
 }
+
+/// A line of the processor's cache.
+#[repr(C, align(64))]
+struct Line([u32; LANES]);
+
+/// Lines of a block of weights.
+const BLOCK_LINES: usize = PAIRS * PANEL / LANES;
+/// Lines of a chunk.
+const LINES: usize = CHUNK_BLOCKS * BLOCK_LINES;
 
 impl Tile {
     /// All 64 outputs of `ROWS` rows, 16 times `VECTORS` at a time.
     #[inline(always)]
     unsafe fn sum<const ROWS: usize, const VECTORS: usize>(&self) {
-        for column in (0..PANEL).step_by(LANES * VECTORS) {
+        let passes = PANEL / (LANES * VECTORS);
+        let each = self.share.div_ceil(passes * self.blocks);
+        for pass in 0..passes {
+            let ahead = self.ahead.wrapping_add(pass * self.blocks * each);
             // SAFETY: as the caller's.
-            unsafe { self.columns::<ROWS, VECTORS>(column) }
+            unsafe { self.columns::<ROWS, VECTORS>(pass * LANES * VECTORS, (ahead, each)) }
         }
     }
 
     #[inline(always)]
-    unsafe fn columns<const ROWS: usize, const VECTORS: usize>(&self, column: usize) {
+    unsafe fn columns<const ROWS: usize, const VECTORS: usize>(
+        &self,
+        column: usize,
+        (ahead, each): (*const Line, usize),
+    ) {
         // SAFETY: `x` has `blocks * 16 * ROWS` words, `weights` `blocks * 16 * PANEL`, `totals`
         // `ROWS * PANEL`, and `column + 16 * VECTORS` is at most `PANEL`.
         unsafe {
@@ -110,6 +135,10 @@ impl Tile {
             for block in 0..self.blocks {
                 let x = self.x.add(block * PAIRS * ROWS);
                 let weights = self.weights.add(block * PAIRS * PANEL + column);
+                for line in 0..each {
+                    let line = ahead.wrapping_add(block * each + line);
+                    _mm_prefetch::<_MM_HINT_T0>(line.cast());
+                }
                 let mut chains = [[[zero; VECTORS]; ROWS]; 2];
                 for step in 0..STEPS {
                     for (chain, sums) in chains.iter_mut().enumerate() {

@@ -27,12 +27,7 @@ const CHUNK_BLOCKS: usize = 4;
 /// Lays a tile of rows (`x`, each `width` long) out as `[word][row of the tile]`: pairs in `order`,
 /// or if `WIDE` an input for each word, as a single float.
 #[inline(always)]
-pub(crate) fn spread<const WIDE: bool>(
-    order: PairOrder,
-    x: &[f32],
-    width: usize,
-    out: &mut [u32],
-) {
+pub(crate) fn spread<const WIDE: bool>(order: PairOrder, x: &[f32], width: usize, out: &mut [u32]) {
     let rows = x.len() / width;
     let words = if WIDE { BLOCK } else { PAIRS };
     for (row, values) in x.chunks_exact(width).enumerate() {
