@@ -1,9 +1,12 @@
 //! `x * weight^T` over panels of integers ([`crate::cpu::integers`]): sums of bytes' products are
 //! whole numbers, so only where they become floats has an order.
 //!
-//! A tile of up to 6 rows by up to 64 outputs keeps its sums in registers over a block. With eight
-//! bits they wait in memory as integers until the last block; with four they are scaled and added
-//! to floats after each block, which is a group.
+//! A tile of up to 6 rows by up to 64 outputs keeps its sums in registers, with eight bits over some
+//! blocks, and in between they wait in memory as integers; with four bits over one block, which is a
+//! group, after which they are scaled and added to floats. The weights that come next are asked for
+//! meanwhile.
+
+use std::mem::MaybeUninit;
 
 use super::{
     product::{Product, TASK_ROWS, TILE_ROWS, by_rows, finish},
@@ -117,74 +120,93 @@ pub(crate) unsafe fn rows_of_panel<B: Bytes>(
     let rows = TASK_ROWS.min(job.rows - first);
     assert!(job.x.len() >= job.rows * words);
     let weights = integers.panel(panel, blocks);
-    let mut totals = [0u32; TASK_ROWS * PANEL];
+    let mut totals = MaybeUninit::<[u32; TASK_ROWS * PANEL]>::uninit();
+    let totals = totals.as_mut_ptr().cast::<u32>();
+    let block_words = integers.bits.words() * PANEL;
     // What a chunk of weights takes of the first-level cache: 16 KiB.
     let chunk = 4 * WORDS / integers.bits.words();
+    let share = (chunk * block_words / LANES).div_ceil(rows.div_ceil(TILE_ROWS));
     for start in (0..blocks).step_by(chunk) {
-        for row in (0..rows).step_by(TILE_ROWS) {
+        for (number, row) in (0..rows).step_by(TILE_ROWS).enumerate() {
             let tile_rows = TILE_ROWS.min(rows - row);
             let x = &job.x[(first + row) * words..][..tile_rows * words];
             let (head, body) = x.split_at(tile_rows * (1 + blocks));
-            for block in start..blocks.min(start + chunk) {
-                let scales = match integers.bits {
-                    Bits::Eight => std::ptr::null(),
-                    Bits::Four => integers.group_scales(panel, block, blocks).as_ptr(),
-                };
-                let tile = Tile {
-                    x: body[block * WORDS * tile_rows..].as_ptr(),
-                    sums: head[(1 + block) * tile_rows..].as_ptr(),
-                    weights: weights[block * integers.bits.words() * PANEL..].as_ptr(),
-                    scales,
-                    totals: totals[row * PANEL..].as_mut_ptr(),
-                };
-                // SAFETY: the slices above have what a block of so many rows needs.
-                unsafe {
-                    match integers.bits {
-                        Bits::Eight => by_rows!(tile_rows, eight::<B>(&tile)),
-                        Bits::Four => by_rows!(tile_rows, four::<B>(&tile)),
-                    }
+            let scales = match integers.bits {
+                Bits::Eight => std::ptr::null(),
+                Bits::Four => integers.group_scales(panel, start, blocks).as_ptr(),
+            };
+            let ahead = weights.as_ptr().wrapping_add((start + chunk) * block_words);
+            let tile = Tile {
+                x: body[start * WORDS * tile_rows..].as_ptr(),
+                sums: head[(1 + start) * tile_rows..].as_ptr(),
+                weights: weights[start * block_words..].as_ptr(),
+                scales,
+                // SAFETY: there are totals for all rows.
+                totals: unsafe { totals.add(row * PANEL) },
+                blocks: chunk.min(blocks - start),
+                begin: start == 0,
+                ahead: ahead.wrapping_add(number * share * LANES),
+                share,
+            };
+            // SAFETY: the slices above have what so many blocks of so many rows need.
+            unsafe {
+                match integers.bits {
+                    Bits::Eight => by_rows!(tile_rows, eight::<B>(&tile)),
+                    Bits::Four => by_rows!(tile_rows, four::<B>(&tile)),
                 }
             }
         }
     }
-    let mut values = [0.0f32; TASK_ROWS * PANEL];
-    for (row, (totals, values)) in
-        totals.chunks_exact(PANEL).zip(values.chunks_exact_mut(PANEL)).take(rows).enumerate()
-    {
+    // SAFETY: the tiles have written `rows * PANEL` totals, and floats have the size of their bits.
+    let values = unsafe { std::slice::from_raw_parts_mut(totals.cast::<f32>(), rows * PANEL) };
+    for (row, values) in values.chunks_exact_mut(PANEL).enumerate() {
         // A tile begins with its rows' scales.
         let tile = (first + row / TILE_ROWS * TILE_ROWS) * words;
         let scale = f32::from_bits(job.x[tile + row % TILE_ROWS]);
         match integers.bits {
             Bits::Eight => {
-                let scales = integers.output_scales(panel);
-                for ((value, total), output) in values.iter_mut().zip(totals).zip(scales) {
-                    *value = total.cast_signed() as f32 * (scale * output);
+                for (value, output) in values.iter_mut().zip(integers.output_scales(panel)) {
+                    *value = value.to_bits().cast_signed() as f32 * (scale * output);
                 }
             }
-            Bits::Four => {
-                for (value, total) in values.iter_mut().zip(totals) {
-                    *value = f32::from_bits(*total) * scale;
-                }
-            }
+            Bits::Four => values.iter_mut().for_each(|value| *value *= scale),
         }
     }
-    finish(job, &values[..rows * PANEL], panel, first);
+    finish(job, values, panel, first);
 }
 
-/// One block of one tile.
+/// Some blocks of one tile.
 struct Tile {
-    /// `[16][rows]` words.
+    /// `[block][16][rows]` words.
     x: *const u32,
-    /// The rows' sums of this block.
+    /// The rows' sums of each block.
     sums: *const u32,
     weights: *const u32,
-    /// 64 brain floats, with four bits.
+    /// 64 brain floats for each block, with four bits.
     scales: *const u16,
     /// `[rows][64]`, integers or floats.
     totals: *mut u32,
+    blocks: usize,
+    /// Whether totals begin with these blocks.
+    begin: bool,
+    /// What comes next, and how many lines of it are asked for meanwhile; may be beyond the end.
+    ahead: *const u32,
+    share: usize,
 }
 
-/// A block of eight bits: 64 outputs in one go, or 16 where registers are few.
+impl Tile {
+    /// Asks for a block's part of what comes next, in one of so many passes over the blocks.
+    #[inline(always)]
+    fn look_ahead<S: Simd>(&self, block: usize, (pass, passes): (usize, usize)) {
+        let each = self.share.div_ceil(passes * self.blocks);
+        for line in 0..each {
+            let line = (pass * self.blocks + block) * each + line;
+            S::prefetch(self.ahead.wrapping_add(line * LANES));
+        }
+    }
+}
+
+/// Blocks of eight bits: 64 outputs in one go, or 16 where registers are few.
 #[inline(always)]
 unsafe fn eight<B: Bytes, const ROWS: usize>(tile: &Tile) {
     // SAFETY: as the caller's.
@@ -201,29 +223,35 @@ unsafe fn eight<B: Bytes, const ROWS: usize>(tile: &Tile) {
 
 #[inline(always)]
 unsafe fn eight_of<B: Bytes, const ROWS: usize, const VECTORS: usize>(tile: &Tile, column: usize) {
-    // SAFETY: `x` has `16 * ROWS` words, `weights` `16 * PANEL`, `totals` `ROWS * PANEL`.
+    // SAFETY: `x` has `blocks * 16 * ROWS` words, `weights` `blocks * 16 * PANEL`, `totals`
+    // `ROWS * PANEL`.
     unsafe {
-        let mut sums = begin::<B, ROWS, VECTORS>(tile, Bits::Eight);
-        for word in 0..WORDS {
-            let from = tile.weights.add(word * PANEL + column);
-            let x = tile.x.add(word * ROWS);
-            for v in 0..VECTORS {
-                let w = B::load(from.add(v * LANES));
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    sums[v] = B::dot(sums[v], w, x.add(row));
+        let mut sums = [[B::splat(0); VECTORS]; ROWS];
+        for block in 0..tile.blocks {
+            tile.look_ahead::<B::S>(block, (column / LANES, PANEL / LANES / VECTORS));
+            add_begin::<B, ROWS, VECTORS>(tile, (Bits::Eight, block), &mut sums);
+            for word in block * WORDS..(block + 1) * WORDS {
+                let from = tile.weights.add(word * PANEL + column);
+                let x = tile.x.add(word * ROWS);
+                for v in 0..VECTORS {
+                    let w = B::load(from.add(v * LANES));
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        sums[v] = B::dot(sums[v], w, x.add(row));
+                    }
                 }
             }
         }
         for (row, sums) in sums.iter().enumerate() {
             for (v, sum) in sums.iter().enumerate() {
                 let total = tile.totals.add(row * PANEL + column + v * LANES);
-                B::store(total, B::add(B::load(total), *sum));
+                let sum = if tile.begin { *sum } else { B::add(B::load(total), *sum) };
+                B::store(total, sum);
             }
         }
     }
 }
 
-/// A block of four bits.
+/// Blocks of four bits.
 #[inline(always)]
 unsafe fn four<B: Bytes, const ROWS: usize>(tile: &Tile) {
     // SAFETY: as the caller's.
@@ -240,48 +268,58 @@ unsafe fn four<B: Bytes, const ROWS: usize>(tile: &Tile) {
 
 #[inline(always)]
 unsafe fn four_of<B: Bytes, const ROWS: usize, const VECTORS: usize>(tile: &Tile, column: usize) {
-    // SAFETY: as above, with 8 words of weights, and 64 scales.
+    // SAFETY: as above, with 8 words of weights and 64 scales for each block.
     unsafe {
-        let mut sums = begin::<B, ROWS, VECTORS>(tile, Bits::Four);
-        for word in 0..WORDS / 2 {
-            let from = tile.weights.add(word * PANEL + column);
-            let low = tile.x.add(word * ROWS);
-            let high = tile.x.add((WORDS / 2 + word) * ROWS);
-            for v in 0..VECTORS {
-                let w = B::load(from.add(v * LANES));
-                let (below, above) = (B::low(w), B::high(w));
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    sums[v] = B::dot(sums[v], below, low.add(row));
-                    sums[v] = B::dot(sums[v], above, high.add(row));
+        for block in 0..tile.blocks {
+            tile.look_ahead::<B::S>(block, (column / LANES, PANEL / LANES / VECTORS));
+            let mut sums = [[B::splat(0); VECTORS]; ROWS];
+            add_begin::<B, ROWS, VECTORS>(tile, (Bits::Four, block), &mut sums);
+            let x = tile.x.add(block * WORDS * ROWS);
+            for word in 0..WORDS / 2 {
+                let from = tile.weights.add((block * WORDS / 2 + word) * PANEL + column);
+                let low = x.add(word * ROWS);
+                let high = x.add((WORDS / 2 + word) * ROWS);
+                for v in 0..VECTORS {
+                    let w = B::load(from.add(v * LANES));
+                    let (below, above) = (B::low(w), B::high(w));
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        sums[v] = B::dot(sums[v], below, low.add(row));
+                        sums[v] = B::dot(sums[v], above, high.add(row));
+                    }
                 }
             }
-        }
-        for v in 0..VECTORS {
-            let at = column + v * LANES;
-            let scale = <B::S as Simd>::load_bf16(tile.scales.add(at));
-            for (row, sums) in sums.iter().enumerate() {
-                let total = tile.totals.add(row * PANEL + at).cast::<f32>();
-                let dot = B::to_floats(sums[v]);
-                let sum = <B::S as Simd>::fma(dot, scale, <B::S as Simd>::load(total));
-                <B::S as Simd>::store(total, sum);
+            for v in 0..VECTORS {
+                let at = column + v * LANES;
+                let scale = <B::S as Simd>::load_bf16(tile.scales.add(block * PANEL + at));
+                for (row, sums) in sums.iter().enumerate() {
+                    let total = tile.totals.add(row * PANEL + at).cast::<f32>();
+                    let before = match tile.begin && block == 0 {
+                        true => <B::S as Simd>::splat(0.0),
+                        false => <B::S as Simd>::load(total),
+                    };
+                    let sum = <B::S as Simd>::fma(B::to_floats(sums[v]), scale, before);
+                    <B::S as Simd>::store(total, sum);
+                }
             }
         }
     }
 }
 
-/// Sums that begin with what the weights' zero adds to each.
+/// Adds what the weights' zero adds to each sum in a block.
 #[inline(always)]
-unsafe fn begin<B: Bytes, const ROWS: usize, const VECTORS: usize>(
+unsafe fn add_begin<B: Bytes, const ROWS: usize, const VECTORS: usize>(
     tile: &Tile,
-    bits: Bits,
-) -> [[B::W; VECTORS]; ROWS] {
-    // SAFETY: there is a sum for each row.
+    (bits, block): (Bits, usize),
+    sums: &mut [[B::W; VECTORS]; ROWS],
+) {
+    // SAFETY: there is a sum for each row and block.
     unsafe {
-        let mut sums = [[B::splat(0); VECTORS]; ROWS];
         for (row, sums) in sums.iter_mut().enumerate() {
-            let sum = (*tile.sums.add(row)).cast_signed();
-            sums.fill(B::splat(-sum * bits.zero()));
+            let sum = (*tile.sums.add(block * ROWS + row)).cast_signed();
+            let zero = B::splat(-sum * bits.zero());
+            for sum in sums {
+                *sum = B::add(*sum, zero);
+            }
         }
-        sums
     }
 }
