@@ -202,6 +202,21 @@ pub trait Backend: Send + 'static {
         out: &mut Self::Buffer,
     ) -> Done;
 
+    /// `out[r] = table[positions[r]]`: the row of where each token stands. Makes the step's rows live.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if widths differ, or the table has fewer rows than a sequence may
+    /// have positions; [`DeviceError::Unsupported`] on a device that does not run such models.
+    fn embed_positions(
+        &mut self,
+        meta: &Self::StepMeta,
+        table: &Self::Linear,
+        out: &mut Self::Buffer,
+    ) -> Done {
+        let _ = (meta, table, out);
+        Err(DeviceError::Unsupported(format!("tables of positions on {}", self.kernel_path())))
+    }
+
     /// `out = x * weight^T (+ bias)`, then the epilogue. With [`Epilogue::AddTo`], `out` must have
     /// the live rows of `x`. `out` is of the activations' type or [`Dtype::F32`].
     ///
@@ -246,6 +261,23 @@ pub trait Backend: Send + 'static {
         norm: Norm<'_, Self>,
         out: &mut Self::Buffer,
     ) -> Done;
+
+    /// `out = (x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias`, per row; the variance is
+    /// the mean square of what is left of `x` without its mean. For models that read texts whole
+    /// (encoders), as are [`Backend::gelu`] and [`Backend::embed_positions`].
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if widths differ; [`DeviceError::Unsupported`] on a device that
+    /// does not run such models.
+    fn layer_norm(
+        &mut self,
+        x: &Self::Buffer,
+        norm: LayerNorm<'_, Self>,
+        out: &mut Self::Buffer,
+    ) -> Done {
+        let _ = (x, norm, out);
+        Err(DeviceError::Unsupported(format!("layer norms on {}", self.kernel_path())))
+    }
 
     /// RMS norm in place over each run of `weight.len()` elements in `columns` of every row: the
     /// query or key heads of a fused row.
@@ -348,6 +380,16 @@ pub trait Backend: Send + 'static {
     /// # Errors
     /// [`DeviceError::Contract`] if widths do not fit.
     fn gelu_mul(&mut self, gate_up: &Self::Buffer, out: &mut Self::Buffer) -> Done;
+
+    /// The Gaussian error linear unit itself, in place: `x = x * P(X <= x)` for a normally distributed
+    /// `X`.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unsupported`] on a device that does not run such models.
+    fn gelu(&mut self, x: &mut Self::Buffer) -> Done {
+        let _ = x;
+        Err(DeviceError::Unsupported(format!("gelu on {}", self.kernel_path())))
+    }
 
     /// `x *= factor`.
     ///
@@ -479,6 +521,17 @@ pub struct Norm<'a, B: Backend + ?Sized> {
     pub epsilon: f32,
 }
 
+/// A layer norm's weights and its epsilon.
+#[derive(Debug)]
+pub struct LayerNorm<'a, B: Backend + ?Sized> {
+    /// One factor per element.
+    pub weight: &'a B::Vector,
+    /// Added to each element behind it.
+    pub bias: &'a B::Vector,
+    /// Added to the variance.
+    pub epsilon: f32,
+}
+
 /// What latent attention is called with beside rows and KV.
 #[derive(Debug)]
 pub struct LatentCall<'a, B: Backend + ?Sized> {
@@ -559,6 +612,14 @@ impl<B: Backend + ?Sized> Clone for Norm<'_, B> {
 }
 
 impl<B: Backend + ?Sized> Copy for Norm<'_, B> {}
+
+impl<B: Backend + ?Sized> Clone for LayerNorm<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend + ?Sized> Copy for LayerNorm<'_, B> {}
 
 impl<B: Backend + ?Sized> Clone for KvStep<'_, B> {
     fn clone(&self) -> Self {

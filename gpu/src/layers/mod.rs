@@ -9,7 +9,8 @@
 //! - [`norm`], [`rotary`]: norms, and the frequencies of rotary position embedding
 //! - [`attention`], [`mlp`]: the two halves of a decoder layer
 //! - [`latent_attention`], [`experts`]: what some models have in their places
-//! - [`embedding`], [`head`]: the two ends of a model, divided over the vocabulary
+//! - [`embedding`], [`head`]: the two ends of a model, divided over the vocabulary; [`opening`],
+//!   [`pooler`]: what an encoder has behind the one, and models for embeddings instead of the other
 //!
 //! # Where ranks meet
 //! Twice in each decoder layer (after attention's and the MLP's output product), once after the
@@ -26,5 +27,7 @@ pub mod linear;
 pub mod loader;
 pub mod mlp;
 pub mod norm;
+pub mod opening;
+pub mod pooler;
 mod quantized;
 pub mod rotary;
