@@ -26,6 +26,7 @@ use troupe_runtime::{
         template::{ChatInput, TemplateError},
         tokenizer::{SpecialTokens, Tokenizer},
     },
+    wire::status::Embeds,
 };
 
 pub(crate) use load::{LoadError, ModelSettings, Models};
@@ -35,6 +36,7 @@ use crate::{
     egress::parse::family::{ReasoningFamily, ToolFamily},
     error::ApiError,
     ingress::{limits, messages, options::ModelSide},
+    openai::common::Side,
 };
 
 /// Shorter texts are tokenized where they stand: about 100 microseconds, less than a thread's
@@ -84,6 +86,8 @@ pub(crate) struct Served {
     pub(crate) model: Arc<ServedModel>,
     /// Most tokens of prompt and output together.
     pub(crate) max_model_len: u32,
+    /// The vectors that it makes of texts, if it writes none.
+    pub(crate) embeds: Option<Embeds>,
     /// What is declared of how urgent its requests are; higher goes first.
     pub(crate) priority: Option<i32>,
 }
@@ -182,6 +186,34 @@ impl ServedModel {
     fn encode(&self, text: &str, special: bool, max_model_len: u32) -> Result<Vec<u32>, ApiError> {
         limits::check_characters(text, max_model_len, self.chars_per_token)?;
         encode(&self.card.tokenizer, text, special)
+    }
+
+    /// The same, of which so many tokens are kept: those that the tokenizer puts around a text stay,
+    /// and the text between them is cut.
+    fn encode_cut(
+        &self,
+        mut text: String,
+        special: bool,
+        (keep, side): (usize, Side),
+    ) -> Result<Vec<u32>, ApiError> {
+        // Twice as much as is kept, so that what the cut does to its neighbors is cut too.
+        let characters = keep.saturating_mul(2).saturating_mul(self.chars_per_token);
+        limits::shorten(&mut text, characters, side);
+        let whole = encode(&self.card.tokenizer, &text, special)?;
+        if whole.len() <= keep {
+            return Ok(whole);
+        }
+        let mut bare = encode(&self.card.tokenizer, &text, false)?;
+        let around = whole.len().saturating_sub(bare.len());
+        let before = whole.windows(bare.len().max(1)).position(|part| part == bare);
+        let (Some(before), true) = (before.filter(|_| !bare.is_empty()), keep > around) else {
+            let mut whole = whole;
+            limits::truncate(&mut whole, keep, side);
+            return Ok(whole);
+        };
+        let behind = &whole[before + bare.len()..];
+        limits::truncate(&mut bare, keep - around, side);
+        Ok([&whole[..before], &bare, behind].concat())
     }
 
     fn render(&self, conversation: &Conversation) -> Result<String, ApiError> {
@@ -292,6 +324,17 @@ impl Served {
         let (model, max_model_len) = (Arc::clone(&self.model), self.max_model_len);
         let bytes = text.len();
         self.run(bytes, move || model.encode(&text, special, max_model_len)).await
+    }
+
+    /// A text's tokens, of which so many are kept.
+    pub(crate) async fn encode_cut(
+        &self,
+        text: String,
+        special: bool,
+        cut: (usize, Side),
+    ) -> Result<Vec<u32>, ApiError> {
+        let (model, bytes) = (Arc::clone(&self.model), text.len());
+        self.run(bytes, move || model.encode_cut(text, special, cut)).await
     }
 
     /// A conversation's tokens, by way of the model's chat template.

@@ -533,6 +533,9 @@ fn gelus_and_rows_of_positions_are_alike_on_all_paths() {
         assert_eq!(rows.get_or_insert_with(|| found.clone()), &found);
         assert_eq!((&found[..30 * 21], &found[30 * 21..]), (&table[..30 * 21], &table[..20 * 21]));
         let short = linear(&mut device, 12, (199, 21), (Dtype::F32, None));
-        assert!(device.embed_positions(&meta, &short, &mut out).is_err(), "position 199 is possible");
+        assert!(
+            device.embed_positions(&meta, &short, &mut out).is_err(),
+            "position 199 is possible"
+        );
     }
 }

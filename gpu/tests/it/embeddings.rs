@@ -96,9 +96,8 @@ fn vectors_of_a_bert_are_golden_in_every_division() {
 fn the_first_state_of_a_bert_can_be_taken() {
     let (texts, mean) = (texts(), PoolingKind::Mean);
     let ids = texts[0].0.as_slice();
-    let [first, last] = [PoolingKind::Cls, PoolingKind::Last].map(|kind| {
-        embed(&mut load(BERT, (1, 1), kind), &[ids])
-    });
+    let [first, last] = [PoolingKind::Cls, PoolingKind::Last]
+        .map(|kind| embed(&mut load(BERT, (1, 1), kind), &[ids]));
     let mean = embed(&mut load(BERT, (1, 1), mean), &[ids]);
     assert!(first != last && first != mean && last != mean);
 }

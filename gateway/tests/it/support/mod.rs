@@ -146,6 +146,7 @@ fn info(index: u32) -> EndpointInfo {
         block_size: 16,
         num_blocks: 64,
         max_num_seqs: 8,
+        embeds: None,
         fingerprint: Fingerprint {
             model: model_digest(&card),
             tokenizer: card.tokenizer_digest,

@@ -10,7 +10,8 @@ use crate::model::{error::ModelError, json::Fields};
 /// Parses a whole config.
 pub(super) fn model_config(config: &Fields<'_>) -> Result<ModelConfig, ModelError> {
     let (architecture, is_headless) = architecture(config)?;
-    let encoder = (architecture == Architecture::Bert).then(|| Encoder::parse(config)).transpose()?;
+    let encoder =
+        (architecture == Architecture::Bert).then(|| Encoder::parse(config)).transpose()?;
     let hidden_size = config.size("hidden_size", 1..=MAX_WIDTH)?;
     let num_layers = config.size("num_hidden_layers", 1..=MAX_LAYERS)?;
     let num_heads = config.size("num_attention_heads", 1..=MAX_HEADS)?;
@@ -213,10 +214,7 @@ fn unknown(config: &Fields<'_>, field: &str) -> ModelError {
     config.wrong(field, format!("the architectures that are known are {known}"))
 }
 
-fn activation(
-    config: &Fields<'_>,
-    architecture: Architecture,
-) -> Result<Activation, ModelError> {
+fn activation(config: &Fields<'_>, architecture: Architecture) -> Result<Activation, ModelError> {
     let is_gemma = matches!(architecture, Architecture::Gemma2 | Architecture::Gemma3);
     if architecture == Architecture::Bert {
         return match config.text("hidden_act")? {
