@@ -24,7 +24,7 @@ use troupe_runtime::{
         card::ModelCard,
         config::GenerationConfig,
         template::{ChatInput, TemplateError},
-        tokenizer::{SpecialTokens, Tokenizer},
+        tokenizer::{SpecialTokens, TokenizeError, Tokenizer},
     },
     wire::status::Embeds,
 };
@@ -216,6 +216,38 @@ impl ServedModel {
         Ok([&whole[..before], &bare, behind].concat())
     }
 
+    /// Two texts as one, of which so many tokens are kept: it is the second text that is cut.
+    fn encode_pair(
+        &self,
+        (first, second): (&str, &str),
+        special: bool,
+        (keep, max_model_len): (Option<usize>, u32),
+    ) -> Result<Vec<u32>, ApiError> {
+        let mut second = second.to_owned();
+        match keep {
+            Some(keep) => {
+                let characters = keep.saturating_mul(2).saturating_mul(self.chars_per_token);
+                limits::shorten(&mut second, characters, Side::Right);
+            }
+            None => limits::check_characters(&second, max_model_len, self.chars_per_token)?,
+        }
+        limits::check_characters(first, max_model_len, self.chars_per_token)?;
+        let (tokenizer, special) = (&self.card.tokenizer, special_tokens(special));
+        let failed = |error: TokenizeError| ApiError::bad_request(error.to_string());
+        let mut pair = tokenizer.encode_pair((first, &second), special).map_err(failed)?;
+        let surplus = pair.len().saturating_sub(keep.unwrap_or(pair.len()));
+        if surplus > 0 {
+            let bare = tokenizer.encode(&second, SpecialTokens::Exclude).map_err(failed)?;
+            let behind = pair.windows(bare.len().max(1)).rposition(|part| part == bare);
+            // What does not fit without the second text is refused for its length.
+            if let (Some(begin), true) = (behind, bare.len() >= surplus) {
+                let end = begin + bare.len();
+                pair.drain(end - surplus..end);
+            }
+        }
+        Ok(pair)
+    }
+
     fn render(&self, conversation: &Conversation) -> Result<String, ApiError> {
         let Some(templates) = &self.card.templates else {
             let message = "The model has no chat template; use /v1/completions.";
@@ -337,6 +369,18 @@ impl Served {
         self.run(bytes, move || model.encode_cut(text, special, cut)).await
     }
 
+    /// The tokens of two texts as one, of which so many are kept.
+    pub(crate) async fn encode_pair(
+        &self,
+        (first, second): (String, String),
+        special: bool,
+        keep: Option<usize>,
+    ) -> Result<Vec<u32>, ApiError> {
+        let (model, bytes) = (Arc::clone(&self.model), first.len() + second.len());
+        let bounds = (keep, self.max_model_len);
+        self.run(bytes, move || model.encode_pair((&first, &second), special, bounds)).await
+    }
+
     /// A conversation's tokens, by way of the model's chat template.
     pub(crate) async fn render(
         &self,
@@ -388,9 +432,12 @@ pub(crate) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+fn special_tokens(wanted: bool) -> SpecialTokens {
+    if wanted { SpecialTokens::Include } else { SpecialTokens::Exclude }
+}
+
 fn encode(tokenizer: &Tokenizer, text: &str, special: bool) -> Result<Vec<u32>, ApiError> {
-    let special = if special { SpecialTokens::Include } else { SpecialTokens::Exclude };
-    tokenizer.encode(text, special).map_err(|error| ApiError::bad_request(error.to_string()))
+    tokenizer.encode(text, special_tokens(special)).map_err(|error| ApiError::bad_request(error.to_string()))
 }
 
 impl fmt::Debug for ServedModel {

@@ -202,19 +202,15 @@ pub trait Backend: Send + 'static {
         out: &mut Self::Buffer,
     ) -> Done;
 
-    /// `out[r] = table[positions[r]]`: the row of where each token stands. Makes the step's rows live.
+    /// `out[r] = table[rows[r]]`: rows of the prepared weights by their numbers, such as those of where
+    /// tokens stand. Makes as many rows live.
     ///
     /// # Errors
-    /// [`DeviceError::Contract`] if widths differ, or the table has fewer rows than a sequence may
-    /// have positions; [`DeviceError::Unsupported`] on a device that does not run such models.
-    fn embed_positions(
-        &mut self,
-        meta: &Self::StepMeta,
-        table: &Self::Linear,
-        out: &mut Self::Buffer,
-    ) -> Done {
-        let _ = (meta, table, out);
-        Err(DeviceError::Unsupported(format!("tables of positions on {}", self.kernel_path())))
+    /// [`DeviceError::Contract`] if widths differ or the table has no such row;
+    /// [`DeviceError::Unsupported`] on a device that does not run such models.
+    fn embed_rows(&mut self, rows: &[u32], table: &Self::Linear, out: &mut Self::Buffer) -> Done {
+        let _ = (rows, table, out);
+        Err(DeviceError::Unsupported(format!("rows of tables on {}", self.kernel_path())))
     }
 
     /// `out = x * weight^T (+ bias)`, then the epilogue. With [`Epilogue::AddTo`], `out` must have
@@ -264,7 +260,7 @@ pub trait Backend: Send + 'static {
 
     /// `out = (x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias`, per row; the variance is
     /// the mean square of what is left of `x` without its mean. For models that read texts whole
-    /// (encoders), as are [`Backend::gelu`] and [`Backend::embed_positions`].
+    /// (encoders), as are [`Backend::gelu`] and [`Backend::embed_rows`].
     ///
     /// # Errors
     /// [`DeviceError::Contract`] if widths differ; [`DeviceError::Unsupported`] on a device that

@@ -58,6 +58,8 @@ pub struct LoadRequest {
     pub kv_dtype: Option<KvDtype>,
     /// What is made of states where the model is run for embeddings; `None` gives logits.
     pub pooling: Option<PoolingKind>,
+    /// The token behind which the second text of a pair begins, if the model reads pairs.
+    pub separator: Option<u32>,
     /// What bounds a step.
     pub limits: StepLimits,
     /// Bytes that KV blocks may take on this device.
@@ -291,7 +293,7 @@ impl Plan {
         let mut loader = Loader { backend, reader, quantize: None };
         let whole = models::places(config, &(0..config.num_layers));
         VocabularyTable::load_embedding(&mut loader, config)?;
-        opening(&mut loader, config)?;
+        opening(&mut loader, request)?;
         // An end before the end is one of too many findings, and the list says so.
         let _ = (models::family::<B>(config.architecture).load)(&mut loader, config, &whole);
         ending(&mut loader, request, (1, true))?;
@@ -307,7 +309,7 @@ impl Plan {
         let (embedding, opening) = match self.is_first {
             true => {
                 let table = VocabularyTable::load_embedding(&mut loader, config)?;
-                let opening = opening(&mut loader, config)?;
+                let opening = opening(&mut loader, request)?;
                 loader.reader.part_done();
                 (Some(table), opening)
             }
@@ -334,12 +336,11 @@ impl Plan {
 /// What stands between a model's embedding and its first layer, if anything does.
 fn opening<B: Backend>(
     loader: &mut Loader<'_, B>,
-    config: &ModelConfig,
+    LoadRequest { config, separator, .. }: &LoadRequest,
 ) -> Result<Option<Opening<B>>, DeviceError> {
     let Some(encoder) = config.encoder else { return Ok(None) };
-    let shape = (config.max_position_embeddings, config.hidden_size);
-    let names = models::bert::OPENING;
-    Opening::load(loader, names, shape, encoder, config.rms_norm_eps).map(Some)
+    let texts = (encoder.token_types, *separator);
+    Opening::load(loader, config, models::bert::OPENING, texts).map(Some)
 }
 
 /// What stands behind its last layer; `rows` of logits at a time, of a rank that has the embedding

@@ -203,7 +203,7 @@ impl<B: Backend> RankExecutor<B> {
         match (&parts.embedding, input) {
             (Some(table), StageInput::Tokens) => {
                 table.embed(context, meta)?;
-                parts.opening.iter().try_for_each(|opening| opening.apply(context, meta))?;
+                parts.opening.iter_mut().try_for_each(|opening| opening.apply(context, batch))?;
             }
             (None, StageInput::Hidden(hidden)) => take_in(context, meta.rows(), &hidden)?,
             (own, _) => {
@@ -225,8 +225,7 @@ impl<B: Backend> RankExecutor<B> {
                 (meta.logit_rows(), self.vocab_size)
             }
             Ending::Pooler(pooler) => {
-                let rows = pooler.forward(context, batch, &mut values)?;
-                (rows, context.activations.residual.columns())
+                (pooler.forward(context, batch, &mut values)?, pooler.width())
             }
         };
         Ok(StageOutput::Logits(Logits::on_host(batch.step, rows, columns, values)))

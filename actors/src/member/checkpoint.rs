@@ -25,7 +25,7 @@ use troupe_runtime::{
         config::{AttentionSpan, ModelConfig, ModelDtype},
         fetch::{self, ModelAccess, Part, Progress},
         grammar::GrammarFactory,
-        pooling::Pooling,
+        pooling::{Pooling, PoolingKind},
         source::{ModelFiles, ModelSource},
     },
     wire::status::{Embeds, Role},
@@ -133,6 +133,7 @@ impl Models for Checkpoints {
                 quantize: quantize(launch).map_err(unsupported)?,
                 kv_dtype: Some(kv_dtype(launch, card.config.dtype).map_err(unsupported)?),
                 pooling: prepared.pooling,
+                separator: separator(&card, prepared.pooling).map_err(unsupported)?,
                 limits: StepLimits {
                     max_num_batched_tokens: limits.max_num_batched_tokens as usize,
                     max_num_seqs: limits.max_num_seqs as usize,
@@ -199,7 +200,18 @@ fn limits(
 fn embeds(config: &ModelConfig, pooling: Pooling) -> Embeds {
     let size = |size: &usize| u32::try_from(*size).unwrap_or(u32::MAX);
     let dimensions = config.matryoshka.as_ref().map(|sizes| sizes.iter().map(size).collect());
-    Embeds { size: size(&config.hidden_size), normalize: pooling.normalize, dimensions }
+    let scores = pooling.kind == PoolingKind::Score;
+    let width = if scores { 1 } else { size(&config.hidden_size) };
+    Embeds { size: width, normalize: pooling.normalize, dimensions, scores }
+}
+
+/// The token between two texts, of a model that reads pairs.
+fn separator(card: &ModelCard, pooling: Option<PoolingKind>) -> Result<Option<u32>, String> {
+    if pooling != Some(PoolingKind::Score) {
+        return Ok(None);
+    }
+    let id = card.tokenizer.id(SEPARATOR);
+    id.map(Some).ok_or_else(|| format!("the tokenizer has no token {SEPARATOR} to part texts by"))
 }
 
 fn parallel_sizes(launch: &Launch) -> ParallelSizes {
@@ -268,6 +280,8 @@ fn kv_dtype(launch: &Launch, own: ModelDtype) -> Result<KvDtype, String> {
     }
 }
 
+/// What stands between the texts of a pair, in the vocabularies of BERT's family.
+const SEPARATOR: &str = "[SEP]";
 /// The share of progress that is fetching, if there is something to fetch.
 const FETCHING: f32 = 0.9;
 /// Memory for KV blocks of one process when nothing is said, shared by its ranks; what no request

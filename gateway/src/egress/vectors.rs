@@ -32,15 +32,26 @@ pub(crate) struct EmbeddingShape {
     pub(crate) format: EncodingFormat,
 }
 
-/// The answer of `/score`: of the texts, the first `firsts` are compared with the others.
-pub(crate) struct ScoreShape {
-    pub(crate) head: Head,
-    pub(crate) firsts: usize,
+/// Where scores come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scoring {
+    /// Of the texts, the first so many are compared with the others, each with its own or one with
+    /// all.
+    Cosines(usize),
+    /// Each text is a pair, and the model has scored it.
+    Model,
 }
 
-/// The answer of `/rerank`: the first text is the query.
+/// The answer of `/score`.
+pub(crate) struct ScoreShape {
+    pub(crate) head: Head,
+    pub(crate) scoring: Scoring,
+}
+
+/// The answer of `/rerank`.
 pub(crate) struct RerankShape {
     pub(crate) head: Head,
+    pub(crate) scoring: Scoring,
     pub(crate) documents: Vec<String>,
     pub(crate) top: usize,
 }
@@ -54,6 +65,22 @@ impl Finishing {
             vector.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
         }
         vector
+    }
+}
+
+impl Scoring {
+    fn of(self, texts: &[Delta]) -> Vec<f32> {
+        match self {
+            Self::Cosines(firsts) => {
+                let (firsts, others) = texts.split_at(firsts);
+                let pairs = firsts.iter().cycle().zip(others);
+                pairs.map(|(first, other)| cosine(&first.embedding, &other.embedding)).collect()
+            }
+            // A leader that sends none has been refused by then.
+            Self::Model => {
+                texts.iter().map(|pair| pair.embedding.first().copied().unwrap_or(0.0)).collect()
+            }
+        }
     }
 }
 
@@ -96,11 +123,8 @@ impl Shape for ScoreShape {
 
     fn whole(&mut self, texts: Vec<Delta>, usage: Usage) -> Vec<u8> {
         let Head { id, created, model } = self.head.clone();
-        let (firsts, others) = texts.split_at(self.firsts);
-        let data = (0..).zip(firsts.iter().cycle().zip(others)).map(|(index, (first, other))| {
-            let score = cosine(&first.embedding, &other.embedding);
-            ScoreData { index, object: "score", score }
-        });
+        let scores = (0..).zip(self.scoring.of(&texts));
+        let data = scores.map(|(index, score)| ScoreData { index, object: "score", score });
         let data = data.collect();
         json(&ScoreResponse { id, object: "list", created, model, data, usage })
     }
@@ -117,11 +141,12 @@ impl Shape for RerankShape {
 
     fn whole(&mut self, texts: Vec<Delta>, usage: Usage) -> Vec<u8> {
         let Head { id, model, .. } = self.head.clone();
-        let (query, found) = texts.split_at(1);
-        let documents = std::mem::take(&mut self.documents);
-        let results = (0..).zip(documents).zip(found).map(|((index, text), delta)| {
-            let relevance_score = cosine(&query[0].embedding, &delta.embedding);
-            RerankResult { index, document: DocumentText { text }, relevance_score }
+        let documents = std::mem::take(&mut self.documents).into_iter();
+        let scored = (0..).zip(documents.zip(self.scoring.of(&texts)));
+        let results = scored.map(|(index, (text, relevance_score))| RerankResult {
+            index,
+            document: DocumentText { text },
+            relevance_score,
         });
         let mut results: Vec<_> = results.collect();
         // Of equals the one that stood first stays first.

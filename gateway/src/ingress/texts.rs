@@ -40,9 +40,11 @@ pub(crate) enum Text {
     Plain(String),
     /// By somebody else.
     Tokens(Vec<u32>),
+    /// Two that are read as one.
+    Pair(String, String),
 }
 
-/// The vectors that a model makes, if it is for that; `api` is what was asked for.
+/// What a model makes of texts, if it writes none; `api` is what was asked for.
 pub(crate) fn embeds(served: &Served, api: &str) -> Result<Embeds, ApiError> {
     served.embeds.clone().ok_or_else(|| {
         ApiError::bad_request(format!(
@@ -54,13 +56,26 @@ pub(crate) fn embeds(served: &Served, api: &str) -> Result<Embeds, ApiError> {
     })
 }
 
+/// The vectors that a model makes.
+pub(crate) fn vectors(served: &Served, api: &str) -> Result<Embeds, ApiError> {
+    let embeds = embeds(served, api)?;
+    if !embeds.scores {
+        return Ok(embeds);
+    }
+    Err(ApiError::bad_request(format!(
+        "The model does not support {api}: `{}` scores pairs of texts. Use /score or /rerank.",
+        served.name
+    ))
+    .at("model"))
+}
+
 /// Refuses a model that writes nothing; `api` is what was asked for.
 pub(crate) fn check_writes(served: &Served, api: &str) -> Result<(), ApiError> {
     if served.embeds.is_none() {
         return Ok(());
     }
     Err(ApiError::bad_request(format!(
-        "The model does not support {api}: `{}` makes embeddings. Use /v1/embeddings, /score or \
+        "The model does not support {api}: `{}` makes no texts. Use /v1/embeddings, /score or \
          /rerank, or another model.",
         served.name
     ))
@@ -132,6 +147,10 @@ pub(crate) async fn prepare(
                     limits::truncate(&mut tokens, keep, side);
                 }
                 tokens
+            }
+            Text::Pair(first, second) => {
+                let special = asked.add_special_tokens.unwrap_or(true);
+                served.encode_pair((first, second), special, keep).await?
             }
             Text::Plain(text) => {
                 let special = asked.add_special_tokens.unwrap_or(true);

@@ -14,7 +14,7 @@ use crate::{
     error::ApiError,
     ingress::{
         context::RequestContext,
-        texts::{PreparedTexts, embeds, finishing, inputs, prepare},
+        texts::{PreparedTexts, finishing, inputs, prepare, vectors},
     },
     openai::{
         common::ErrorBody,
@@ -55,7 +55,7 @@ async fn complete(
     received: Received<EmbeddingRequest>,
 ) -> Result<Response, ApiError> {
     let Received { permit, asked, own, served, head } = received;
-    let embeds = embeds(&served, "Embeddings API")?;
+    let embeds = vectors(&served, "Embeddings API")?;
     let finishing = finishing(&served, &embeds, &own)?;
     let format = own.encoding_format.unwrap_or_default();
     let texts = (inputs(own.input)?, "input");

@@ -10,7 +10,7 @@ use axum::{
 
 use super::generation::{Asked, Received, answer, receive};
 use crate::{
-    egress::vectors::{RerankShape, ScoreShape},
+    egress::vectors::{RerankShape, ScoreShape, Scoring},
     error::ApiError,
     ingress::{
         context::RequestContext,
@@ -145,15 +145,15 @@ async fn scored(
     received: Received<ScoreRequest>,
 ) -> Result<Response, ApiError> {
     let Received { permit, asked, own, served, head } = received;
-    embeds(&served, "Score API")?;
+    let embeds = embeds(&served, "Score API")?;
     let firsts = side(own.text_1.or(own.queries), "text_1")?;
     let others = side(own.text_2.or(own.documents), "text_2")?;
     if firsts.len() != 1 && firsts.len() != others.len() {
         let message = "Input lengths must be either 1:1, 1:N or N:N";
         return Err(ApiError::bad_request(message).at("text_1"));
     }
-    let shape = ScoreShape { head, firsts: firsts.len() };
-    let texts = firsts.into_iter().chain(others).map(Text::Plain).collect();
+    let (scoring, texts) = compared(embeds.scores, firsts, others);
+    let shape = ScoreShape { head, scoring };
     let texts = (texts, "text_2");
     let prepared = gateway.in_time(context, prepare(served, &asked, texts, context)).await?;
     let PreparedTexts { shared, prompts } = prepared;
@@ -166,7 +166,7 @@ async fn reranked(
     received: Received<RerankRequest>,
 ) -> Result<Response, ApiError> {
     let Received { permit, asked, own, served, head } = received;
-    embeds(&served, "Rerank (Score) API")?;
+    let embeds = embeds(&served, "Rerank (Score) API")?;
     let Some(query) = own.query else {
         return Err(ApiError::validation("body.query", "field required"));
     };
@@ -182,12 +182,24 @@ async fn reranked(
             ApiError::bad_request(format!("top_n must be at least 0, got {top}.")).at("top_n")
         })?,
     };
-    let texts = std::iter::once(query).chain(documents.iter().cloned()).map(Text::Plain);
-    let texts = (texts.collect(), "documents");
+    let (scoring, texts) = compared(embeds.scores, vec![query], documents.clone());
+    let texts = (texts, "documents");
     let prepared = gateway.in_time(context, prepare(served, &asked, texts, context)).await?;
     let PreparedTexts { shared, prompts } = prepared;
-    let shape = RerankShape { head, documents, top };
+    let shape = RerankShape { head, scoring, documents, top };
     answer(gateway, context, (shared, prompts), shape, permit).await
+}
+
+/// What a model is asked, where each of the second texts is compared with its own first one or with the
+/// only one: each text by itself, or pairs.
+fn compared(pairs: bool, firsts: Vec<String>, others: Vec<String>) -> (Scoring, Vec<Text>) {
+    if pairs {
+        let firsts = firsts.iter().cycle().cloned();
+        let pairs = firsts.zip(others).map(|(first, other)| Text::Pair(first, other));
+        return (Scoring::Model, pairs.collect());
+    }
+    let scoring = Scoring::Cosines(firsts.len());
+    (scoring, firsts.into_iter().chain(others).map(Text::Plain).collect())
 }
 
 /// One side's texts, at least one.

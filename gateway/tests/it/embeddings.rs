@@ -38,7 +38,7 @@ fn embeds(vector: fn(&Generate) -> Vec<f32>) -> Script {
 }
 
 async fn embedding(normalize: bool, dimensions: Option<Vec<u32>>) -> Stage {
-    let embeds_as = Embeds { size: 3, normalize, dimensions };
+    let embeds_as = Embeds { size: 3, normalize, dimensions, scores: false };
     stage_for_embeddings(vec![embeds(vector)], embeds_as).await
 }
 
@@ -206,7 +206,7 @@ async fn models_are_asked_only_for_what_they_do() {
 
 #[tokio::test]
 async fn what_an_endpoint_cannot_do_another_does() {
-    let says = Embeds { size: 3, normalize: false, dimensions: None };
+    let says = Embeds { size: 3, normalize: false, dimensions: None, scores: false };
     let kind = troupe_runtime::error::ErrorKind::Unavailable;
     let crash: Script = Arc::new(|_| vec![Act::Reset]);
     for first in [refuses(kind), crash] {
@@ -228,7 +228,7 @@ fn direction(generate: &Generate) -> Vec<f32> {
 }
 
 async fn directions() -> (Stage, [String; 4]) {
-    let says = Embeds { size: 2, normalize: true, dimensions: None };
+    let says = Embeds { size: 2, normalize: true, dimensions: None, scores: false };
     let stage = stage_for_embeddings(vec![embeds(direction)], says).await;
     let card = crate::support::card();
     let text = |id: u32| {

@@ -211,16 +211,16 @@ impl Backend for CpuDevice {
         Ok(())
     }
 
-    fn embed_positions(&mut self, meta: &CpuStep, table: &CpuLinear, out: &mut CpuBuffer) -> Done {
+    fn embed_rows(&mut self, rows: &[u32], table: &CpuLinear, out: &mut CpuBuffer) -> Done {
         out.expect_columns(table.in_features())?;
-        let (rows, most) = (table.out_features(), meta.limits().max_model_len);
-        if rows < most {
-            return broken(format!("{rows} rows for {most} positions"));
+        let most = table.out_features();
+        if let Some(row) = rows.iter().find(|&&row| row as usize >= most) {
+            return broken(format!("row {row} of {most}"));
         }
         let columns = out.columns();
-        let out = out.set_rows(meta.rows())?;
+        let out = out.set_rows(rows.len())?;
         ops::each_row(&mut self.pool, (out, columns), &|row, out| {
-            table.row(meta.positions[row] as usize, out);
+            table.row(rows[row] as usize, out);
         });
         Ok(())
     }

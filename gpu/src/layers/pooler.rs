@@ -1,5 +1,5 @@
 //! The end of a model that is run for embeddings: of the states of each text's tokens, one vector for
-//! the text. It stands where others have their head.
+//! the text, or of a pair of texts one number. It stands where others have their head.
 //!
 //! States leave the device and are pooled on the host, in `f32`, a text's rows in their order, so that
 //! no other text of the step and no division of the model has a part in the sum. What is left to do
@@ -8,7 +8,7 @@
 
 use troupe_runtime::model::{config::ModelConfig, pooling::PoolingKind};
 
-use super::{context::Context, head, loader::Loader, norm::RmsNorm};
+use super::{classifier::Classifier, context::Context, head, loader::Loader, norm::RmsNorm};
 use crate::{
     backend::{Activations, Backend},
     error::DeviceError,
@@ -21,6 +21,8 @@ pub struct Pooler<B: Backend> {
     /// Of decoders; an encoder's layers end with one.
     norm: Option<RmsNorm<B>>,
     kind: PoolingKind,
+    classifier: Option<Classifier>,
+    width: usize,
     /// Whether every state has seen the whole text, which then must be in one step.
     sees_all: bool,
     states: Vec<u8>,
@@ -39,7 +41,24 @@ impl<B: Backend> Pooler<B> {
         let sees_all = config.encoder.is_some();
         let load = || RmsNorm::load(loader, config, head::NORM, config.hidden_size);
         let norm = (!sees_all).then(load).transpose()?;
-        Ok(Self { norm, kind, sees_all, states: Vec::new() })
+        let activation = config.encoder.and_then(|encoder| encoder.classifier);
+        let classifier = match (kind, activation) {
+            (PoolingKind::Score, Some(activation)) => {
+                Some(Classifier::load(loader, config.hidden_size, activation)?)
+            }
+            (PoolingKind::Score, None) => {
+                let why = format!("scores of {}, which has no classifier", config.architecture);
+                return Err(DeviceError::Unsupported(why));
+            }
+            _ => None,
+        };
+        let width = if classifier.is_some() { 1 } else { config.hidden_size };
+        Ok(Self { norm, kind, classifier, width, sees_all, states: Vec::new() })
+    }
+
+    /// Elements of what comes of a text.
+    pub fn width(&self) -> usize {
+        self.width
     }
 
     /// Appends a vector for each text whose logits the batch asks for, and says how many these are.
@@ -73,11 +92,11 @@ impl<B: Backend> Pooler<B> {
         };
         let (columns, dtype) = (states.columns(), states.dtype());
         backend.download(states, 0..columns, &mut self.states)?;
-        vectors.reserve(count * columns);
+        vectors.reserve(count * self.width);
         for text in asked() {
             let (first, rows) = (text.row as usize, text.count as usize);
             let taken = match self.kind {
-                PoolingKind::Cls => first..first + 1,
+                PoolingKind::Cls | PoolingKind::Score => first..first + 1,
                 PoolingKind::Last => first + rows - 1..first + rows,
                 PoolingKind::Mean => first..first + rows,
             };
@@ -87,10 +106,17 @@ impl<B: Backend> Pooler<B> {
                 return Err(DeviceError::Contract(why));
             };
             let divisor = taken.len() as f32;
-            vectors.extend((0..columns).map(|column| {
+            let pooled = (0..columns).map(|column| {
                 let states = (0..taken.len()).map(|row| dtype.read(bytes, row * columns + column));
                 states.sum::<f32>() / divisor
-            }));
+            });
+            match &self.classifier {
+                None => vectors.extend(pooled),
+                Some(classifier) => {
+                    let state: Vec<f32> = pooled.collect();
+                    vectors.push(classifier.score(&state));
+                }
+            }
         }
         Ok(count)
     }

@@ -64,7 +64,9 @@ pub struct LayerPlace {
 /// The table.
 pub fn family<B: Backend>(architecture: Architecture) -> Family<B> {
     match architecture {
-        Architecture::Bert => Family { widths: bert::widths, load: bert::load },
+        Architecture::Bert | Architecture::BertClassifier => {
+            Family { widths: bert::widths, load: bert::load }
+        }
         Architecture::DeepseekV2 | Architecture::DeepseekV3 => {
             Family { widths: deepseek::widths, load: deepseek::load }
         }

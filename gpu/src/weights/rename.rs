@@ -29,7 +29,10 @@ fn embedding_of(checkpoint: &Checkpoint, prefix: &str) -> Option<&'static str> {
 
 /// The name of a tensor as the checkpoint has it.
 pub fn full_name(prefix: &str, name: &str) -> String {
-    if name.starts_with(HEAD_PREFIX) { name.to_owned() } else { format!("{prefix}{name}") }
+    match OUTSIDE.iter().any(|begin| name.starts_with(begin)) {
+        true => name.to_owned(),
+        false => format!("{prefix}{name}"),
+    }
 }
 
 /// A decoder's token embedding.
@@ -38,8 +41,8 @@ pub const EMBEDDING: &str = "embed_tokens.weight";
 pub const WORDS: &str = "embeddings.word_embeddings.weight";
 /// The output head, which stands outside the decoder.
 pub const HEAD: &str = "lm_head.weight";
-/// What the names of the head's tensors begin with, quantized or not.
-const HEAD_PREFIX: &str = "lm_head.";
+/// What the names of the head's tensors begin with, quantized or not, and of a classifier's.
+const OUTSIDE: [&str; 2] = ["lm_head.", "classifier."];
 const PREFIXES: [&str; 3] = ["model.", "", "bert."];
 
 #[cfg(test)]

@@ -67,6 +67,8 @@ pub(crate) struct Layout {
     pub(crate) quantize: Option<Quantize>,
     /// Where the model is run for embeddings.
     pub(crate) pooling: Option<PoolingKind>,
+    /// Where it reads pairs.
+    pub(crate) separator: Option<u32>,
 }
 
 impl Layout {
@@ -74,7 +76,7 @@ impl Layout {
 
     pub(crate) const fn of(tensor: usize, pipeline: usize) -> Self {
         let (dtype, kv_dtype, quantize, pooling) = (None, None, None, None);
-        Self { tensor, pipeline, dtype, kv_dtype, quantize, pooling }
+        Self { tensor, pipeline, dtype, kv_dtype, quantize, pooling, separator: None }
     }
 }
 
@@ -224,6 +226,7 @@ pub(crate) fn request(
         kv_dtype: layout.kv_dtype,
         quantize: layout.quantize,
         pooling: layout.pooling,
+        separator: layout.separator,
         limits: StepLimits {
             max_num_batched_tokens: 256,
             max_num_seqs: SEQUENCES,

@@ -19,7 +19,7 @@ mod tests;
 use std::{fmt, path::Path};
 
 pub use self::{
-    encoder::Encoder,
+    encoder::{Encoder, ScoreActivation},
     experts::{Experts, GroupScore, RouterScore, Routing},
     generation::GenerationConfig,
     groups::{AttentionSpan, KvGroup},
@@ -199,6 +199,8 @@ impl ModelConfig {
 pub enum Architecture {
     /// `BertModel`: texts to vectors.
     Bert,
+    /// `BertForSequenceClassification`: the same with a classifier, pairs of texts to scores.
+    BertClassifier,
     /// `DeepseekV2ForCausalLM`: V2 and V2-Lite.
     DeepseekV2,
     /// `DeepseekV3ForCausalLM`: V3 and R1.
@@ -225,8 +227,9 @@ pub enum Architecture {
 
 impl Architecture {
     /// All of them, with the class name that `architectures` holds and the `model_type`.
-    pub const TABLE: [(Self, &'static str, &'static str); 12] = [
+    pub const TABLE: [(Self, &'static str, &'static str); 13] = [
         (Self::Bert, "BertModel", "bert"),
+        (Self::BertClassifier, "BertForSequenceClassification", "bert"),
         (Self::DeepseekV2, "DeepseekV2ForCausalLM", "deepseek_v2"),
         (Self::DeepseekV3, "DeepseekV3ForCausalLM", "deepseek_v3"),
         (Self::Gemma2, "Gemma2ForCausalLM", "gemma2"),

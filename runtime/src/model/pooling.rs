@@ -37,6 +37,8 @@ pub enum PoolingKind {
     Last,
     /// The mean of all.
     Mean,
+    /// The first one, of which the model's own classifier makes one number: a score.
+    Score,
 }
 
 /// What the files of sentence-transformers say.
@@ -149,7 +151,10 @@ impl Pooling {
                 )),
             };
         }
-        let pooling = own.unwrap_or_else(|| Self::usual(config));
+        let pooling = match config.encoder.and_then(|encoder| encoder.classifier) {
+            Some(_) => Self { kind: PoolingKind::Score, normalize: false },
+            None => own.unwrap_or_else(|| Self::usual(config)),
+        };
         flags.pooler_config.as_deref().map_or(Ok(pooling), |text| pooling.changed(text)).map(Some)
     }
 
@@ -162,6 +167,9 @@ impl Pooling {
     /// As `--pooler-config` says, an object of vLLM's names.
     fn changed(self, text: &str) -> Result<Self, String> {
         let wrong = |why: String| format!("--pooler-config is {text}, {why}");
+        if self.kind == PoolingKind::Score {
+            return Err(wrong("but the model's own classifier makes scores".to_owned()));
+        }
         let expected = r#"an object such as {"pooling_type": "MEAN", "normalize": true} is needed"#;
         let object: Map<String, Value> =
             serde_json::from_str(text).map_err(|_| wrong(expected.to_owned()))?;
@@ -212,7 +220,7 @@ fn asked(flags: &EngineFlags) -> Result<Option<bool>, String> {
 }
 
 impl PoolingKind {
-    /// All of them, with their names.
+    /// Those that can be chosen, with their names.
     pub const TABLE: [(Self, &'static str); 3] =
         [(Self::Cls, "CLS"), (Self::Last, "LAST"), (Self::Mean, "MEAN")];
 

@@ -85,6 +85,9 @@ pub struct Embeds {
     pub normalize: bool,
     /// To which sizes they may be cut, if they may; empty is to any.
     pub dimensions: Option<Vec<u32>>,
+    /// Whether a text is a pair, and its one number is how much both have to do with each other.
+    #[serde(default)]
+    pub scores: bool,
 }
 
 /// What an endpoint may be asked to do.

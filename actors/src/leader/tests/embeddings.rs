@@ -4,7 +4,7 @@
 use super::*;
 
 fn embedding_engine(whole_prompts: bool) -> Engine {
-    let embeds = Embeds { size: 2, normalize: true, dimensions: None };
+    let embeds = Embeds { size: 2, normalize: true, dimensions: None, scores: false };
     let mut settings = EngineSettings { embeds: Some(embeds), ..settings() };
     settings.limits.whole_prompts = whole_prompts;
     settings.limits.prefix_caching = !whole_prompts;

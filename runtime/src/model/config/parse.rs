@@ -10,8 +10,8 @@ use crate::model::{error::ModelError, json::Fields};
 /// Parses a whole config.
 pub(super) fn model_config(config: &Fields<'_>) -> Result<ModelConfig, ModelError> {
     let (architecture, is_headless) = architecture(config)?;
-    let encoder =
-        (architecture == Architecture::Bert).then(|| Encoder::parse(config)).transpose()?;
+    let parse_encoder = || Encoder::parse(config, architecture);
+    let encoder = is_bert(architecture).then(parse_encoder).transpose()?;
     let hidden_size = config.size("hidden_size", 1..=MAX_WIDTH)?;
     let num_layers = config.size("num_hidden_layers", 1..=MAX_LAYERS)?;
     let num_heads = config.size("num_attention_heads", 1..=MAX_HEADS)?;
@@ -47,7 +47,7 @@ pub(super) fn model_config(config: &Fields<'_>) -> Result<ModelConfig, ModelErro
     }
     let cap = |name, default| cap(config, architecture, (name, default));
     let (eps_name, norm_eps) = match architecture {
-        Architecture::Bert => ("layer_norm_eps", 1e-12),
+        Architecture::Bert | Architecture::BertClassifier => ("layer_norm_eps", 1e-12),
         Architecture::Phi3 => ("rms_norm_eps", 1e-5),
         _ => ("rms_norm_eps", 1e-6),
     };
@@ -84,7 +84,7 @@ pub(super) fn model_config(config: &Fields<'_>) -> Result<ModelConfig, ModelErro
         qkv_bias,
         output_bias,
         mlp_bias: match architecture {
-            Architecture::Bert => true,
+            Architecture::Bert | Architecture::BertClassifier => true,
             Architecture::Llama => config.flag("mlp_bias")?.unwrap_or(false),
             _ => false,
         },
@@ -109,6 +109,10 @@ fn matryoshka(config: &Fields<'_>, hidden_size: usize) -> Result<Option<Vec<usiz
     Ok(sizes.or_else(|| may.then(Vec::new)))
 }
 
+fn is_bert(architecture: Architecture) -> bool {
+    matches!(architecture, Architecture::Bert | Architecture::BertClassifier)
+}
+
 fn is_deepseek(architecture: Architecture) -> bool {
     matches!(architecture, Architecture::DeepseekV2 | Architecture::DeepseekV3)
 }
@@ -126,7 +130,7 @@ fn attention_biases(
         | Architecture::Llama
         | Architecture::Qwen3
         | Architecture::Qwen3Moe => Ok((written, written)),
-        Architecture::Bert => Ok((true, true)),
+        Architecture::Bert | Architecture::BertClassifier => Ok((true, true)),
         Architecture::Mistral | Architecture::Mixtral | Architecture::Phi3 => Ok((false, false)),
         Architecture::Qwen2 => Ok((true, false)),
         Architecture::DeepseekV2 | Architecture::DeepseekV3 if written => {
@@ -216,7 +220,7 @@ fn unknown(config: &Fields<'_>, field: &str) -> ModelError {
 
 fn activation(config: &Fields<'_>, architecture: Architecture) -> Result<Activation, ModelError> {
     let is_gemma = matches!(architecture, Architecture::Gemma2 | Architecture::Gemma3);
-    if architecture == Architecture::Bert {
+    if is_bert(architecture) {
         return match config.text("hidden_act")? {
             None | Some("gelu") => Ok(Activation::Gelu),
             Some(_) => Err(config.wrong("hidden_act", "this family is known with `gelu`")),
@@ -242,9 +246,9 @@ fn num_kv_heads(
     let Some(heads) = config.integer(NAME, 1..=MAX_HEADS)? else {
         // Before grouped queries there was no such field: one key and value head per query head.
         // Families that were born with it have other defaults, which no published file relies on.
-        let has_default =
-            matches!(architecture, Architecture::Bert | Architecture::Llama | Architecture::Phi3)
-                || config.is_written(NAME);
+        let has_default = is_bert(architecture)
+            || matches!(architecture, Architecture::Llama | Architecture::Phi3)
+            || config.is_written(NAME);
         return match has_default {
             true => Ok(num_heads),
             false => Err(config.wrong(NAME, format!("it must be a divisor of {num_heads}"))),
@@ -292,7 +296,9 @@ fn attention_spans(
     num_layers: usize,
 ) -> Result<Vec<AttentionSpan>, ModelError> {
     let window = match architecture {
-        Architecture::Bert => return Ok(vec![AttentionSpan::Both; num_layers]),
+        Architecture::Bert | Architecture::BertClassifier => {
+            return Ok(vec![AttentionSpan::Both; num_layers]);
+        }
         Architecture::Llama | Architecture::DeepseekV2 | Architecture::DeepseekV3 => {
             return Ok(vec![AttentionSpan::Full; num_layers]);
         }

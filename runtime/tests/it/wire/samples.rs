@@ -252,7 +252,7 @@ fn info() -> EndpointInfo {
         block_size: 16,
         num_blocks: 64,
         max_num_seqs: 8,
-        embeds: Some(Embeds { size: 8, normalize: true, dimensions: Some(vec![4]) }),
+        embeds: Some(Embeds { size: 8, normalize: true, dimensions: Some(vec![4]), scores: true }),
         fingerprint: Fingerprint {
             model: Digest([1; 32]),
             tokenizer: Digest([2; 32]),
