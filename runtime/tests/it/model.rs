@@ -198,7 +198,12 @@ fn streams_equal_whole_decoding_for_any_tokens() {
 
 #[test]
 fn pieces_say_where_they_begin_and_never_split_a_character() {
-    for folder in folders("models").into_iter().filter(|folder| is_known(folder)) {
+    // An encoder's tokens need not spell what it reads.
+    let writes = |folder: &PathBuf| {
+        let config = ModelConfig::load(&folder.join("config.json"));
+        is_known(folder) && config.is_ok_and(|config| config.encoder.is_none())
+    };
+    for folder in folders("models").into_iter().filter(writes) {
         let tokenizer = tokenizer(&folder);
         let ids = tokenizer.encode("naïve 🙂 日本", SpecialTokens::Exclude).unwrap();
         let mut stream = Detokenizer::new(tokenizer, SpecialTokens::Include);
