@@ -437,7 +437,9 @@ fn special_tokens(wanted: bool) -> SpecialTokens {
 }
 
 fn encode(tokenizer: &Tokenizer, text: &str, special: bool) -> Result<Vec<u32>, ApiError> {
-    tokenizer.encode(text, special_tokens(special)).map_err(|error| ApiError::bad_request(error.to_string()))
+    tokenizer
+        .encode(text, special_tokens(special))
+        .map_err(|error| ApiError::bad_request(error.to_string()))
 }
 
 impl fmt::Debug for ServedModel {

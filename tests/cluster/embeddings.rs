@@ -93,6 +93,38 @@ fn scores_and_ranks_follow_from_the_vectors() {
 }
 
 #[test]
+fn a_cross_encoder_scores_pairs() {
+    // Only the committed set has it.
+    let Some(model) = golden::model("tiny-bert-cross") else { return };
+    let golden = golden::json("models/tiny-bert-cross/golden.json").expect("it has one");
+    let pairs = golden["pairs"].as_array().expect("pairs");
+    let side = |name: &str| -> Vec<_> { pairs.iter().map(|pair| pair[name].clone()).collect() };
+    for args in [&[][..], &["-tp", "2", "-pp", "2"]] {
+        let server = Server::serve(&model, args);
+        let ask = |path: &str, body: Value| http::post(server.address, path, &body);
+        let body = json!({"model": "m", "text_1": side("text_1"), "text_2": side("text_2")});
+        let answer = ask("/v1/score", body).expect("an answer").ok();
+        for (pair, found) in pairs.iter().zip(answer["data"].as_array().expect("scores")) {
+            let (score, found) = (pair["score"].as_f64(), found["score"].as_f64());
+            let (score, found) = (score.expect("a score"), found.expect("a score"));
+            assert!((score - found).abs() < 1e-5, "{found} is not {score}");
+        }
+        // As long a document as fits beside the query.
+        let long = "boat ".repeat(300);
+        let body = json!({"model": "m", "query": "small", "documents": ["boat", long]});
+        let refused = ask("/rerank", body.clone()).expect("an answer");
+        assert!(refused.status == 400 && refused.text.contains("context length is 96"));
+        let mut cut = body;
+        cut["truncate_prompt_tokens"] = json!(-1);
+        let ranked = ask("/rerank", cut).expect("an answer").ok();
+        assert_eq!(ranked["results"].as_array().map(Vec::len), Some(2), "{ranked}");
+        assert_eq!(ranked["usage"]["prompt_tokens"], 5 + 96);
+        let refused = ask("/v1/embeddings", json!({"model": "m", "input": "x"}));
+        assert_eq!(refused.expect("an answer").status, 400);
+    }
+}
+
+#[test]
 fn a_decoder_can_be_run_for_vectors() {
     let model = golden::model("tiny-qwen2").expect("both sets have it");
     let golden = golden::json("models/tiny-qwen2/golden.json").expect("it is there");

@@ -298,3 +298,33 @@ async fn documents_come_in_the_order_in_which_they_fit() {
         assert!(error.0 == 400 && error.2.contains(words), "{error:?}");
     }
 }
+
+#[tokio::test]
+async fn a_model_that_scores_is_asked_for_pairs() {
+    let says = Embeds { size: 1, normalize: false, dimensions: None, scores: true };
+    let length = |generate: &Generate| vec![generate.prompt.len() as f32 / 4.0];
+    let stage = stage_for_embeddings(vec![embeds(length)], says).await;
+    let body = json!({"text_1": "Hello", "text_2": ["Hello", "Hello there, all of you"]});
+    let answer = stage.post("/score", body).await.ok();
+    let scores: Vec<_> =
+        answer["data"].as_array().unwrap().iter().map(|s| s["score"].as_f64().unwrap()).collect();
+    assert!(scores.len() == 2 && scores[0] < scores[1], "{scores:?}");
+    let tokens = (scores[0] + scores[1]) * 4.0;
+    assert_eq!(answer["usage"]["prompt_tokens"], tokens as u64, "each pair is read by itself");
+    let body =
+        json!({"query": "Hello", "documents": ["Hi", "Hello there, all of you", "Hello all"]});
+    let answer = stage.post("/rerank", body).await.ok();
+    assert_eq!(answer["results"][0]["index"], 1);
+    assert_eq!(answer["results"].as_array().unwrap().len(), 3);
+
+    let long = "word ".repeat(500);
+    let body = json!({"text_1": "Hello", "text_2": long});
+    let error = stage.post("/score", body.clone()).await.error();
+    assert!(error.0 == 400 && error.2.contains("maximum context length"), "{error:?}");
+    let mut cut = body;
+    cut["truncate_prompt_tokens"] = json!(12);
+    assert_eq!(stage.post("/score", cut).await.ok()["data"][0]["score"], 3.0);
+    let error = stage.post(PATH, json!({"input": "x"})).await.error();
+    assert!(error.2.contains("does not support Embeddings API"), "{error:?}");
+    assert!(error.2.contains("/rerank"), "{error:?}");
+}

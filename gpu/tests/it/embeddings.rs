@@ -18,9 +18,12 @@ use crate::{
 /// (tensor ranks, stages)
 const LAYOUTS: [(usize, usize); 6] = [(1, 1), (2, 1), (4, 1), (1, 2), (1, 4), (2, 2)];
 const BERT: &str = "tiny-bert";
+/// `[SEP]` in the vocabulary of tiny-bert and tiny-bert-cross.
+const SEPARATOR: u32 = 3;
 
 fn load(model: &str, (tensor, pipeline): (usize, usize), kind: PoolingKind) -> Ranks {
-    let layout = Layout { pooling: Some(kind), ..Layout::of(tensor, pipeline) };
+    let separator = (kind == PoolingKind::Score).then_some(SEPARATOR);
+    let layout = Layout { pooling: Some(kind), separator, ..Layout::of(tensor, pipeline) };
     Ranks::load(&golden::model(model).unwrap(), layout).unwrap()
 }
 
@@ -153,4 +156,37 @@ fn a_cut_text_is_pooled_by_its_last_state_alone() {
         let error = ranks.stages[0][0].forward(&batch, StageInput::Tokens).unwrap_err();
         assert!(error.to_string().contains("is pooled from position 20"), "{error}");
     }
+}
+
+#[test]
+fn scores_of_pairs_are_golden_in_every_division() {
+    let model = "tiny-bert-cross";
+    // Only the committed set has it.
+    let Some(golden) = golden::json(&format!("models/{model}/golden.json")) else { return };
+    let pairs = golden["pairs"].as_array().unwrap();
+    let ids = |pair: &serde_json::Value| -> Vec<u32> {
+        pair["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+    };
+    for layout in [(1, 1), (2, 1), (4, 1), (1, 2), (2, 2)] {
+        let mut ranks = load(model, layout, PoolingKind::Score);
+        for some in pairs.chunks(SEQUENCES) {
+            let all: Vec<_> = some.iter().map(ids).collect();
+            let all: Vec<_> = all.iter().map(Vec::as_slice).collect();
+            for (found, pair) in embed(&mut ranks, &all).iter().zip(some) {
+                let score = pair["score"].as_f64().unwrap();
+                assert_eq!(found.len(), 1);
+                assert!(
+                    (f64::from(found[0]) - score).abs() < 1e-5,
+                    "{layout:?}: {found:?} {score}"
+                );
+            }
+        }
+    }
+    // Which text a token is of matters.
+    let layout = Layout { pooling: Some(PoolingKind::Score), ..Layout::SINGLE };
+    let mut blind = Ranks::load(&golden::model(model).unwrap(), layout).unwrap();
+    let found = embed(&mut blind, &[&ids(&pairs[0])])[0][0];
+    assert!((f64::from(found) - pairs[0]["score"].as_f64().unwrap()).abs() > 1e-3);
+    let error = Ranks::load(&golden::model(BERT).unwrap(), layout).err().unwrap();
+    assert!(error.to_string().contains("no classifier"), "{error}");
 }

@@ -55,7 +55,8 @@ fn cards_load_with_all_their_parts() {
         // What reads and does not write has no end, and says how its states are pooled.
         let reads = card.config.encoder.is_some();
         assert_eq!(card.stop_ids.is_empty(), reads, "{}", folder.display());
-        assert_eq!(card.sentences.is_some(), reads, "{}", folder.display());
+        let scores = card.config.encoder.is_some_and(|encoder| encoder.classifier.is_some());
+        assert_eq!(card.sentences.is_some(), reads && !scores, "{}", folder.display());
         let digest = ModelFiles::find(&card.files.folder).unwrap().model_digest().unwrap();
         let again = ModelFiles::find(&folder).unwrap().model_digest().unwrap();
         assert_eq!(digest, again);
@@ -93,7 +94,7 @@ fn features_of_single_models_are_read() {
     }
     let folder = golden::model("tiny-bert").expect("every set has tiny-bert");
     let bert = load(&folder);
-    assert_eq!(bert.config.encoder, Some(Encoder { token_types: 2 }));
+    assert_eq!(bert.config.encoder, Some(Encoder { token_types: 2, classifier: None }));
     assert_eq!(bert.config.kv_groups()[0].span, AttentionSpan::Both);
     assert_eq!((bert.config.activation, bert.config.rotary_dim), (Activation::Gelu, 0));
     let pooling = Pooling { kind: PoolingKind::Mean, normalize: true };
@@ -194,6 +195,19 @@ fn streams_equal_whole_decoding_for_any_tokens() {
             Ok(())
         })
         .unwrap();
+}
+
+#[test]
+fn pairs_become_the_recorded_ids() {
+    // Only the committed set has it.
+    let Some(folder) = golden::model("tiny-bert-cross") else { return };
+    let golden = golden::json("models/tiny-bert-cross/golden.json").unwrap();
+    let tokenizer = tokenizer(&folder);
+    for pair in golden["pairs"].as_array().unwrap() {
+        let texts = (pair["text_1"].as_str().unwrap(), pair["text_2"].as_str().unwrap());
+        let found = tokenizer.encode_pair(texts, SpecialTokens::Include).unwrap();
+        assert_eq!(found, ids(&pair["ids"]), "{texts:?}");
+    }
 }
 
 #[test]

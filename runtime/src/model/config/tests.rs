@@ -61,7 +61,10 @@ fn encoders_and_models_without_a_head_are_told_apart() {
         config
     };
     let config = parse(bert(json!({"layer_norm_eps": 1e-6}))).unwrap();
-    assert_eq!((config.encoder, config.num_kv_heads), (Some(Encoder { token_types: 2 }), 8));
+    assert_eq!(
+        (config.encoder, config.num_kv_heads),
+        (Some(Encoder { token_types: 2, classifier: None }), 8)
+    );
     assert_eq!((config.rms_norm_eps, config.rotary_dim), (1e-6, 0));
     assert_eq!(config.attention, [AttentionSpan::Both; 4]);
     assert_eq!(parse(bert(json!({}))).unwrap().rms_norm_eps, 1e-12);
@@ -69,6 +72,27 @@ fn encoders_and_models_without_a_head_are_told_apart() {
     let relative = json!({"position_embedding_type": "relative_key"});
     check_error(bert(relative), &["`position_embedding_type`", "absolute"]);
     check_error(bert(json!({"hidden_act": "relu"})), &["`hidden_act`", "`gelu`"]);
+
+    let scores = |changes: Value| {
+        let mut config = bert(changes);
+        config["architectures"] = json!(["BertForSequenceClassification"]);
+        config
+    };
+    let one = || json!({"id2label": {"0": "LABEL_0"}});
+    let classifier = |config| parse(scores(config)).unwrap().encoder.unwrap().classifier;
+    assert_eq!(classifier(one()), Some(ScoreActivation::Sigmoid));
+    let mut identity = one();
+    identity["sentence_transformers"] =
+        json!({"activation_fn": "torch.nn.modules.linear.Identity", "version": "4.0.0"});
+    assert_eq!(classifier(identity), Some(ScoreActivation::Identity));
+    let older = json!({"num_labels": 1,
+        "sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"});
+    assert_eq!(classifier(older), Some(ScoreActivation::Identity));
+    check_error(scores(json!({})), &["`id2label`", "2 labels"]);
+    check_error(
+        scores(json!({"num_labels": 1, "sbert_ce_default_activation_function": "Tanh"})),
+        &["Sigmoid and Identity"],
+    );
 
     assert!(!parse(json!({})).unwrap().is_headless);
     let bare = parse(json!({"architectures": ["Qwen3Model"]})).unwrap();
