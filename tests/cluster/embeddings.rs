@@ -118,7 +118,7 @@ fn a_cross_encoder_scores_pairs() {
         cut["truncate_prompt_tokens"] = json!(-1);
         let ranked = ask("/rerank", cut).expect("an answer").ok();
         assert_eq!(ranked["results"].as_array().map(Vec::len), Some(2), "{ranked}");
-        assert_eq!(ranked["usage"]["prompt_tokens"], 5 + 96);
+        assert_eq!(ranked["usage"]["prompt_tokens"], 8 + 96);
         let refused = ask("/v1/embeddings", json!({"model": "m", "input": "x"}));
         assert_eq!(refused.expect("an answer").status, 400);
     }
