@@ -188,8 +188,8 @@ impl ServedModel {
         encode(&self.card.tokenizer, text, special)
     }
 
-    /// The same, of which so many tokens are kept: those that the tokenizer puts around a text stay,
-    /// and the text between them is cut.
+    /// The same, of which so many tokens are kept: those that the tokenizer puts around a text
+    /// stay, and the text between them is cut.
     fn encode_cut(
         &self,
         mut text: String,

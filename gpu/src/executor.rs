@@ -230,8 +230,8 @@ pub struct HiddenStates {
     pub bytes: bytes::Bytes,
 }
 
-/// A handle to logits on the device: rows in batch order, for the sequences that asked. Where a model
-/// is run for embeddings, each of those has one row, its vector.
+/// A handle to logits on the device: rows in batch order, for the sequences that asked. Where a
+/// model is run for embeddings, each of those has one row, its vector.
 #[derive(Debug)]
 pub struct Logits {
     /// The step that made them; sampling from another step's logits is refused.

@@ -1,5 +1,5 @@
-//! Models that make vectors of texts, over HTTP: golden vectors in every division, real weights where
-//! somebody has them, batches, decoders, and what is refused at once.
+//! Models that make vectors of texts, over HTTP: golden vectors in every division, real weights
+//! where somebody has them, batches, decoders, and what is refused at once.
 
 use std::path::{Path, PathBuf};
 

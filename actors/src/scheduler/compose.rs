@@ -123,7 +123,8 @@ impl Scheduler {
         self.chunk(left, draft)
     }
 
-    /// As many of `left` positions as the step has room for; where prompts are not cut, all or none.
+    /// As many of `left` positions as the step has room for; where prompts are not cut, all or
+    /// none.
     pub(super) fn chunk(&self, left: u32, draft: &Draft) -> u32 {
         if self.limits.whole_prompts {
             return if left <= draft.tokens_left { left } else { 0 };

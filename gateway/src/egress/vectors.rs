@@ -1,8 +1,8 @@
 //! The answers that are made of vectors: the vectors themselves, scores of pairs, an order of
 //! documents.
 //!
-//! A leader sends a text's vector whole and of whatever length it is. What a client gets of it is cut
-//! first and divided by its length then, as models whose vectors may be cut were trained for.
+//! A leader sends a text's vector whole and of whatever length it is. What a client gets of it is
+//! cut first and divided by its length then, as models whose vectors may be cut were trained for.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 

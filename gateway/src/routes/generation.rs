@@ -1,5 +1,5 @@
-//! What all endpoints that ask a model have in common: how a request is received, and how its prompts
-//! become an answer.
+//! What all endpoints that ask a model have in common: how a request is received, and how its
+//! prompts become an answer.
 
 use std::sync::Arc;
 

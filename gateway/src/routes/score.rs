@@ -190,8 +190,8 @@ async fn reranked(
     answer(gateway, context, (shared, prompts), shape, permit).await
 }
 
-/// What a model is asked, where each of the second texts is compared with its own first one or with the
-/// only one: each text by itself, or pairs.
+/// What a model is asked, where each of the second texts is compared with its own first one or with
+/// the only one: each text by itself, or pairs.
 fn compared(pairs: bool, firsts: Vec<String>, others: Vec<String>) -> (Scoring, Vec<Text>) {
     if pairs {
         let firsts = firsts.iter().cycle().cloned();

@@ -42,9 +42,9 @@ pub(crate) fn gelu(x: f32) -> f32 {
 }
 
 /// The Gaussian error linear unit, `x` times the share of a normal distribution below `x`, within
-/// some 1e-7: `max(x, 0)` less `|x|` times the share beyond `|x|`. That share is `e^(-x^2 / 2)` times
-/// a polynomial in `1 / (1 + s |x|)`, of relative error 1.5e-7 (a least-squares fit, weighted until
-/// its errors were even).
+/// some 1e-7: `max(x, 0)` less `|x|` times the share beyond `|x|`. That share is `e^(-x^2 / 2)`
+/// times a polynomial in `1 / (1 + s |x|)`, of relative error 1.5e-7 (a least-squares fit, weighted
+/// until its errors were even).
 pub(crate) fn gelu_exact(x: f32) -> f32 {
     let t = max(x, -x);
     let k = 1.0 / t.mul_add(TAIL_SLOPE, 1.0);

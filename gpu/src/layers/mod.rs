@@ -10,8 +10,8 @@
 //! - [`attention`], [`mlp`]: the two halves of a decoder layer
 //! - [`latent_attention`], [`experts`]: what some models have in their places
 //! - [`embedding`], [`head`]: the two ends of a model, divided over the vocabulary; [`opening`],
-//!   [`pooler`]: what an encoder has behind the one, and models for embeddings instead of the other;
-//!   [`classifier`]: what makes scores of pairs
+//!   [`pooler`]: what an encoder has behind the one, and models for embeddings instead of the
+//!   other; [`classifier`]: what makes scores of pairs
 //!
 //! # Where ranks meet
 //! Twice in each decoder layer (after attention's and the MLP's output product), once after the

@@ -1,8 +1,9 @@
 //! What an encoder does with the embeddings of its tokens before the first layer: where each token
 //! stands and which text of a pair it is of are rows to be added, and the sum is normed.
 //!
-//! Every rank has these tables whole: they are a few hundred rows. Both become one, of sums, with the
-//! positions of a first text and, where the model reads pairs, those of a second one behind them.
+//! Every rank has these tables whole: they are a few hundred rows. Both become one, of sums, with
+//! the positions of a first text and, where the model reads pairs, those of a second one behind
+//! them.
 
 use troupe_runtime::model::config::ModelConfig;
 

@@ -1,10 +1,10 @@
-//! The end of a model that is run for embeddings: of the states of each text's tokens, one vector for
-//! the text, or of a pair of texts one number. It stands where others have their head.
+//! The end of a model that is run for embeddings: of the states of each text's tokens, one vector
+//! for the text, or of a pair of texts one number. It stands where others have their head.
 //!
-//! States leave the device and are pooled on the host, in `f32`, a text's rows in their order, so that
-//! no other text of the step and no division of the model has a part in the sum. What is left to do
-//! with a vector (cut it, divide it by its length) depends on who asked, and is done where that is
-//! known.
+//! States leave the device and are pooled on the host, in `f32`, a text's rows in their order, so
+//! that no other text of the step and no division of the model has a part in the sum. What is left
+//! to do with a vector (cut it, divide it by its length) depends on who asked, and is done where
+//! that is known.
 
 use troupe_runtime::model::{config::ModelConfig, pooling::PoolingKind};
 

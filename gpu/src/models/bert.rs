@@ -1,10 +1,10 @@
 //! BERT (Devlin et al., 2018): texts to vectors. Every token sees the whole text, so a text is
 //! computed in one step or not at all.
 //!
-//! A layer is `h = norm(x + attention(x))`, then `x = norm(h + down(gelu(up(h))))`, with the residual
-//! stream `x` in the context. Where tokens stand is in their embeddings
-//! ([`Opening`](crate::layers::opening)), so that nothing is rotated. Keys and values go through the
-//! KV as everywhere; they are of use to this one step.
+//! A layer is `h = norm(x + attention(x))`, then `x = norm(h + down(gelu(up(h))))`, with the
+//! residual stream `x` in the context. Where tokens stand is in their embeddings
+//! ([`Opening`](crate::layers::opening)), so that nothing is rotated. Keys and values go through
+//! the KV as everywhere; they are of use to this one step.
 
 use troupe_runtime::model::config::ModelConfig;
 

@@ -1,6 +1,6 @@
 //! How a checkpoint prefixes its names: files of a whole model say `model.layers.0...`, files of
-//! the bare decoder say `layers.0...`. The head is `lm_head.weight` in both. An encoder's begin with
-//! nothing or with its family's name.
+//! the bare decoder say `layers.0...`. The head is `lm_head.weight` in both. An encoder's begin
+//! with nothing or with its family's name.
 //!
 //! Model files speak of names without the prefix; it is found out once per checkpoint.
 

@@ -251,8 +251,8 @@ impl fmt::Display for Architecture {
     }
 }
 
-/// What gates a feed-forward layer: `down(activation(gate(x)) * up(x))`; or, where there is no gate,
-/// `down(activation(up(x)))`.
+/// What gates a feed-forward layer: `down(activation(gate(x)) * up(x))`; or, where there is no
+/// gate, `down(activation(up(x)))`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// The Gaussian error linear unit, `x` times the share of a normal distribution below it.

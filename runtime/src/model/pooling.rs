@@ -249,7 +249,8 @@ mod tests {
         folder
     }
 
-    const USUAL: &str = r#"[{"idx": 0, "path": "", "type": "sentence_transformers.models.Transformer"},
+    const USUAL: &str = r#"[
+        {"idx": 0, "path": "", "type": "sentence_transformers.models.Transformer"},
         {"idx": 1, "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]"#;
 
     #[test]

@@ -65,8 +65,8 @@ pub struct EndpointInfo {
     pub fingerprint: Fingerprint,
 }
 
-/// The vectors that an endpoint makes of texts, as its clients are to get them. It sends them whole and
-/// of whatever length they are; a gateway makes of them what is asked for.
+/// The vectors that an endpoint makes of texts, as its clients are to get them. It sends them whole
+/// and of whatever length they are; a gateway makes of them what is asked for.
 #[derive(
     Archive,
     Serialize,

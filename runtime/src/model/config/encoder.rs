@@ -1,5 +1,5 @@
-//! Models that read a text whole and write none: each position sees those behind it as well, where it
-//! stands is told by a table of learned rows, and what comes out is a vector for each position.
+//! Models that read a text whole and write none: each position sees those behind it as well, where
+//! it stands is told by a table of learned rows, and what comes out is a vector for each position.
 
 use super::{Architecture, parse::MAX_WIDTH};
 use crate::model::{error::ModelError, json::Fields};
