@@ -37,7 +37,7 @@ fn embeds(vector: fn(&Generate) -> Vec<f32>) -> Script {
     })
 }
 
-async fn embedding(normalize: bool, dimensions: Option<Vec<u32>>) -> Stage {
+pub(crate) async fn embedding(normalize: bool, dimensions: Option<Vec<u32>>) -> Stage {
     let embeds_as = Embeds { size: 3, normalize, dimensions, scores: false };
     stage_for_embeddings(vec![embeds(vector)], embeds_as).await
 }
