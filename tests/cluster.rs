@@ -24,6 +24,8 @@ mod commands;
 mod conversation;
 #[path = "cluster/disk.rs"]
 mod disk;
+#[path = "cluster/embeddings.rs"]
+mod embeddings;
 #[path = "cluster/etcd.rs"]
 mod etcd;
 #[allow(dead_code)]

@@ -28,7 +28,7 @@ use troupe_actors::{
 use troupe_runtime::{
     id::{Digest, EndpointId, Epoch, GroupId, RequestId},
     wire::{
-        generate::{Choice, Generate, SamplingOptions},
+        generate::{Choice, Generate, OutputKind, SamplingOptions},
         step::{Outcome, SampledTokens, SequenceResult, StepPlan, StepResult},
     },
 };
@@ -68,9 +68,11 @@ fn engine(prefix_caching: bool) -> Engine {
             kv_transfer_timeout: Duration::from_secs(2),
             offload: Offload::default(),
             speculation: None,
+            whole_prompts: false,
         },
         stages: 1,
         windows: vec![None],
+        embeds: None,
         kv_dtype: "bfloat16".into(),
         prefix_key: [7; 32],
     };
@@ -92,6 +94,7 @@ fn generate(number: u32, prompt_len: u32) -> Box<Generate> {
         hash_seed: 0,
         adapter: None,
         cache_salt: None,
+        output: OutputKind::Tokens,
         options: SamplingOptions { max_tokens: 4096, ..SamplingOptions::default() },
         seed: number.into(),
         choices: vec![Choice::default()],

@@ -379,6 +379,7 @@ fn info(model: Digest, tokenizer: Digest) -> EndpointInfo {
         block_size: 16,
         num_blocks: 64,
         max_num_seqs: 8,
+        embeds: None,
         fingerprint: Fingerprint {
             model,
             tokenizer,

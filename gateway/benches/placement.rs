@@ -73,6 +73,7 @@ fn record() -> EndpointRecord {
         block_size: 16,
         num_blocks: 1000,
         max_num_seqs: 256,
+        embeds: None,
         fingerprint: Fingerprint {
             model: ModelFiles::find(&source.folder)
                 .and_then(|files| files.model_digest())

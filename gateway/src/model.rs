@@ -24,8 +24,9 @@ use troupe_runtime::{
         card::ModelCard,
         config::GenerationConfig,
         template::{ChatInput, TemplateError},
-        tokenizer::{SpecialTokens, Tokenizer},
+        tokenizer::{SpecialTokens, TokenizeError, Tokenizer},
     },
+    wire::status::Embeds,
 };
 
 pub(crate) use load::{LoadError, ModelSettings, Models};
@@ -35,6 +36,7 @@ use crate::{
     egress::parse::family::{ReasoningFamily, ToolFamily},
     error::ApiError,
     ingress::{limits, messages, options::ModelSide},
+    openai::common::Side,
 };
 
 /// Shorter texts are tokenized where they stand: about 100 microseconds, less than a thread's
@@ -84,6 +86,8 @@ pub(crate) struct Served {
     pub(crate) model: Arc<ServedModel>,
     /// Most tokens of prompt and output together.
     pub(crate) max_model_len: u32,
+    /// The vectors that it makes of texts, if it writes none.
+    pub(crate) embeds: Option<Embeds>,
     /// What is declared of how urgent its requests are; higher goes first.
     pub(crate) priority: Option<i32>,
 }
@@ -182,6 +186,66 @@ impl ServedModel {
     fn encode(&self, text: &str, special: bool, max_model_len: u32) -> Result<Vec<u32>, ApiError> {
         limits::check_characters(text, max_model_len, self.chars_per_token)?;
         encode(&self.card.tokenizer, text, special)
+    }
+
+    /// The same, of which so many tokens are kept: those that the tokenizer puts around a text
+    /// stay, and the text between them is cut.
+    fn encode_cut(
+        &self,
+        mut text: String,
+        special: bool,
+        (keep, side): (usize, Side),
+    ) -> Result<Vec<u32>, ApiError> {
+        // Twice as much as is kept, so that what the cut does to its neighbors is cut too.
+        let characters = keep.saturating_mul(2).saturating_mul(self.chars_per_token);
+        limits::shorten(&mut text, characters, side);
+        let whole = encode(&self.card.tokenizer, &text, special)?;
+        if whole.len() <= keep {
+            return Ok(whole);
+        }
+        let mut bare = encode(&self.card.tokenizer, &text, false)?;
+        let around = whole.len().saturating_sub(bare.len());
+        let before = whole.windows(bare.len().max(1)).position(|part| part == bare);
+        let (Some(before), true) = (before.filter(|_| !bare.is_empty()), keep > around) else {
+            let mut whole = whole;
+            limits::truncate(&mut whole, keep, side);
+            return Ok(whole);
+        };
+        let behind = &whole[before + bare.len()..];
+        limits::truncate(&mut bare, keep - around, side);
+        Ok([&whole[..before], &bare, behind].concat())
+    }
+
+    /// Two texts as one, of which so many tokens are kept: it is the second text that is cut.
+    fn encode_pair(
+        &self,
+        (first, second): (&str, &str),
+        special: bool,
+        (keep, max_model_len): (Option<usize>, u32),
+    ) -> Result<Vec<u32>, ApiError> {
+        let mut second = second.to_owned();
+        match keep {
+            Some(keep) => {
+                let characters = keep.saturating_mul(2).saturating_mul(self.chars_per_token);
+                limits::shorten(&mut second, characters, Side::Right);
+            }
+            None => limits::check_characters(&second, max_model_len, self.chars_per_token)?,
+        }
+        limits::check_characters(first, max_model_len, self.chars_per_token)?;
+        let (tokenizer, special) = (&self.card.tokenizer, special_tokens(special));
+        let failed = |error: TokenizeError| ApiError::bad_request(error.to_string());
+        let mut pair = tokenizer.encode_pair((first, &second), special).map_err(failed)?;
+        let surplus = pair.len().saturating_sub(keep.unwrap_or(pair.len()));
+        if surplus > 0 {
+            let bare = tokenizer.encode(&second, SpecialTokens::Exclude).map_err(failed)?;
+            let behind = pair.windows(bare.len().max(1)).rposition(|part| part == bare);
+            // What does not fit without the second text is refused for its length.
+            if let (Some(begin), true) = (behind, bare.len() >= surplus) {
+                let end = begin + bare.len();
+                pair.drain(end - surplus..end);
+            }
+        }
+        Ok(pair)
     }
 
     fn render(&self, conversation: &Conversation) -> Result<String, ApiError> {
@@ -294,6 +358,29 @@ impl Served {
         self.run(bytes, move || model.encode(&text, special, max_model_len)).await
     }
 
+    /// A text's tokens, of which so many are kept.
+    pub(crate) async fn encode_cut(
+        &self,
+        text: String,
+        special: bool,
+        cut: (usize, Side),
+    ) -> Result<Vec<u32>, ApiError> {
+        let (model, bytes) = (Arc::clone(&self.model), text.len());
+        self.run(bytes, move || model.encode_cut(text, special, cut)).await
+    }
+
+    /// The tokens of two texts as one, of which so many are kept.
+    pub(crate) async fn encode_pair(
+        &self,
+        (first, second): (String, String),
+        special: bool,
+        keep: Option<usize>,
+    ) -> Result<Vec<u32>, ApiError> {
+        let (model, bytes) = (Arc::clone(&self.model), first.len() + second.len());
+        let bounds = (keep, self.max_model_len);
+        self.run(bytes, move || model.encode_pair((&first, &second), special, bounds)).await
+    }
+
     /// A conversation's tokens, by way of the model's chat template.
     pub(crate) async fn render(
         &self,
@@ -345,9 +432,14 @@ pub(crate) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+fn special_tokens(wanted: bool) -> SpecialTokens {
+    if wanted { SpecialTokens::Include } else { SpecialTokens::Exclude }
+}
+
 fn encode(tokenizer: &Tokenizer, text: &str, special: bool) -> Result<Vec<u32>, ApiError> {
-    let special = if special { SpecialTokens::Include } else { SpecialTokens::Exclude };
-    tokenizer.encode(text, special).map_err(|error| ApiError::bad_request(error.to_string()))
+    tokenizer
+        .encode(text, special_tokens(special))
+        .map_err(|error| ApiError::bad_request(error.to_string()))
 }
 
 impl fmt::Debug for ServedModel {

@@ -27,9 +27,12 @@ use crate::{
         chat::ChatRequest,
         common::{ErrorBody, Sampling},
         completions::CompletionRequest,
+        embeddings::EmbeddingRequest,
+        pooling::PoolingParams,
+        score::{RerankRequest, ScoreRequest},
         tokenize::TokenizeRequest,
     },
-    routes::{chat, completions, models, probes, tokenize},
+    routes::{chat, completions, embeddings, models, probes, score, tokenize},
     state::Gateway,
 };
 
@@ -44,6 +47,12 @@ use crate::{
     paths(
         completions::create,
         chat::create,
+        embeddings::create,
+        score::score,
+        score::score_v1,
+        score::rerank,
+        score::rerank_v1,
+        score::rerank_v2,
         models::list,
         models::one,
         tokenize::tokenize,
@@ -77,6 +86,36 @@ pub(crate) struct ChatBody {
     shared: Sampling,
     #[serde(flatten)]
     own: ChatRequest,
+}
+
+/// What `/v1/embeddings` reads.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "a description, never a value")]
+pub(crate) struct EmbeddingBody {
+    #[serde(flatten)]
+    shared: PoolingParams,
+    #[serde(flatten)]
+    own: EmbeddingRequest,
+}
+
+/// What `/score` reads.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "a description, never a value")]
+pub(crate) struct ScoreBody {
+    #[serde(flatten)]
+    shared: PoolingParams,
+    #[serde(flatten)]
+    own: ScoreRequest,
+}
+
+/// What `/rerank` reads.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "a description, never a value")]
+pub(crate) struct RerankBody {
+    #[serde(flatten)]
+    shared: PoolingParams,
+    #[serde(flatten)]
+    own: RerankRequest,
 }
 
 /// What `/tokenize` reads: a `prompt`, or the fields of a chat. Written by hand, because what is
@@ -203,6 +242,10 @@ mod tests {
         check::<Sampling>("Sampling");
         check::<CompletionRequest>("CompletionRequest");
         check::<ChatRequest>("ChatRequest");
+        check::<PoolingParams>("PoolingParams");
+        check::<EmbeddingRequest>("EmbeddingRequest");
+        check::<ScoreRequest>("ScoreRequest");
+        check::<RerankRequest>("RerankRequest");
         check::<TokenizeRequest>("TokenizeRequest");
         check::<DetokenizeRequest>("DetokenizeRequest");
     }

@@ -30,7 +30,7 @@ use crate::{
     joined::Joined,
     openapi,
     passage::Passage,
-    routes::{chat, completions, models, placement, probes, tokenize},
+    routes::{chat, completions, embeddings, models, placement, probes, score, tokenize},
     rules::front,
     state::Gateway,
 };
@@ -50,6 +50,12 @@ pub(crate) fn rows() -> Vec<(&'static str, MethodRouter<Arc<Gateway>>)> {
     vec![
         ("/v1/completions", post(completions::create)),
         ("/v1/chat/completions", post(chat::create)),
+        ("/v1/embeddings", post(embeddings::create)),
+        ("/score", post(score::score)),
+        ("/v1/score", post(score::score_v1)),
+        ("/rerank", post(score::rerank)),
+        ("/v1/rerank", post(score::rerank_v1)),
+        ("/v2/rerank", post(score::rerank_v2)),
         ("/v1/models", get(models::list)),
         ("/v1/models/{*id}", get(models::one)),
         ("/tokenize", post(tokenize::tokenize)),

@@ -50,6 +50,8 @@ fn load(threads: usize, collective: Box<dyn Collective>) -> Box<dyn Executor> {
         dtype: None,
         kv_dtype: None,
         quantize: None,
+        pooling: None,
+        separator: None,
         limits: StepLimits {
             max_num_batched_tokens: CONTEXT,
             max_num_seqs: SEQUENCES,

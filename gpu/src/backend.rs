@@ -23,6 +23,8 @@
 //! # What is left out, and where it will go
 //! - LoRA is the `lora` field of [`LinearCall`].
 
+mod calls;
+
 use std::{fmt::Debug, ops::Range};
 
 use troupe_runtime::{id::BlockId, model::config::Routing};
@@ -32,9 +34,11 @@ use crate::{
     error::DeviceError,
     executor::StepBatch,
     memory::Limits,
-    shape::{AttentionSpec, HeadShape, KvAt, KvSpec, LatentShape},
+    shape::{AttentionSpec, HeadShape, KvSpec},
     tensor::{DenseMatrix, LinearSource},
 };
+
+pub use self::calls::{KvStep, LatentCall, LayerNorm, Norm};
 
 type Done = Result<(), DeviceError>;
 
@@ -202,6 +206,17 @@ pub trait Backend: Send + 'static {
         out: &mut Self::Buffer,
     ) -> Done;
 
+    /// `out[r] = table[rows[r]]`: rows of the prepared weights by their numbers, such as those of
+    /// where tokens stand. Makes as many rows live.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if widths differ or the table has no such row;
+    /// [`DeviceError::Unsupported`] on a device that does not run such models.
+    fn embed_rows(&mut self, rows: &[u32], table: &Self::Linear, out: &mut Self::Buffer) -> Done {
+        let _ = (rows, table, out);
+        Err(DeviceError::Unsupported(format!("rows of tables on {}", self.kernel_path())))
+    }
+
     /// `out = x * weight^T (+ bias)`, then the epilogue. With [`Epilogue::AddTo`], `out` must have
     /// the live rows of `x`. `out` is of the activations' type or [`Dtype::F32`].
     ///
@@ -246,6 +261,23 @@ pub trait Backend: Send + 'static {
         norm: Norm<'_, Self>,
         out: &mut Self::Buffer,
     ) -> Done;
+
+    /// `out = (x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias`, per row; the variance
+    /// is the mean square of what is left of `x` without its mean. For models that read texts whole
+    /// (encoders), as are [`Backend::gelu`] and [`Backend::embed_rows`].
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if widths differ; [`DeviceError::Unsupported`] on a device that
+    /// does not run such models.
+    fn layer_norm(
+        &mut self,
+        x: &Self::Buffer,
+        norm: LayerNorm<'_, Self>,
+        out: &mut Self::Buffer,
+    ) -> Done {
+        let _ = (x, norm, out);
+        Err(DeviceError::Unsupported(format!("layer norms on {}", self.kernel_path())))
+    }
 
     /// RMS norm in place over each run of `weight.len()` elements in `columns` of every row: the
     /// query or key heads of a fused row.
@@ -348,6 +380,16 @@ pub trait Backend: Send + 'static {
     /// # Errors
     /// [`DeviceError::Contract`] if widths do not fit.
     fn gelu_mul(&mut self, gate_up: &Self::Buffer, out: &mut Self::Buffer) -> Done;
+
+    /// The Gaussian error linear unit itself, in place: `x = x * P(X <= x)` for a normally
+    /// distributed `X`.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unsupported`] on a device that does not run such models.
+    fn gelu(&mut self, x: &mut Self::Buffer) -> Done {
+        let _ = x;
+        Err(DeviceError::Unsupported(format!("gelu on {}", self.kernel_path())))
+    }
 
     /// `x *= factor`.
     ///
@@ -470,30 +512,6 @@ pub enum Epilogue {
 #[derive(Debug)]
 pub enum LoraBatch {}
 
-/// A norm's weights and its epsilon.
-#[derive(Debug)]
-pub struct Norm<'a, B: Backend + ?Sized> {
-    /// One factor per element.
-    pub weight: &'a B::Vector,
-    /// Added to the mean square.
-    pub epsilon: f32,
-}
-
-/// What latent attention is called with beside rows and KV.
-#[derive(Debug)]
-pub struct LatentCall<'a, B: Backend + ?Sized> {
-    /// This rank's heads.
-    pub shape: LatentShape,
-    /// What scores are multiplied by before softmax.
-    pub scale: f32,
-    /// Rotary tables of `rope_dim / 2` pairs.
-    pub rope: &'a B::Rope,
-    /// For each head what turns its query's first part into the rows' space: `[rank, nope_dim]`.
-    pub absorb: &'a [B::Linear],
-    /// For each head what turns compressed values into its own: `[value_dim, rank]`.
-    pub expand: &'a [B::Linear],
-}
-
 /// A feed-forward layer's experts, or this rank's share of them.
 #[derive(Debug)]
 pub struct ExpertWeights<'a, B: Backend + ?Sized> {
@@ -511,15 +529,6 @@ pub struct ExpertWeights<'a, B: Backend + ?Sized> {
     pub gate_up: &'a [B::Linear],
     /// The products behind them.
     pub down: &'a [B::Linear],
-}
-
-/// A step and the layer whose KV it works on.
-#[derive(Debug)]
-pub struct KvStep<'a, B: Backend + ?Sized> {
-    /// The prepared step.
-    pub meta: &'a B::StepMeta,
-    /// Group and layer.
-    pub at: KvAt,
 }
 
 /// Rotary tables as a model describes them.
@@ -550,28 +559,3 @@ impl LinearCall<'_> {
     /// `out += product`.
     pub const ADD_TO: Self = Self { epilogue: Epilogue::AddTo, lora: None, peaks: None };
 }
-
-// Derives would ask `B: Copy`, though only references are held.
-impl<B: Backend + ?Sized> Clone for Norm<'_, B> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<B: Backend + ?Sized> Copy for Norm<'_, B> {}
-
-impl<B: Backend + ?Sized> Clone for KvStep<'_, B> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<B: Backend + ?Sized> Copy for KvStep<'_, B> {}
-
-impl<B: Backend + ?Sized> Clone for LatentCall<'_, B> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<B: Backend + ?Sized> Copy for LatentCall<'_, B> {}

@@ -69,7 +69,8 @@ pub trait Executor: Send {
         tap: &mut dyn KvTap,
     ) -> Result<StageOutput, DeviceError>;
 
-    /// Chooses one token for each request, in order. Only at tensor rank 0 of the last stage, where
+    /// Chooses one token for each request, in order; a model that is run for embeddings gives each
+    /// its vector instead. Only at tensor rank 0 of the last stage, where
     /// the logits of the whole vocabulary are; other ranks of the last stage drop their handle.
     ///
     /// # Errors
@@ -229,14 +230,15 @@ pub struct HiddenStates {
     pub bytes: bytes::Bytes,
 }
 
-/// A handle to logits on the device: rows in batch order, for the sequences that asked.
+/// A handle to logits on the device: rows in batch order, for the sequences that asked. Where a
+/// model is run for embeddings, each of those has one row, its vector.
 #[derive(Debug)]
 pub struct Logits {
     /// The step that made them; sampling from another step's logits is refused.
     pub step: StepId,
     /// How many rows: the sum over the batch of what [`LogitRows`] asks for.
     pub rows: usize,
-    /// Elements per row: the whole vocabulary, without padding.
+    /// Elements per row: the whole vocabulary, without padding; of vectors, the model's width.
     pub columns: usize,
     /// Row-major on the host (CPU device), empty on ranks that do not sample. A device with its own
     /// memory adds its own way of holding them here.
@@ -285,6 +287,8 @@ pub struct SampleRequest<'a> {
 pub struct Sampled {
     /// The token, unless none was asked for or the sequence failed.
     pub token: Option<u32>,
+    /// The text's vector, where the model is run for embeddings.
+    pub embedding: Option<Vec<f32>>,
     /// Its log-probability and rivals, if asked for.
     pub logprobs: Option<TokenLogprobs>,
     /// Those of the prompt tokens whose predecessor is in this chunk, if asked for.

@@ -7,7 +7,7 @@ use std::{ops::Range, path::PathBuf};
 
 use troupe_runtime::{
     id::Coordinate,
-    model::config::ModelConfig,
+    model::{config::ModelConfig, pooling::PoolingKind},
     wire::transfer::{KvForm, KvShare, Run},
 };
 
@@ -25,6 +25,8 @@ use crate::{
         embedding::VocabularyTable,
         head::Head,
         loader::Loader,
+        opening::Opening,
+        pooler::Pooler,
         rotary::Rotary,
     },
     memory::{Limits, blocks_that_fit},
@@ -32,7 +34,7 @@ use crate::{
     pipeline::{self, PartCosts},
     quant, sampling,
     shape::{KvKind, KvSpec},
-    stage::{RankExecutor, StageParts},
+    stage::{Ending, RankExecutor, StageParts},
     tensor::Quantize,
     weights::{Checkpoint, Holding, Shard, WeightReader, rename},
 };
@@ -54,6 +56,10 @@ pub struct LoadRequest {
     pub quantize: Option<Quantize>,
     /// How keys and values are stored; `None` takes the weights' type.
     pub kv_dtype: Option<KvDtype>,
+    /// What is made of states where the model is run for embeddings; `None` gives logits.
+    pub pooling: Option<PoolingKind>,
+    /// The token behind which the second text of a pair begins, if the model reads pairs.
+    pub separator: Option<u32>,
     /// What bounds a step.
     pub limits: StepLimits,
     /// Bytes that KV blocks may take on this device.
@@ -287,9 +293,10 @@ impl Plan {
         let mut loader = Loader { backend, reader, quantize: None };
         let whole = models::places(config, &(0..config.num_layers));
         VocabularyTable::load_embedding(&mut loader, config)?;
+        opening(&mut loader, request)?;
         // An end before the end is one of too many findings, and the list says so.
         let _ = (models::family::<B>(config.architecture).load)(&mut loader, config, &whole);
-        Head::load(&mut loader, config, 1, true)?;
+        ending(&mut loader, request, (1, true))?;
         loader.reader.findings(config.num_layers)
     }
 
@@ -299,36 +306,59 @@ impl Plan {
         request: &LoadRequest,
     ) -> Result<(StageParts<B>, Holding), DeviceError> {
         let config = &request.config;
-        let embedding = match self.is_first {
+        let (embedding, opening) = match self.is_first {
             true => {
                 let table = VocabularyTable::load_embedding(&mut loader, config)?;
+                let opening = opening(&mut loader, request)?;
                 loader.reader.part_done();
-                Some(table)
+                (Some(table), opening)
             }
-            false => None,
+            false => (None, None),
         };
         let load_layers = models::family::<B>(config.architecture).load;
         let decoder = load_layers(&mut loader, config, &self.places)?;
-        let head = match self.is_last {
+        let ending = match self.is_last {
             true => {
                 let rows = request.limits.max_num_seqs.max(LOGIT_ROWS_MIN);
-                let head = Head::load(&mut loader, config, rows, self.is_first)?;
+                let ending = ending(&mut loader, request, (rows, self.is_first))?;
                 loader.reader.part_done();
-                Some(head)
+                Some(ending)
             }
             false => None,
         };
         let positions = request.limits.max_model_len;
         let rotary = Rotary::new(loader.backend, config, positions)?;
-        let parts = StageParts { embedding, decoder, rotary, head };
+        let parts = StageParts { embedding, opening, decoder, rotary, ending };
         Ok((parts, loader.reader.into_holding()))
     }
 }
 
-/// The type of the embedding, which every decoder has: what the files say, not the config.
+/// What stands between a model's embedding and its first layer, if anything does.
+fn opening<B: Backend>(
+    loader: &mut Loader<'_, B>,
+    LoadRequest { config, separator, .. }: &LoadRequest,
+) -> Result<Option<Opening<B>>, DeviceError> {
+    let Some(encoder) = config.encoder else { return Ok(None) };
+    let texts = (encoder.token_types, *separator);
+    Opening::load(loader, config, models::bert::OPENING, texts).map(Some)
+}
+
+/// What stands behind its last layer; `rows` of logits at a time, of a rank that has the embedding
+/// or has not.
+fn ending<B: Backend>(
+    loader: &mut Loader<'_, B>,
+    request: &LoadRequest,
+    (rows, has_embedding): (usize, bool),
+) -> Result<Ending<B>, DeviceError> {
+    match request.pooling {
+        Some(kind) => Pooler::load(loader, &request.config, kind).map(Ending::Pooler),
+        None => Head::load(loader, &request.config, rows, has_embedding).map(Ending::Head),
+    }
+}
+
+/// The type of the embedding, which every model has: what the files say, not the config.
 fn published_dtype(checkpoint: &Checkpoint) -> Result<Dtype, DeviceError> {
-    let name = rename::full_name(rename::prefix(checkpoint), rename::EMBEDDING);
-    let found = checkpoint.raw(&name)?.1.dtype;
+    let found = checkpoint.raw(&rename::embedding(checkpoint))?.1.dtype;
     // Where even that is quantized, what is left in floats is little.
     Ok(Dtype::from_safetensors(found).unwrap_or(Dtype::F32))
 }

@@ -32,7 +32,10 @@ impl PartCosts {
         Self {
             embedding: hidden,
             layers: (0..config.num_layers).map(|layer| attention + feed_forward(layer)).collect(),
-            head: hidden * config.vocab_size as u64,
+            head: match config.encoder {
+                Some(_) => 0,
+                None => hidden * config.vocab_size as u64,
+            },
         }
     }
 }

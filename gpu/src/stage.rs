@@ -18,6 +18,8 @@ use crate::{
         context::{Context, Pass},
         embedding::VocabularyTable,
         head::Head,
+        opening::Opening,
+        pooler::Pooler,
         rotary::Rotary,
     },
     models::Decoder,
@@ -49,8 +51,18 @@ pub(crate) struct StageParts<B: Backend> {
     pub(crate) embedding: Option<VocabularyTable<B>>,
     pub(crate) decoder: Box<dyn Decoder<B>>,
     pub(crate) rotary: Rotary<B>,
+    /// Behind the embedding, where a model has something there.
+    pub(crate) opening: Option<Opening<B>>,
     /// At the last stage.
-    pub(crate) head: Option<Head<B>>,
+    pub(crate) ending: Option<Ending<B>>,
+}
+
+/// What comes of the last layer's states.
+pub(crate) enum Ending<B: Backend> {
+    /// Logits.
+    Head(Head<B>),
+    /// Vectors for whole texts.
+    Pooler(Pooler<B>),
 }
 
 impl<B: Backend> Executor for RankExecutor<B> {
@@ -118,6 +130,10 @@ impl<B: Backend> Executor for RankExecutor<B> {
                 )));
             };
             let own = &mut logits.values[first * columns..end * columns];
+            if let Some(Ending::Pooler(_)) = self.parts.ending {
+                sampled.push(pooled(own));
+                continue;
+            }
             sampled.push(sampling::sample(request, own, &mut self.scratch));
         }
         self.spare = logits.values;
@@ -185,7 +201,10 @@ impl<B: Backend> RankExecutor<B> {
             context.backend.copy_kv(pool, copy.from, copy.to)?;
         }
         match (&parts.embedding, input) {
-            (Some(table), StageInput::Tokens) => table.embed(context, meta)?,
+            (Some(table), StageInput::Tokens) => {
+                table.embed(context, meta)?;
+                parts.opening.iter_mut().try_for_each(|opening| opening.apply(context, batch))?;
+            }
             (None, StageInput::Hidden(hidden)) => take_in(context, meta.rows(), &hidden)?,
             (own, _) => {
                 let wants = if own.is_some() { "tokens" } else { "hidden states" };
@@ -195,16 +214,31 @@ impl<B: Backend> RankExecutor<B> {
         }
         let mut pass = Pass { meta, kv, rotary: &parts.rotary, tap };
         parts.decoder.forward(context, &mut pass)?;
-        match &mut parts.head {
-            Some(head) => {
-                let mut values = std::mem::take(&mut self.spare);
-                values.clear();
+        let Some(ending) = &mut parts.ending else {
+            return Ok(StageOutput::Hidden(give_out(context)?));
+        };
+        let mut values = std::mem::take(&mut self.spare);
+        values.clear();
+        let (rows, columns) = match ending {
+            Ending::Head(head) => {
                 head.forward(context, meta, parts.embedding.as_ref(), &mut values)?;
-                let rows = meta.logit_rows();
-                let logits = Logits::on_host(batch.step, rows, self.vocab_size, values);
-                Ok(StageOutput::Logits(logits))
+                (meta.logit_rows(), self.vocab_size)
             }
-            None => Ok(StageOutput::Hidden(give_out(context)?)),
+            Ending::Pooler(pooler) => {
+                (pooler.forward(context, batch, &mut values)?, pooler.width())
+            }
+        };
+        Ok(StageOutput::Logits(Logits::on_host(batch.step, rows, columns, values)))
+    }
+}
+
+/// A text's vector, if it can be told.
+fn pooled(vector: &[f32]) -> Sampled {
+    match vector.iter().all(|value| value.is_finite()) {
+        true => Sampled { embedding: Some(vector.to_vec()), ..Sampled::default() },
+        false => {
+            let why = "the embedding is not a number; the model's weights or its type are at fault";
+            Sampled { failed: Some(why.to_owned()), ..Sampled::default() }
         }
     }
 }

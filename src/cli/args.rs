@@ -36,6 +36,16 @@ pub(crate) struct EngineArgs {
     /// token and head [default: auto].
     #[arg(long, value_name = "DTYPE", value_parser = kv_cache_dtype)]
     kv_cache_dtype: Option<String>,
+    /// What the model is run for: auto is embeddings (pooling) for models that are made for them.
+    #[arg(long, value_parser = ["auto", "generate", "pooling"])]
+    runner: Option<String>,
+    /// The same by an older name.
+    #[arg(long, value_parser = ["auto", "generate", "embed", "embedding"])]
+    task: Option<String>,
+    /// How embeddings are made, if not as the model's files say, such as
+    /// {"pooling_type": "MEAN", "normalize": true}.
+    #[arg(long, value_name = "JSON")]
+    pooler_config: Option<String>,
     /// Most tokens of prompt and output together [default: what the model was made for].
     #[arg(long, value_name = "TOKENS")]
     max_model_len: Option<u32>,
@@ -136,6 +146,9 @@ impl EngineArgs {
             dtype: Some(self.dtype.clone()),
             quantization: self.quantization.clone(),
             kv_cache_dtype: self.kv_cache_dtype.clone(),
+            runner: self.runner.clone(),
+            task: self.task.clone(),
+            pooler_config: self.pooler_config.clone(),
             max_model_len: self.max_model_len,
             max_num_seqs: self.max_num_seqs,
             max_num_batched_tokens: self.max_num_batched_tokens,

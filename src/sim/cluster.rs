@@ -49,6 +49,7 @@ impl Cluster {
             block_size: self.block_size,
             num_blocks: self.blocks,
             max_num_seqs: self.max_num_seqs,
+            embeds: None,
             fingerprint: Fingerprint {
                 model: Digest::of(b"a model that is played"),
                 tokenizer: Digest::of(b"a tokenizer that nobody needs"),
@@ -83,9 +84,11 @@ impl Cluster {
                 kv_transfer_timeout: Duration::ZERO,
                 offload: Offload::default(),
                 speculation: None,
+                whole_prompts: false,
             },
             stages: 1,
             windows: vec![None],
+            embeds: None,
             kv_dtype: info.fingerprint.kv_dtype.clone(),
             prefix_key: Parameters::of(info).key,
         }

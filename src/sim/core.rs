@@ -8,7 +8,7 @@ use troupe_runtime::{
     id::RequestId,
     prefix::{Chain, Parameters},
     wire::{
-        generate::{Choice, Chunk, Generate, GenerateDown, SamplingOptions},
+        generate::{Choice, Chunk, Generate, GenerateDown, OutputKind, SamplingOptions},
         status::EndpointInfo,
     },
 };
@@ -214,6 +214,7 @@ impl<'a> World<'a> {
             hash_seed: self.chain.seed(),
             adapter: None,
             cache_salt: None,
+            output: OutputKind::Tokens,
             options: SamplingOptions { max_tokens, ignore_eos: true, ..SamplingOptions::default() },
             // Not of the profile, so that all profiles see the same conversations.
             seed: mix(self.seed ^ mix(number as u64)),

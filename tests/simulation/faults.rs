@@ -7,7 +7,7 @@ use troupe_actors::node::core::MemberKey;
 use troupe_runtime::{
     id::{Digest, EndpointId, Epoch, RequestId},
     wire::{
-        generate::{Choice, Generate, GenerateUp, SamplingOptions},
+        generate::{Choice, Generate, GenerateUp, OutputKind, SamplingOptions},
         group::{Hello, MemberUp},
     },
 };
@@ -384,6 +384,7 @@ fn stray_request(world: &mut World, _: Pid, old: &MemberKey) -> (Purpose, Frame)
         hash_seed: 0,
         adapter: None,
         cache_salt: None,
+        output: OutputKind::Tokens,
         options: SamplingOptions::default(),
         seed: 1,
         choices: vec![Choice::default()],

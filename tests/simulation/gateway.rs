@@ -19,7 +19,7 @@ use troupe_runtime::{
     error::{ErrorKind, PublicError},
     id::{EndpointId, NodeId, RequestId},
     wire::{
-        generate::{Generate, GenerateDown, GenerateUp, SamplingOptions},
+        generate::{Generate, GenerateDown, GenerateUp, OutputKind, SamplingOptions},
         status::{StatusDown, StatusUp},
     },
 };
@@ -515,6 +515,7 @@ impl Execution {
             hash_seed: 0,
             adapter: None,
             cache_salt: None,
+            output: OutputKind::Tokens,
             options: SamplingOptions { max_tokens: wish.max_tokens, ..Default::default() },
             seed: wish.number as u64,
             choices: self.stream.choices_so_far(),

@@ -53,6 +53,7 @@ impl Endpoint {
             block_size: settings.limits.block_size,
             num_blocks: blocks.iter().copied().min().unwrap_or(0),
             max_num_seqs: settings.limits.max_num_seqs,
+            embeds: settings.embeds.clone(),
             fingerprint: Fingerprint { kernel_path: paths.join("+"), ..self.fingerprint.clone() },
         }
     }

@@ -465,9 +465,8 @@ impl Engine {
                     }
                 }
                 Some(Outcome::Failed(why)) => self.fail_request(owner, id, why, effects),
-                Some(Outcome::Embedding(_)) => {
-                    let why = "an embedding was not asked for".into();
-                    self.fail_request(owner, id, why, effects);
+                Some(Outcome::Embedding(vector)) => {
+                    self.take_vector(now, owner, (id, vector), effects);
                 }
             }
             self.end_if_prompt_only(now, id, effects);
@@ -496,6 +495,21 @@ impl Engine {
                 return;
             }
             self.scheduler.append(id, token);
+        }
+    }
+
+    fn take_vector(
+        &mut self,
+        now: Duration,
+        owner: Owner,
+        (id, vector): (SequenceId, Vec<f32>),
+        effects: &mut Vec<EngineEffect>,
+    ) {
+        let Some(request) = self.requests.get_mut(owner) else { return };
+        let Some(advance) = request.embed(id, now, vector) else { return };
+        effects.push(EngineEffect::Send(request.key, GenerateDown::Chunk(advance.chunk)));
+        if let Some(end) = advance.ended {
+            self.end_choice(owner, id, end, effects);
         }
     }
 

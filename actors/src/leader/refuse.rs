@@ -2,7 +2,7 @@
 
 use troupe_runtime::{
     error::{ErrorKind, PublicError},
-    wire::generate::Generate,
+    wire::generate::{Generate, OutputKind},
 };
 
 use super::settings::EngineSettings;
@@ -26,6 +26,7 @@ pub(super) fn check(
         let message = "this endpoint serves another version of the model".into();
         return refuse(ErrorKind::Unavailable, message);
     }
+    kind(settings, generate)?;
     if generate.adapter.is_some() {
         return refuse(ErrorKind::NotFound, "this endpoint has no LoRA adapters".into());
     }
@@ -35,7 +36,8 @@ pub(super) fn check(
         return refuse(ErrorKind::Overloaded, message.into());
     }
     let output = generate.choices.iter().map(|choice| choice.output.len()).max().unwrap_or(0);
-    let wants = usize::from(generate.options.max_tokens > output as u32);
+    let is_text = generate.output == OutputKind::Tokens;
+    let wants = usize::from(is_text && generate.options.max_tokens > output as u32);
     let needs = generate.prompt.len() + output + wants;
     if needs > longest as usize {
         let message = format!(
@@ -52,6 +54,18 @@ pub(super) fn check(
         return Err(PublicError::bad_request(message, "prompt"));
     }
     hashes(settings, generate)
+}
+
+/// Refuses what the model is not run for.
+fn kind(settings: &EngineSettings, generate: &Generate) -> Result<(), PublicError> {
+    let message = match (generate.output, &settings.embeds) {
+        (OutputKind::Tokens, None) | (OutputKind::Embedding, Some(_)) => return Ok(()),
+        (OutputKind::Tokens, Some(_)) => {
+            "The model does not support generation: it makes embeddings"
+        }
+        (OutputKind::Embedding, None) => "The model does not support Embeddings API",
+    };
+    Err(PublicError::new(ErrorKind::BadRequest, message))
 }
 
 /// Refuses hashes that cannot be those of this prompt. What is not hashed as this engine would is

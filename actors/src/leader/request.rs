@@ -10,7 +10,8 @@ use troupe_runtime::{
     wire::{
         Tokens,
         generate::{
-            Chunk, Finish, FinishReason, Finished, Generate, SamplingOptions, TokenLogprobs, Usage,
+            Chunk, Finish, FinishReason, Finished, Generate, OutputKind, SamplingOptions,
+            TokenLogprobs, Usage,
         },
     },
 };
@@ -88,7 +89,13 @@ impl Request {
             arrived: now,
             options: generate.options.clone(),
             prompt_len,
-            max_tokens: generate.options.max_tokens.min(longest.saturating_sub(prompt_len)),
+            max_tokens: match generate.output {
+                OutputKind::Tokens => {
+                    generate.options.max_tokens.min(longest.saturating_sub(prompt_len))
+                }
+                // The vector comes where the first token would; it takes no position.
+                OutputKind::Embedding => 1,
+            },
         }
     }
 
@@ -174,6 +181,23 @@ impl Request {
         })
     }
 
+    /// Takes the prompt's vector, which ends its choice.
+    pub(super) fn embed(
+        &mut self,
+        id: SequenceId,
+        now: Duration,
+        vector: Vec<f32>,
+    ) -> Option<Advance> {
+        let at = self.choices.iter().position(|choice| choice.sequence == id)?;
+        let mut choice = self.choices.remove(at);
+        let mut chunk = chunk(self.key, &mut choice, 0);
+        chunk.embedding = vector;
+        let (reason, usage) = (FinishReason::Stop, self.usage(&choice, 0));
+        chunk.finish = Some(Finished { reason, stop_token: None, usage });
+        let ended = Ended { reason, usage, times: choice.times(self.arrived, now) };
+        Some(Advance { chunk, ended: Some(ended) })
+    }
+
     /// The gateway ends a choice: what it keeps is what counts.
     pub(super) fn finish(&mut self, finish: &Finish, now: Duration) -> Option<(SequenceId, Ended)> {
         let at = self.choices.iter().position(|choice| choice.index == finish.choice)?;
@@ -219,6 +243,7 @@ fn chunk(key: RequestKey, choice: &mut OpenChoice, position: u32) -> Chunk {
         logprobs: Vec::new(),
         prompt_logprobs: std::mem::take(&mut choice.prompt_logprobs),
         cached_tokens: choice.cached,
+        embedding: Vec::new(),
         finish: None,
     }
 }

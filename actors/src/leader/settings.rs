@@ -9,6 +9,7 @@ use troupe_runtime::{
     id::{Digest, EndpointId},
     prefix::Parameters,
     spec::{EngineFlags, service::Eviction},
+    wire::status::Embeds,
 };
 
 use super::speculate;
@@ -29,6 +30,8 @@ pub struct EngineSettings {
     pub limits: EngineLimits,
     /// Pipeline stages.
     pub stages: u32,
+    /// What is made of texts, if no texts are.
+    pub embeds: Option<Embeds>,
     /// For each KV group, how many positions its layers see, if not all.
     pub windows: Vec<Option<u32>>,
     /// Type of the KV cache: part of what names a block's contents.
@@ -57,6 +60,7 @@ impl EngineSettings {
             prefix_caching: limits.prefix_caching,
             watermark: blocks.iter().min().copied().unwrap_or(0) / WATERMARK_SHARE,
             speculation: limits.speculation,
+            whole_prompts: limits.whole_prompts,
         }
     }
 }
@@ -94,6 +98,8 @@ pub struct EngineLimits {
     pub offload: Offload,
     /// Drafts, if any.
     pub speculation: Option<NgramSettings>,
+    /// Whether each prompt is computed in one step.
+    pub whole_prompts: bool,
 }
 
 /// How much is kept beside the devices of a group, all of them together; nothing, where it is 0.
@@ -171,6 +177,7 @@ impl EngineLimits {
                 .map_or(DEFAULT_TRANSFER, |millis| Duration::from_millis(millis.into())),
             offload: Offload::resolve(flags)?,
             speculation: flags.speculative_config.as_deref().map(speculate::parse).transpose()?,
+            whole_prompts: false,
         };
         let least_one = [
             ("--max-num-batched-tokens", limits.max_num_batched_tokens),
@@ -189,6 +196,40 @@ impl EngineLimits {
             ));
         }
         Ok(limits)
+    }
+
+    /// The same for a model that makes vectors of texts; `whole` says that each text must be in one
+    /// step, where every state sees all of it or all are needed at once.
+    ///
+    /// # Errors
+    /// A sentence that names the flag, what was said, and what would be right.
+    pub fn for_embeddings(self, flags: &EngineFlags, whole: bool) -> Result<Self, String> {
+        if flags.speculative_config.is_some() {
+            let why = "is about tokens that are guessed, and a model for embeddings makes none";
+            return Err(format!("--speculative-config {why}"));
+        }
+        if !whole {
+            return Ok(self);
+        }
+        let longest = self.max_model_len;
+        match flags.max_num_batched_tokens {
+            Some(tokens) if tokens < longest => {
+                return Err(format!(
+                    "--max-num-batched-tokens is {tokens}, and a text of up to {longest} tokens \
+                     (--max-model-len) is computed in one step: at least {longest} are needed"
+                ));
+            }
+            _ => {}
+        }
+        if flags.enable_prefix_caching == Some(true) || flags.kv_offloading_bytes.is_some() {
+            let why = "keeps what prompts have in common, and what this model computes of a text \
+                       depends on all of it: it must not be set";
+            let caching = flags.enable_prefix_caching == Some(true);
+            let flag = if caching { "--enable-prefix-caching" } else { "--kv-offloading-size" };
+            return Err(format!("{flag} {why}"));
+        }
+        let max_num_batched_tokens = self.max_num_batched_tokens.max(longest);
+        Ok(Self { max_num_batched_tokens, prefix_caching: false, whole_prompts: true, ..self })
     }
 
     /// KV blocks of one group to allocate where there is room for `room`: what was asked for, else
@@ -250,5 +291,22 @@ mod tests {
         let flags = EngineFlags { scheduling_policy: policy, ..EngineFlags::default() };
         let error = EngineLimits::resolve(&flags, 1024).expect_err("no such policy");
         assert!(error.contains("fcfs, priority or lpm"), "{error}");
+    }
+
+    #[test]
+    fn texts_that_must_be_whole_fit_into_a_step() {
+        let of = |flags: &EngineFlags| {
+            let limits = EngineLimits::resolve(flags, 4096).expect("they are right otherwise");
+            limits.for_embeddings(flags, true)
+        };
+        let limits = of(&EngineFlags::default()).expect("defaults");
+        assert_eq!(limits.max_num_batched_tokens, 4096);
+        assert!(limits.whole_prompts && !limits.prefix_caching);
+        let short = EngineFlags { max_num_batched_tokens: Some(512), ..EngineFlags::default() };
+        assert!(of(&short).is_err_and(|why| why.contains("is 512") && why.contains("4096")));
+        let cached = EngineFlags { enable_prefix_caching: Some(true), ..EngineFlags::default() };
+        assert!(of(&cached).is_err_and(|why| why.contains("--enable-prefix-caching")));
+        let limits = EngineLimits::resolve(&short, 4096).expect("they are right");
+        assert_eq!(limits.for_embeddings(&short, false), Ok(limits));
     }
 }

@@ -6,7 +6,11 @@ use troupe_runtime::{
     error::ErrorKind,
     id::{Digest, EndpointId, Epoch, GroupId, RequestId},
     wire::{
-        generate::{Choice, Chunk, Finish, FinishReason, Generate, GenerateDown, SamplingOptions},
+        generate::{
+            Choice, Chunk, Finish, FinishReason, Generate, GenerateDown, OutputKind,
+            SamplingOptions,
+        },
+        status::Embeds,
         step::{Outcome, SampledTokens, SequenceResult, StepPlan, StepResult},
     },
 };
@@ -18,6 +22,8 @@ use super::{
     settings::{EngineLimits, EngineSettings, Offload},
 };
 use crate::{kv::findable::Change, scheduler::Policy};
+
+mod embeddings;
 
 const NOW: Duration = Duration::from_secs(10);
 const EOS: u32 = 2;
@@ -46,9 +52,11 @@ pub(super) fn settings() -> EngineSettings {
             kv_transfer_timeout: Duration::from_secs(2),
             offload: Offload::default(),
             speculation: None,
+            whole_prompts: false,
         },
         stages: 1,
         windows: vec![None],
+        embeds: None,
         kv_dtype: "float32".into(),
         prefix_key: [0; 32],
     }
@@ -73,6 +81,7 @@ fn generate(number: u128, options: SamplingOptions) -> Generate {
         hash_seed: 0,
         adapter: None,
         cache_salt: None,
+        output: OutputKind::Tokens,
         options: SamplingOptions { eos_token_ids: vec![EOS], ..options },
         seed: 1,
         choices: vec![Choice::default()],

@@ -111,6 +111,10 @@ impl MemberState {
         wired: Vec<Wired>,
     ) -> Result<(), ActorProcessingErr> {
         let count = wired.len() as u32;
+        // Where no tokens are made, none are held to a form.
+        let writes = self.prepared.pooling.is_none();
+        let models = &self.args.models;
+        let grammars = writes.then(|| models.grammars(&self.prepared.launch)).flatten();
         for Wired { rank, pipes, collective } in wired {
             let pulse = Pulse::default();
             self.pulses.insert(rank, pulse.clone());
@@ -121,7 +125,7 @@ impl MemberState {
                 epoch: self.args.launch.epoch,
                 limits: self.prepared.limits,
                 loader,
-                grammars: self.args.models.grammars(&self.prepared.launch),
+                grammars: grammars.clone(),
                 disk: self.kv_folder(),
                 pipes,
                 pulse,

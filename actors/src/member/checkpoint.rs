@@ -22,11 +22,13 @@ use troupe_runtime::{
     id::Coordinate,
     model::{
         card::ModelCard,
-        config::{AttentionSpan, ModelDtype},
+        config::{AttentionSpan, ModelConfig, ModelDtype},
         fetch::{self, ModelAccess, Part, Progress},
         grammar::GrammarFactory,
+        pooling::{Pooling, PoolingKind},
         source::{ModelFiles, ModelSource},
     },
+    wire::status::{Embeds, Role},
 };
 
 use super::load::{Models, Prepared};
@@ -52,8 +54,8 @@ pub struct Checkpoints {
 impl Models for Checkpoints {
     fn prepare(&self, launch: &Launch) -> Result<Prepared, String> {
         let card = self.card(launch)?;
-        let positions = u32::try_from(card.config.max_position_embeddings).unwrap_or(u32::MAX);
-        let limits = EngineLimits::resolve(&launch.flags, positions)?;
+        let pooling = pooling(launch, &card)?;
+        let limits = limits(launch, &card, pooling)?;
         parallel_sizes(launch).divide(&card.config).map_err(|error| chain(&error))?;
         let quantize = quantize(launch)?;
         quant::check(&card.config, quantize).map_err(|error| chain(&error))?;
@@ -75,6 +77,8 @@ impl Models for Checkpoints {
             model: digest,
             tokenizer: card.tokenizer_digest,
             vocab_size: u32::try_from(card.config.vocab_size).unwrap_or(u32::MAX),
+            pooling: pooling.map(|pooling| pooling.kind),
+            embeds: pooling.map(|pooling| embeds(&card.config, pooling)),
             windows: card.config.kv_groups().iter().map(|group| window(group.span)).collect(),
             dtype,
             quantization: match quantize {
@@ -128,6 +132,8 @@ impl Models for Checkpoints {
                 dtype: dtype(launch).map_err(unsupported)?,
                 quantize: quantize(launch).map_err(unsupported)?,
                 kv_dtype: Some(kv_dtype(launch, card.config.dtype).map_err(unsupported)?),
+                pooling: prepared.pooling,
+                separator: separator(&card, prepared.pooling).map_err(unsupported)?,
                 limits: StepLimits {
                     max_num_batched_tokens: limits.max_num_batched_tokens as usize,
                     max_num_seqs: limits.max_num_seqs as usize,
@@ -162,6 +168,52 @@ impl Checkpoints {
     }
 }
 
+/// What is made of states, if the model is run for embeddings.
+fn pooling(launch: &Launch, card: &ModelCard) -> Result<Option<Pooling>, String> {
+    let pooling = Pooling::resolve(&launch.flags, card)?;
+    if pooling.is_some() && launch.role != Role::Unified {
+        return Err("a model that is run for embeddings has one step for each text: prefill and \
+                    decode cannot be apart"
+            .to_owned());
+    }
+    Ok(pooling)
+}
+
+/// Bounds that follow from flags and model; a text for embeddings is as long as those who made the
+/// model let it be.
+fn limits(
+    launch: &Launch,
+    card: &ModelCard,
+    pooling: Option<Pooling>,
+) -> Result<EngineLimits, String> {
+    let positions = u32::try_from(card.config.max_position_embeddings).unwrap_or(u32::MAX);
+    let Some(pooling) = pooling else {
+        return EngineLimits::resolve(&launch.flags, positions);
+    };
+    let own = card.sentences.and_then(|files| files.max_tokens).unwrap_or(u32::MAX);
+    let limits = EngineLimits::resolve(&launch.flags, positions.min(own))?;
+    let whole = card.config.encoder.is_some() || pooling.kind.needs_all();
+    limits.for_embeddings(&launch.flags, whole)
+}
+
+/// The vectors as gateways are told of them.
+fn embeds(config: &ModelConfig, pooling: Pooling) -> Embeds {
+    let size = |size: &usize| u32::try_from(*size).unwrap_or(u32::MAX);
+    let dimensions = config.matryoshka.as_ref().map(|sizes| sizes.iter().map(size).collect());
+    let scores = pooling.kind == PoolingKind::Score;
+    let width = if scores { 1 } else { size(&config.hidden_size) };
+    Embeds { size: width, normalize: pooling.normalize, dimensions, scores }
+}
+
+/// The token between two texts, of a model that reads pairs.
+fn separator(card: &ModelCard, pooling: Option<PoolingKind>) -> Result<Option<u32>, String> {
+    if pooling != Some(PoolingKind::Score) {
+        return Ok(None);
+    }
+    let id = card.tokenizer.id(SEPARATOR);
+    id.map(Some).ok_or_else(|| format!("the tokenizer has no token {SEPARATOR} to part texts by"))
+}
+
 fn parallel_sizes(launch: &Launch) -> ParallelSizes {
     ParallelSizes {
         tensor: launch.tensor_parallel as usize,
@@ -191,7 +243,7 @@ fn quantize(launch: &Launch) -> Result<Option<Quantize>, String> {
 
 fn window(span: AttentionSpan) -> Option<u32> {
     match span {
-        AttentionSpan::Full => None,
+        AttentionSpan::Both | AttentionSpan::Full => None,
         AttentionSpan::Window(positions) => Some(positions),
     }
 }
@@ -228,6 +280,8 @@ fn kv_dtype(launch: &Launch, own: ModelDtype) -> Result<KvDtype, String> {
     }
 }
 
+/// What stands between the texts of a pair, in the vocabularies of BERT's family.
+const SEPARATOR: &str = "[SEP]";
 /// The share of progress that is fetching, if there is something to fetch.
 const FETCHING: f32 = 0.9;
 /// Memory for KV blocks of one process when nothing is said, shared by its ranks; what no request

@@ -10,8 +10,9 @@ use troupe_gpu::collective::Collective;
 use troupe_runtime::{
     discovery::directory::{GroupRecord, Launch},
     id::{Coordinate, Digest, EndpointId},
+    model::pooling::PoolingKind,
     prefix,
-    wire::status::Fingerprint,
+    wire::status::{Embeds, Fingerprint},
 };
 
 use crate::{
@@ -62,6 +63,10 @@ pub struct Prepared {
     pub tokenizer: Digest,
     /// Token ids are below this.
     pub vocab_size: u32,
+    /// What is made of states, if the model is run for embeddings.
+    pub pooling: Option<PoolingKind>,
+    /// What comes of that.
+    pub embeds: Option<Embeds>,
     /// For each KV group, how many positions its layers see, if not all.
     pub windows: Vec<Option<u32>>,
     /// Arithmetic type of the weights, as the fingerprint names it.
@@ -89,6 +94,7 @@ impl Prepared {
             vocab_size: self.vocab_size,
             limits: self.limits,
             stages: record.launch.pipeline_parallel,
+            embeds: self.embeds.clone(),
             windows: self.windows.clone(),
             kv_dtype: self.kv_dtype.clone(),
             // Whoever knows the model can name blocks of it; salts keep tenants apart.
@@ -149,6 +155,8 @@ impl Models for FakeModels {
             model: Digest::of(launch.model_uri.as_bytes()),
             tokenizer: Digest::of(b"none"),
             vocab_size: self.vocab_size,
+            pooling: None,
+            embeds: None,
             windows: vec![None],
             dtype: "none".into(),
             quantization: "none".into(),

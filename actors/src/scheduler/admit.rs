@@ -36,6 +36,9 @@ impl Scheduler {
                 return;
             }
             let count = self.chunk(sequence.len() - hit.positions, draft);
+            if count == 0 {
+                return;
+            }
             self.admit(id, &hit, count, draft);
             self.was_overdue = overdue;
         }

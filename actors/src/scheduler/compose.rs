@@ -123,8 +123,12 @@ impl Scheduler {
         self.chunk(left, draft)
     }
 
-    /// As many of `left` positions as the step has room for.
+    /// As many of `left` positions as the step has room for; where prompts are not cut, all or
+    /// none.
     pub(super) fn chunk(&self, left: u32, draft: &Draft) -> u32 {
+        if self.limits.whole_prompts {
+            return if left <= draft.tokens_left { left } else { 0 };
+        }
         let alone = self.running.len() + self.waiting.len() + self.ready.len() <= 1;
         let threshold = match self.limits.long_prefill_threshold {
             threshold if threshold > 0 && !alone => threshold,

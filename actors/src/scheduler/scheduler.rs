@@ -41,6 +41,8 @@ pub struct Limits {
     pub watermark: u32,
     /// Drafts, if any. Drafts need to know the last token, so that nothing is planned ahead of it.
     pub speculation: Option<NgramSettings>,
+    /// Whether each prompt is computed in one step: one that does not fit waits for the next.
+    pub whole_prompts: bool,
 }
 
 /// What has been counted since the start.

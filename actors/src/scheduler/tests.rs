@@ -52,6 +52,7 @@ fn limits(max_batched_tokens: u32, stages: u32) -> Limits {
         prefix_caching: true,
         watermark: 0,
         speculation: None,
+        whole_prompts: false,
     }
 }
 

@@ -130,6 +130,9 @@ fn outcome(sampled: Sampled) -> Outcome {
     if let Some(why) = sampled.failed {
         return Outcome::Failed(why);
     }
+    if let Some(vector) = sampled.embedding {
+        return Outcome::Embedding(vector);
+    }
     let Some(token) = sampled.token else {
         return Outcome::PromptLogprobs(sampled.prompt_logprobs);
     };

@@ -32,7 +32,10 @@ use troupe_runtime::{
         Class, Connection, Conversation, Faults, Link, LocalNetwork, PeerIdentity, PeerRole, Stream,
     },
     wire::{
-        generate::{Choice, Chunk, Generate, GenerateDown, GenerateUp, KvSource, SamplingOptions},
+        generate::{
+            Choice, Chunk, Generate, GenerateDown, GenerateUp, KvSource, OutputKind,
+            SamplingOptions,
+        },
         status::{StatusDown, StatusUp},
     },
 };
@@ -272,6 +275,7 @@ impl Cluster {
             hash_seed: 0,
             adapter: None,
             cache_salt: None,
+            output: OutputKind::Tokens,
             // Greedy, for models whose tokens are known.
             options: SamplingOptions {
                 max_tokens: max,

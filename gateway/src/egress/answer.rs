@@ -28,6 +28,9 @@ use crate::{
 /// Between comments that say that the stream lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
+/// Prompts of one answer that are under way at a time, if it is told as a whole.
+const AT_ONCE: usize = 256;
+
 /// Whether an answer that went on at another endpoint is surely the same: `exact`, `approximate`.
 const RESUMED: &str = "x-troupe-resume";
 
@@ -83,13 +86,16 @@ struct Events<S> {
 impl<S: Shape> Answer<S> {
     /// As the client asked for it.
     pub(crate) async fn respond(self) -> Result<Response, ApiError> {
-        let merged = self.deltas.into_iter().enumerate();
-        let merged = merged.map(|(prompt, deltas)| deltas.map(move |delta| (prompt, delta)));
-        let merged: Merged = Box::pin(stream::select_all(merged));
+        let all = self.deltas.into_iter().enumerate();
+        let all = all.map(|(prompt, deltas)| deltas.map(move |delta| (prompt, delta)));
         let tally = Tally::new(self.telling, self.n, self.prompt_tokens);
         if !self.telling.stream {
+            // Nobody sees in which order they come, and thousands at once would be more than
+            // endpoints let wait.
+            let merged = Box::pin(stream::iter(all).flatten_unordered(AT_ONCE));
             return whole(self.shape, tally, merged).await;
         }
+        let merged: Merged = Box::pin(stream::select_all(all));
         let mut events = Events {
             shape: self.shape,
             pace: Pace::new(tally.telling.interval, tally.output_tokens.len()),

@@ -433,6 +433,7 @@ impl Execution {
             hash_seed,
             adapter: None,
             cache_salt: self.request.cache_salt.clone(),
+            output: self.prompt.output,
             options: self.prompt.options.clone(),
             seed: self.prompt.seed,
             choices: self.core.choices_so_far(),

@@ -3,7 +3,7 @@
 //! - [`stream`]: the core of one prompt's stream: positions, text, stop strings, ends, retries
 //! - [`stop`]: stop strings
 //! - [`execution`]: carries out what the core says: places, opens attempts, reads, tells finishes
-//! - [`shape`]: what an endpoint's answer looks like; [`completions`] and [`chat`] are the two
+//! - [`shape`]: what an endpoint's answer looks like: [`completions`], [`chat`], [`vectors`]
 //! - [`logprobs`]: log-probabilities in both styles
 //! - [`pace`]: how often a stream speaks
 //! - [`answer`]: many prompts' executions as one answer: a JSON body or server-sent events
@@ -22,3 +22,4 @@ pub(crate) mod parse;
 pub(crate) mod shape;
 pub(crate) mod stop;
 pub(crate) mod stream;
+pub(crate) mod vectors;

@@ -168,6 +168,8 @@ pub(crate) struct Delta {
     pub(crate) logprobs: Vec<TokenLogprobs>,
     /// The prompt's, in the choice's first delta, if asked for.
     pub(crate) prompt_logprobs: Vec<TokenLogprobs>,
+    /// The prompt's vector, if that was asked for.
+    pub(crate) embedding: Vec<f32>,
     /// In the choice's last delta.
     pub(crate) end: Option<End>,
     /// In the first delta after the stream went on at another endpoint.
@@ -419,14 +421,14 @@ impl<D: Decode> ChoiceState<D> {
 
     /// Applies the next chunk.
     fn take(&mut self, options: &StreamOptions, chunk: Chunk) -> Delta {
-        let Chunk { choice, tokens, logprobs, mut prompt_logprobs, finish, .. } = chunk;
+        let Chunk { choice, tokens, logprobs, mut prompt_logprobs, embedding, finish, .. } = chunk;
         // What a later attempt finds cached or computes of the prompt again is its own affair.
         if std::mem::replace(&mut self.begun, true) {
             prompt_logprobs.clear();
         } else {
             self.cached_tokens = chunk.cached_tokens;
         }
-        let mut delta = Delta { choice, prompt_logprobs, ..Delta::default() };
+        let mut delta = Delta { choice, prompt_logprobs, embedding, ..Delta::default() };
         if options.prompt_only {
             delta.end = Some(self.end(options, FinishReason::Length, None));
             return delta;
@@ -511,6 +513,7 @@ impl Delta {
         self.tokens.extend(later.tokens);
         self.logprobs.extend(later.logprobs);
         self.prompt_logprobs.extend(later.prompt_logprobs);
+        self.embedding.extend(later.embedding);
         self.end = later.end.or(self.end.take());
         self.resumed = self.resumed.max(later.resumed);
     }

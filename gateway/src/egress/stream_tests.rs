@@ -92,6 +92,7 @@ impl Rig {
             logprobs: vec![],
             prompt_logprobs: vec![],
             cached_tokens: 2,
+            embedding: vec![],
             finish: reason.map(|reason| Finished { reason, stop_token: None, usage }),
         };
         self.event(Event::Down(GenerateDown::Chunk(chunk)))
@@ -301,6 +302,7 @@ fn the_prompt_is_told_once() {
             logprobs: vec![],
             prompt_logprobs: vec![TokenLogprobs::default()],
             cached_tokens: 7 * position,
+            embedding: vec![],
             finish: None,
         };
         rig.event(Event::Down(GenerateDown::Chunk(chunk))).deltas[0].prompt_logprobs.len()
@@ -369,6 +371,7 @@ fn chunks_of_older_attempts_are_dropped() {
         logprobs: vec![],
         prompt_logprobs: vec![],
         cached_tokens: 0,
+        embedding: vec![],
         finish: None,
     };
     rig.fails(ErrorKind::Overloaded);

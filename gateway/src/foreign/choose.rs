@@ -110,6 +110,7 @@ pub(super) fn info(config: &ForeignEndpoint) -> EndpointInfo {
         block_size: 16,
         num_blocks: 0,
         max_num_seqs: 0,
+        embeds: None,
         fingerprint: Fingerprint {
             model: Digest::default(),
             tokenizer: Digest::default(),

@@ -4,6 +4,7 @@
 //! - [`options`]: sampling options: defaults, ranges, the texts of mistakes
 //! - [`limits`]: how long prompt and output may be
 //! - [`completions`], [`chat`]: the two endpoints' own fields
+//! - [`texts`]: whole texts, for models that make vectors of them
 //! - [`grammar`]: what the output must match
 //! - [`seeds`]: for requests without one
 //! - [`sizing`]: a prompt with its room
@@ -24,5 +25,6 @@ pub(crate) mod prepared;
 pub(crate) mod reply;
 pub(crate) mod seeds;
 pub(crate) mod sizing;
+pub(crate) mod texts;
 pub(crate) mod thinking;
 pub(crate) mod tools;

@@ -3,7 +3,10 @@
 use std::sync::{Arc, OnceLock};
 
 use tokio::time::Instant;
-use troupe_runtime::{id::RequestId, wire::generate::SamplingOptions};
+use troupe_runtime::{
+    id::RequestId,
+    wire::generate::{OutputKind, SamplingOptions},
+};
 
 use super::{context::RequestContext, hints::Hints};
 use crate::{
@@ -48,6 +51,8 @@ pub(crate) struct PreparedPrompt {
     /// Names its execution.
     pub(crate) request: RequestId,
     pub(crate) tokens: Arc<[u32]>,
+    /// What is wanted of the model.
+    pub(crate) output: OutputKind,
     pub(crate) options: SamplingOptions,
     /// Key of the random numbers.
     pub(crate) seed: u64,

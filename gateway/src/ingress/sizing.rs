@@ -1,6 +1,9 @@
 //! From a prompt's tokens to a prompt with its options: cut, measured, given its room.
 
-use troupe_runtime::{id::RequestId, wire::generate::SamplingOptions};
+use troupe_runtime::{
+    id::RequestId,
+    wire::generate::{OutputKind, SamplingOptions},
+};
 
 use super::{context::new_id, limits, options, prepared::PreparedPrompt, seeds::Seeds};
 use crate::{
@@ -47,6 +50,7 @@ impl Sizing<'_> {
         Ok(PreparedPrompt {
             request: RequestId(new_id()),
             tokens: tokens.into(),
+            output: OutputKind::Tokens,
             options,
             // The bits are the key; their sign means nothing.
             seed: seed.map_or_else(|| self.seeds.next(), i64::cast_unsigned),

@@ -60,6 +60,10 @@ impl Meter {
         if !delta.tokens.is_empty() {
             self.tokens(now, delta.tokens.len() as u64);
         }
+        // A vector comes at once and is no token; what was read for it counts all the same.
+        if !delta.embedding.is_empty() {
+            self.series.prompt_tokens.inc_by(self.prompt_tokens.into());
+        }
         if let Some(end) = &delta.end {
             let output = end.usage.completion_tokens;
             self.series.request_generation_tokens.observe(output.into());

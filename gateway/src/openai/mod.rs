@@ -9,6 +9,9 @@
 //! | [`common`] | sampling options, usage, errors |
 //! | [`completions`] | `/v1/completions` |
 //! | [`chat`] | `/v1/chat/completions` |
+//! | [`embeddings`] | `/v1/embeddings` |
+//! | [`score`] | `/score`, `/rerank` |
+//! | [`pooling`] | what these share |
 //! | [`structured`] | what an output must match, for both |
 //! | [`models`] | `/v1/models`, `/version`, `/load` |
 //! | [`tools`] | tool calls in chat's answers |
@@ -20,7 +23,10 @@
 pub mod chat;
 pub mod common;
 pub mod completions;
+pub mod embeddings;
 pub mod models;
+pub mod pooling;
+pub mod score;
 pub mod structured;
 pub mod tokenize;
 pub mod tools;

@@ -118,8 +118,10 @@ impl Directory {
         let serves = |endpoint: &&Arc<Endpoint>| {
             within(endpoint) && endpoint.info.model_names.iter().any(|n| n == name)
         };
-        let text_side = |endpoint: &Arc<Endpoint>| endpoint.model.clone();
-        let Some(model) = table.values().filter(serves).find_map(text_side) else {
+        let text_side = |endpoint: &Arc<Endpoint>| {
+            Some((endpoint.model.clone()?, endpoint.info.embeds.clone()))
+        };
+        let Some((model, embeds)) = table.values().filter(serves).find_map(text_side) else {
             let known = self.known.borrow();
             if known.contains(name) {
                 return Err(Unserved::NotReady(name.to_owned()));
@@ -132,6 +134,7 @@ impl Directory {
             name: name.to_owned(),
             model,
             max_model_len: lengths.min().unwrap_or_default(),
+            embeds,
             priority: None,
         })
     }

@@ -352,6 +352,7 @@ pub(crate) mod tests {
             block_size: 16,
             num_blocks: 64,
             max_num_seqs: 8,
+            embeds: None,
             fingerprint: Fingerprint {
                 model: Digest::default(),
                 tokenizer: Digest::default(),

@@ -15,6 +15,7 @@ use crate::{
     ingress::{
         chat::{PreparedChat, prepare},
         context::RequestContext,
+        texts::check_writes,
     },
     openai::{
         chat::{ChatChunk, ChatCompletion, ChatRequest},
@@ -48,7 +49,7 @@ pub(crate) async fn create(
     Extension(context): Extension<Arc<RequestContext>>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    match receive(&gateway, &context, request, "chatcmpl-").await? {
+    match receive::<Sampling, _>(&gateway, &context, request, "chatcmpl-").await? {
         // Apart, so that a request for elsewhere is not moved about with the room that this takes.
         Asked::Here(received) => Box::pin(complete(&gateway, &context, *received)).await,
         Asked::Elsewhere(response) => Ok(response),
@@ -61,6 +62,7 @@ async fn complete(
     received: Received<ChatRequest>,
 ) -> Result<Response, ApiError> {
     let Received { permit, asked, own, served, head } = received;
+    check_writes(&served, "Chat Completions API")?;
     let prepared = gateway.in_time(context, prepare(served, &asked, own, context)).await?;
     let shape = shape(head, &asked, &prepared);
     let PreparedChat { shared, prompt, .. } = prepared;

@@ -19,6 +19,7 @@ use crate::{
         completions::{PreparedCompletion, prepare},
         context::RequestContext,
         prepared::PreparedPrompt,
+        texts::check_writes,
     },
     openai::{
         common::{ErrorBody, Sampling},
@@ -52,7 +53,7 @@ pub(crate) async fn create(
     Extension(context): Extension<Arc<RequestContext>>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    match receive(&gateway, &context, request, "cmpl-").await? {
+    match receive::<Sampling, _>(&gateway, &context, request, "cmpl-").await? {
         // Apart, so that a request for elsewhere is not moved about with the room that this takes.
         Asked::Here(received) => Box::pin(complete(&gateway, &context, *received)).await,
         Asked::Elsewhere(response) => Ok(response),
@@ -65,6 +66,7 @@ async fn complete(
     received: Received<CompletionRequest>,
 ) -> Result<Response, ApiError> {
     let Received { permit, asked, own, served, head } = received;
+    check_writes(&served, "Completions API")?;
     let prepared = gateway.in_time(context, prepare(served, &asked, own, context)).await?;
     let shape = shape(head, &asked, &prepared);
     let PreparedCompletion { shared, prompts, .. } = prepared;

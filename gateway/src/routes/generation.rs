@@ -1,4 +1,4 @@
-//! What completions and chat completions have in common: how a request is received, and how its
+//! What all endpoints that ask a model have in common: how a request is received, and how its
 //! prompts become an answer.
 
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use crate::{
 /// A request that was let in and could be read.
 pub(crate) struct Received<T> {
     pub(crate) permit: Permit,
-    /// The fields that both endpoints have.
+    /// The fields that endpoints share.
     pub(crate) asked: Sampling,
     /// The endpoint's own.
     pub(crate) own: T,
@@ -52,8 +52,9 @@ pub(crate) enum Asked<T> {
 /// With what the next request of a session comes to the same endpoint.
 const SESSION_TOKEN: &str = "x-session-token";
 
-/// Lets a request in and reads it; `prefix` is what its answer's id begins with.
-pub(crate) async fn receive<T: DeserializeOwned>(
+/// Lets a request in and reads it, as what endpoints of its kind share and as its own; `prefix` is
+/// what its answer's id begins with.
+pub(crate) async fn receive<S: DeserializeOwned + Into<Sampling>, T: DeserializeOwned>(
     gateway: &Gateway,
     context: &RequestContext,
     request: Request,
@@ -67,7 +68,8 @@ pub(crate) async fn receive<T: DeserializeOwned>(
         let response = gateway.hand_on(context, came, (&body, &model), permit).await?;
         return Ok(Asked::Elsewhere(response));
     }
-    let (asked, own) = body.parse_both::<Sampling, T>()?;
+    let (asked, own) = body.parse_both::<S, T>()?;
+    let asked: Sampling = asked.into();
     let bytes = body.len();
     drop(body);
     let served = gateway.served(context, asked.model.as_deref(), bytes).await?;

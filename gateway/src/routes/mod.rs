@@ -3,8 +3,10 @@
 
 pub(crate) mod chat;
 pub(crate) mod completions;
+pub(crate) mod embeddings;
 pub(crate) mod generation;
 pub(crate) mod models;
 pub(crate) mod placement;
 pub(crate) mod probes;
+pub(crate) mod score;
 pub(crate) mod tokenize;

@@ -9,6 +9,7 @@ mod golden;
 mod chat;
 mod completions;
 mod drain;
+mod embeddings;
 mod endpoints;
 mod errors;
 mod flow;

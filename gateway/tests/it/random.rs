@@ -4,12 +4,25 @@
 use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::{Map, Value, json};
 
-use crate::support::{MODEL, Reply, Stage, leader::says, stage};
+use crate::{
+    embeddings,
+    support::{MODEL, Reply, Stage, leader::says, stage},
+};
 
 /// Requests per run; each takes about a millisecond.
 const CASES: u32 = 1500;
 
-const PATHS: [&str; 4] = ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"];
+const PATHS: [&str; 7] = [
+    "/v1/completions",
+    "/v1/chat/completions",
+    "/tokenize",
+    "/detokenize",
+    "/v1/embeddings",
+    "/score",
+    "/rerank",
+];
+/// From here on they are for models that make vectors.
+const OF_VECTORS: usize = 4;
 
 /// Any JSON, with a liking for what breaks servers.
 fn any_json() -> impl Strategy<Value = Value> {
@@ -44,6 +57,9 @@ fn request(fields: Vec<String>) -> impl Strategy<Value = (usize, Value)> {
             0 => json!({"prompt": "x", "max_tokens": 3}),
             1 => json!({"messages": [{"role": "user", "content": "x"}], "max_tokens": 3}),
             2 => json!({"prompt": "x"}),
+            4 => json!({"input": "x"}),
+            5 => json!({"text_1": "x", "text_2": ["x", "y"]}),
+            6 => json!({"query": "x", "documents": ["x", {"text": "y"}]}),
             _ => json!({"tokens": [5, 6]}),
         };
         body.as_object_mut().expect("an object").extend(changes);
@@ -55,8 +71,17 @@ fn request(fields: Vec<String>) -> impl Strategy<Value = (usize, Value)> {
 async fn fields(stage: &Stage) -> Vec<String> {
     let document = stage.get("/openapi.json").await.ok();
     let schemas = document["components"]["schemas"].as_object().expect("schemas").clone();
-    let requests =
-        ["Sampling", "CompletionRequest", "ChatRequest", "TokenizeRequest", "DetokenizeRequest"];
+    let requests = [
+        "Sampling",
+        "CompletionRequest",
+        "ChatRequest",
+        "TokenizeRequest",
+        "DetokenizeRequest",
+        "PoolingParams",
+        "EmbeddingRequest",
+        "ScoreRequest",
+        "RerankRequest",
+    ];
     let names = requests.iter().flat_map(|name| schemas[*name]["properties"].as_object());
     names.flat_map(Map::keys).cloned().collect()
 }
@@ -84,7 +109,9 @@ fn whatever_is_asked_the_answer_has_a_known_shape() {
     let stage = runtime.block_on(stage(says("some words to say")));
     let fields = runtime.block_on(fields(&stage));
     assert!(fields.len() > 50, "{fields:?}");
+    let vectors = runtime.block_on(embeddings::embedding(true, Some(vec![2])));
     run(request(fields), |(path, body)| {
+        let stage = if path < OF_VECTORS { &stage } else { &vectors };
         let reply = runtime.block_on(stage.post(PATHS[path], body));
         judge(&reply)
     });

@@ -6,8 +6,8 @@ use troupe_runtime::id::BlockId;
 
 use crate::{
     backend::{
-        Activations, Backend, Epilogue, ExpertWeights, KvSpan, KvStep, LatentCall, LinearCall,
-        Norm, PreparedLinear, RopeSpec, StepRows,
+        Activations, Backend, Epilogue, ExpertWeights, KvSpan, KvStep, LatentCall, LayerNorm,
+        LinearCall, Norm, PreparedLinear, RopeSpec, StepRows,
     },
     cpu::{
         CpuOptions, KernelPath,
@@ -211,6 +211,20 @@ impl Backend for CpuDevice {
         Ok(())
     }
 
+    fn embed_rows(&mut self, rows: &[u32], table: &CpuLinear, out: &mut CpuBuffer) -> Done {
+        out.expect_columns(table.in_features())?;
+        let most = table.out_features();
+        if let Some(row) = rows.iter().find(|&&row| row as usize >= most) {
+            return broken(format!("row {row} of {most}"));
+        }
+        let columns = out.columns();
+        let out = out.set_rows(rows.len())?;
+        ops::each_row(&mut self.pool, (out, columns), &|row, out| {
+            table.row(rows[row] as usize, out);
+        });
+        Ok(())
+    }
+
     fn linear(
         &mut self,
         x: &CpuBuffer,
@@ -243,7 +257,7 @@ impl Backend for CpuDevice {
     fn rms_norm(&mut self, x: &CpuBuffer, norm: Norm<'_, Self>, out: &mut CpuBuffer) -> Done {
         let columns = x.columns();
         out.expect_columns(columns)?;
-        expect_norm(&norm, columns)?;
+        expect_vector(norm.weight, columns)?;
         let (out, x) = (out.set_rows(x.rows())?, x.values());
         let normalize = self.norm_row();
         ops::each_row(&mut self.pool, (out, columns), &|row, out| {
@@ -262,13 +276,28 @@ impl Backend for CpuDevice {
         let columns = x.columns();
         residual.expect_like(x)?;
         out.expect_columns(columns)?;
-        expect_norm(&norm, columns)?;
+        expect_vector(norm.weight, columns)?;
         let (out, residual) = (out.set_rows(x.rows())?, residual.values_mut());
         let (x, normalize) = (x.values(), self.norm_row());
         ops::each_row_of_two(&mut self.pool, (residual, out, columns), &|row, residual, out| {
             ops::add_to(residual, &x[row * columns..][..columns]);
             normalize(residual, norm.weight, norm.epsilon, out);
         });
+        Ok(())
+    }
+
+    fn layer_norm(
+        &mut self,
+        x: &CpuBuffer,
+        norm: LayerNorm<'_, Self>,
+        out: &mut CpuBuffer,
+    ) -> Done {
+        let columns = x.columns();
+        out.expect_columns(columns)?;
+        expect_vector(norm.weight, columns)?;
+        expect_vector(norm.bias, columns)?;
+        let out = out.set_rows(x.rows())?;
+        self.layer_norm_rows(x.values(), (norm.weight, norm.bias, norm.epsilon), (out, columns));
         Ok(())
     }
 
@@ -392,6 +421,12 @@ impl Backend for CpuDevice {
         Ok(())
     }
 
+    fn gelu(&mut self, x: &mut CpuBuffer) -> Done {
+        let columns = x.columns();
+        self.gelu_rows((x.values_mut(), columns));
+        Ok(())
+    }
+
     fn scale(&mut self, x: &mut CpuBuffer, factor: f32) -> Done {
         x.values_mut().iter_mut().for_each(|value| *value *= factor);
         Ok(())
@@ -448,8 +483,8 @@ fn broken<T>(why: String) -> Result<T, DeviceError> {
     Err(DeviceError::Contract(why))
 }
 
-fn expect_norm(norm: &Norm<'_, CpuDevice>, columns: usize) -> Done {
-    match norm.weight.0.len() {
+fn expect_vector(weight: &CpuVector, columns: usize) -> Done {
+    match weight.0.len() {
         len if len == columns => Ok(()),
         len => broken(format!("{len} norm weights for rows of {columns}")),
     }

@@ -31,6 +31,9 @@
 //!   as the first.
 //! - **RMS norm**: squares go by FMA into 16 lanes, element `i` into lane `i % 16`; lanes are added
 //!   as a tree (`i` takes `i + 8`, then `+ 4`, `+ 2`, `+ 1`); `x * (1 / sqrt(mean + epsilon)) * w`.
+//! - **Layer norm**: the row's sum over 16 lanes and the tree, which gives the mean; what is left
+//!   without it is squared and summed as for RMS norm; `x * (1 / sqrt(variance + epsilon)) * w +
+//!   b`.
 //! - **Attention**: a score is a chain of FMAs over the head's elements, then times the scale, then
 //!   capped if the model says so. Positions form chunks of 64 from position 0. Within a chunk: the
 //!   greatest visible score `m`, weights `exp(score - m)`, their sum over 16 lanes by position and

@@ -226,6 +226,27 @@ impl CpuDevice {
         }
     }
 
+    /// Layer norm of all rows into others.
+    pub(crate) fn layer_norm_rows(
+        &mut self,
+        x: &[f32],
+        (weight, bias, epsilon): (&CpuVector, &CpuVector, f32),
+        (out, columns): (&mut [f32], usize),
+    ) {
+        let isa = self.isa;
+        each_row(&mut self.pool, (out, columns), &|row, out| {
+            let x = &x[row * columns..][..columns];
+            let mean = math::sum(x) / columns as f32;
+            out.iter_mut().zip(x).for_each(|(out, x)| *out = x - mean);
+            let sum =
+                isa.map_or_else(|| reference::sum_of_squares(out), |isa| isa.sum_of_squares(out));
+            let scale = norm_scale(sum, columns, epsilon);
+            for ((out, weight), bias) in out.iter_mut().zip(&weight.0).zip(&bias.0) {
+                *out = *out * scale * weight + bias;
+            }
+        });
+    }
+
     /// RMS norm in place over each head in some columns of a row.
     pub(crate) fn norm_heads(
         &mut self,
@@ -277,6 +298,15 @@ impl CpuDevice {
                     }
                 }
             }
+        });
+    }
+
+    /// Each value its exact Gaussian error linear unit.
+    pub(crate) fn gelu_rows(&mut self, (values, width): (&mut [f32], usize)) {
+        let isa = self.isa;
+        each_row(&mut self.pool, (values, width), &|_, row| match isa {
+            Some(isa) => isa.gelu(row),
+            None => row.iter_mut().for_each(|value| *value = math::gelu_exact(*value)),
         });
     }
 

@@ -47,6 +47,7 @@ pub fn head_shape(config: &ModelConfig, shard: Shard) -> Result<HeadShape, Devic
 /// A config's word for how far a layer looks back, as backends say it.
 pub fn mask(span: AttentionSpan) -> AttentionMask {
     match span {
+        AttentionSpan::Both => AttentionMask::Bidirectional,
         AttentionSpan::Full => AttentionMask::Causal,
         AttentionSpan::Window(width) => AttentionMask::Window(width),
     }

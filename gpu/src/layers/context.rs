@@ -46,6 +46,8 @@ pub struct StepActivations<B: Backend> {
     /// What half a layer gives before it is normed and added to the residual stream, `[rows,
     /// hidden]`.
     pub branch: B::Buffer,
+    /// What a feed-forward layer without a gate has between its products.
+    pub inner: B::Buffer,
     /// Compressed queries of latent attention.
     pub compressed: B::Buffer,
     /// Rows of latent attention.
@@ -76,6 +78,8 @@ pub struct Widths {
     pub shared: usize,
     /// The residual stream's, if halves of a layer are normed before they are added.
     pub branch: usize,
+    /// Feed-forward width of this rank, if there is no gate.
+    pub inner: usize,
     /// Compressed queries.
     pub compressed: usize,
     /// A latent row.
@@ -177,6 +181,7 @@ impl<B: Backend> StepActivations<B> {
             gated: Gated { gate_up: alloc(2 * widths.gated)?, gated: alloc(widths.gated)? },
             shared: Gated { gate_up: alloc(2 * widths.shared)?, gated: alloc(widths.shared)? },
             branch: alloc(widths.branch)?,
+            inner: alloc(widths.inner)?,
             compressed: alloc(widths.compressed)?,
             latent: alloc(widths.latent)?,
         })

@@ -34,7 +34,11 @@ impl<B: Backend> VocabularyTable<B> {
         loader: &mut Loader<'_, B>,
         config: &ModelConfig,
     ) -> Result<Self, DeviceError> {
-        Self::load(loader, config, rename::EMBEDDING)
+        let name = match config.encoder {
+            Some(_) => rename::WORDS,
+            None => rename::EMBEDDING,
+        };
+        Self::load(loader, config, name)
     }
 
     /// Loads the output head of a model that has one of its own.

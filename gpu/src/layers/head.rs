@@ -133,5 +133,6 @@ impl<B: Backend> Head<B> {
     }
 }
 
-const NORM: &str = "norm.weight";
+/// The norm behind a decoder's last layer.
+pub const NORM: &str = "norm.weight";
 const HEAD_LAYER: &str = "lm_head";

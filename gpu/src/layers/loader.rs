@@ -88,7 +88,9 @@ impl<'a, B: Backend> Loader<'a, B> {
         }
         let weight = self.reader.matrix(&weight_of(name), shape)?;
         let weight = weight.slice_columns(columns.start, columns.len())?;
-        let adds_bias = bias && self.reader.shard().is_first();
+        // A survey asks for it on every rank: it is about the whole model.
+        let is_first = self.reader.shard().is_first() || self.reader.is_surveying();
+        let adds_bias = bias && is_first;
         let bias = adds_bias.then(|| self.stored_vector(&bias_of(name), shape.0)).transpose()?;
         let biases = if adds_bias { shape.0 } else { 0 };
         let elements = shape.0 * columns.len() + biases;
@@ -141,10 +143,18 @@ impl<'a, B: Backend> Loader<'a, B> {
             return self.nothing();
         }
         self.reader.note(name, Held::Replicated, (shape.0 * shape.1, Dtype::F32));
+        self.exact_table(weight)
+    }
+
+    /// A matrix of whatever origin, stored in `f32`.
+    ///
+    /// # Errors
+    /// The backend's.
+    pub fn exact_table(&mut self, weight: DenseMatrix<'_>) -> Result<B::Linear, DeviceError> {
+        let in_features = weight.columns();
         let weights = WeightSource::Dense(vec![DensePart { weight, bias: None }]);
         let (storage, quantize) = (Dtype::F32, None);
-        let source = LinearSource { in_features: shape.1, weights, storage, quantize };
-        self.backend.prepare_linear(&source)
+        self.backend.prepare_linear(&LinearSource { in_features, weights, storage, quantize })
     }
 
     /// The product with the transpose of some rows of the `[out, in]` matrix `name`: their number

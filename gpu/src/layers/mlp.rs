@@ -88,6 +88,7 @@ impl<B: Backend> GatedMlp<B> {
     ) -> Result<(), DeviceError> {
         backend.linear(normed, &self.gate_up, LinearCall::STORE, gate_up)?;
         match self.activation {
+            Activation::Gelu => Err(DeviceError::Unsupported("gates of exact GELUs".to_owned())),
             Activation::GeluTanh => backend.gelu_mul(gate_up, gated),
             Activation::Silu => backend.silu_mul(gate_up, gated),
         }

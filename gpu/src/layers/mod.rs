@@ -9,7 +9,9 @@
 //! - [`norm`], [`rotary`]: norms, and the frequencies of rotary position embedding
 //! - [`attention`], [`mlp`]: the two halves of a decoder layer
 //! - [`latent_attention`], [`experts`]: what some models have in their places
-//! - [`embedding`], [`head`]: the two ends of a model, divided over the vocabulary
+//! - [`embedding`], [`head`]: the two ends of a model, divided over the vocabulary; [`opening`],
+//!   [`pooler`]: what an encoder has behind the one, and models for embeddings instead of the
+//!   other; [`classifier`]: what makes scores of pairs
 //!
 //! # Where ranks meet
 //! Twice in each decoder layer (after attention's and the MLP's output product), once after the
@@ -17,6 +19,7 @@
 //! bits of a row do not depend on the batch.
 
 pub mod attention;
+pub mod classifier;
 pub mod context;
 pub mod embedding;
 pub mod experts;
@@ -26,5 +29,7 @@ pub mod linear;
 pub mod loader;
 pub mod mlp;
 pub mod norm;
+pub mod opening;
+pub mod pooler;
 mod quantized;
 pub mod rotary;

@@ -4,7 +4,7 @@ use troupe_runtime::model::config::ModelConfig;
 
 use super::loader::Loader;
 use crate::{
-    backend::{Backend, Norm},
+    backend::{self, Backend, Norm},
     error::DeviceError,
 };
 
@@ -42,5 +42,42 @@ impl<B: Backend> RmsNorm<B> {
     /// As the backend wants it.
     pub fn call(&self) -> Norm<'_, B> {
         Norm { weight: &self.weight, epsilon: self.epsilon }
+    }
+}
+
+/// Layer norm: without the row's mean, and with a bias.
+#[derive(Debug)]
+pub struct LayerNorm<B: Backend> {
+    weight: B::Vector,
+    bias: B::Vector,
+    epsilon: f32,
+}
+
+impl<B: Backend> LayerNorm<B> {
+    /// Loads the norm `name` of `size` elements. What was converted from TensorFlow says gamma and
+    /// beta for weight and bias.
+    ///
+    /// # Errors
+    /// As [`Loader::vector`].
+    pub fn load(
+        loader: &mut Loader<'_, B>,
+        name: &str,
+        size: usize,
+        epsilon: f64,
+    ) -> Result<Self, DeviceError> {
+        let (weight, bias) = match loader.reader.contains(&format!("{name}.gamma")) {
+            true => ("gamma", "beta"),
+            false => ("weight", "bias"),
+        };
+        Ok(Self {
+            weight: loader.vector(&format!("{name}.{weight}"), size)?,
+            bias: loader.vector(&format!("{name}.{bias}"), size)?,
+            epsilon: epsilon as f32,
+        })
+    }
+
+    /// As the backend wants it.
+    pub fn call(&self) -> backend::LayerNorm<'_, B> {
+        backend::LayerNorm { weight: &self.weight, bias: &self.bias, epsilon: self.epsilon }
     }
 }

@@ -4,12 +4,14 @@
 //! - [`llama`]: Llama, Mistral, Qwen2, Qwen3, Phi-3, Mixtral, Qwen3-MoE: one wiring with small
 //!   differences
 //! - [`gemma`]: Gemma 2 and 3
+//! - [`bert`]: BERT, which reads and does not write
 //! - [`deepseek`]: DeepSeek V2, V2-Lite, V3, R1
 //!
 //! A model file is wiring plus weight names, generic over the device, and ignorant of how many
 //! ranks and stages there are: layers know their rank, and a stage is given the range of its
 //! layers.
 
+pub mod bert;
 pub mod deepseek;
 pub mod gemma;
 pub mod llama;
@@ -62,6 +64,9 @@ pub struct LayerPlace {
 /// The table.
 pub fn family<B: Backend>(architecture: Architecture) -> Family<B> {
     match architecture {
+        Architecture::Bert | Architecture::BertClassifier => {
+            Family { widths: bert::widths, load: bert::load }
+        }
         Architecture::DeepseekV2 | Architecture::DeepseekV3 => {
             Family { widths: deepseek::widths, load: deepseek::load }
         }

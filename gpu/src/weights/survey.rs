@@ -40,7 +40,8 @@ impl Survey {
         (prefix, layers): (&str, usize),
     ) -> Result<(), DeviceError> {
         let of_layer = |name: &&str| {
-            let rest = name.strip_prefix(prefix).and_then(|rest| rest.strip_prefix("layers."));
+            let rest = name.strip_prefix(prefix);
+            let rest = rest.and_then(|rest| LAYERS.iter().find_map(|of| rest.strip_prefix(of)));
             let number = rest.and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
             // Tables that were computed and stored are no weights.
             number.is_some_and(|layer| layer < layers)
@@ -66,5 +67,7 @@ impl Survey {
     }
 }
 
+/// What names of layers begin with, those of decoders and of encoders.
+const LAYERS: [&str; 2] = ["layers.", "encoder.layer."];
 /// What is listed at most: enough to see what is renamed, little enough to be read.
 const LISTED: usize = 40;

@@ -5,7 +5,9 @@
 #![allow(clippy::unwrap_used, reason = "tests may stop at the first surprise")]
 
 use troupe_gpu::{
-    backend::{Backend, Epilogue, ExpertWeights, KvStep, LatentCall, RopeSpec, StepRows},
+    backend::{
+        Backend, Epilogue, ExpertWeights, KvStep, LatentCall, LayerNorm, RopeSpec, StepRows,
+    },
     cpu::{CpuDevice, KernelPath, packed::CpuLinear},
     dtype::Dtype,
     executor::{BatchSequence, StepBatch},
@@ -466,5 +468,65 @@ fn gates_caps_and_scales_are_alike_on_all_paths() {
         }
         let mut narrow = device.alloc(3, 1, Dtype::F32).unwrap();
         assert!(device.gelu_mul(&gate_up, &mut narrow).is_err());
+    }
+}
+
+// === What encoders have ===
+
+#[test]
+fn layer_norms_are_alike_on_all_paths_and_right() {
+    const WIDTH: usize = 37;
+    let x: Vec<f32> = noise(7, 70 * WIDTH).iter().map(|x| x * 3.0 + 5.0).collect();
+    let (weight, bias) = (noise(8, WIDTH), noise(9, WIDTH));
+    let mut truth = None;
+    for mut device in devices() {
+        let mut vector = |values: &[f32]| {
+            let source = DenseMatrix::new(bytes(Dtype::F32, values), Dtype::F32, (1, WIDTH));
+            device.prepare_vector(&source.unwrap()).unwrap()
+        };
+        let (weight, bias) = (vector(&weight), vector(&bias));
+        let norm = LayerNorm { weight: &weight, bias: &bias, epsilon: 1e-3 };
+        let rows = buffer(&mut device, &x, WIDTH);
+        let mut out = device.alloc(70, WIDTH, Dtype::F32).unwrap();
+        device.layer_norm(&rows, norm, &mut out).unwrap();
+        let found = out.values().to_vec();
+        assert_eq!(bits(truth.get_or_insert_with(|| found.clone())), bits(&found));
+        let alone = buffer(&mut device, &x[3 * WIDTH..4 * WIDTH], WIDTH);
+        device.layer_norm(&alone, norm, &mut out).unwrap();
+        assert_eq!(bits(out.values()), bits(&found[3 * WIDTH..4 * WIDTH]), "a row by itself");
+        let mut narrow = device.alloc(70, WIDTH - 1, Dtype::F32).unwrap();
+        assert!(device.layer_norm(&rows, norm, &mut narrow).is_err());
+    }
+    for (row, found) in x.chunks(WIDTH).zip(truth.unwrap().chunks(WIDTH)) {
+        let row = wide(row);
+        let mean = row.iter().sum::<f64>() / WIDTH as f64;
+        let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / WIDTH as f64;
+        for (at, found) in found.iter().enumerate() {
+            let scale = (variance + 1e-3).sqrt().recip();
+            let expected = (row[at] - mean) * scale * f64::from(weight[at]) + f64::from(bias[at]);
+            assert!((f64::from(*found) - expected).abs() < 1e-5, "{found} {expected}");
+        }
+    }
+}
+
+#[test]
+fn gelus_and_rows_of_tables_are_alike_on_all_paths() {
+    let x: Vec<f32> = noise(11, 50 * 21).iter().map(|x| x * 14.0).collect();
+    let table = numbers(12, (200, 21));
+    let (mut gelus, mut rows) = (None, None);
+    for mut device in devices() {
+        let mut values = buffer(&mut device, &x, 21);
+        device.gelu(&mut values).unwrap();
+        let found = bits(values.values());
+        assert_eq!(gelus.get_or_insert_with(|| found.clone()), &found, "{}", device.kernel_path());
+
+        let own = linear(&mut device, 12, (200, 21), (Dtype::F32, None));
+        let mut out = device.alloc(50, 21, Dtype::F32).unwrap();
+        let wanted: Vec<u32> = (0..30).chain(180..200).collect();
+        device.embed_rows(&wanted, &own, &mut out).unwrap();
+        let found = out.values().to_vec();
+        assert_eq!(rows.get_or_insert_with(|| found.clone()), &found);
+        assert_eq!((&found[..30 * 21], &found[30 * 21..]), (&table[..30 * 21], &table[180 * 21..]));
+        assert!(device.embed_rows(&[200], &own, &mut out).is_err(), "there is no such row");
     }
 }

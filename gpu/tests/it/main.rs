@@ -5,6 +5,7 @@
 mod cpu;
 mod cpu_attention;
 mod cpu_layers;
+mod embeddings;
 #[allow(dead_code)]
 #[path = "../../../tests/support/fuzz.rs"]
 mod fuzz_inputs;

@@ -20,7 +20,7 @@ use troupe_gpu::{
 };
 use troupe_runtime::{
     id::{BlockId, Coordinate, SequenceId, StepId},
-    model::config::ModelConfig,
+    model::{config::ModelConfig, pooling::PoolingKind},
     wire::generate::SamplingOptions,
 };
 
@@ -65,13 +65,18 @@ pub(crate) struct Layout {
     pub(crate) dtype: Option<Dtype>,
     pub(crate) kv_dtype: Option<KvDtype>,
     pub(crate) quantize: Option<Quantize>,
+    /// Where the model is run for embeddings.
+    pub(crate) pooling: Option<PoolingKind>,
+    /// Where it reads pairs.
+    pub(crate) separator: Option<u32>,
 }
 
 impl Layout {
     pub(crate) const SINGLE: Self = Self::of(1, 1);
 
     pub(crate) const fn of(tensor: usize, pipeline: usize) -> Self {
-        Self { tensor, pipeline, dtype: None, kv_dtype: None, quantize: None }
+        let (dtype, kv_dtype, quantize, pooling) = (None, None, None, None);
+        Self { tensor, pipeline, dtype, kv_dtype, quantize, pooling, separator: None }
     }
 }
 
@@ -220,10 +225,12 @@ pub(crate) fn request(
         dtype: layout.dtype,
         kv_dtype: layout.kv_dtype,
         quantize: layout.quantize,
+        pooling: layout.pooling,
+        separator: layout.separator,
         limits: StepLimits {
             max_num_batched_tokens: 256,
             max_num_seqs: SEQUENCES,
-            max_model_len: BLOCKS_PER_SEQUENCE * BLOCK_SIZE,
+            max_model_len: (BLOCKS_PER_SEQUENCE * BLOCK_SIZE).min(config.max_position_embeddings),
             block_size: BLOCK_SIZE,
         },
         kv_bytes: 64 << 20,

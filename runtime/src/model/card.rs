@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     config::{GenerationConfig, ModelConfig},
     error::ModelError,
+    pooling::SentenceFiles,
     source::{ModelFiles, ModelSource},
     template::ChatTemplates,
     tokenizer::Tokenizer,
@@ -23,6 +24,8 @@ pub struct ModelCard {
     pub config: ModelConfig,
     /// The authors' advice on sampling; empty if there is no such file.
     pub generation: GenerationConfig,
+    /// What the files of sentence-transformers say, if it is a model of theirs.
+    pub sentences: Option<SentenceFiles>,
     /// Text to tokens and back.
     pub tokenizer: Arc<Tokenizer>,
     /// Chat to prompt, if the model is one for chats.
@@ -53,6 +56,7 @@ impl ModelCard {
         let tokenizer = Tokenizer::load(&files.tokenizer, &tokenizer_config)?;
         tokenizer.check_fits(&config)?;
         let templates = ChatTemplates::load(files.chat_template.as_deref(), &tokenizer_config)?;
+        let sentences = SentenceFiles::load(&source.folder)?;
         let mut stop_ids = [config.eos_ids.as_slice(), &generation.eos_ids].concat();
         stop_ids.sort_unstable();
         stop_ids.dedup();
@@ -62,6 +66,7 @@ impl ModelCard {
             files,
             config,
             generation,
+            sentences,
             tokenizer: Arc::new(tokenizer),
             templates: templates.map(Arc::new),
             stop_ids,

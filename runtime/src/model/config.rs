@@ -5,6 +5,7 @@
 //! every default resolved, so that no later code asks what a missing field means. What cannot be
 //! computed faithfully is refused here: a wrong rope gives fluent nonsense, not an error.
 
+mod encoder;
 mod experts;
 mod generation;
 mod groups;
@@ -18,6 +19,7 @@ mod tests;
 use std::{fmt, path::Path};
 
 pub use self::{
+    encoder::{Encoder, ScoreActivation},
     experts::{Experts, GroupScore, RouterScore, Routing},
     generation::GenerationConfig,
     groups::{AttentionSpan, KvGroup},
@@ -31,7 +33,7 @@ use super::{
     json,
 };
 
-/// A decoder's shape and wiring. Sizes are in elements, of the whole model (not of one rank).
+/// A model's shape and wiring. Sizes are in elements, of the whole model (not of one rank).
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     /// Which wiring, and so which weight names.
@@ -40,7 +42,7 @@ pub struct ModelConfig {
     pub hidden_size: usize,
     /// Width of the feed-forward layer.
     pub intermediate_size: usize,
-    /// Decoder layers.
+    /// Layers.
     pub num_layers: usize,
     /// Query heads.
     pub num_heads: usize,
@@ -49,17 +51,17 @@ pub struct ModelConfig {
     /// Elements per head, even; `num_heads * head_dim` need not be `hidden_size`. With latent
     /// attention those of a query head.
     pub head_dim: usize,
-    /// Elements of a head that are rotated, even.
+    /// Elements of a head that are rotated, even; 0 where positions are told otherwise.
     pub rotary_dim: usize,
     /// Rows of the embedding; may exceed what the tokenizer uses.
     pub vocab_size: usize,
-    /// Epsilon of the RMS norms.
+    /// Epsilon of the norms.
     pub rms_norm_eps: f64,
     /// Rotary position embedding.
     pub rope: Rope,
     /// That of layers which look back over a window, where they have another one.
     pub window_rope: Option<Rope>,
-    /// What gates the feed-forward layers.
+    /// What gates the feed-forward layers, or stands between their products.
     pub activation: Activation,
     /// Whether norms multiply by one plus their weights, and not by those alone.
     pub norms_from_one: bool,
@@ -77,6 +79,13 @@ pub struct ModelConfig {
     pub experts: Option<Experts>,
     /// How keys and values are compressed, if they are.
     pub latent: Option<Latent>,
+    /// Set where texts are read whole and none is written: layers see what follows as well, and are
+    /// normed after their halves.
+    pub encoder: Option<Encoder>,
+    /// To which sizes the model's embeddings may be cut, if they may; empty is to any.
+    pub matryoshka: Option<Vec<usize>>,
+    /// Whether the files hold the bare layers, without an output head.
+    pub is_headless: bool,
     /// Whether the output head is the embedding itself.
     pub tie_word_embeddings: bool,
     /// Whether the query, key and value projections have biases.
@@ -160,7 +169,9 @@ impl ModelConfig {
     /// Elements of the weight matrices of layer `layer`'s feed-forward layer: all of them, and
     /// those that one token uses.
     pub fn feed_forward_elements(&self, layer: usize) -> (usize, usize) {
-        let of_width = |width: usize| 3 * self.hidden_size * width;
+        // With a gate there are three products, without it two.
+        let products = if self.encoder.is_some() { 2 } else { 3 };
+        let of_width = |width: usize| products * self.hidden_size * width;
         match self.experts_of(layer) {
             None => (of_width(self.intermediate_size), of_width(self.intermediate_size)),
             Some(experts) => {
@@ -186,6 +197,10 @@ impl ModelConfig {
 /// The wirings that are implemented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Architecture {
+    /// `BertModel`: texts to vectors.
+    Bert,
+    /// `BertForSequenceClassification`: the same with a classifier, pairs of texts to scores.
+    BertClassifier,
     /// `DeepseekV2ForCausalLM`: V2 and V2-Lite.
     DeepseekV2,
     /// `DeepseekV3ForCausalLM`: V3 and R1.
@@ -212,7 +227,9 @@ pub enum Architecture {
 
 impl Architecture {
     /// All of them, with the class name that `architectures` holds and the `model_type`.
-    pub const TABLE: [(Self, &'static str, &'static str); 11] = [
+    pub const TABLE: [(Self, &'static str, &'static str); 13] = [
+        (Self::Bert, "BertModel", "bert"),
+        (Self::BertClassifier, "BertForSequenceClassification", "bert"),
         (Self::DeepseekV2, "DeepseekV2ForCausalLM", "deepseek_v2"),
         (Self::DeepseekV3, "DeepseekV3ForCausalLM", "deepseek_v3"),
         (Self::Gemma2, "Gemma2ForCausalLM", "gemma2"),
@@ -234,9 +251,12 @@ impl fmt::Display for Architecture {
     }
 }
 
-/// What gates a feed-forward layer: `down(activation(gate(x)) * up(x))`.
+/// What gates a feed-forward layer: `down(activation(gate(x)) * up(x))`; or, where there is no
+/// gate, `down(activation(up(x)))`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
+    /// The Gaussian error linear unit, `x` times the share of a normal distribution below it.
+    Gelu,
     /// The Gaussian error linear unit, approximated by a hyperbolic tangent.
     GeluTanh,
     /// `x * sigmoid(x)`.

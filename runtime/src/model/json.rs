@@ -67,6 +67,11 @@ impl<'a> Fields<'a> {
         self.map.contains_key(name)
     }
 
+    /// How many fields there are.
+    pub(super) fn len(&self) -> usize {
+        self.map.len()
+    }
+
     /// A whole number in a range, if there.
     pub(super) fn integer(
         &self,

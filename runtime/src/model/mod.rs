@@ -10,6 +10,7 @@
 //! - [`tokenizer`], [`tokenizer_config`]: text to token ids and back
 //! - [`detokenize`]: token ids to text as they come
 //! - [`template`]: a conversation to the prompt that the model was trained on
+//! - [`pooling`]: how states become a vector for a text, where that is what a model is run for
 //! - [`grammar`]: which tokens may come next where the output's form is prescribed
 //! - [`error`]: what can be wrong with a model's files
 //!
@@ -26,6 +27,7 @@ pub mod gguf;
 pub mod grammar;
 mod guard;
 mod json;
+pub mod pooling;
 pub mod sharding;
 pub mod source;
 pub mod template;

@@ -130,6 +130,23 @@ impl Tokenizer {
         Ok(ids.to_vec())
     }
 
+    /// The ids of two texts as one, such as a question and what may answer it.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_pair(
+        &self,
+        (first, second): (&str, &str),
+        special: SpecialTokens,
+    ) -> Result<Vec<u32>, TokenizeError> {
+        let encode = || self.inner.encode_fast((first, second), special == SpecialTokens::Include);
+        let encoding = guarded(encode).map_err(TokenizeError)?;
+        let encoding = encoding.map_err(|error| TokenizeError(error.to_string()))?;
+        let ids = encoding.get_ids();
+        check_ids(ids, self.vocab_size).map_err(TokenizeError)?;
+        Ok(ids.to_vec())
+    }
+
     /// The text of some ids, all at once. Bytes that are no UTF-8 become U+FFFD; ids that are no
     /// tokens (an embedding may have more rows than there are tokens) become nothing.
     ///

@@ -89,6 +89,9 @@ impl Flag<'_> {
             "dtype" => flags.dtype = self.one_of(&DTYPES),
             "quantization" => flags.quantization = self.one_of(&QUANTIZATIONS),
             "kv-cache-dtype" => flags.kv_cache_dtype = self.kv_cache_dtype(),
+            "runner" => flags.runner = self.one_of(&RUNNERS),
+            "task" => flags.task = self.one_of(&TASKS),
+            "pooler-config" => flags.pooler_config = self.value().map(ToOwned::to_owned),
             "max-model-len" => flags.max_model_len = self.count(),
             "max-num-seqs" => flags.max_num_seqs = self.count(),
             "max-num-batched-tokens" => flags.max_num_batched_tokens = self.count(),
@@ -206,6 +209,11 @@ impl Flag<'_> {
 const QUANTIZATIONS: [&str; 2] = ["int8", "int4"];
 const CPU_PATHS: [&str; 7] =
     ["amx", "avx512-bf16", "avx512-vnni", "avx512", "avx2", "portable", "reference"];
+
+/// What a model can be run for.
+const RUNNERS: [&str; 3] = ["auto", "generate", "pooling"];
+/// The same by older names.
+const TASKS: [&str; 4] = ["auto", "generate", "embed", "embedding"];
 
 /// Orders of admission.
 const POLICIES: [&str; 3] = ["fcfs", "priority", "lpm"];

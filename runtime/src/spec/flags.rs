@@ -24,6 +24,12 @@ pub struct EngineFlags {
     /// `--kv-cache-dtype`: what keys and values are stored as: `auto`, `float32`, `bfloat16`,
     /// `float16`, `int8`.
     pub kv_cache_dtype: Option<String>,
+    /// `--runner`: what the model is run for: `auto`, `generate`, `pooling` (embeddings).
+    pub runner: Option<String>,
+    /// `--task`, an older name of the same: `auto`, `generate`, `embed`.
+    pub task: Option<String>,
+    /// `--pooler-config`: how embeddings are made, if not as the model's files say, as JSON.
+    pub pooler_config: Option<String>,
     /// `--block-size`: tokens per KV block.
     pub block_size: Option<u32>,
     /// `--num-gpu-blocks-override`: KV blocks, whatever the memory.
@@ -98,6 +104,9 @@ impl EngineFlags {
             ("--dtype", &self.dtype),
             ("--quantization", &self.quantization),
             ("--kv-cache-dtype", &self.kv_cache_dtype),
+            ("--runner", &self.runner),
+            ("--task", &self.task),
+            ("--pooler-config", &self.pooler_config),
             ("--scheduling-policy", &self.scheduling_policy),
             ("--cpu-path", &self.cpu_path),
             ("--kv-transfer-shm", &self.kv_transfer_shm),

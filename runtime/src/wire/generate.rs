@@ -19,6 +19,8 @@ use crate::{
 
 /// Longest prompt plus output that a message may hold; the model's own limit is checked later.
 pub const MAX_TOKENS: usize = 2 << 20;
+/// Most elements of a text's vector.
+pub const MAX_VECTOR: usize = 1 << 20;
 /// Most choices of one request.
 pub const MAX_CHOICES: usize = 1024;
 
@@ -61,6 +63,8 @@ pub struct Generate {
     pub adapter: Option<String>,
     /// Separates this request's cached blocks from those of others.
     pub cache_salt: Option<String>,
+    /// What is wanted of the model.
+    pub output: OutputKind,
     /// How to choose tokens and when to stop.
     pub options: SamplingOptions,
     /// Drawn by the gateway before placement when the client gave none.
@@ -75,6 +79,16 @@ pub struct Generate {
     pub model: Digest,
     /// The tokenizer that it used.
     pub tokenizer: Digest,
+}
+
+/// What a request wants.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OutputKind {
+    /// Tokens that follow the prompt.
+    #[default]
+    Tokens,
+    /// The vector of the prompt, in one chunk without tokens.
+    Embedding,
 }
 
 /// A group that computes a prompt's KV for another, or has it already.
@@ -236,6 +250,8 @@ pub struct Chunk {
     /// Prompt tokens whose KV was found in the prefix cache: known from the first chunk on, for a
     /// choice that the gateway ends.
     pub cached_tokens: u32,
+    /// The prompt's vector, not cut and not normalized, if that was asked for; else empty.
+    pub embedding: Vec<f32>,
     /// Set in the choice's last chunk.
     pub finish: Option<Finished>,
 }
@@ -348,6 +364,7 @@ impl Message for GenerateDown {
     fn check(&self) -> Result<(), String> {
         let Self::Chunk(chunk) = self else { return Ok(()) };
         bounded("tokens", &chunk.tokens, MAX_TOKENS)?;
+        bounded("embedding", &chunk.embedding, MAX_VECTOR)?;
         if !chunk.logprobs.is_empty() && chunk.logprobs.len() != chunk.tokens.len() {
             return Err(format!(
                 "{} logprobs for {} tokens, one each or none is right",

@@ -58,8 +58,36 @@ pub struct EndpointInfo {
     /// The most sequences that run at a time; 0 if it does not say.
     #[serde(default)]
     pub max_num_seqs: u32,
+    /// Set if it makes vectors of texts, and no texts.
+    #[serde(default)]
+    pub embeds: Option<Embeds>,
     /// What decides whether another endpoint would produce the same tokens.
     pub fingerprint: Fingerprint,
+}
+
+/// The vectors that an endpoint makes of texts, as its clients are to get them. It sends them whole
+/// and of whatever length they are; a gateway makes of them what is asked for.
+#[derive(
+    Archive,
+    Serialize,
+    Deserialize,
+    serde::Serialize,
+    serde::Deserialize,
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+)]
+pub struct Embeds {
+    /// Elements.
+    pub size: u32,
+    /// Whether they are divided by their length.
+    pub normalize: bool,
+    /// To which sizes they may be cut, if they may; empty is to any.
+    pub dimensions: Option<Vec<u32>>,
+    /// Whether a text is a pair, and its one number is how much both have to do with each other.
+    #[serde(default)]
+    pub scores: bool,
 }
 
 /// What an endpoint may be asked to do.

@@ -15,6 +15,7 @@ use troupe_runtime::{
         config::{GenerationConfig, ModelConfig},
         detokenize::Detokenizer,
         grammar::GrammarFactory,
+        pooling::SentenceFiles,
         template::{ChatInput, ChatTemplates},
         tokenizer::{SpecialTokens, Tokenizer},
         tokenizer_config::TokenizerConfig,
@@ -28,8 +29,8 @@ use crate::{
     golden,
 };
 
-const MODELS: [&str; 5] =
-    ["tiny-chat", "tiny-deepseek-v2", "tiny-gemma2", "tiny-llama-tied", "tiny-qwen2"];
+const MODELS: [&str; 6] =
+    ["tiny-bert", "tiny-chat", "tiny-deepseek-v2", "tiny-gemma2", "tiny-llama-tied", "tiny-qwen2"];
 
 #[test]
 fn configs_of_models_are_read_or_refused() {
@@ -63,6 +64,24 @@ fn files_beside_a_tokenizer_are_read_or_refused() {
         let _ = GenerationConfig::load(&path, 512);
         TokenizerConfig::load(Some(&path), None).is_ok()
     });
+}
+
+#[test]
+fn files_of_sentence_transformers_are_read_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("1_Pooling")).unwrap();
+    let names = ["modules.json", "1_Pooling/config.json", "sentence_bert_config.json"];
+    let good = names.map(|name| file("tiny-bert", name));
+    let (read, of) = each(1500, |random| {
+        let spoilt = random.random_range(0..names.len());
+        for (at, name) in names.into_iter().enumerate() {
+            let as_it_was = good[at].clone();
+            let bytes = if at == spoilt { changed(random, &[as_it_was]) } else { as_it_was };
+            std::fs::write(folder.path().join(name), bytes).unwrap();
+        }
+        SentenceFiles::load(folder.path()).is_ok()
+    });
+    assert!(of == 1 || (1..of).contains(&read), "{read} of {of} are read");
 }
 
 #[test]

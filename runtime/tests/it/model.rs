@@ -12,8 +12,9 @@ use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::Value;
 use troupe_runtime::model::{
     card::ModelCard,
-    config::{Activation, Architecture, AttentionSpan, ModelConfig, RopeScaling},
+    config::{Activation, Architecture, AttentionSpan, Encoder, ModelConfig, RopeScaling},
     detokenize::Detokenizer,
+    pooling::{Pooling, PoolingKind, SentenceFiles},
     source::{ModelAccess, ModelFiles, ModelSource},
     template::{ChatInput, ChatTemplates, TemplateError},
     tokenizer::{SpecialTokens, Tokenizer},
@@ -51,7 +52,11 @@ fn cards_load_with_all_their_parts() {
     let mut digests = Vec::new();
     for folder in folders("models").into_iter().filter(|folder| is_known(folder)) {
         let card = load(&folder);
-        assert!(!card.stop_ids.is_empty(), "{}", folder.display());
+        // What reads and does not write has no end, and says how its states are pooled.
+        let reads = card.config.encoder.is_some();
+        assert_eq!(card.stop_ids.is_empty(), reads, "{}", folder.display());
+        let scores = card.config.encoder.is_some_and(|encoder| encoder.classifier.is_some());
+        assert_eq!(card.sentences.is_some(), reads && !scores, "{}", folder.display());
         let digest = ModelFiles::find(&card.files.folder).unwrap().model_digest().unwrap();
         let again = ModelFiles::find(&folder).unwrap().model_digest().unwrap();
         assert_eq!(digest, again);
@@ -87,6 +92,13 @@ fn features_of_single_models_are_read() {
         assert!(config.qkv_bias && !config.output_bias && !config.qk_norm);
         assert_eq!(config.kv_groups()[0].span, AttentionSpan::Full);
     }
+    let folder = golden::model("tiny-bert").expect("every set has tiny-bert");
+    let bert = load(&folder);
+    assert_eq!(bert.config.encoder, Some(Encoder { token_types: 2, classifier: None }));
+    assert_eq!(bert.config.kv_groups()[0].span, AttentionSpan::Both);
+    assert_eq!((bert.config.activation, bert.config.rotary_dim), (Activation::Gelu, 0));
+    let pooling = Pooling { kind: PoolingKind::Mean, normalize: true };
+    assert_eq!(bert.sentences, Some(SentenceFiles { pooling, max_tokens: Some(128) }));
     let gemma = config("tiny-gemma2").expect("every set has tiny-gemma2");
     let spans: Vec<_> = gemma.kv_groups().iter().map(|group| group.span).collect();
     assert_eq!(spans, [AttentionSpan::Window(16), AttentionSpan::Full]);
@@ -186,8 +198,26 @@ fn streams_equal_whole_decoding_for_any_tokens() {
 }
 
 #[test]
+fn pairs_become_the_recorded_ids() {
+    // Only the committed set has it.
+    let Some(folder) = golden::model("tiny-bert-cross") else { return };
+    let golden = golden::json("models/tiny-bert-cross/golden.json").unwrap();
+    let tokenizer = tokenizer(&folder);
+    for pair in golden["pairs"].as_array().unwrap() {
+        let texts = (pair["text_1"].as_str().unwrap(), pair["text_2"].as_str().unwrap());
+        let found = tokenizer.encode_pair(texts, SpecialTokens::Include).unwrap();
+        assert_eq!(found, ids(&pair["ids"]), "{texts:?}");
+    }
+}
+
+#[test]
 fn pieces_say_where_they_begin_and_never_split_a_character() {
-    for folder in folders("models").into_iter().filter(|folder| is_known(folder)) {
+    // An encoder's tokens need not spell what it reads.
+    let writes = |folder: &PathBuf| {
+        let config = ModelConfig::load(&folder.join("config.json"));
+        is_known(folder) && config.is_ok_and(|config| config.encoder.is_none())
+    };
+    for folder in folders("models").into_iter().filter(writes) {
         let tokenizer = tokenizer(&folder);
         let ids = tokenizer.encode("naïve 🙂 日本", SpecialTokens::Exclude).unwrap();
         let mut stream = Detokenizer::new(tokenizer, SpecialTokens::Include);

@@ -220,6 +220,7 @@ fn limits_of(words: &Words<'_>) -> Limits {
         },
         prefix_caching: words.get("caching") != Some("off"),
         watermark: words.number("watermark").unwrap_or(0),
+        whole_prompts: words.get("whole") == Some("on"),
         speculation: (drafts > 0).then_some(speculation),
         ..limits(words.number("tokens").unwrap_or(8), stages)
     }

@@ -348,9 +348,11 @@ pub(super) fn settings(shape: Shape) -> EngineSettings {
             kv_transfer_timeout: Duration::from_secs(2),
             offload: Offload::default(),
             speculation: shape.speculation,
+            whole_prompts: false,
         },
         stages: shape.stages,
         windows: vec![shape.window],
+        embeds: None,
         kv_dtype: "none".into(),
         prefix_key: [0; 32],
     }

@@ -14,7 +14,7 @@ use troupe_actors::{
 use troupe_runtime::{
     id::RequestId,
     spec::service::Eviction,
-    wire::generate::{Choice, Generate, SamplingOptions},
+    wire::generate::{Choice, Generate, OutputKind, SamplingOptions},
 };
 use uuid::Uuid;
 
@@ -96,6 +96,7 @@ impl Arrival {
             hash_seed,
             adapter: None,
             cache_salt: None,
+            output: OutputKind::Tokens,
             options: SamplingOptions {
                 max_tokens: self.max_tokens,
                 stop_token_ids: self.stop.into_iter().collect(),

@@ -8,7 +8,7 @@ use troupe_actors::leader::{engine::EngineEvent, request::RequestKey};
 use troupe_runtime::{
     id::RequestId,
     spec::service::Eviction,
-    wire::generate::{Choice, Generate, SamplingOptions},
+    wire::generate::{Choice, Generate, OutputKind, SamplingOptions},
 };
 use uuid::Uuid;
 
@@ -80,6 +80,7 @@ impl World {
             hash_seed: 0,
             adapter: None,
             cache_salt: None,
+            output: OutputKind::Tokens,
             options: SamplingOptions { max_tokens, ..SamplingOptions::default() },
             seed: self.asked,
             choices: (0..choices).map(|index| Choice { index, output: Vec::new() }).collect(),

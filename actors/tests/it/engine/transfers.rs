@@ -14,7 +14,7 @@ use troupe_runtime::{
     id::{Coordinate, EndpointId, RequestId, TransferId},
     spec::service::Eviction,
     wire::{
-        generate::{Choice, Generate, KvSource, SamplingOptions},
+        generate::{Choice, Generate, KvSource, OutputKind, SamplingOptions},
         transfer::{Prefill, PrefillDown},
     },
 };
@@ -141,6 +141,7 @@ impl World {
             hash_seed: 0,
             adapter: None,
             cache_salt: None,
+            output: OutputKind::Tokens,
             options: SamplingOptions {
                 max_tokens: self.dice.roll(12) as u32,
                 ..SamplingOptions::default()

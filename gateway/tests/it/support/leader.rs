@@ -281,6 +281,7 @@ pub(crate) fn chunk(generate: &Generate, choice: u32, position: u32, tokens: Vec
         logprobs: logprobs.unwrap_or_default(),
         prompt_logprobs: of_prompt.unwrap_or_default(),
         cached_tokens: 0,
+        embedding: vec![],
         finish: None,
     }
 }

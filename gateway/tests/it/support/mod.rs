@@ -21,7 +21,7 @@ use troupe_runtime::{
     },
     shutdown::{ShutdownOwner, shutdown},
     transport::{Link, LocalNetwork, PeerIdentity, PeerRole},
-    wire::status::{EndpointInfo, Fingerprint, Role},
+    wire::status::{Embeds, EndpointInfo, Fingerprint, Role},
 };
 
 pub(crate) use self::{
@@ -78,6 +78,19 @@ pub(crate) async fn stage_of(
     max_model_len: u32,
     adjust: impl FnOnce(&mut GatewayConfig),
 ) -> Stage {
+    stage_as(scripts, adjust, |info| EndpointInfo { max_model_len, ..info }).await
+}
+
+/// Leaders that make vectors.
+pub(crate) async fn stage_for_embeddings(scripts: Vec<Script>, embeds: Embeds) -> Stage {
+    stage_as(scripts, |_| {}, |info| EndpointInfo { embeds: Some(embeds.clone()), ..info }).await
+}
+
+async fn stage_as(
+    scripts: Vec<Script>,
+    adjust: impl FnOnce(&mut GatewayConfig),
+    what: impl Fn(EndpointInfo) -> EndpointInfo,
+) -> Stage {
     let network = LocalNetwork::new();
     let registry = Arc::new(EmbeddedRegistry::new());
     let keys = Keys::new("test");
@@ -89,7 +102,7 @@ pub(crate) async fn stage_of(
     let gateway = serve(config, around, listener).expect("a free port");
     let mut leaders = Vec::new();
     for (index, script) in (0..).zip(scripts) {
-        let info = EndpointInfo { max_model_len, ..info(index) };
+        let info = what(info(index));
         let leader = Leader::start(network.link(identity(PeerRole::Node)), info, script);
         leaders.push(leader);
     }
@@ -146,6 +159,7 @@ fn info(index: u32) -> EndpointInfo {
         block_size: 16,
         num_blocks: 64,
         max_num_seqs: 8,
+        embeds: None,
         fingerprint: Fingerprint {
             model: model_digest(&card),
             tokenizer: card.tokenizer_digest,

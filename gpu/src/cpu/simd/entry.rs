@@ -142,6 +142,16 @@ macro_rules! entry_points {
             unsafe { crate::cpu::simd::rows::gelu_mul::<$simd>(gate, up, out) }
         }
 
+        /// [`crate::cpu::simd::rows::gelu`].
+        ///
+        /// # Safety
+        /// The machine must have this module's features.
+        $(#[$feature])?
+        pub(crate) unsafe fn gelu(values: &mut [f32]) {
+            // SAFETY: features as promised by the caller.
+            unsafe { crate::cpu::simd::rows::gelu::<$simd>(values) }
+        }
+
         /// [`crate::cpu::simd::latent::task`].
         ///
         /// # Safety

@@ -287,6 +287,11 @@ impl Isa {
         dispatch!(self, gelu_mul(gate, up, out))
     }
 
+    /// Each value its exact Gaussian error linear unit.
+    pub(crate) fn gelu(self, values: &mut [f32]) {
+        dispatch!(self, gelu(values))
+    }
+
     /// `out = silu(gate) * up`.
     pub(crate) fn silu_mul(self, gate: &[f32], up: &[f32], out: &mut [f32]) {
         dispatch!(self, silu_mul(gate, up, out))

@@ -1,7 +1,7 @@
-//! Kernels along one row: the sum that a norm needs, and the gated activation.
+//! Kernels along one row: the sum that a norm needs, and the activations.
 
 use super::vector::{LANES, Simd};
-use crate::cpu::math::{GELU_CUBE, GELU_LINE, tree};
+use crate::cpu::math::{GELU_CUBE, GELU_LINE, TAIL_SLOPE, TAIL_TERMS, tree};
 
 /// The sum of squares over 16 lanes, element `i` in lane `i % 16`, then the tree.
 ///
@@ -61,6 +61,31 @@ pub(crate) unsafe fn gelu_mul<S: Simd>(gate: &[f32], up: &[f32], out: &mut [f32]
             S::lanes(S::mul(gelu, S::load(up.as_ptr())))
         };
         out.copy_from_slice(&lanes[..out.len()]);
+    }
+}
+
+/// Each value its [`crate::cpu::math::gelu_exact`].
+///
+/// # Safety
+/// The machine must have what `S` needs.
+#[inline(always)]
+pub(crate) unsafe fn gelu<S: Simd>(values: &mut [f32]) {
+    for piece in values.chunks_mut(LANES) {
+        let padded = padded(piece);
+        // SAFETY: loads are from arrays of 16.
+        let lanes = unsafe {
+            let (x, one) = (S::load(padded.as_ptr()), S::splat(1.0));
+            let t = S::max(x, S::mul(S::splat(-1.0), x));
+            let k = S::div(one, S::fma(t, S::splat(TAIL_SLOPE), one));
+            let mut p = S::splat(TAIL_TERMS[0]);
+            for term in &TAIL_TERMS[1..] {
+                p = S::fma(p, k, S::splat(*term));
+            }
+            let e = S::exp(S::mul(S::mul(t, t), S::splat(-0.5)));
+            let tail = S::mul(S::mul(p, k), e);
+            S::lanes(S::sub(S::max(x, S::splat(0.0)), S::mul(t, tail)))
+        };
+        piece.copy_from_slice(&lanes[..piece.len()]);
     }
 }
 

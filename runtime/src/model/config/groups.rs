@@ -8,6 +8,8 @@
 /// How far back a layer's queries look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AttentionSpan {
+    /// Every position of the text, later ones too.
+    Both,
     /// Every earlier position.
     Full,
     /// The last so many positions, the query's own included: position i sees i - W + 1 ..= i.

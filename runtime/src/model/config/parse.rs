@@ -2,14 +2,16 @@
 //! per architecture, and every number checked before anything is computed from it.
 
 use super::{
-    Activation, Architecture, AttentionSpan, Experts, Latent, ModelConfig, ModelDtype,
+    Activation, Architecture, AttentionSpan, Encoder, Experts, Latent, ModelConfig, ModelDtype,
     quantization, rope,
 };
 use crate::model::{error::ModelError, json::Fields};
 
 /// Parses a whole config.
 pub(super) fn model_config(config: &Fields<'_>) -> Result<ModelConfig, ModelError> {
-    let architecture = architecture(config)?;
+    let (architecture, is_headless) = architecture(config)?;
+    let parse_encoder = || Encoder::parse(config, architecture);
+    let encoder = is_bert(architecture).then(parse_encoder).transpose()?;
     let hidden_size = config.size("hidden_size", 1..=MAX_WIDTH)?;
     let num_layers = config.size("num_hidden_layers", 1..=MAX_LAYERS)?;
     let num_heads = config.size("num_attention_heads", 1..=MAX_HEADS)?;
@@ -36,6 +38,7 @@ pub(super) fn model_config(config: &Fields<'_>) -> Result<ModelConfig, ModelErro
     };
     let rotary_dim = match &latent {
         Some(latent) => latent.rope_dim,
+        None if encoder.is_some() => 0,
         None => rotary_dim(config, architecture, head_dim)?,
     };
     if !rope.fits(rotary_dim) {
@@ -43,7 +46,11 @@ pub(super) fn model_config(config: &Fields<'_>) -> Result<ModelConfig, ModelErro
         return Err(config.wrong("rope_scaling", format!("it needs {pairs} factors in a list")));
     }
     let cap = |name, default| cap(config, architecture, (name, default));
-    let norm_eps = if architecture == Architecture::Phi3 { 1e-5 } else { 1e-6 };
+    let (eps_name, norm_eps) = match architecture {
+        Architecture::Bert | Architecture::BertClassifier => ("layer_norm_eps", 1e-12),
+        Architecture::Phi3 => ("rms_norm_eps", 1e-5),
+        _ => ("rms_norm_eps", 1e-6),
+    };
     Ok(ModelConfig {
         architecture,
         hidden_size,
@@ -58,10 +65,10 @@ pub(super) fn model_config(config: &Fields<'_>) -> Result<ModelConfig, ModelErro
         head_dim,
         rotary_dim,
         vocab_size,
-        rms_norm_eps: config.number("rms_norm_eps", 1e-12..=0.1)?.unwrap_or(norm_eps),
+        rms_norm_eps: config.number(eps_name, 1e-12..=0.1)?.unwrap_or(norm_eps),
         rope,
         window_rope,
-        activation: activation(config, is_gemma)?,
+        activation: activation(config, architecture)?,
         norms_from_one: is_gemma,
         embedding_scale: is_gemma.then(|| (hidden_size as f64).sqrt()),
         attention_scale: attention_scale(config, latent.is_some(), is_gemma, head_dim)?,
@@ -70,10 +77,17 @@ pub(super) fn model_config(config: &Fields<'_>) -> Result<ModelConfig, ModelErro
         fused_projections: architecture == Architecture::Phi3,
         experts: Experts::parse(config, architecture, num_layers)?,
         latent,
+        encoder,
+        matryoshka: matryoshka(config, hidden_size)?,
+        is_headless,
         tie_word_embeddings: config.flag("tie_word_embeddings")?.unwrap_or(is_gemma),
         qkv_bias,
         output_bias,
-        mlp_bias: architecture == Architecture::Llama && config.flag("mlp_bias")?.unwrap_or(false),
+        mlp_bias: match architecture {
+            Architecture::Bert | Architecture::BertClassifier => true,
+            Architecture::Llama => config.flag("mlp_bias")?.unwrap_or(false),
+            _ => false,
+        },
         qk_norm: matches!(
             architecture,
             Architecture::Gemma3 | Architecture::Qwen3 | Architecture::Qwen3Moe
@@ -85,6 +99,18 @@ pub(super) fn model_config(config: &Fields<'_>) -> Result<ModelConfig, ModelErro
         bos_id: config.token_ids("bos_token_id", vocab_size)?.first().copied(),
         eos_ids: config.token_ids("eos_token_id", vocab_size)?,
     })
+}
+
+/// To which sizes embeddings may be cut: whoever trained the model to bear that says so.
+fn matryoshka(config: &Fields<'_>, hidden_size: usize) -> Result<Option<Vec<usize>>, ModelError> {
+    let sizes = config.integers("matryoshka_dimensions", hidden_size + 1)?;
+    let sizes = sizes.filter(|sizes| !sizes.is_empty());
+    let may = config.flag("is_matryoshka")?.unwrap_or(false);
+    Ok(sizes.or_else(|| may.then(Vec::new)))
+}
+
+fn is_bert(architecture: Architecture) -> bool {
+    matches!(architecture, Architecture::Bert | Architecture::BertClassifier)
 }
 
 fn is_deepseek(architecture: Architecture) -> bool {
@@ -104,6 +130,7 @@ fn attention_biases(
         | Architecture::Llama
         | Architecture::Qwen3
         | Architecture::Qwen3Moe => Ok((written, written)),
+        Architecture::Bert | Architecture::BertClassifier => Ok((true, true)),
         Architecture::Mistral | Architecture::Mixtral | Architecture::Phi3 => Ok((false, false)),
         Architecture::Qwen2 => Ok((true, false)),
         Architecture::DeepseekV2 | Architecture::DeepseekV3 if written => {
@@ -163,22 +190,42 @@ fn rotary_dim(
     }
 }
 
-fn architecture(config: &Fields<'_>) -> Result<Architecture, ModelError> {
+/// The wiring, and whether the files hold it without the output head that others of it have:
+/// `Qwen3Model` is `Qwen3ForCausalLM` without.
+fn architecture(config: &Fields<'_>) -> Result<(Architecture, bool), ModelError> {
     let classes = config.texts("architectures")?.unwrap_or_default();
     let model_type = config.text("model_type")?;
-    let found = Architecture::TABLE.iter().find(|(_, class, name)| match classes.first() {
-        Some(first) => first == class,
-        None => model_type == Some(name),
-    });
-    if let Some((architecture, ..)) = found {
-        return Ok(*architecture);
+    let find = |fits: &dyn Fn(&str, &str) -> bool| {
+        let row = Architecture::TABLE.iter().find(|(_, class, name)| fits(class, name));
+        row.map(|(architecture, ..)| *architecture)
+    };
+    let Some(first) = classes.first() else {
+        return match find(&|_, name| model_type == Some(name)) {
+            Some(architecture) => Ok((architecture, false)),
+            None => Err(unknown(config, "model_type")),
+        };
+    };
+    if let Some(architecture) = find(&|class, _| class == *first) {
+        return Ok((architecture, false));
     }
-    let known = Architecture::TABLE.map(|(_, class, _)| class).join(", ");
-    let field = if classes.is_empty() { "model_type" } else { "architectures" };
-    Err(config.wrong(field, format!("the architectures that are known are {known}")))
+    let bare = first.strip_suffix("Model").filter(|stem| !stem.is_empty());
+    let headless = find(&|class, _| bare.is_some() && class.strip_suffix("ForCausalLM") == bare);
+    headless.map(|found| (found, true)).ok_or_else(|| unknown(config, "architectures"))
 }
 
-fn activation(config: &Fields<'_>, is_gemma: bool) -> Result<Activation, ModelError> {
+fn unknown(config: &Fields<'_>, field: &str) -> ModelError {
+    let known = Architecture::TABLE.map(|(_, class, _)| class).join(", ");
+    config.wrong(field, format!("the architectures that are known are {known}"))
+}
+
+fn activation(config: &Fields<'_>, architecture: Architecture) -> Result<Activation, ModelError> {
+    let is_gemma = matches!(architecture, Architecture::Gemma2 | Architecture::Gemma3);
+    if is_bert(architecture) {
+        return match config.text("hidden_act")? {
+            None | Some("gelu") => Ok(Activation::Gelu),
+            Some(_) => Err(config.wrong("hidden_act", "this family is known with `gelu`")),
+        };
+    }
     // Gemma's older files have a name of another function under the usual key, which nobody reads.
     let name = if is_gemma { "hidden_activation" } else { "hidden_act" };
     match (config.text(name)?, is_gemma) {
@@ -199,7 +246,8 @@ fn num_kv_heads(
     let Some(heads) = config.integer(NAME, 1..=MAX_HEADS)? else {
         // Before grouped queries there was no such field: one key and value head per query head.
         // Families that were born with it have other defaults, which no published file relies on.
-        let has_default = matches!(architecture, Architecture::Llama | Architecture::Phi3)
+        let has_default = is_bert(architecture)
+            || matches!(architecture, Architecture::Llama | Architecture::Phi3)
             || config.is_written(NAME);
         return match has_default {
             true => Ok(num_heads),
@@ -248,6 +296,9 @@ fn attention_spans(
     num_layers: usize,
 ) -> Result<Vec<AttentionSpan>, ModelError> {
     let window = match architecture {
+        Architecture::Bert | Architecture::BertClassifier => {
+            return Ok(vec![AttentionSpan::Both; num_layers]);
+        }
         Architecture::Llama | Architecture::DeepseekV2 | Architecture::DeepseekV3 => {
             return Ok(vec![AttentionSpan::Full; num_layers]);
         }

@@ -52,6 +52,62 @@ fn defaults_are_resolved() {
 }
 
 #[test]
+fn encoders_and_models_without_a_head_are_told_apart() {
+    let bert = |changes: Value| {
+        let mut config = json!({"architectures": ["BertModel"], "num_key_value_heads": null});
+        for (field, value) in changes.as_object().unwrap() {
+            config[field] = value.clone();
+        }
+        config
+    };
+    let config = parse(bert(json!({"layer_norm_eps": 1e-6}))).unwrap();
+    assert_eq!(
+        (config.encoder, config.num_kv_heads),
+        (Some(Encoder { token_types: 2, classifier: None }), 8)
+    );
+    assert_eq!((config.rms_norm_eps, config.rotary_dim), (1e-6, 0));
+    assert_eq!(config.attention, [AttentionSpan::Both; 4]);
+    assert_eq!(parse(bert(json!({}))).unwrap().rms_norm_eps, 1e-12);
+    check_error(bert(json!({"is_decoder": true})), &["`is_decoder`", "encoder"]);
+    let relative = json!({"position_embedding_type": "relative_key"});
+    check_error(bert(relative), &["`position_embedding_type`", "absolute"]);
+    check_error(bert(json!({"hidden_act": "relu"})), &["`hidden_act`", "`gelu`"]);
+
+    let scores = |changes: Value| {
+        let mut config = bert(changes);
+        config["architectures"] = json!(["BertForSequenceClassification"]);
+        config
+    };
+    let one = || json!({"id2label": {"0": "LABEL_0"}});
+    let classifier = |config| parse(scores(config)).unwrap().encoder.unwrap().classifier;
+    assert_eq!(classifier(one()), Some(ScoreActivation::Sigmoid));
+    let mut identity = one();
+    identity["sentence_transformers"] =
+        json!({"activation_fn": "torch.nn.modules.linear.Identity", "version": "4.0.0"});
+    assert_eq!(classifier(identity), Some(ScoreActivation::Identity));
+    let older = json!({"num_labels": 1,
+        "sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"});
+    assert_eq!(classifier(older), Some(ScoreActivation::Identity));
+    check_error(scores(json!({})), &["`id2label`", "2 labels"]);
+    check_error(
+        scores(json!({"num_labels": 1, "sbert_ce_default_activation_function": "Tanh"})),
+        &["Sigmoid and Identity"],
+    );
+
+    assert!(!parse(json!({})).unwrap().is_headless);
+    let bare = parse(json!({"architectures": ["Qwen3Model"]})).unwrap();
+    assert_eq!((bare.architecture, bare.is_headless), (Architecture::Qwen3, true));
+    check_error(json!({"architectures": ["Model"]}), &["`architectures`", "BertModel"]);
+    check_error(json!({"architectures": ["BertForMaskedLM"]}), &["BertForMaskedLM"]);
+
+    assert_eq!(parse(json!({})).unwrap().matryoshka, None);
+    assert_eq!(parse(json!({"is_matryoshka": true})).unwrap().matryoshka, Some(vec![]));
+    let sizes = parse(json!({"matryoshka_dimensions": [16, 32]})).unwrap().matryoshka;
+    assert_eq!(sizes, Some(vec![16, 32]));
+    check_error(json!({"matryoshka_dimensions": [65]}), &["`matryoshka_dimensions`"]);
+}
+
+#[test]
 fn wrong_numbers_are_named_with_what_would_be_right() {
     check_error(json!({"hidden_size": 0}), &["`hidden_size`", "is 0", "from 1 to"]);
     check_error(json!({"num_hidden_layers": 1e9}), &["`num_hidden_layers`"]);

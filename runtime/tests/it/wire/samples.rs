@@ -16,7 +16,7 @@ use troupe_runtime::{
         },
         generate::{
             Choice, Chunk, Finish, FinishReason, Finished, Generate, GenerateDown, GenerateUp,
-            Grammar, KvSource, Reasoning, SamplingOptions, TokenLogprobs, Usage,
+            Grammar, KvSource, OutputKind, Reasoning, SamplingOptions, TokenLogprobs, Usage,
         },
         group::{
             Formation, FormationMember, Hello, MemberDown, MemberUp, Progress, RankPulse,
@@ -34,7 +34,7 @@ use troupe_runtime::{
         operate::{Reason, Refusal},
         preflight::{PreflightDown, PreflightUp},
         shared::{SegmentOffer, SharedDown, SharedUp},
-        status::{EndpointInfo, Fingerprint, Load, Role, StatusDown, StatusUp},
+        status::{Embeds, EndpointInfo, Fingerprint, Load, Role, StatusDown, StatusUp},
         step::{
             BlockCopy, BlockSwap, NewSequence, Outcome, ResumedSequence, RunningSequence,
             SampledTokens, SequenceResult, Span, StepKind, StepPlan, StepResult,
@@ -148,6 +148,7 @@ pub(super) fn generate() -> Generate {
         hash_seed: u128::MAX - 2,
         adapter: Some("adapter".into()),
         cache_salt: Some("salt".into()),
+        output: OutputKind::Embedding,
         options: options(),
         seed: 99,
         choices: vec![Choice { index: 0, output: vec![4, 5] }],
@@ -251,6 +252,7 @@ fn info() -> EndpointInfo {
         block_size: 16,
         num_blocks: 64,
         max_num_seqs: 8,
+        embeds: Some(Embeds { size: 8, normalize: true, dimensions: Some(vec![4]), scores: true }),
         fingerprint: Fingerprint {
             model: Digest([1; 32]),
             tokenizer: Digest([2; 32]),
@@ -280,6 +282,7 @@ fn chunk() -> Chunk {
         logprobs: vec![logprobs()],
         prompt_logprobs: vec![logprobs()],
         cached_tokens: 1,
+        embedding: vec![0.5, -0.25],
         finish: Some(Finished {
             reason: FinishReason::Stop,
             stop_token: Some(11),
