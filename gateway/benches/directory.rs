@@ -388,6 +388,7 @@ fn info(model: Digest, tokenizer: Digest) -> EndpointInfo {
             quantization: "none".into(),
             kv_dtype: "float32".into(),
             tensor_parallel: 1,
+            expert_parallel: false,
             kernel_path: "none".into(),
             batch_invariant: true,
         },

@@ -84,6 +84,7 @@ fn record() -> EndpointRecord {
             quantization: "none".into(),
             kv_dtype: "bfloat16".into(),
             tensor_parallel: 1,
+            expert_parallel: false,
             kernel_path: "none".into(),
             batch_invariant: true,
         },

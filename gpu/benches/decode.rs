@@ -46,7 +46,7 @@ fn load(threads: usize, collective: Box<dyn Collective>) -> Box<dyn Executor> {
         folder,
         config,
         coordinate: Coordinate { dp: 0, stage: 0, tp },
-        parallel: ParallelSizes { tensor, pipeline: 1 },
+        parallel: ParallelSizes { tensor, pipeline: 1, experts: false },
         dtype: None,
         kv_dtype: None,
         quantize: None,

@@ -79,6 +79,9 @@ pub struct ParallelSizes {
     pub tensor: usize,
     /// Stages.
     pub pipeline: usize,
+    /// Whether the ranks of a stage divide its experts, each of which one rank then has whole; else
+    /// every rank has its share of each expert.
+    pub experts: bool,
 }
 
 impl ParallelSizes {
@@ -90,6 +93,11 @@ impl ParallelSizes {
         config
             .check_tensor_parallel(self.tensor)
             .map_err(|error| DeviceError::Unsupported(error.to_string()))?;
+        if self.experts {
+            config
+                .check_expert_parallel(self.tensor)
+                .map_err(|error| DeviceError::Unsupported(error.to_string()))?;
+        }
         pipeline::split(&PartCosts::of(config), self.pipeline)
     }
 }
@@ -141,7 +149,9 @@ impl<B: Backend> RankExecutor<B> {
         if let Some(progress) = request.progress.clone() {
             reader = reader.with_progress(progress, plan.parts());
         }
-        let loader = Loader { backend: &mut backend, reader, quantize: request.quantize };
+        let whole_experts = request.parallel.experts;
+        let quantize = request.quantize;
+        let loader = Loader { backend: &mut backend, reader, quantize, whole_experts };
         let (parts, holding) = plan.load(loader, &request)?;
         let memory = MemoryReport {
             weight_bytes_sharded: holding.sharded,
@@ -290,7 +300,7 @@ impl Plan {
             return Ok(());
         }
         let reader = WeightReader::new(checkpoint, self.shard, storage).surveying();
-        let mut loader = Loader { backend, reader, quantize: None };
+        let mut loader = Loader { backend, reader, quantize: None, whole_experts: false };
         let whole = models::places(config, &(0..config.num_layers));
         VocabularyTable::load_embedding(&mut loader, config)?;
         opening(&mut loader, request)?;

@@ -132,6 +132,10 @@ pub(crate) struct EngineArgs {
     #[arg(long, visible_alias = "pp", value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) pipeline_parallel_size: u32,
+    /// Have the ranks of a stage divide its experts, each of which one rank has whole, and not the
+    /// width of each.
+    #[arg(long, visible_alias = "ep")]
+    pub(crate) enable_expert_parallel: bool,
     /// The device to run on.
     #[arg(long, default_value = "auto", value_parser = ["auto", "cpu"])]
     device: String,

@@ -99,6 +99,7 @@ impl LaunchArgs {
         let mut launch = launch(model.to_owned(), model.to_owned(), self.engine.flags());
         launch.tensor_parallel = self.engine.tensor_parallel_size;
         launch.pipeline_parallel = self.engine.pipeline_parallel_size;
+        launch.expert_parallel = self.engine.enable_expert_parallel;
         launch.member_per = match (self.stage_processes, self.rank_processes) {
             (true, _) => MemberPer::Stage,
             (_, true) => MemberPer::Rank,

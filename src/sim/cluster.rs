@@ -58,6 +58,7 @@ impl Cluster {
                 quantization: "none".into(),
                 kv_dtype: "bfloat16".into(),
                 tensor_parallel: 1,
+                expert_parallel: false,
                 kernel_path: "sim".into(),
                 batch_invariant: true,
             },

@@ -118,6 +118,7 @@ fn a_member_by_hand() {
 fn arguments_that_make_no_sense() {
     let model = golden::model("tiny-qwen2").expect("both sets have it");
     check(&serve(&model, &["-tp", "0"]), &["tensor-parallel-size"]);
+    check(&serve(&model, &["-tp", "2", "--enable-expert-parallel"]), &["no experts", "divided"]);
     check(&serve(&model, &["--device", "cuda"]), &["cuda", "cpu"]);
     check(&serve(&model, &["--log", "=="]), &["log filter"]);
     check(&serve(&model, &["--stage-processes", "--rank-processes"]), &["--rank-processes"]);

@@ -72,6 +72,16 @@ fn processes_give_the_golden_tokens() {
 }
 
 #[test]
+fn ranks_that_divide_experts_give_the_golden_tokens() {
+    let model = golden::model("tiny-deepseek-v2").expect("both sets have it");
+    for (tensor, pipeline, how) in [(2, 1, "--rank-processes"), (2, 2, "--stage-processes")] {
+        let mut args = flags(tensor, pipeline);
+        args.extend([how, "--enable-expert-parallel"]);
+        check_tokens(&Server::serve(&model, &args), &model);
+    }
+}
+
+#[test]
 fn logprobs_are_the_golden_ones() {
     let model = golden::model("tiny-qwen2").expect("both sets have it");
     let server = Server::serve(&model, &flags(2, 2));

@@ -183,6 +183,7 @@ impl Desired {
             model_name: spec.model_name().to_owned(),
             tensor_parallel: parallelism.tensor,
             pipeline_parallel: parallelism.pipeline,
+            expert_parallel: parallelism.expert,
             member_per: member_per(&metadata.annotations)?,
             role,
             flags: offload::flags(path, workload)?,
@@ -278,6 +279,7 @@ pub fn declare(name: &str, replicas: u32, launch: &Launch) -> Value {
             "parallelism": {
                 "tensor": launch.tensor_parallel,
                 "pipeline": launch.pipeline_parallel,
+                "expert": launch.expert_parallel,
             },
             "template": { "containers": [{ "name": "main", "args": launch.flags.to_args() }] },
         },
@@ -291,6 +293,7 @@ pub fn launch(model_uri: String, model_name: String, flags: EngineFlags) -> Laun
         model_name,
         tensor_parallel: 1,
         pipeline_parallel: 1,
+        expert_parallel: false,
         member_per: MemberPer::Host,
         role: Role::Unified,
         flags,

@@ -54,6 +54,7 @@ fn service(pipeline_parallel: u32) -> Desired {
             model_name: "m".into(),
             tensor_parallel: 1,
             pipeline_parallel,
+            expert_parallel: false,
             member_per: MemberPer::Host,
             role: Default::default(),
             flags: EngineFlags::default(),

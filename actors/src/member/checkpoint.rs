@@ -218,6 +218,7 @@ fn parallel_sizes(launch: &Launch) -> ParallelSizes {
     ParallelSizes {
         tensor: launch.tensor_parallel as usize,
         pipeline: launch.pipeline_parallel as usize,
+        experts: launch.expert_parallel,
     }
 }
 

@@ -123,6 +123,7 @@ impl Prepared {
                 quantization: self.quantization.clone(),
                 kv_dtype: self.kv_dtype.clone(),
                 tensor_parallel: launch.tensor_parallel,
+                expert_parallel: launch.expert_parallel,
                 kernel_path: String::new(),
                 batch_invariant: true,
             },

@@ -57,6 +57,7 @@ fn record(number: u64, nodes: &[NodeId]) -> GroupRecord {
             model_name: "m".into(),
             tensor_parallel: 1,
             pipeline_parallel: nodes.len() as u32,
+            expert_parallel: false,
             member_per: MemberPer::Host,
             role: Default::default(),
             flags: EngineFlags::default(),

@@ -119,6 +119,7 @@ pub(super) fn info(config: &ForeignEndpoint) -> EndpointInfo {
             quantization: String::new(),
             kv_dtype: String::new(),
             tensor_parallel: 1,
+            expert_parallel: false,
             kernel_path: "foreign".into(),
             batch_invariant: false,
         },

@@ -361,6 +361,7 @@ pub(crate) mod tests {
                 quantization: "none".into(),
                 kv_dtype: "float32".into(),
                 tensor_parallel: 1,
+                expert_parallel: false,
                 kernel_path: "test".into(),
                 batch_invariant: true,
             },

@@ -1,8 +1,9 @@
 //! A feed-forward half of experts, of which each token uses a few, and of a part that all use.
 //!
-//! Every rank has its share of every expert's inner width, so that each rank computes the same
-//! choice and all have the same work; what experts and the shared part give is summed over ranks
-//! together.
+//! Every rank has its share of every expert's inner width, so that all have the same work; or, with
+//! expert parallelism, its share of the experts, each whole, so that products stay as wide as they
+//! are. Either way each rank computes the same choice, and what experts and the shared part give is
+//! summed over ranks together.
 
 use troupe_runtime::model::config::{Experts, ModelConfig, Routing};
 
@@ -47,6 +48,8 @@ pub struct ExpertMlp<B: Backend> {
     correction: Option<B::Vector>,
     routing: Routing,
     per_token: usize,
+    /// The first of the experts that this rank has.
+    first: usize,
     gate_up: Vec<B::Linear>,
     down: Vec<B::Linear>,
     shared: Option<GatedMlp<B>>,
@@ -104,10 +107,15 @@ impl<B: Backend> ExpertMlp<B> {
             false => None,
         };
         let inner = experts.intermediate_size;
-        let own = loader.reader.shard().split(inner);
+        let shard = loader.reader.shard();
+        let (here, own) = match loader.whole_experts {
+            true => (shard.split(count), 0..inner),
+            false => (0..count, shard.split(inner)),
+        };
+        let first = here.start;
         let [gate, up, down] = names.products;
         let (mut gate_up, mut downs) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        for expert in 0..count {
+        for expert in here {
             let name = |part: &str| format!("{block}.experts.{expert}.{part}");
             let part = |part: &str| RowPart {
                 name: name(part),
@@ -126,7 +134,7 @@ impl<B: Backend> ExpertMlp<B> {
             }
         };
         let (routing, per_token) = (experts.routing, experts.per_token);
-        Ok(Self { router, correction, routing, per_token, gate_up, down: downs, shared })
+        Ok(Self { router, correction, routing, per_token, first, gate_up, down: downs, shared })
     }
 
     fn forward(&self, cx: &mut Context<B>) -> Result<(), DeviceError> {
@@ -156,7 +164,7 @@ impl<B: Backend> ExpertMlp<B> {
             correction: self.correction.as_ref(),
             routing: &self.routing,
             per_token: self.per_token,
-            first: 0,
+            first: self.first,
             gate_up: &self.gate_up,
             down: &self.down,
         }

@@ -23,6 +23,8 @@ pub struct Loader<'a, B: Backend> {
     pub reader: WeightReader<'a>,
     /// Integers to turn the matrices into.
     pub quantize: Option<Quantize>,
+    /// Whether ranks divide experts and not each one's inner width.
+    pub whole_experts: bool,
 }
 
 /// Rows of one weight matrix on their way into a fused product.

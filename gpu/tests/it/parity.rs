@@ -98,6 +98,16 @@ fn f32_models_agree_with_the_golden_values_in_every_layout() {
 }
 
 #[test]
+fn experts_divided_over_ranks_agree_with_the_golden_values() {
+    for_each(&EXPERT_MODELS, |model, prompts| {
+        for (tensor, pipeline) in [(2, 1), (4, 1), (2, 2)] {
+            let layout = Layout { experts: true, ..Layout::of(tensor, pipeline) };
+            check_generation(model, prompts, layout, "f64");
+        }
+    });
+}
+
+#[test]
 fn bf16_checkpoints_stored_as_float32_agree_with_exact_arithmetic() {
     // Its tokens are the same in bfloat16; the committed set has nothing that is stored so.
     let folder = golden::model("tiny-chat").unwrap();

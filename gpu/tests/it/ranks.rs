@@ -62,6 +62,8 @@ pub(crate) const BF16_MODELS: [&str; 2] = ["tiny-llama-bf16", "stories260k-bf16"
 pub(crate) struct Layout {
     pub(crate) tensor: usize,
     pub(crate) pipeline: usize,
+    /// Whether ranks divide experts and not each one's inner width.
+    pub(crate) experts: bool,
     pub(crate) dtype: Option<Dtype>,
     pub(crate) kv_dtype: Option<KvDtype>,
     pub(crate) quantize: Option<Quantize>,
@@ -76,7 +78,8 @@ impl Layout {
 
     pub(crate) const fn of(tensor: usize, pipeline: usize) -> Self {
         let (dtype, kv_dtype, quantize, pooling) = (None, None, None, None);
-        Self { tensor, pipeline, dtype, kv_dtype, quantize, pooling, separator: None }
+        let (experts, separator) = (false, None);
+        Self { tensor, pipeline, experts, dtype, kv_dtype, quantize, pooling, separator }
     }
 }
 
@@ -221,7 +224,11 @@ pub(crate) fn request(
         folder: folder.to_owned(),
         config: config.clone(),
         coordinate,
-        parallel: ParallelSizes { tensor: layout.tensor, pipeline: layout.pipeline },
+        parallel: ParallelSizes {
+            tensor: layout.tensor,
+            pipeline: layout.pipeline,
+            experts: layout.experts,
+        },
         dtype: layout.dtype,
         kv_dtype: layout.kv_dtype,
         quantize: layout.quantize,

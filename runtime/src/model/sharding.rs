@@ -1,4 +1,5 @@
-//! Whether a model can be divided over tensor-parallel ranks, and over which numbers of them.
+//! Whether a model can be divided over tensor-parallel ranks, and over which numbers of them; and
+//! whether those can divide its experts.
 //!
 //! Query heads are divided, so their number must be a multiple of the size. Key and value heads are
 //! divided where there are enough and replicated where there are fewer than ranks, so one number
@@ -25,7 +26,38 @@ pub struct ShardingError {
     pub works: Vec<usize>,
 }
 
+/// Why ranks cannot divide a model's experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExpertsError {
+    /// There are none.
+    #[error(
+        "this model has no experts: expert parallelism (--enable-expert-parallel, \
+         parallelism.expert) is for models that have, without it every layer is divided"
+    )]
+    None,
+    /// Some ranks would have none.
+    #[error("{count} experts cannot be divided over {ranks} ranks: at most {count} ranks")]
+    TooFew {
+        /// The model's experts, in each layer that has any.
+        count: usize,
+        /// Ranks of a stage.
+        ranks: usize,
+    },
+}
+
 impl ModelConfig {
+    /// Checks that so many ranks can divide the experts.
+    ///
+    /// # Errors
+    /// [`ExpertsError`].
+    pub fn check_expert_parallel(&self, ranks: usize) -> Result<(), ExpertsError> {
+        match self.experts.as_ref().map(|experts| experts.count) {
+            None => Err(ExpertsError::None),
+            Some(count) if count < ranks => Err(ExpertsError::TooFew { count, ranks }),
+            Some(_) => Ok(()),
+        }
+    }
+
     /// Checks a tensor-parallel size.
     ///
     /// # Errors

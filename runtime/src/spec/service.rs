@@ -217,7 +217,12 @@ impl ServiceSpec {
         let sides = [("spec", Some(&self.workload)), ("spec.prefill", self.prefill.as_ref())];
         let mut findings = Vec::new();
         for (path, side) in sides.into_iter().filter_map(|(path, side)| Some((path, side?))) {
-            let Parallelism { tensor, pipeline, .. } = side.parallelism;
+            let Parallelism { tensor, pipeline, expert, .. } = side.parallelism;
+            let experts = model.check_expert_parallel(tensor as usize);
+            if let (true, Err(error)) = (expert, experts) {
+                let path = format!("{path}.parallelism.expert");
+                findings.push(Finding::new(path, error.to_string()));
+            }
             if let Err(error) = model.check_tensor_parallel(tensor as usize) {
                 findings
                     .push(Finding::new(format!("{path}.parallelism.tensor"), error.to_string()));

@@ -146,6 +146,8 @@ pub struct Fingerprint {
     pub kv_dtype: String,
     /// Ranks that a product is summed over.
     pub tensor_parallel: u32,
+    /// Whether those ranks divide experts and not each expert's width: sums have another order.
+    pub expert_parallel: bool,
     /// Backend and kernel path.
     pub kernel_path: String,
     /// Whether a row's bits depend only on the row.

@@ -133,6 +133,9 @@ impl Around {
             "model": {"uri": launch.model_uri, "name": launch.model_name},
             "parallelism": {"tensor": launch.tensor_parallel, "pipeline": launch.pipeline_parallel},
         });
+        if launch.expert_parallel {
+            spec["parallelism"]["expert"] = json!(true);
+        }
         if let Some(drain) = record.drain {
             spec["drainSeconds"] = json!(drain.seconds);
         }

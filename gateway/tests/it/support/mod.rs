@@ -168,6 +168,7 @@ fn info(index: u32) -> EndpointInfo {
             quantization: "none".into(),
             kv_dtype: "float32".into(),
             tensor_parallel: 1,
+            expert_parallel: false,
             kernel_path: "script".into(),
             batch_invariant: true,
         },

@@ -126,6 +126,9 @@ pub struct Launch {
     pub tensor_parallel: u32,
     /// Stages.
     pub pipeline_parallel: u32,
+    /// Whether the ranks of a stage divide its experts and not each expert's width.
+    #[serde(default)]
+    pub expert_parallel: bool,
     /// How ranks are divided into members.
     #[serde(default)]
     pub member_per: MemberPer,

@@ -260,6 +260,7 @@ fn info() -> EndpointInfo {
             dtype: "bfloat16".into(),
             quantization: "none".into(),
             kv_dtype: "float32".into(),
+            expert_parallel: true,
             tensor_parallel: 2,
             kernel_path: "cpu/avx512".into(),
             batch_invariant: true,
