@@ -9,6 +9,8 @@ ARGS ?=
 # Where tests/clients.rs and tests/deploy.rs look for Python.
 CLIENTS := target/clients
 MANIFESTS := target/manifests
+# And where gpu/tests/kernels looks for NVIDIA's compiler.
+NVRTC := target/nvrtc
 
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -108,8 +110,12 @@ tools:
 
 # Tests of discovery start a real etcd of their own, on a free port. Tests of the API run the
 # clients that users have, in a virtual environment; those of manifests have another. Hosts of their
-# own are made with ip, cut off with nft, and relayed over tunnels that ethtool makes plain.
+# own are made with ip, cut off with nft, and relayed over tunnels that ethtool makes plain. CUDA
+# kernels are compiled as C++, and by NVIDIA's compiler if it can be fetched: without it the tests
+# that need it say so.
 test-tools: tools host-tools $(CLIENTS)/installed $(MANIFESTS)/installed
+	$(call need,c++,g++)
+	@$(MAKE) --no-print-directory $(NVRTC)/installed || echo "NVRTC could not be fetched" >&2
 	$(call need,shellcheck,shellcheck)
 
 host-tools:

@@ -9,7 +9,7 @@ use std::{path::PathBuf, thread, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use troupe_gpu::{
-    LoadRequest, ParallelSizes, StepLimits,
+    DeviceRequest, LoadRequest, ParallelSizes, StepLimits,
     collective::{Alone, Collective, LocalCollective},
     cpu::CpuOptions,
     executor::{
@@ -59,7 +59,7 @@ fn load(threads: usize, collective: Box<dyn Collective>) -> Box<dyn Executor> {
             block_size: BLOCK_SIZE,
         },
         kv_bytes: 1 << 30,
-        device: CpuOptions { threads, path: None },
+        device: DeviceRequest::cpu(CpuOptions { threads, path: None }),
         collective,
         progress: None,
     })

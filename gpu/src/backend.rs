@@ -192,6 +192,25 @@ pub trait Backend: Send + 'static {
         meta: &mut Self::StepMeta,
     ) -> Done;
 
+    /// Begins a step's layers. `false` says that they were enqueued as for an earlier step alike,
+    /// and are not to be called. Until [`Backend::end_layers`] nothing goes to or comes from the
+    /// host, and buffers and KV are those of every other step.
+    ///
+    /// # Errors
+    /// The device's.
+    fn begin_layers(&mut self, _meta: &Self::StepMeta) -> Result<bool, DeviceError> {
+        Ok(true)
+    }
+
+    /// Ends what [`Backend::begin_layers`] began, also if an operation in between failed. `false`
+    /// says that nothing was enqueued, and all is to begin once more.
+    ///
+    /// # Errors
+    /// The device's.
+    fn end_layers(&mut self) -> Result<bool, DeviceError> {
+        Ok(true)
+    }
+
     /// `out[r] = table[tokens[r] - first_token]`: a row of the prepared weights, so that a tied
     /// embedding and head are one copy. Tokens outside `first_token..first_token + out_features`
     /// (another rank's) give zeros. Makes the step's rows live.

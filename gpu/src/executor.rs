@@ -133,6 +133,12 @@ pub trait Executor: Send {
 pub trait KvTap {
     /// The KV of this layer is written for all positions of the step; earlier layers are too.
     fn layer(&mut self, at: KvAt, kv: &mut dyn KvReader);
+
+    /// Whether it wants to be called for this step's layers. A device that may skip the calls is
+    /// faster.
+    fn watches(&self) -> bool {
+        true
+    }
 }
 
 /// The KV of one layer's group, while a step is under way.
@@ -150,6 +156,10 @@ pub struct NoTap;
 
 impl KvTap for NoTap {
     fn layer(&mut self, _at: KvAt, _kv: &mut dyn KvReader) {}
+
+    fn watches(&self) -> bool {
+        false
+    }
 }
 
 /// What one step asks of a rank, flattened over sequences: `tokens` total rows.

@@ -13,8 +13,15 @@ use troupe_runtime::{
 
 use crate::{
     backend::Backend,
+    choose::{self, DeviceRequest},
     collective::Collective,
-    cpu::{CpuDevice, CpuOptions},
+    cpu::CpuDevice,
+    cuda::{
+        claim::Sharing,
+        driver::DeviceMemory,
+        kv::block_bytes,
+        plan::{self, MemoryPlan, Needs, Rank},
+    },
     dtype::Dtype,
     error::DeviceError,
     executor::{Executor, LoadProgress, MemoryReport},
@@ -62,10 +69,11 @@ pub struct LoadRequest {
     pub separator: Option<u32>,
     /// What bounds a step.
     pub limits: StepLimits,
-    /// Bytes that KV blocks may take on this device.
+    /// Bytes that KV blocks may take on this device. On a CUDA device its own request counts, and
+    /// else what is left of its memory.
     pub kv_bytes: u64,
     /// The device.
-    pub device: CpuOptions,
+    pub device: DeviceRequest,
     /// The other tensor-parallel ranks of the stage.
     pub collective: Box<dyn Collective>,
     /// Told how far loading is.
@@ -121,8 +129,50 @@ pub struct StepLimits {
 /// [`DeviceError::Unsupported`] if the model cannot be divided like that, naming what works;
 /// [`DeviceError::Weights`] naming file and tensor; [`DeviceError::OutOfMemory`].
 pub fn load(request: LoadRequest) -> Result<Box<dyn Executor>, DeviceError> {
-    let device = CpuDevice::new(request.device)?;
-    Ok(Box::new(RankExecutor::load(device, request)?))
+    choose::load(request)
+}
+
+/// How the memory of a CUDA device is to be shared out for a rank, and the type of its activations:
+/// that of the weights.
+pub(crate) fn cuda_plan(
+    request: &LoadRequest,
+    memory: DeviceMemory,
+) -> Result<(MemoryPlan, Dtype), DeviceError> {
+    let memory = match request.device.cuda.sharing {
+        Sharing::Alone => memory,
+        // What other ranks hold here is theirs by shares of their own.
+        Sharing::Shared(_) => DeviceMemory { free: memory.total, ..memory },
+    };
+    let own = Plan::new(request)?;
+    let storage = match request.dtype {
+        Some(dtype) => dtype,
+        None => published_dtype(&Checkpoint::open(&request.folder)?)?,
+    };
+    let kv_specs = own.kv_specs(request, request.kv_dtype.unwrap_or_else(|| storage.into()))?;
+    // How wide activations are is the same on every device.
+    let family = models::family::<CpuDevice>(request.config.architecture);
+    let widths = (family.widths)(&request.config, own.shard)?;
+    let element = storage.size() as u64;
+    let rank = Rank {
+        parallel: request.parallel,
+        stage: request.coordinate.stage as usize,
+        element,
+        quantize: request.quantize,
+    };
+    let logit_rows = request.limits.max_num_seqs.max(LOGIT_ROWS_MIN);
+    let limits = (&own.limits, request.limits.block_size);
+    let needs = Needs {
+        weights: plan::weights(&request.config, rank)?,
+        activations: plan::activations((widths, logit_rows), limits, element),
+        workspace: plan::workspace(&request.config, &own.limits, element),
+        graphs: match request.device.cuda.graphs {
+            true => plan::graphs(&request.config, request.limits.max_num_seqs),
+            false => 0,
+        },
+        block: kv_specs.iter().map(block_bytes).sum(),
+        kv: request.device.cuda.kv_bytes,
+    };
+    Ok((MemoryPlan::new(memory, request.device.cuda.utilization, needs)?, storage))
 }
 
 impl<B: Backend> RankExecutor<B> {

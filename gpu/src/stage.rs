@@ -212,8 +212,17 @@ impl<B: Backend> RankExecutor<B> {
                 return Err(DeviceError::Contract(why));
             }
         }
-        let mut pass = Pass { meta, kv, rotary: &parts.rotary, tap };
-        parts.decoder.forward(context, &mut pass)?;
+        // What ranks exchange goes through the host, and so does what somebody watches.
+        let alike = !context.group.shard().is_divided() && !tap.watches();
+        while !alike || context.backend.begin_layers(meta)? {
+            let mut pass = Pass { meta, kv, rotary: &parts.rotary, tap };
+            let done = parts.decoder.forward(context, &mut pass);
+            let ended = if alike { context.backend.end_layers() } else { Ok(true) };
+            done?;
+            if ended? {
+                break;
+            }
+        }
         let Some(ending) = &mut parts.ending else {
             return Ok(StageOutput::Hidden(give_out(context)?));
         };

@@ -12,13 +12,14 @@ use troupe_gateway::{
     FlowControl, ForeignEndpoint, GatewayConfig, ParserChoice, PickerConfig, PickerTls,
     ReasoningFamily, Resume, Tenant, ToolFamily,
 };
-use troupe_runtime::spec::{EngineFlags, gib, kv_cache_dtype};
+use troupe_gpu::DeviceChoice;
+use troupe_runtime::spec::{EngineFlags, gib, kv_cache_dtype, utilization};
 
 use super::Failure;
 use crate::stack::{
     self,
     identity::{self, DataDir},
-    inventory::{self, Label},
+    inventory::{self, Label, Offer},
     listen::Listen,
 };
 
@@ -132,20 +133,32 @@ pub(crate) struct EngineArgs {
     #[arg(long, visible_alias = "pp", value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) pipeline_parallel_size: u32,
+    /// The device to run on: auto takes a CUDA device if there is one that can be used, else the
+    /// CPU; cuda:N takes number N.
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|cuda[:N]")]
+    device: DeviceChoice,
+    /// The share of a CUDA device's memory that a rank may use [default: 0.9].
+    #[arg(long, value_name = "SHARE", value_parser = utilization)]
+    gpu_memory_utilization: Option<u32>,
+    /// Compute each row the same to the bit whatever else is in its step, on CUDA too, where that
+    /// is slower.
+    #[arg(long)]
+    batch_invariant: bool,
+    /// Launch every kernel of a step by itself, and capture no CUDA graphs.
+    #[arg(long)]
+    enforce_eager: bool,
+    /// Let several ranks have one CUDA device, its memory in equal parts.
+    #[arg(long)]
+    allow_shared_device: bool,
     /// Have the ranks of a stage divide its experts, each of which one rank has whole, and not the
     /// width of each.
     #[arg(long, visible_alias = "ep")]
     pub(crate) enable_expert_parallel: bool,
-    /// The device to run on.
-    #[arg(long, default_value = "auto", value_parser = ["auto", "cpu"])]
-    device: String,
 }
 
 impl EngineArgs {
     /// The engine's part of them.
     pub(crate) fn flags(&self) -> EngineFlags {
-        // There is one kind of device today; the flag is checked so that `cuda` is refused.
-        let _ = &self.device;
         EngineFlags {
             dtype: Some(self.dtype.clone()),
             quantization: self.quantization.clone(),
@@ -181,6 +194,11 @@ impl EngineArgs {
             threads: self.threads,
             cpu_path: self.cpu_path.clone(),
             stage_time_min_ms: self.stage_time_min_ms,
+            device: (self.device != DeviceChoice::Auto).then(|| self.device.to_string()),
+            gpu_memory_utilization: self.gpu_memory_utilization,
+            batch_invariant: self.batch_invariant,
+            enforce_eager: self.enforce_eager,
+            allow_shared_device: self.allow_shared_device,
         }
     }
 }
@@ -471,10 +489,13 @@ pub(crate) struct HostArgs {
     /// Name of this host [default: its host name].
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// How many devices it offers; a rank takes one.
-    #[arg(long, default_value_t = 1, value_name = "N",
-          value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) devices: u32,
+    /// How many devices it offers; a rank takes one [default: its CUDA devices, or 1 of the CPU].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    devices: Option<u32>,
+    /// Which devices it offers: auto is its CUDA devices if it has any that can be used, else the
+    /// CPU.
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|cuda[:N]")]
+    device: DeviceChoice,
     /// A label of this host, for a service's selectors; may be given several times.
     #[arg(long, value_name = "KEY=VALUE", value_parser = Label::parse)]
     label: Vec<Label>,
@@ -493,6 +514,11 @@ impl HostArgs {
     /// The name that this host goes by.
     pub(crate) fn name(&self) -> String {
         self.name.clone().unwrap_or_else(identity::host_name)
+    }
+
+    /// The devices that it offers.
+    pub(crate) fn offer(&self) -> Result<Offer, Failure> {
+        Offer::of_host(self.device, self.devices).map_err(Failure::usage)
     }
 
     /// What it says of itself.

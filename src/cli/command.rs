@@ -1,6 +1,7 @@
 //! The commands there are, in the order in which the help lists them, and what each calls.
 
 use clap::Subcommand;
+use troupe_gpu::DeviceChoice;
 
 use super::{
     Failure, batch, bench, certify, chaos, chat, completion, explain, gateway, health, join,
@@ -75,7 +76,11 @@ pub(super) enum Command {
     Sim(Box<sim::Sim>),
     /// One member of a group: started by its node, never by a person.
     #[command(hide = true)]
-    Member,
+    Member {
+        /// The devices that its host offers.
+        #[arg(long, default_value = "auto")]
+        device: DeviceChoice,
+    },
 }
 
 impl Command {
@@ -88,7 +93,7 @@ impl Command {
             | Self::Join(_)
             | Self::Node(_)
             | Self::Gateway(_)
-            | Self::Member => "info",
+            | Self::Member { .. } => "info",
             Self::Run(_) | Self::Batch(_) | Self::Bench(_) | Self::Chat(_) => "warn",
             // What fails is what the command itself says.
             _ => "error",
@@ -130,7 +135,7 @@ impl Command {
             Self::Batch(batch) => batch.run(logging).await,
             Self::Bench(bench) => bench.run().await,
             Self::Sim(sim) => sim.run(),
-            Self::Member => member::run().await,
+            Self::Member { device } => member::run(device).await,
         }
     }
 }

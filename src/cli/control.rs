@@ -40,6 +40,7 @@ use super::{
 use crate::stack::{
     asked_to_end, colleagues, declare, hub,
     identity::DataDir,
+    inventory::Offer,
     listen::{Place, are_loopback},
     membership::Membership,
     operator,
@@ -94,7 +95,11 @@ impl ControlHost<'_> {
             false => None,
         };
         let shelf = Shelf::new(self.dir.path());
-        place.open(self.desks(&membership, &place));
+        let offer = match self.has(Role::Node) {
+            true => self.host.offer()?,
+            false => Offer::cpu(0),
+        };
+        place.open(self.desks(&membership, &place, &offer));
         let _presence = self.register(&membership, &me, &place, listener.clone()).await?;
         operator::write(&operator, &operator_dir, &[place.address()])?;
         let kept = |identity, dir: &PathBuf, link| Kept { identity, dir: dir.clone(), link };
@@ -123,6 +128,7 @@ impl ControlHost<'_> {
             true => {
                 let offered = Offered {
                     host: self.host,
+                    devices: offer,
                     data_dir: self.dir.path(),
                     identity_dir: node_dir,
                     place: &place,
@@ -176,11 +182,10 @@ impl ControlHost<'_> {
     }
 
     /// Who answers what at its door.
-    fn desks(&self, membership: &Membership, place: &Place) -> Desks {
+    fn desks(&self, membership: &Membership, place: &Place, offer: &Offer) -> Desks {
         let (registry, keys) = (membership.registry.clone(), membership.keys.clone());
         let operate = OperateDesk::new(registry.clone(), keys.clone(), place.link());
         let operate = operate.with_hub(hub()).admitting(self.authority.pin());
-        let devices = if self.has(Role::Node) { self.host.devices } else { 0 };
         let registrar = Registrar {
             authority: self.authority.clone(),
             registry,
@@ -193,7 +198,7 @@ impl ControlHost<'_> {
             operate: Some(Arc::new(operate)),
             join: Some(Arc::new(JoinDesk(registrar.clone()))),
             renew: Some(Arc::new(RenewDesk(registrar))),
-            host: Some(Arc::new(roles::host_desk(self.dir.path(), devices, place.link()))),
+            host: Some(Arc::new(roles::host_desk(self.dir.path(), offer, place.link()))),
             preflight: Some(Arc::new(preflight)),
             guest: None,
         }

@@ -19,6 +19,7 @@ use troupe_actors::{
     },
     worker::recorder::Records,
 };
+use troupe_gpu::DeviceChoice;
 use troupe_runtime::{
     discovery::directory,
     transport::{Class, Link, tls::Identity},
@@ -29,7 +30,7 @@ use super::Failure;
 use crate::stack::{self, roles, upkeep};
 
 /// Runs one member to its end.
-pub(crate) async fn run() -> Result<(), Failure> {
+pub(crate) async fn run(device: DeviceChoice) -> Result<(), Failure> {
     let by_hand = || Failure::usage("a member is started by its node, not by hand");
     let owned = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned();
     // Standard input and output are pipes here, so that reading one does not take a thread.
@@ -42,14 +43,14 @@ pub(crate) async fn run() -> Result<(), Failure> {
     };
     let (say, said) = mpsc::channel(QUEUE);
     let mouth = tokio::spawn(speak(output, said));
-    let ended = live(launch, input, say).await;
+    let ended = live((launch, device), input, say).await;
     // What was said last is written before the process ends.
     let _ = mouth.await;
     ended
 }
 
 async fn live(
-    launch: MemberLaunch,
+    (launch, device): (MemberLaunch, DeviceChoice),
     mut input: Receiver,
     say: mpsc::Sender<MemberToNode>,
 ) -> Result<(), Failure> {
@@ -75,7 +76,7 @@ async fn live(
         link: link.clone(),
         identity: name,
         node: say,
-        models: Arc::new(Checkpoints { access: stack::hub(), cores, progress: None }),
+        models: Arc::new(Checkpoints { cores, ..stack::checkpoints(device) }),
         records,
     };
     let (member, mut ended) =

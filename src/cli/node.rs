@@ -29,6 +29,7 @@ use super::{
 use crate::stack::{
     asked_to_end, identity,
     identity::DataDir,
+    inventory::Offer,
     listen::Place,
     membership::Membership,
     roles::{self, HostOffer},
@@ -112,13 +113,15 @@ impl NodeProcess<'_> {
         let membership = Membership::etcd(etcd, &identity).await?;
         let mut place = Place::take(&identity, listen, Guests::Members)?;
         let shelf = Shelf::new(dir.path());
-        let desk = roles::host_desk(dir.path(), host.devices, place.link());
+        let offer = host.offer()?;
+        let desk = roles::host_desk(dir.path(), &offer, place.link());
         place.open(Desks { host: Some(Arc::new(desk)), ..Desks::default() });
         let source = certifier.over(&place, &membership);
         let kept = Kept { identity, dir: identity_dir.clone(), link: Some(place.quic()) };
         let upkeep = Upkeep::start(&membership, place.quic(), name.node, &source, vec![kept]);
         let offered = Offered {
             host,
+            devices: offer,
             data_dir: dir.path(),
             identity_dir,
             place: &place,
@@ -126,7 +129,7 @@ impl NodeProcess<'_> {
             away: upkeep.away(),
         };
         let mut running = offered.start(&membership, &name, listen, logging).await?;
-        say(&format!("node {} offers {} devices", host.name(), host.devices));
+        say(&format!("node {} offers {} devices ({})", host.name(), offer.count, offer.kind));
         let ended = tokio::select! {
             () = asked_to_end() => {
                 say("stopping: requests in flight are finished first");
@@ -148,6 +151,7 @@ impl NodeProcess<'_> {
 /// What a host offers, of a process that is a node only and of one that is more.
 pub(super) struct Offered<'a> {
     pub(super) host: &'a HostArgs,
+    pub(super) devices: Offer,
     pub(super) data_dir: &'a Path,
     /// Where members find the node's identity.
     pub(super) identity_dir: PathBuf,
@@ -168,12 +172,12 @@ impl Offered<'_> {
         let offer = HostOffer {
             id: name.node,
             name: self.host.name(),
-            devices: self.host.devices,
+            devices: self.devices,
             labels: self.host.labels(),
             address: Some(self.place.address().to_string()),
             data_dir: Some(self.data_dir.to_owned()),
         };
-        let (ip, devices) = (listen.ip(), offer.devices);
+        let (ip, devices) = (listen.ip(), &offer.devices);
         let mut spawn = roles::processes(ip, self.identity_dir, &name.cluster, logging, devices)?;
         (spawn.logs, spawn.away) = (Some(self.shelf), self.away);
         spawn.link = Some(self.place.link());

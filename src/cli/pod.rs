@@ -18,10 +18,8 @@ use std::{
 use clap::Args;
 use tempfile::TempDir;
 use tokio::time::Instant;
-use troupe_actors::{
-    member::{checkpoint::Checkpoints, load::Models},
-    node::actor::NodeMsg,
-};
+use troupe_actors::{member::load::Models, node::actor::NodeMsg};
+use troupe_gpu::DeviceChoice;
 use troupe_runtime::{
     actor::Owned,
     backoff::Backoff,
@@ -40,7 +38,7 @@ use super::{
 use crate::stack::{
     self,
     identity::{self, DataDir},
-    inventory,
+    inventory::{self, Offer},
     membership::Membership,
     pod::Pod,
     roles::{self, HostOffer},
@@ -106,8 +104,7 @@ impl Part {
             let dir = credentials.dir.display();
             return Err(Failure::usage(format!("{dir} is not the identity of a node")));
         }
-        let (access, cores) = (stack::hub(), stack::cores());
-        Checkpoints { access, cores, progress: None }.prepare(&launch).map_err(Failure::usage)?;
+        stack::checkpoints(DeviceChoice::Auto).prepare(&launch).map_err(Failure::usage)?;
         launch.model_uri = absolute(&launch.model_uri);
         let devices = all / pod.size;
         let (port, patience) = (args.group_port, Duration::from_secs(args.group_timeout));
@@ -156,14 +153,14 @@ impl Part {
         let offer = HostOffer {
             id: self.pod.node(),
             name: identity::host_name(),
-            devices: self.devices,
+            devices: Offer::cpu(self.devices),
             labels: inventory::labels(&identity::host_name(), &[]),
             address: None,
             data_dir: None,
         };
         let Credentials { identity, dir, .. } = &self.credentials;
         let (cluster, dir, logging) = (&identity.name().cluster, dir.clone(), self.logging.clone());
-        let spawn = roles::processes(address, dir, cluster, logging, self.devices)?;
+        let spawn = roles::processes(address, dir, cluster, logging, &Offer::cpu(self.devices))?;
         roles::node(membership, offer, Arc::new(spawn)).await
     }
 }

@@ -28,6 +28,7 @@ use troupe_actors::{
     node::actor::{NodeMsg, Spawn},
 };
 use troupe_gateway::GatewayConfig;
+use troupe_gpu::DeviceChoice;
 use troupe_runtime::{
     actor::Owned,
     discovery::directory::{Launch, MemberPer},
@@ -48,6 +49,7 @@ use crate::{
     stack::{
         self, asked_to_end, declare,
         identity::{self, DataDir},
+        inventory::Offer,
         membership::Membership,
         operator,
         pod::Pod,
@@ -161,9 +163,8 @@ impl Local {
     ) -> Result<Self, Failure> {
         let bar = Bar::new(launch.tensor_parallel * launch.pipeline_parallel);
         let models = Checkpoints {
-            access: stack::hub(),
-            cores: stack::cores(),
             progress: Some(bar.progress()),
+            ..stack::checkpoints(DeviceChoice::Auto)
         };
         // What cannot work is said before anything is started.
         models.prepare(&launch).map_err(Failure::usage)?;
@@ -180,7 +181,7 @@ impl Local {
         let offer = HostOffer {
             id: place.id,
             name: identity::host_name(),
-            devices: devices(&launch),
+            devices: Offer::of_launch(&launch),
             labels: BTreeMap::new(),
             address: None,
             data_dir: None,
@@ -265,7 +266,10 @@ impl Place {
         let (control, _) = dir.identity(PeerRole::Control, &authority)?;
         let loopback = Ipv4Addr::LOCALHOST;
         let (link, threads) = roles::quic(&control, (loopback, 0).into(), &[])?;
-        let spawn = roles::processes(loopback.into(), node_dir, "local", logging, devices(launch))?;
+        let spawn = {
+            let offer = Offer::of_launch(launch);
+            roles::processes(loopback.into(), node_dir, "local", logging, &offer)?
+        };
         let id = node.name().node;
         Ok(Self { id, link, spawn: Arc::new(spawn), _held: Some((threads, dir, folder)) })
     }

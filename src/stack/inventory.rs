@@ -5,6 +5,13 @@
 
 use std::{collections::BTreeMap, fs, io, os::unix::fs::MetadataExt, path::Path};
 
+use troupe_gpu::{
+    DeviceChoice,
+    choose::Decision,
+    cuda::{claim::Wish, driver::DeviceFacts, images::Images},
+};
+use troupe_runtime::discovery::directory::Launch;
+
 use super::identity;
 
 /// The label with a host's name.
@@ -14,11 +21,64 @@ pub(crate) const ZONE: &str = "topology.kubernetes.io/zone";
 /// The label with its rack.
 pub(crate) const RACK: &str = "troupe.dev/rack";
 
+/// The devices that a host offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Offer {
+    /// `cpu` or `cuda`.
+    pub(crate) kind: &'static str,
+    /// How many.
+    pub(crate) count: u32,
+    /// Bytes of memory of each, of the smallest if they differ.
+    pub(crate) memory: u64,
+    /// What members here run on unless their model says otherwise.
+    pub(crate) choice: DeviceChoice,
+}
+
 /// A label as it is written on the command line: `key=value`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Label {
     key: String,
     value: String,
+}
+
+// === impl Offer ===
+
+impl Offer {
+    /// So many shares of this host's processors and memory.
+    pub(crate) fn cpu(count: u32) -> Self {
+        let memory = device_memory(count);
+        Self { kind: "cpu", count, memory, choice: DeviceChoice::Auto }
+    }
+
+    /// What one launch on this machine alone needs.
+    pub(crate) fn of_launch(launch: &Launch) -> Self {
+        Self::cpu(launch.tensor_parallel.saturating_mul(launch.pipeline_parallel))
+    }
+
+    /// What a host offers by `--device`, and `--devices` if that was said: every CUDA device that
+    /// can be used, or else one share of the processors.
+    ///
+    /// # Errors
+    /// Why there is no CUDA device, if one was asked for.
+    pub(crate) fn of_host(choice: DeviceChoice, count: Option<u32>) -> Result<Self, String> {
+        let kernels = Images::Real(super::kernel_cache());
+        let decision = choice.here(&kernels).map_err(|error| error.to_string())?;
+        let Decision::Cuda(devices, wish) = decision else {
+            // Whatever members are told, they find no other.
+            return Ok(Self { choice: DeviceChoice::Cpu, ..Self::cpu(count.unwrap_or(1)) });
+        };
+        let own = |device: &&DeviceFacts| match wish {
+            Wish::Any => true,
+            Wish::Ordinal(ordinal) => device.ordinal == ordinal,
+        };
+        let memory = devices.iter().filter(own).map(|device| device.memory).min().unwrap_or(0);
+        let found = devices.iter().filter(own).count() as u32;
+        let choice = match wish {
+            Wish::Any => DeviceChoice::Cuda(None),
+            Wish::Ordinal(ordinal) => DeviceChoice::Cuda(Some(ordinal)),
+        };
+        Ok(Self { kind: "cuda", count: count.unwrap_or(found), memory, choice })
+    }
 }
 
 // === impl Label ===
@@ -139,6 +199,18 @@ mod tests {
         let home = |folder: &Path| home(folder).expect("it is there");
         assert_eq!(home(&one), home(&one));
         assert_ne!(home(&one), home(&copy));
+    }
+
+    #[test]
+    fn a_host_offers_what_it_is_told_to() {
+        let cpu = Offer::of_host(DeviceChoice::Cpu, Some(3)).expect("every machine has one");
+        assert_eq!((cpu.kind, cpu.count, cpu.choice), ("cpu", 3, DeviceChoice::Cpu));
+        let any = Offer::of_host(DeviceChoice::Auto, None).expect("at least the CPU");
+        assert!(any.count > 0 && any.memory > 0, "{any:?}");
+        match Offer::of_host(DeviceChoice::Cuda(None), None) {
+            Ok(cuda) => assert_eq!((cuda.kind, any.kind), ("cuda", "cuda")),
+            Err(why) => assert!(why.contains("--device cuda: ") && any.kind == "cpu", "{why}"),
+        }
     }
 
     #[test]

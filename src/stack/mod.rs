@@ -28,6 +28,8 @@ pub(crate) mod upkeep;
 
 use std::{ffi::OsString, path::PathBuf};
 
+use troupe_actors::member::checkpoint::Checkpoints;
+use troupe_gpu::DeviceChoice;
 use troupe_runtime::model::source::ModelAccess;
 
 /// Where things go that can be made again: `$XDG_CACHE_HOME/troupe`, else `~/.cache/troupe`.
@@ -37,6 +39,17 @@ pub(crate) fn cache_dir() -> PathBuf {
         .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".cache")))
         .unwrap_or_else(std::env::temp_dir)
         .join("troupe")
+}
+
+/// Where CUDA kernels are kept that were compiled here.
+pub(crate) fn kernel_cache() -> PathBuf {
+    cache_dir().join("kernels")
+}
+
+/// Models as members of this process load them, on such devices.
+pub(crate) fn checkpoints(device: DeviceChoice) -> Checkpoints {
+    let (access, cores) = (hub(), cores());
+    Checkpoints { access, cores, device, kernels: kernel_cache(), progress: None }
 }
 
 /// Processors of this machine.

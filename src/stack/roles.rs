@@ -40,7 +40,7 @@ use troupe_runtime::{
 };
 use uuid::Uuid;
 
-use super::{inventory, membership::Membership, presence::Presence};
+use super::{inventory::Offer, membership::Membership, presence::Presence};
 use crate::cli::Failure;
 
 /// What a host is and offers.
@@ -50,7 +50,7 @@ pub(crate) struct HostOffer {
     /// Its name.
     pub(crate) name: String,
     /// Its devices.
-    pub(crate) devices: u32,
+    pub(crate) devices: Offer,
     /// Its labels.
     pub(crate) labels: BTreeMap<String, String>,
     /// Where its own door is; none for a host inside its controller's process.
@@ -84,12 +84,12 @@ pub(crate) async fn node(
         id: offer.id,
         name: offer.name,
         process: Uuid::now_v7(),
-        devices: offer.devices,
-        device_kind: "cpu".into(),
+        devices: offer.devices.count,
+        device_kind: offer.devices.kind.into(),
         version: env!("CARGO_PKG_VERSION").into(),
         wire: wire::VERSION,
         labels: offer.labels,
-        device_memory: inventory::device_memory(offer.devices),
+        device_memory: offer.devices.memory,
         address: offer.address,
         leaving: false,
     };
@@ -160,12 +160,12 @@ pub(crate) fn door(
 }
 
 /// What this process knows of itself.
-fn about(devices: u32, data_dir: Option<PathBuf>) -> About {
+fn about(devices: &Offer, data_dir: Option<PathBuf>) -> About {
     About {
         version: env!("CARGO_PKG_VERSION").into(),
-        devices,
-        device_kind: "cpu".into(),
-        device_memory: inventory::device_memory(devices),
+        devices: devices.count,
+        device_kind: devices.kind.into(),
+        device_memory: devices.memory,
         data_dir,
         cache_dir: super::cache_dir(),
         hub: super::hub(),
@@ -173,7 +173,7 @@ fn about(devices: u32, data_dir: Option<PathBuf>) -> About {
 }
 
 /// Where control hosts ask this host for logs, facts and distances.
-pub(crate) fn host_desk(data_dir: &Path, devices: u32, link: Arc<dyn Link>) -> HostDesk {
+pub(crate) fn host_desk(data_dir: &Path, devices: &Offer, link: Arc<dyn Link>) -> HostDesk {
     let facts = Facts::new(about(devices, Some(data_dir.to_owned())));
     HostDesk::new(Reader::new(Shelf::new(data_dir)), facts, link)
 }
@@ -186,7 +186,7 @@ pub(crate) fn preflight_desk(
     address: PeerAddr,
 ) -> PreflightDesk {
     let (registry, keys) = (membership.registry.clone(), membership.keys.clone());
-    PreflightDesk::new(registry, keys, way, address, Facts::new(about(0, None)))
+    PreflightDesk::new(registry, keys, way, address, Facts::new(about(&Offer::cpu(0), None)))
 }
 
 /// Who a gateway is to the rest of the cluster.
@@ -270,19 +270,22 @@ pub(crate) fn processes(
     identity_dir: PathBuf,
     cluster: &str,
     logging: Vec<String>,
-    devices: u32,
+    devices: &Offer,
 ) -> Result<Processes, Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Failure::run(format!("cannot find this program's file: {error}")))?;
     Ok(Processes {
         program,
-        args: std::iter::once("member".into()).chain(logging).collect(),
+        args: [String::from("member"), format!("--device={}", devices.choice)]
+            .into_iter()
+            .chain(logging)
+            .collect(),
         bind: bind.to_string(),
         data_dir: identity_dir,
         logs: None,
         cluster: cluster.to_owned(),
         cores: super::cores() as u32,
-        devices,
+        devices: devices.count,
         // Nobody is turned away, and nobody will be.
         away: watch::channel(TurnedAway::default()).1,
         link: None,

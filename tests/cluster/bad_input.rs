@@ -118,8 +118,11 @@ fn a_member_by_hand() {
 fn arguments_that_make_no_sense() {
     let model = golden::model("tiny-qwen2").expect("both sets have it");
     check(&serve(&model, &["-tp", "0"]), &["tensor-parallel-size"]);
+    check(&serve(&model, &["--device", "gpu"]), &["gpu", "cuda:N"]);
+    // No machine has so many.
+    check(&serve(&model, &["--device", "cuda:99"]), &["cuda:99", "--device cpu"]);
+    check(&serve(&model, &["--gpu-memory-utilization", "90"]), &["between 0 and 1"]);
     check(&serve(&model, &["-tp", "2", "--enable-expert-parallel"]), &["no experts", "divided"]);
-    check(&serve(&model, &["--device", "cuda"]), &["cuda", "cpu"]);
     check(&serve(&model, &["--log", "=="]), &["log filter"]);
     check(&serve(&model, &["--stage-processes", "--rank-processes"]), &["--rank-processes"]);
     check(&serve(&model, &["--max-model-len", "100000"]), &["100000", "1024"]);

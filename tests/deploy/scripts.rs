@@ -13,7 +13,13 @@ use crate::{file, run, skip::skipped, succeed};
 
 #[test]
 fn scripts_are_clean() {
-    let scripts = ["deploy/image.sh", "deploy/install.sh", "tests/hosts/cluster.sh", ".ci/run"];
+    let scripts = [
+        "deploy/gpu-check.sh",
+        "deploy/image.sh",
+        "deploy/install.sh",
+        "tests/hosts/cluster.sh",
+        ".ci/run",
+    ];
     let mut shellcheck = Command::new("shellcheck");
     shellcheck.args(scripts.map(file));
     match succeed(&mut shellcheck, LIMIT) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use troupe_gpu::cpu::arithmetic;
+use troupe_gpu::{cpu::arithmetic, cuda::options::is_batch_invariant};
 use troupe_runtime::{
     discovery::directory::{self, EndpointRecord},
     wire::{
@@ -54,7 +54,11 @@ impl Endpoint {
             num_blocks: blocks.iter().copied().min().unwrap_or(0),
             max_num_seqs: settings.limits.max_num_seqs,
             embeds: settings.embeds.clone(),
-            fingerprint: Fingerprint { kernel_path: paths.join("+"), ..self.fingerprint.clone() },
+            fingerprint: Fingerprint {
+                kernel_path: paths.join("+"),
+                batch_invariant: reports.iter().all(|rank| is_batch_invariant(&rank.kernel_path)),
+                ..self.fingerprint.clone()
+            },
         }
     }
 

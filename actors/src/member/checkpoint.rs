@@ -1,14 +1,17 @@
 //! Real models: a folder's files, and ranks that load their share of its weights.
 
 use std::{
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use troupe_gpu::{
-    LoadRequest, ParallelSizes, StepLimits,
+    CudaRequest, DeviceChoice, DeviceRequest, LoadRequest, ParallelSizes, StepLimits,
+    choose::DEFAULT_UTILIZATION,
     collective::Collective,
     cpu::{CpuOptions, KernelPath},
+    cuda::{claim::Sharing, images::Images},
     dtype::Dtype,
     executor::LoadProgress,
     kv::KvDtype,
@@ -47,6 +50,10 @@ pub struct Checkpoints {
     pub access: ModelAccess,
     /// Processors of this machine.
     pub cores: usize,
+    /// The devices that this host offers, where a model does not say which it wants.
+    pub device: DeviceChoice,
+    /// Where kernels are kept that are compiled here.
+    pub kernels: PathBuf,
     /// Told while weights load.
     pub progress: Option<RankProgress>,
 }
@@ -57,6 +64,12 @@ impl Models for Checkpoints {
         let pooling = pooling(launch, &card)?;
         let limits = limits(launch, &card, pooling)?;
         parallel_sizes(launch).divide(&card.config).map_err(|error| chain(&error))?;
+        let choice = self.choice(launch)?;
+        if let DeviceChoice::Cuda(_) = choice {
+            // What is not here is said before weights are fetched.
+            let kernels = Images::Real(self.kernels.clone());
+            choice.here(&kernels).map_err(|error| chain(&error))?;
+        }
         let quantize = quantize(launch)?;
         quant::check(&card.config, quantize).map_err(|error| chain(&error))?;
         let source = ModelSource { name: card.name.clone(), folder: card.files.folder.clone() };
@@ -141,9 +154,13 @@ impl Models for Checkpoints {
                     block_size: limits.block_size as usize,
                 },
                 kv_bytes: kv_total / u64::from(ranks_here),
-                device: CpuOptions {
-                    threads: launch.flags.threads.map_or(share, |threads| threads as usize),
-                    path: kernel_path(launch).map_err(unsupported)?,
+                device: DeviceRequest {
+                    choice: models.choice(launch).map_err(unsupported)?,
+                    cpu: CpuOptions {
+                        threads: launch.flags.threads.map_or(share, |threads| threads as usize),
+                        path: kernel_path(launch).map_err(unsupported)?,
+                    },
+                    cuda: cuda(launch, (rank, ranks_here), models.kernels.clone()),
                 },
                 collective,
                 progress,
@@ -161,6 +178,21 @@ impl Models for Checkpoints {
 }
 
 impl Checkpoints {
+    /// Models that run on the CPU, of which this machine has so many.
+    pub fn on_cpu(access: ModelAccess, cores: usize) -> Self {
+        let (device, kernels) = (DeviceChoice::Cpu, PathBuf::new());
+        Self { access, cores, device, kernels, progress: None }
+    }
+
+    /// `--device` of the model, else of the host.
+    fn choice(&self, launch: &Launch) -> Result<DeviceChoice, String> {
+        let said = launch.flags.device.as_deref().unwrap_or("auto").parse();
+        Ok(match said.map_err(|why: String| format!("--device: {why}"))? {
+            DeviceChoice::Auto => self.device,
+            said => said,
+        })
+    }
+
     /// The text side, which is fetched if it is not here.
     fn card(&self, launch: &Launch) -> Result<ModelCard, String> {
         let source = fetch::fetch(&launch.model_uri, &self.access, Part::Text, &|_| {});
@@ -219,6 +251,27 @@ fn parallel_sizes(launch: &Launch) -> ParallelSizes {
         tensor: launch.tensor_parallel as usize,
         pipeline: launch.pipeline_parallel as usize,
         experts: launch.expert_parallel,
+    }
+}
+
+/// How a CUDA device is used, if it comes to that: by one of `ranks_here` ranks of this process.
+fn cuda(launch: &Launch, (rank, ranks_here): (Coordinate, u32), kernels: PathBuf) -> CudaRequest {
+    let flags = &launch.flags;
+    let utilization = flags.gpu_memory_utilization.unwrap_or(DEFAULT_UTILIZATION);
+    let number = rank.stage * launch.tensor_parallel + rank.tp;
+    let (sharing, utilization) = match flags.allow_shared_device {
+        // Ranks of one process that may be on one device have its memory in equal parts.
+        true => (Sharing::Shared(number), utilization / ranks_here.max(1)),
+        false => (Sharing::Alone, utilization),
+    };
+    CudaRequest {
+        utilization,
+        kv_bytes: flags.kv_cache_memory_bytes,
+        batch_invariant: flags.batch_invariant,
+        graphs: !flags.enforce_eager,
+        sharing,
+        kernels,
+        ..CudaRequest::default()
     }
 }
 

@@ -108,6 +108,10 @@ impl KvTap for Beating<'_> {
         self.pulse.beat();
         self.tap.layer(at, kv);
     }
+
+    fn watches(&self) -> bool {
+        self.tap.watches()
+    }
 }
 
 // === impl Watched ===

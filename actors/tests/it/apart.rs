@@ -73,8 +73,7 @@ impl Apart {
         let cluster = Cluster::start().await;
         let folder = golden::model(model).expect("both sets have it");
         let folder = format!("file://{}", folder.display());
-        let models =
-            Checkpoints { access: ModelAccess::offline("nowhere"), cores: 1, progress: None };
+        let models = Checkpoints::on_cpu(ModelAccess::offline("nowhere"), 1);
         let models = Arc::new(models);
         let devices = |(tensor, pipeline): (u32, u32)| tensor * pipeline;
         let first = cluster.host_with(id(1), devices(prefill), models.clone()).await;

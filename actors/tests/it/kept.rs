@@ -54,8 +54,7 @@ impl Serving {
         let cluster = Cluster::start().await;
         let folder = golden::model(name).expect("both sets have it");
         let folder = format!("file://{}", folder.display());
-        let models =
-            Checkpoints { access: ModelAccess::offline("nowhere"), cores: 1, progress: None };
+        let models = Checkpoints::on_cpu(ModelAccess::offline("nowhere"), 1);
         let host = cluster.host_with(id(), size.0 * size.1, Arc::new(models)).await;
         cluster.declare("s", &service(&folder, size, kept, disk)).await;
         let endpoint = cluster.endpoint_of("s").await;

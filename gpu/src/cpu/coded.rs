@@ -75,6 +75,16 @@ impl Coded {
         &self.words[panel * self.depth * PANEL..][..self.depth * PANEL]
     }
 
+    /// Words of an output.
+    pub(crate) fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// Groups of inputs.
+    pub(crate) fn groups(&self) -> usize {
+        self.groups
+    }
+
     /// The scales of a panel, and its offsets if it has any.
     pub(crate) fn scales(&self, panel: usize) -> (&[f32], &[f32]) {
         let size = self.groups * PANEL;

@@ -19,7 +19,6 @@ use crate::{
         panels::Panels,
         rounding,
         simd::{Isa, pool::Pool},
-        step::{CpuStep, GroupTables},
     },
     dtype::Dtype,
     error::DeviceError,
@@ -27,6 +26,7 @@ use crate::{
     kv::KvPool,
     memory::Limits,
     shape::{AttentionSpec, HeadShape, KvKind, KvSpec, LatentShape},
+    step::{GroupTables, HostStep},
     tensor::{DenseMatrix, LinearSource},
 };
 
@@ -80,7 +80,7 @@ impl Backend for CpuDevice {
     type Vector = CpuVector;
     type Rope = CpuRope;
     type Kv = KvPool;
-    type StepMeta = CpuStep;
+    type StepMeta = HostStep;
 
     fn kernel_path(&self) -> &'static str {
         self.path.name()
@@ -149,8 +149,8 @@ impl Backend for CpuDevice {
         KvPool::block_bytes(spec)
     }
 
-    fn step_meta(&mut self, limits: &Limits) -> Result<CpuStep, DeviceError> {
-        CpuStep::new(limits)
+    fn step_meta(&mut self, limits: &Limits) -> Result<HostStep, DeviceError> {
+        HostStep::new(limits)
     }
 
     fn upload(
@@ -184,13 +184,13 @@ impl Backend for CpuDevice {
         Ok(())
     }
 
-    fn prepare_step(&mut self, batch: &StepBatch, kv: &[KvPool], meta: &mut CpuStep) -> Done {
+    fn prepare_step(&mut self, batch: &StepBatch, kv: &[KvPool], meta: &mut HostStep) -> Done {
         meta.prepare(batch, kv)
     }
 
     fn embed(
         &mut self,
-        meta: &CpuStep,
+        meta: &HostStep,
         table: &CpuLinear,
         first_token: u32,
         out: &mut CpuBuffer,
@@ -394,7 +394,7 @@ impl Backend for CpuDevice {
         epilogue: Epilogue,
         out: &mut CpuBuffer,
     ) -> Done {
-        experts::check(weights)?;
+        experts::check(weights, weights.correction.map(|vector| vector.0.len()))?;
         x.expect_columns(weights.router.in_features())?;
         out.expect_columns(x.columns())?;
         let add = epilogue == Epilogue::AddTo;
@@ -437,7 +437,7 @@ impl Backend for CpuDevice {
         Ok(())
     }
 
-    fn gather_logit_rows(&mut self, meta: &CpuStep, x: &CpuBuffer, out: &mut CpuBuffer) -> Done {
+    fn gather_logit_rows(&mut self, meta: &HostStep, x: &CpuBuffer, out: &mut CpuBuffer) -> Done {
         let columns = x.columns();
         out.expect_columns(columns)?;
         if x.rows() != meta.rows() {

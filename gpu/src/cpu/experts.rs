@@ -8,7 +8,7 @@
 use troupe_runtime::model::config::{GroupScore, RouterScore, Routing};
 
 use crate::{
-    backend::{ExpertWeights, PreparedLinear},
+    backend::{Backend, ExpertWeights, PreparedLinear},
     cpu::{
         CpuDevice,
         aligned::Aligned,
@@ -239,17 +239,20 @@ fn best(values: &[f32], open: &[bool]) -> Option<usize> {
     best
 }
 
-/// Fails unless every product fits the others.
-pub(crate) fn check(weights: &ExpertWeights<'_, CpuDevice>) -> Result<(), DeviceError> {
-    let ExpertWeights { router, correction, routing, per_token, first, gate_up, down } = weights;
+/// Fails unless every product fits the others; `corrected` is how many experts have a correction,
+/// if there is one.
+pub(crate) fn check<B: Backend>(
+    weights: &ExpertWeights<'_, B>,
+    corrected: Option<usize>,
+) -> Result<(), DeviceError> {
+    let ExpertWeights { router, routing, per_token, first, gate_up, down, .. } = weights;
     let (hidden, count) = (router.in_features(), router.out_features());
     let inner = down.first().map_or(0, PreparedLinear::in_features);
     let fits = gate_up.len() == down.len()
         && first + down.len() <= count
         && gate_up.iter().all(|w| (w.in_features(), w.out_features()) == (hidden, 2 * inner))
         && down.iter().all(|w| (w.in_features(), w.out_features()) == (inner, hidden));
-    let has_correction = correction.map(|vector| vector.0.len());
-    let routes = has_correction == routing.correction_bias.then_some(count)
+    let routes = corrected == routing.correction_bias.then_some(count)
         && routing.groups > 0
         && count.is_multiple_of(routing.groups)
         && (1..=routing.groups).contains(&routing.groups_kept)

@@ -16,11 +16,11 @@ use crate::{
             latent::{Latent, LatentTask},
             pool::Pieces,
         },
-        step::{CpuStep, GroupTables},
     },
     error::DeviceError,
     kv::{KvPool, pool::KvSlot},
     shape::{KvAt, LatentShape},
+    step::{GroupTables, HostStep},
 };
 
 /// Working memory, `[head][row][elements]` each.
@@ -35,7 +35,7 @@ pub(crate) struct Scratch {
 
 /// Step, layer and KV that an operation works on; everything was checked.
 pub(crate) struct Place<'a> {
-    pub(crate) step: &'a CpuStep,
+    pub(crate) step: &'a HostStep,
     pub(crate) tables: &'a GroupTables,
     pub(crate) kv: &'a KvPool,
     pub(crate) layer: usize,
@@ -59,7 +59,7 @@ impl Scratch {
 /// Rotates and stores, as [`crate::backend::Backend::write_latent`] says.
 pub(crate) fn write(
     device: &mut CpuDevice,
-    (step, at): (&CpuStep, KvAt),
+    (step, at): (&HostStep, KvAt),
     (query, latent): (&mut [f32], &mut [f32]),
     (shape, rope): (LatentShape, &CpuRope),
     kv: &mut KvPool,

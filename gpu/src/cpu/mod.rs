@@ -70,7 +70,6 @@ pub mod probe;
 pub(crate) mod reference;
 pub(crate) mod rounding;
 pub(crate) mod simd;
-pub mod step;
 
 pub use device::CpuDevice;
 pub use path::{KernelPath, arithmetic};

@@ -16,11 +16,11 @@ use crate::{
             product::Product,
             tasks::{Part, Tasks},
         },
-        step::{CpuStep, GroupTables},
     },
     error::DeviceError,
     kv::{KvPool, pool::KvSlot},
     shape::{AttentionSpec, HeadShape, KvAt},
+    step::{GroupTables, HostStep},
 };
 
 /// Sines and cosines by position.
@@ -123,7 +123,7 @@ pub(crate) fn add_to(out: &mut [f32], x: &[f32]) {
 pub(crate) fn rotate(
     pool: &mut Pool,
     (qkv, heads): (&mut [f32], HeadShape),
-    step: &CpuStep,
+    step: &HostStep,
     rope: &CpuRope,
 ) {
     let rotated = heads.query_columns() + heads.kv_columns();
@@ -137,7 +137,7 @@ pub(crate) fn rotate(
 /// Writes keys and values of all rows to a layer's KV.
 pub(crate) fn write_kv(
     (qkv, heads): (&[f32], HeadShape),
-    step: &CpuStep,
+    step: &HostStep,
     at: KvAt,
     kv: &mut KvPool,
 ) -> Result<(), DeviceError> {
@@ -313,7 +313,7 @@ impl CpuDevice {
     /// Attention for all rows; everything was checked.
     pub(crate) fn attend(
         &mut self,
-        (step, tables): (&CpuStep, &GroupTables),
+        (step, tables): (&HostStep, &GroupTables),
         (spec, layer, kv): (&AttentionSpec, usize, &KvPool),
         (qkv, qkv_columns): (&[f32], usize),
         out: &mut [f32],

@@ -397,7 +397,7 @@ fn of_files(parts: &[DensePart<'_>]) -> Option<Vec<FileMatrix>> {
     found.collect()
 }
 
-fn check_parts(parts: &[DensePart<'_>], in_features: usize) -> Result<(), DeviceError> {
+pub(crate) fn check_parts(parts: &[DensePart<'_>], in_features: usize) -> Result<(), DeviceError> {
     let contract = |why: String| Err(DeviceError::Contract(why));
     if parts.is_empty() || in_features == 0 {
         return contract("a linear layer without weights".to_owned());
@@ -417,7 +417,7 @@ fn check_parts(parts: &[DensePart<'_>], in_features: usize) -> Result<(), Device
 }
 
 /// The biases of stacked parts, each with its outputs; missing ones among others are zeros.
-fn gather_bias<'a>(
+pub(crate) fn gather_bias<'a>(
     parts: impl Iterator<Item = (usize, Option<&'a DenseMatrix<'a>>)>,
 ) -> Option<Vec<f32>> {
     let (mut all, mut any) = (Vec::new(), false);

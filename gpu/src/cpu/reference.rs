@@ -15,10 +15,10 @@ use crate::{
             attention::{CHUNK, SPAN},
             product::CHAIN,
         },
-        step::{CpuStep, GroupTables},
     },
     kv::{KvDtype, KvPool, pool::KvSlot},
     shape::AttentionSpec,
+    step::{GroupTables, HostStep},
 };
 
 /// `out = x * weight^T (+ bias)`, or added to `out`.
@@ -75,7 +75,7 @@ pub(crate) fn sum_of_squares(x: &[f32]) -> f32 {
 /// What attention reads.
 pub(crate) struct Attention<'a> {
     pub(crate) spec: AttentionSpec,
-    pub(crate) step: &'a CpuStep,
+    pub(crate) step: &'a HostStep,
     pub(crate) tables: &'a GroupTables,
     pub(crate) kv: &'a KvPool,
     pub(crate) layer: usize,

@@ -5,6 +5,7 @@
 mod cpu;
 mod cpu_attention;
 mod cpu_layers;
+mod cuda_launches;
 mod embeddings;
 #[allow(dead_code)]
 #[path = "../../../tests/support/fuzz.rs"]

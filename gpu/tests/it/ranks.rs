@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, path::Path, thread, time::Duration};
 
 use troupe_gpu::{
-    LoadRequest, ParallelSizes, StepLimits,
+    DeviceRequest, LoadRequest, ParallelSizes, StepLimits,
     collective::{Alone, Collective, LocalCollective},
     cpu::CpuOptions,
     dtype::Dtype,
@@ -101,12 +101,22 @@ impl Ranks {
         config: &ModelConfig,
         layout: Layout,
     ) -> Result<Self, DeviceError> {
+        Self::load_on(folder, config, layout, troupe_gpu::load)
+    }
+
+    /// As [`Self::load_as`], each rank by `load_rank`.
+    pub(crate) fn load_on(
+        folder: &Path,
+        config: &ModelConfig,
+        layout: Layout,
+        load_rank: impl Fn(LoadRequest) -> Result<Box<dyn Executor>, DeviceError>,
+    ) -> Result<Self, DeviceError> {
         let mut stages = Vec::new();
         for stage in 0..layout.pipeline {
             let ranks = collectives(layout.tensor).into_iter().enumerate();
             let load = |(rank, collective)| {
                 let coordinate = Coordinate { dp: 0, stage: stage as u32, tp: rank as u32 };
-                troupe_gpu::load(request(folder, config, layout, coordinate, collective))
+                load_rank(request(folder, config, layout, coordinate, collective))
             };
             stages.push(ranks.map(load).collect::<Result<Vec<_>, _>>()?);
         }
@@ -241,7 +251,7 @@ pub(crate) fn request(
             block_size: BLOCK_SIZE,
         },
         kv_bytes: 64 << 20,
-        device: CpuOptions { threads: 1, path: None },
+        device: DeviceRequest::cpu(CpuOptions { threads: 1, path: None }),
         collective,
         progress: None,
     }

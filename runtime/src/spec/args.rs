@@ -121,6 +121,13 @@ impl Flag<'_> {
                 flags.kv_offloading_disk_path = self.value().map(ToOwned::to_owned);
             }
             "threads" => flags.threads = self.count(),
+            "device" => flags.device = self.read(super::flags::device),
+            "gpu-memory-utilization" => {
+                flags.gpu_memory_utilization = self.read(super::flags::utilization);
+            }
+            "batch-invariant" => flags.batch_invariant = self.is_said(),
+            "enforce-eager" => flags.enforce_eager = self.is_said(),
+            "allow-shared-device" => flags.allow_shared_device = self.is_said(),
             "cpu-path" => flags.cpu_path = self.one_of(&CPU_PATHS),
             "stage-time-min-ms" => flags.stage_time_min_ms = self.count(),
             SERVED_MODEL_NAME if self.values.is_empty() => self.problem("needs a value"),
@@ -166,6 +173,16 @@ impl Flag<'_> {
 
     fn kv_cache_dtype(&self) -> Option<String> {
         super::flags::kv_cache_dtype(self.value()?).map_err(|why| self.problem(why)).ok()
+    }
+
+    /// A value that `read` reads.
+    fn read<T>(&self, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        read(self.value()?).map_err(|why| self.problem(why)).ok()
+    }
+
+    /// A flag that is off unless it is said.
+    fn is_said(&self) -> bool {
+        self.switch(true).unwrap_or(false)
     }
 
     /// A flag that is said or not; `=true` and `=false` are understood too.

@@ -73,6 +73,17 @@ pub struct EngineFlags {
     pub threads: Option<u32>,
     /// `--cpu-path`: which of the CPU's kernel paths to take, for tests and comparisons.
     pub cpu_path: Option<String>,
+    /// `--device`: `auto`, `cpu`, `cuda`, or `cuda:N` for the one of this number.
+    pub device: Option<String>,
+    /// `--gpu-memory-utilization`: the share of a CUDA device's memory that a rank may use, in
+    /// thousandths; the flag is a fraction.
+    pub gpu_memory_utilization: Option<u32>,
+    /// `--batch-invariant`: each row's bits are the same whatever else is in its step, on CUDA too.
+    pub batch_invariant: bool,
+    /// `--enforce-eager`: no CUDA graphs.
+    pub enforce_eager: bool,
+    /// `--allow-shared-device`: several ranks may have one CUDA device.
+    pub allow_shared_device: bool,
     /// `--stage-time-min-ms`: the least time that a stage takes for a step. A slow device for tests
     /// and for measuring pipelines; never set in production.
     pub stage_time_min_ms: Option<u32>,
@@ -109,6 +120,7 @@ impl EngineFlags {
             ("--pooler-config", &self.pooler_config),
             ("--scheduling-policy", &self.scheduling_policy),
             ("--cpu-path", &self.cpu_path),
+            ("--device", &self.device),
             ("--kv-transfer-shm", &self.kv_transfer_shm),
             ("--kv-offloading-backend", &self.kv_offloading_backend),
             ("--kv-offloading-eviction-policy", &self.kv_offloading_eviction_policy),
@@ -123,6 +135,16 @@ impl EngineFlags {
         ];
         let sizes = sizes.into_iter().filter_map(|(flag, bytes)| Some((flag, bytes?)));
         args.extend(sizes.map(|(flag, bytes)| format!("{flag}={}", bytes as f64 / GIB)));
+        let share = self.gpu_memory_utilization;
+        let share = share.map(|share| f64::from(share) / f64::from(WHOLE));
+        args.extend(share.map(|share| format!("--gpu-memory-utilization={share}")));
+        let switches = [
+            ("--batch-invariant", self.batch_invariant),
+            ("--enforce-eager", self.enforce_eager),
+            ("--allow-shared-device", self.allow_shared_device),
+        ];
+        let said = switches.into_iter().filter(|(_, said)| *said);
+        args.extend(said.map(|(flag, _)| flag.to_owned()));
         args.extend(self.enable_prefix_caching.map(|on| {
             if on { "--enable-prefix-caching" } else { "--no-enable-prefix-caching" }.to_owned()
         }));
@@ -147,6 +169,30 @@ pub fn gib(text: &str) -> Result<u64, String> {
     })
 }
 
+/// A share of a device's memory, in thousandths.
+///
+/// # Errors
+/// What would be right.
+pub fn utilization(text: &str) -> Result<u32, String> {
+    let share = text.parse::<f64>().ok().filter(|share| *share > 0.0 && *share <= 1.0);
+    // Between 0 and 1000, and at least the smallest share there is.
+    share
+        .map(|share| ((share * f64::from(WHOLE)).round() as u32).max(1))
+        .ok_or_else(|| format!("must be a share between 0 and 1, such as 0.9, got {text}"))
+}
+
+/// A device that ranks can run on.
+///
+/// # Errors
+/// What would be right.
+pub(super) fn device(text: &str) -> Result<String, String> {
+    let number = text.strip_prefix("cuda:").and_then(|number| number.parse::<u32>().ok());
+    match number.is_some() || ["auto", "cpu", "cuda"].contains(&text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("must be auto, cpu, cuda or cuda:N, got {text}")),
+    }
+}
+
 /// A type that keys and values can be stored as. vLLM's names that begin with `fp8` are known and
 /// refused.
 ///
@@ -165,6 +211,8 @@ pub fn kv_cache_dtype(text: &str) -> Result<String, String> {
 
 const KV_CACHE_DTYPES: [&str; 7] =
     ["auto", "float32", "float", "bfloat16", "float16", "half", "int8"];
+/// All of a device's memory, in thousandths.
+const WHOLE: u32 = 1000;
 const GIB: f64 = (1_u64 << 30) as f64;
 const MOST_BYTES: f64 = (1_u64 << 52) as f64;
 
@@ -177,6 +225,20 @@ mod tests {
         assert_eq!(kv_cache_dtype("int8"), Ok("int8".to_owned()));
         assert!(kv_cache_dtype("fp8_e4m3").is_err_and(|why| why.contains("int8 is as small")));
         assert!(kv_cache_dtype("int4").is_err_and(|why| why.contains("bfloat16")));
+    }
+
+    #[test]
+    fn devices_and_shares_are_told_from_what_is_none() {
+        assert_eq!(device("cuda:12"), Ok("cuda:12".to_owned()));
+        assert!(device("cuda:").is_err_and(|why| why.contains("cuda:N")));
+        assert!(device("gpu").is_err());
+        assert_eq!(
+            [utilization("0.9"), utilization("1"), utilization("0.0001")],
+            [Ok(900), Ok(1000), Ok(1)]
+        );
+        for wrong in ["0", "1.01", "-1", "90%", "", "NaN"] {
+            assert!(utilization(wrong).is_err_and(|why| why.contains("0.9")), "{wrong}");
+        }
     }
 
     #[test]

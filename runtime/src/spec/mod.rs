@@ -46,7 +46,7 @@ pub mod service;
 
 pub use config::ServiceConfig;
 pub use finding::{Finding, SpecError};
-pub use flags::{EngineFlags, gib, kv_cache_dtype};
+pub use flags::{EngineFlags, gib, kv_cache_dtype, utilization};
 pub use kind::Kind;
 pub use lws::LeaderWorkerSet;
 pub use metadata::Metadata;

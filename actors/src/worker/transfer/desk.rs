@@ -205,6 +205,10 @@ impl KvTap for Desk {
             self.send_layer(at, &mut |_, span, bytes| kv.export(span, bytes));
         }
     }
+
+    fn watches(&self) -> bool {
+        !self.exports.is_empty()
+    }
 }
 
 impl Sending {

@@ -24,10 +24,10 @@ use crate::{
     cpu::{
         math::{self, tree},
         pairs::{BLOCK, rounded},
-        step::{CpuStep, GroupTables},
     },
     kv::pool::{KvData, KvPool, TILE},
     shape::AttentionSpec,
+    step::{GroupTables, HostStep},
 };
 
 /// Positions that one softmax covers before results are merged.
@@ -45,7 +45,7 @@ pub(crate) const PAIRS: usize = 32;
 /// the one that the step was prepared with.
 pub(crate) struct Attention<'a> {
     pub(crate) spec: AttentionSpec,
-    pub(crate) step: &'a CpuStep,
+    pub(crate) step: &'a HostStep,
     pub(crate) tables: &'a GroupTables,
     pub(crate) kv: &'a KvPool,
     pub(crate) layer: usize,

@@ -11,12 +11,10 @@ use super::{
     vector::{LANES, Simd, Stored, StoredBf16, StoredF16, StoredF32},
 };
 use crate::{
-    cpu::{
-        math::{self, tree},
-        step::{CpuStep, GroupTables},
-    },
+    cpu::math::{self, tree},
     kv::pool::{KvData, KvPool},
     shape::LatentShape,
+    step::{GroupTables, HostStep},
 };
 
 /// Positions whose scores are computed side by side.
@@ -32,7 +30,7 @@ const PAIRS: usize = 4;
 pub(crate) struct Latent<'a> {
     pub(crate) shape: LatentShape,
     pub(crate) scale: f32,
-    pub(crate) step: &'a CpuStep,
+    pub(crate) step: &'a HostStep,
     pub(crate) tables: &'a GroupTables,
     pub(crate) kv: &'a KvPool,
     pub(crate) layer: usize,
@@ -60,7 +58,7 @@ pub(crate) struct LatentTask {
 
 impl LatentTask {
     /// The tasks of some rows of a step: they cover every pair once.
-    pub(crate) fn of_rows(step: &CpuStep, heads: usize, rows: (usize, usize)) -> Vec<Self> {
+    pub(crate) fn of_rows(step: &HostStep, heads: usize, rows: (usize, usize)) -> Vec<Self> {
         let mut tasks = Vec::new();
         for (sequence, own) in step.sequences.iter().enumerate() {
             let row = own.row.max(rows.0);

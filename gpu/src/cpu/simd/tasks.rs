@@ -6,10 +6,7 @@
 //! takes several spans merges them in the same way, so that nobody can tell from the bits.
 
 use super::attention::{Attention, PAIRS, SPAN};
-use crate::{
-    cpu::{math, step::CpuStep},
-    shape::AttentionSpec,
-};
+use crate::{cpu::math, shape::AttentionSpec, step::HostStep};
 
 /// Which pairs a task computes.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +54,7 @@ pub(crate) struct Part {
 
 impl Tasks {
     /// The tasks of a step that `threads` threads share.
-    pub(crate) fn of_step(step: &CpuStep, spec: &AttentionSpec, threads: usize) -> Self {
+    pub(crate) fn of_step(step: &HostStep, spec: &AttentionSpec, threads: usize) -> Self {
         let group = spec.heads.query_heads / spec.heads.kv_heads;
         let mut whole = Vec::new();
         for (sequence, rows) in step.sequences.iter().enumerate() {

@@ -1,4 +1,5 @@
-//! A step as the CPU's operations read it, checked once so that no kernel has to.
+//! A step as a device's operations read it, checked once so that no kernel has to: ranges of rows,
+//! positions that follow each other, and block tables that name blocks which exist.
 
 use troupe_runtime::id::BlockId;
 
@@ -8,11 +9,30 @@ use crate::{
     executor::{BatchSequence, LogitRows, StepBatch},
     kv::KvPool,
     memory::Limits,
+    shape::KvSpec,
 };
+
+/// A pool of KV blocks, as far as a step is checked against it.
+pub trait KvBlocks {
+    /// Blocks that exist.
+    fn blocks(&self) -> usize;
+    /// What they hold.
+    fn spec(&self) -> &KvSpec;
+}
+
+impl KvBlocks for KvPool {
+    fn blocks(&self) -> usize {
+        Self::blocks(self)
+    }
+
+    fn spec(&self) -> &KvSpec {
+        Self::spec(self)
+    }
+}
 
 /// A prepared step. Its vectors keep their room from step to step.
 #[derive(Debug)]
-pub struct CpuStep {
+pub struct HostStep {
     limits: Limits,
     pub(crate) tokens: Vec<u32>,
     pub(crate) positions: Vec<u32>,
@@ -49,12 +69,12 @@ impl GroupTables {
     }
 
     /// Whether the ids of this table were checked against a pool like this one.
-    pub(crate) fn fits(&self, kv: &KvPool) -> bool {
+    pub(crate) fn fits(&self, kv: &impl KvBlocks) -> bool {
         kv.blocks() >= self.blocks && kv.spec().block_size == self.block_size
     }
 }
 
-impl CpuStep {
+impl HostStep {
     /// An empty step.
     pub(crate) fn new(limits: &Limits) -> Result<Self, DeviceError> {
         limits.check()?;
@@ -75,7 +95,11 @@ impl CpuStep {
     }
 
     /// Takes a batch over, or fails and is empty.
-    pub(crate) fn prepare(&mut self, batch: &StepBatch, kv: &[KvPool]) -> Result<(), DeviceError> {
+    pub(crate) fn prepare(
+        &mut self,
+        batch: &StepBatch,
+        kv: &[impl KvBlocks],
+    ) -> Result<(), DeviceError> {
         self.clear();
         let outcome = self.fill(batch, kv);
         if outcome.is_err() {
@@ -95,7 +119,7 @@ impl CpuStep {
         }
     }
 
-    fn fill(&mut self, batch: &StepBatch, kv: &[KvPool]) -> Result<(), DeviceError> {
+    fn fill(&mut self, batch: &StepBatch, kv: &[impl KvBlocks]) -> Result<(), DeviceError> {
         let rows = batch.tokens.len();
         let limits = &self.limits;
         if rows > limits.max_batched_tokens || batch.sequences.len() > limits.max_sequences {
@@ -176,7 +200,7 @@ impl CpuStep {
     }
 }
 
-impl StepRows for CpuStep {
+impl StepRows for HostStep {
     fn rows(&self) -> usize {
         self.tokens.len()
     }
@@ -187,7 +211,11 @@ impl StepRows for CpuStep {
 }
 
 /// Every block that some row sees or writes must exist; what left all windows may be anything.
-fn check_table(table: &[BlockId], rows: &SequenceRows, kv: &KvPool) -> Result<(), DeviceError> {
+fn check_table(
+    table: &[BlockId],
+    rows: &SequenceRows,
+    kv: &impl KvBlocks,
+) -> Result<(), DeviceError> {
     let end = rows.computed + rows.count;
     let size = kv.spec().block_size;
     let (from, _) = kv.spec().mask.visible(rows.computed as u32, end as u32);

@@ -1,0 +1,83 @@
+//! A model that reads texts whole, on the CUDA device: its own operations and its pooled vectors.
+
+use troupe_gpu::{
+    dtype::Dtype,
+    executor::{LogitRows, SampleRequest},
+};
+use troupe_runtime::{model::pooling::PoolingKind, wire::generate::SamplingOptions};
+
+use crate::{
+    golden,
+    models::On,
+    ranks::{Layout, Ranks, Sequence},
+};
+
+const MODEL: &str = "tiny-bert";
+
+/// The vectors of texts, all of them in one step.
+fn embed(ranks: &mut Ranks, texts: &[Vec<u32>]) -> Vec<Vec<f32>> {
+    let texts = texts.iter().enumerate().map(|(at, ids)| Sequence::new(at, ids));
+    let mut texts: Vec<_> = texts.collect();
+    let work: Vec<_> = texts.iter().map(|text| (text.tokens.len(), LogitRows::Last)).collect();
+    let vectors = ranks.forward(&mut texts, &work);
+    let options = SamplingOptions::default();
+    let requests: Vec<_> = texts
+        .iter()
+        .enumerate()
+        .map(|(row, text)| SampleRequest {
+            sequence: text.id,
+            rows: (row, 1),
+            sample: true,
+            tokens: &text.tokens,
+            prompt_len: text.tokens.len(),
+            computed: 0,
+            options: &options,
+            seed: 0,
+            choice: 0,
+            mask: None,
+        })
+        .collect();
+    let sampled = ranks.stages[0][0].sample(vectors, &requests).unwrap();
+    sampled.into_iter().map(|sampled| sampled.embedding.unwrap()).collect()
+}
+
+/// The golden texts, as many as share a step: ids, and vectors of length 1.
+fn texts() -> (Vec<Vec<u32>>, Vec<Vec<f64>>) {
+    let golden = golden::json(&format!("models/{MODEL}/golden.json")).unwrap();
+    let texts = golden["sentences"].as_array().unwrap().iter().take(3);
+    let text = |text: &serde_json::Value| -> (Vec<u32>, Vec<f64>) {
+        let read = |name: &str| serde_json::from_value(text[name].clone()).unwrap();
+        let ids: Vec<f64> = read("ids");
+        (ids.into_iter().map(|id| id as u32).collect(), read("embedding"))
+    };
+    texts.map(text).unzip()
+}
+
+fn check_vectors(on: On) {
+    if on.is_missing() {
+        return;
+    }
+    let (ids, golden) = texts();
+    let layout =
+        Layout { dtype: Some(Dtype::F32), pooling: Some(PoolingKind::Mean), ..Layout::SINGLE };
+    let mut ranks = on.load(MODEL, layout, Dtype::F32);
+    let together = embed(&mut ranks, &ids);
+    for ((ids, golden), vector) in ids.iter().zip(golden).zip(&together) {
+        let alone = embed(&mut ranks, std::slice::from_ref(ids));
+        assert_eq!(&alone[0], vector, "a text depends on those beside it");
+        let dot: f64 = vector.iter().zip(&golden).map(|(a, b)| f64::from(*a) * b).sum();
+        let length: f64 = vector.iter().map(|a| f64::from(*a).powi(2)).sum();
+        let cosine = dot / length.sqrt();
+        assert!(cosine > 0.999_999, "{cosine} of {} tokens", ids.len());
+    }
+}
+
+#[test]
+fn vectors_are_golden() {
+    check_vectors(On::Shim);
+}
+
+#[test]
+fn vectors_of_a_device_are_golden() {
+    check_vectors(On::Device);
+}
