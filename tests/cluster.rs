@@ -57,6 +57,8 @@ mod kept;
 #[allow(dead_code)]
 #[path = "support/load/mod.rs"]
 mod load;
+#[path = "cluster/lora.rs"]
+mod lora;
 #[path = "cluster/memory.rs"]
 mod memory;
 #[path = "cluster/metrics.rs"]

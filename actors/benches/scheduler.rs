@@ -68,6 +68,7 @@ fn engine(prefix_caching: bool) -> Engine {
             kv_transfer_timeout: Duration::from_secs(2),
             offload: Offload::default(),
             speculation: None,
+            lora: None,
             whole_prompts: false,
         },
         stages: 1,

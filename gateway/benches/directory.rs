@@ -43,7 +43,10 @@ use troupe_runtime::{
         Connection, Conversation, Link, LinkError, LocalLink, LocalNetwork, PeerAddr, PeerIdentity,
         PeerRole, Stream,
     },
-    wire::status::{EndpointInfo, Fingerprint, Load, Role, StatusDown, StatusUp},
+    wire::{
+        adapter::AdapterStatus,
+        status::{EndpointInfo, Fingerprint, Load, Role, StatusDown, StatusUp},
+    },
 };
 use uuid::Uuid;
 
@@ -269,6 +272,7 @@ impl Leader {
         }
         let mut loads = self.load.subscribe();
         stream.sender.send(&StatusDown::Info(Box::new(self.info())), PATIENCE).await?;
+        stream.sender.send(&StatusDown::Adapters(AdapterStatus::default()), PATIENCE).await?;
         loop {
             let load = *loads.borrow_and_update();
             stream.sender.send(&StatusDown::Load(load), PATIENCE).await?;

@@ -64,6 +64,8 @@ pub struct GatewayConfig {
     /// Whether KV blocks that another endpoint has cached are fetched from it where that is sooner
     /// done than computing them.
     pub peer_fetch: bool,
+    /// Whether clients may have LoRA adapters come and go.
+    pub lora_updates: bool,
     /// Whether a stream whose endpoint is lost goes on at another one.
     pub resume: Resume,
     /// After which a request whose endpoint has said nothing is sent to a second one as well, once;
@@ -145,6 +147,7 @@ impl GatewayConfig {
             picker_listen: None,
             picker_tls: None,
             peer_fetch: true,
+            lora_updates: false,
             resume: Resume::Any,
             hedge_after: None,
             data_dir: None,

@@ -48,6 +48,11 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "BadRequestError", message)
     }
 
+    /// A request about LoRA adapters that says something wrong: vLLM has a type of its own for it.
+    pub(crate) fn invalid_input(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "InvalidUserInput", message)
+    }
+
     /// A body that is not what the endpoint reads at all.
     pub(crate) fn bad_body(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "Bad Request", message)

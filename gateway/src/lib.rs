@@ -19,6 +19,7 @@
 //! - `error`: every failure as a response
 //! - [`openai`]: the API's types; `routes`: its endpoints; `openapi`: their description
 //! - `ingress`: request to `ingress::prepared::Prepared`; `model`: tokenizers and templates
+//! - `adapters`: LoRA adapters that come and go at endpoints
 //! - `placement`: which endpoint; `client`: one attempt there; `holding`: waiting for one
 //! - `egress`: chunks to text to answer
 //! - `suspects`: requests that processes may have died of
@@ -28,6 +29,7 @@
 //! What is deliberately absent: any knowledge of how an engine works. Gateways and engines meet in
 //! `troupe_runtime::wire`, and this crate never depends on theirs.
 
+mod adapters;
 mod admission;
 mod auth;
 mod body;

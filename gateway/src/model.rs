@@ -26,7 +26,7 @@ use troupe_runtime::{
         template::{ChatInput, TemplateError},
         tokenizer::{SpecialTokens, TokenizeError, Tokenizer},
     },
-    wire::status::Embeds,
+    wire::{adapter::AdapterRef, status::Embeds},
 };
 
 pub(crate) use load::{LoadError, ModelSettings, Models};
@@ -84,6 +84,8 @@ pub(crate) struct Families {
 pub(crate) struct Served {
     pub(crate) name: String,
     pub(crate) model: Arc<ServedModel>,
+    /// The adapter, if it is one's name.
+    pub(crate) adapter: Option<AdapterRef>,
     /// Most tokens of prompt and output together.
     pub(crate) max_model_len: u32,
     /// The vectors that it makes of texts, if it writes none.

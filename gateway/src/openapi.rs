@@ -32,7 +32,7 @@ use crate::{
         score::{RerankRequest, ScoreRequest},
         tokenize::TokenizeRequest,
     },
-    routes::{chat, completions, embeddings, models, probes, score, tokenize},
+    routes::{adapters, chat, completions, embeddings, models, probes, score, tokenize},
     state::Gateway,
 };
 
@@ -55,6 +55,8 @@ use crate::{
         score::rerank_v2,
         models::list,
         models::one,
+        adapters::load,
+        adapters::unload,
         tokenize::tokenize,
         tokenize::detokenize,
         probes::health,

@@ -30,7 +30,7 @@ use crate::{
     joined::Joined,
     openapi,
     passage::Passage,
-    routes::{chat, completions, embeddings, models, placement, probes, score, tokenize},
+    routes::{adapters, chat, completions, embeddings, models, placement, probes, score, tokenize},
     rules::front,
     state::Gateway,
 };
@@ -58,6 +58,8 @@ pub(crate) fn rows() -> Vec<(&'static str, MethodRouter<Arc<Gateway>>)> {
         ("/v2/rerank", post(score::rerank_v2)),
         ("/v1/models", get(models::list)),
         ("/v1/models/{*id}", get(models::one)),
+        ("/v1/load_lora_adapter", post(adapters::load)),
+        ("/v1/unload_lora_adapter", post(adapters::unload)),
         ("/tokenize", post(tokenize::tokenize)),
         ("/detokenize", post(tokenize::detokenize)),
         ("/health", get(probes::health)),

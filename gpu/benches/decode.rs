@@ -61,6 +61,7 @@ fn load(threads: usize, collective: Box<dyn Collective>) -> Box<dyn Executor> {
         kv_bytes: 1 << 30,
         device: DeviceRequest::cpu(CpuOptions { threads, path: None }),
         collective,
+        lora: None,
         progress: None,
     })
     .expect("a golden model");
@@ -82,6 +83,7 @@ fn batch(sequences: usize, computed: usize, count: usize) -> StepBatch {
                 (0..blocks).map(|at| BlockId((index * blocks + at) as u32)).collect(),
             ]
             .into(),
+            adapter: None,
             logits: LogitRows::Last,
         });
         batch.tokens.extend((0..count).map(|at| (at % 200 + 5) as u32));

@@ -19,9 +19,6 @@
 //! path it was computed with: each operation has one reduction order, a function of shape constants
 //! only. The CPU's orders are stated in [`crate::cpu`]. A stream that moves to another group, or a
 //! preempted one that recomputes by prefill what it had by decode, rests on this.
-//!
-//! # What is left out, and where it will go
-//! - LoRA is the `lora` field of [`LinearCall`].
 
 mod calls;
 
@@ -33,6 +30,7 @@ use crate::{
     dtype::Dtype,
     error::DeviceError,
     executor::StepBatch,
+    lora::weights::LoraRows,
     memory::Limits,
     shape::{AttentionSpec, HeadShape, KvSpec},
     tensor::{DenseMatrix, LinearSource},
@@ -236,16 +234,19 @@ pub trait Backend: Send + 'static {
         Err(DeviceError::Unsupported(format!("rows of tables on {}", self.kernel_path())))
     }
 
-    /// `out = x * weight^T (+ bias)`, then the epilogue. With [`Epilogue::AddTo`], `out` must have
-    /// the live rows of `x`. `out` is of the activations' type or [`Dtype::F32`].
+    /// `out = x * weight^T (+ bias)`, then the epilogue, then what adapters add to their rows. With
+    /// [`Epilogue::AddTo`], `out` must have the live rows of `x`. `out` is of the activations' type
+    /// or [`Dtype::F32`]. A row without an adapter is the same to the bit with and without others'.
     ///
     /// # Errors
-    /// [`DeviceError::Contract`] if widths differ, or peaks are not as many as they should be.
+    /// [`DeviceError::Contract`] if widths differ, or peaks are not as many as they should be, or
+    /// an adapter's rows or parts do not fit; [`DeviceError::Unsupported`] if the backend has no
+    /// adapters.
     fn linear(
         &mut self,
         x: &Self::Buffer,
         weight: &Self::Linear,
-        call: LinearCall<'_>,
+        call: LinearCall<'_, Self>,
         out: &mut Self::Buffer,
     ) -> Done;
 
@@ -506,12 +507,12 @@ pub trait StepRows: Send + Debug {
 }
 
 /// How [`Backend::linear`] ends, beside weights and bias.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct LinearCall<'a> {
+#[derive(Debug)]
+pub struct LinearCall<'a, B: Backend + ?Sized> {
     /// What is done with the product.
     pub epilogue: Epilogue,
-    /// Adapters of the batch's rows. Always `None` for now.
-    pub lora: Option<&'a LoraBatch>,
+    /// Adapters of the batch's rows. A row is in one of them at most.
+    pub lora: &'a [LoraRows<'a, B>],
     /// What [`Backend::input_peaks`] is over all ranks that have a part of the input. Without it
     /// this rank's part decides.
     pub peaks: Option<&'a [f32]>,
@@ -526,10 +527,6 @@ pub enum Epilogue {
     #[default]
     Store,
 }
-
-/// Which rows use which adapter. Has no values until there are adapters.
-#[derive(Debug)]
-pub enum LoraBatch {}
 
 /// A feed-forward layer's experts, or this rank's share of them.
 #[derive(Debug)]
@@ -572,9 +569,18 @@ pub struct KvSpan<'a> {
     pub blocks: &'a [BlockId],
 }
 
-impl LinearCall<'_> {
+impl<B: Backend + ?Sized> LinearCall<'_, B> {
     /// `out = product`.
-    pub const STORE: Self = Self { epilogue: Epilogue::Store, lora: None, peaks: None };
+    pub const STORE: Self = Self { epilogue: Epilogue::Store, lora: &[], peaks: None };
     /// `out += product`.
-    pub const ADD_TO: Self = Self { epilogue: Epilogue::AddTo, lora: None, peaks: None };
+    pub const ADD_TO: Self = Self { epilogue: Epilogue::AddTo, lora: &[], peaks: None };
 }
+
+// A derive would ask `B: Copy`, though only references are held.
+impl<B: Backend + ?Sized> Clone for LinearCall<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<B: Backend + ?Sized> Copy for LinearCall<'_, B> {}

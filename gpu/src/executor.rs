@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use troupe_runtime::{
-    id::{BlockId, Coordinate, SequenceId, StepId},
+    id::{AdapterId, BlockId, Coordinate, SequenceId, StepId},
     wire::{
         generate::{SamplingOptions, TokenLogprobs},
         kv::WireDtype,
@@ -19,7 +19,7 @@ use troupe_runtime::{
     },
 };
 
-use crate::{backend::KvSpan, error::DeviceError, shape::KvAt};
+use crate::{backend::KvSpan, error::DeviceError, lora::Adapter, shape::KvAt};
 
 /// One rank of one model, loaded onto one device.
 pub trait Executor: Send {
@@ -34,6 +34,17 @@ pub trait Executor: Send {
     /// # Errors
     /// [`DeviceError::OutOfMemory`] if they do not fit.
     fn allocate_kv(&mut self, blocks: &[u32]) -> Result<(), DeviceError>;
+
+    /// Makes an adapter known: rows of later steps may use it by this id. Its weights come onto the
+    /// device when rows first do.
+    ///
+    /// # Errors
+    /// [`DeviceError::Contract`] if the id is known already; [`DeviceError::Unsupported`] if the
+    /// rank was loaded without adapters. Nothing is changed then.
+    fn add_adapter(&mut self, id: AdapterId, adapter: Arc<Adapter>) -> Result<(), DeviceError>;
+
+    /// Forgets an adapter, if it is known: no row of a later step uses it.
+    fn remove_adapter(&mut self, id: AdapterId);
 
     /// Enqueues the layers of this stage. Takes token ids at the first stage and hidden states at
     /// every other; gives hidden states to pass on, or the logits' handle at the last stage.
@@ -191,6 +202,8 @@ pub struct BatchSequence {
     /// One block table per KV group, covering `computed + count` positions.
     /// Shared with whoever keeps the tables, so that a step copies none of them.
     pub block_tables: Arc<Vec<Vec<BlockId>>>,
+    /// The adapter that its rows use.
+    pub adapter: Option<AdapterId>,
     /// For which rows logits are needed.
     pub logits: LogitRows,
 }

@@ -8,6 +8,7 @@
 //! - [`sampling`]: a token out of a row of logits, as a pure function
 //! - [`weights`]: files of tensors, of which a rank reads its share; [`quant`]: those that were
 //!   quantized before we got them; [`layers`] know their rank
+//! - [`lora`]: adapters: small additions to a model that requests choose by name
 //! - [`models`]: one file per family; [`pipeline`]: which layers a stage has
 //! - [`collective`]: how ranks of a stage add up what each computed, in rank order
 //! - [`choose`]: which device a rank runs on
@@ -24,6 +25,7 @@ pub mod executor;
 pub mod kv;
 pub mod layers;
 pub mod load;
+pub mod lora;
 pub mod memory;
 pub mod models;
 pub mod pipeline;

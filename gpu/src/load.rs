@@ -36,6 +36,7 @@ use crate::{
         pooler::Pooler,
         rotary::Rotary,
     },
+    lora::{Bank, LoraLimits, site::Site},
     memory::{Limits, blocks_that_fit},
     models::{self, LayerPlace},
     pipeline::{self, PartCosts},
@@ -76,6 +77,8 @@ pub struct LoadRequest {
     pub device: DeviceRequest,
     /// The other tensor-parallel ranks of the stage.
     pub collective: Box<dyn Collective>,
+    /// How much room there is for adapters; `None` serves none.
+    pub lora: Option<LoraLimits>,
     /// Told how far loading is.
     pub progress: Option<LoadProgress>,
 }
@@ -200,9 +203,9 @@ impl<B: Backend> RankExecutor<B> {
             reader = reader.with_progress(progress, plan.parts());
         }
         let whole_experts = request.parallel.experts;
-        let quantize = request.quantize;
-        let loader = Loader { backend: &mut backend, reader, quantize, whole_experts };
-        let (parts, holding) = plan.load(loader, &request)?;
+        let (quantize, sites) = (request.quantize, Vec::new());
+        let loader = Loader { backend: &mut backend, reader, quantize, whole_experts, sites };
+        let (parts, holding, sites) = plan.load(loader, &request)?;
         let memory = MemoryReport {
             weight_bytes_sharded: holding.sharded,
             weight_bytes_replicated: holding.replicated,
@@ -218,10 +221,11 @@ impl<B: Backend> RankExecutor<B> {
         let activations = StepActivations::new(&mut backend, rows, widths)?;
         let group = TensorGroup::new(&mut backend, request.collective, (rows, hidden))?;
         let meta = backend.step_meta(&plan.limits)?;
+        let adapters = Bank::new(request.lora, sites);
         Ok(Self {
             coordinate: request.coordinate,
             parts,
-            context: Context { backend, group, activations },
+            context: Context { backend, group, activations, adapters },
             meta,
             kv_specs,
             kv: Vec::new(),
@@ -350,7 +354,8 @@ impl Plan {
             return Ok(());
         }
         let reader = WeightReader::new(checkpoint, self.shard, storage).surveying();
-        let mut loader = Loader { backend, reader, quantize: None, whole_experts: false };
+        let (quantize, whole_experts, sites) = (None, false, Vec::new());
+        let mut loader = Loader { backend, reader, quantize, whole_experts, sites };
         let whole = models::places(config, &(0..config.num_layers));
         VocabularyTable::load_embedding(&mut loader, config)?;
         opening(&mut loader, request)?;
@@ -364,7 +369,7 @@ impl Plan {
         &self,
         mut loader: Loader<'_, B>,
         request: &LoadRequest,
-    ) -> Result<(StageParts<B>, Holding), DeviceError> {
+    ) -> Result<(StageParts<B>, Holding, Vec<Site>), DeviceError> {
         let config = &request.config;
         let (embedding, opening) = match self.is_first {
             true => {
@@ -389,7 +394,7 @@ impl Plan {
         let positions = request.limits.max_model_len;
         let rotary = Rotary::new(loader.backend, config, positions)?;
         let parts = StageParts { embedding, opening, decoder, rotary, ending };
-        Ok((parts, loader.reader.into_holding()))
+        Ok((parts, loader.reader.into_holding(), loader.sites))
     }
 }
 

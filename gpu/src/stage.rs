@@ -5,7 +5,9 @@
 //! the last stage, hidden states at every other. Hidden states travel in the type that the device
 //! keeps activations in, so how many stages there are changes no bit.
 
-use troupe_runtime::id::{BlockId, Coordinate};
+use std::sync::Arc;
+
+use troupe_runtime::id::{AdapterId, BlockId, Coordinate};
 
 use crate::{
     backend::{Activations, Backend, KvSpan, StepRows},
@@ -22,6 +24,7 @@ use crate::{
         pooler::Pooler,
         rotary::Rotary,
     },
+    lora::Adapter,
     models::Decoder,
     sampling,
     shape::KvSpec,
@@ -90,6 +93,14 @@ impl<B: Backend> Executor for RankExecutor<B> {
 
     fn settle(&mut self) -> bool {
         self.context.backend.settle()
+    }
+
+    fn add_adapter(&mut self, id: AdapterId, adapter: Arc<Adapter>) -> Result<(), DeviceError> {
+        self.context.adapters.add(id, adapter)
+    }
+
+    fn remove_adapter(&mut self, id: AdapterId) {
+        self.context.adapters.remove(id);
     }
 
     fn forward_tapped(
@@ -194,6 +205,7 @@ impl<B: Backend> RankExecutor<B> {
         }
         context.group.begin_step(batch.step);
         context.backend.prepare_step(batch, kv, meta)?;
+        context.adapters.begin_step(&mut context.backend, batch)?;
         for copy in &batch.copies {
             let Some(pool) = kv.get_mut(copy.group as usize) else {
                 return Err(DeviceError::Contract(format!("KV group {} of a copy", copy.group)));

@@ -44,6 +44,11 @@ number_id!(
     RequestId, Uuid
 );
 number_id!(
+    /// One LoRA adapter at its leader, counted from 1 within an epoch: a name that is loaded anew
+    /// gets another.
+    AdapterId, u32
+);
+number_id!(
     /// One transfer of KV blocks between groups: drawn so that nobody else can guess it.
     TransferId, u128
 );

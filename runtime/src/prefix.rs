@@ -32,7 +32,7 @@ impl Parameters {
     }
 
     /// Where the hashes of a request's blocks begin.
-    pub fn chain(&self, adapter: Option<&str>, salt: Option<&str>) -> Chain {
+    pub fn chain(&self, adapter: Option<Digest>, salt: Option<&str>) -> Chain {
         let scope = Scope { model: self.model, kv_dtype: &self.kv_dtype, adapter, salt };
         Chain::new(&self.key, &scope)
     }
@@ -52,8 +52,8 @@ pub struct Scope<'a> {
     pub model: Digest,
     /// Type of the KV cache.
     pub kv_dtype: &'a str,
-    /// LoRA adapter.
-    pub adapter: Option<&'a str>,
+    /// LoRA adapter: its files, because a name may come to stand for others.
+    pub adapter: Option<Digest>,
     /// Separates one tenant's or request's blocks from others'.
     pub salt: Option<&'a str>,
 }
@@ -131,13 +131,13 @@ fn seed(key: &[u8; 32], scope: &Scope<'_>) -> u128 {
     let mut hasher = blake3::Hasher::new_keyed(key);
     hasher.update(&scope.model.0);
     // Each part with its length, so that no two scopes read the same.
-    let mut part = |text: Option<&str>| {
-        hasher.update(&text.map_or(u64::MAX, |text| text.len() as u64).to_le_bytes());
-        hasher.update(text.unwrap_or_default().as_bytes());
+    let mut part = |bytes: Option<&[u8]>| {
+        hasher.update(&bytes.map_or(u64::MAX, |bytes| bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes.unwrap_or_default());
     };
-    part(Some(scope.kv_dtype));
-    part(scope.adapter);
-    part(scope.salt);
+    part(Some(scope.kv_dtype.as_bytes()));
+    part(scope.adapter.as_ref().map(|digest| &digest.0[..]));
+    part(scope.salt.map(str::as_bytes));
     cut(&hasher)
 }
 
@@ -173,7 +173,7 @@ mod tests {
     fn whatever_the_kv_depends_on_separates() {
         let tokens: Vec<u32> = (0..16).collect();
         let salted = Scope { salt: Some("a"), ..scope() };
-        let adapted = Scope { adapter: Some("a"), ..scope() };
+        let adapted = Scope { adapter: Some(Digest([2; 32])), ..scope() };
         let scopes = [scope(), salted, adapted, Scope { kv_dtype: "int8", ..scope() }];
         let mut hashes: Vec<_> =
             scopes.iter().map(|scope| block_hashes(&KEY, scope, &tokens, 16)[0]).collect();

@@ -15,7 +15,7 @@ use troupe_gateway::{
 use troupe_gpu::DeviceChoice;
 use troupe_runtime::spec::{EngineFlags, gib, kv_cache_dtype, utilization};
 
-use super::Failure;
+use super::{Failure, lora::LoraArgs};
 use crate::stack::{
     self,
     identity::{self, DataDir},
@@ -115,6 +115,8 @@ pub(crate) struct EngineArgs {
     /// The folder of that on each host [default: kv in the data directory].
     #[arg(long, value_name = "FOLDER")]
     kv_offloading_disk_path: Option<String>,
+    #[command(flatten)]
+    lora: LoraArgs,
     /// Threads per device [default: the machine's, divided by its devices].
     #[arg(long, value_name = "N")]
     threads: Option<u32>,
@@ -191,6 +193,7 @@ impl EngineArgs {
             kv_offloading_eviction_policy: self.kv_offloading_eviction_policy.clone(),
             kv_offloading_disk_bytes: self.kv_offloading_disk_size,
             kv_offloading_disk_path: self.kv_offloading_disk_path.clone(),
+            lora: self.lora.flags(),
             threads: self.threads,
             cpu_path: self.cpu_path.clone(),
             stage_time_min_ms: self.stage_time_min_ms,
@@ -270,6 +273,10 @@ pub(crate) struct HttpArgs {
     /// as well, once; whoever speaks first answers [default: never].
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..))]
     hedge_after_ms: Option<u32>,
+    /// Serve `/v1/load_lora_adapter` and `/v1/unload_lora_adapter`, as
+    /// VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 has vLLM do: who may ask can then have hosts read a path.
+    #[arg(long)]
+    allow_runtime_lora_updating: bool,
     /// How models write tool calls: auto (as their chat templates show), none, hermes, llama3_json,
     /// mistral, pythonic or qwen3_coder.
     #[arg(long, value_name = "NAME", default_value = "auto")]
@@ -304,6 +311,7 @@ impl HttpArgs {
             kv_peer_fetch: None,
             resume: Resume::Any,
             hedge_after_ms: None,
+            allow_runtime_lora_updating: false,
             tool_call_parser: ParserChoice::Auto,
             reasoning_parser: ParserChoice::Auto,
             enable_auto_tool_choice: false,
@@ -334,6 +342,7 @@ impl HttpArgs {
         }
         config.picker_listen = self.grpc_port.map(|port| (self.host, port).into());
         config.picker_tls = self.picker_tls()?;
+        config.lora_updates = self.allow_runtime_lora_updating;
         config.peer_fetch = self.kv_peer_fetch.unwrap_or(config.peer_fetch);
         config.resume = self.resume;
         config.hedge_after = self.hedge_after_ms.map(|ms| Duration::from_millis(ms.into()));

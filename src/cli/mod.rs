@@ -19,6 +19,7 @@ mod health;
 mod join;
 pub(crate) mod layers;
 mod logging;
+mod lora;
 mod member;
 mod node;
 mod operate;

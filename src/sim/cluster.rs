@@ -85,6 +85,7 @@ impl Cluster {
                 kv_transfer_timeout: Duration::ZERO,
                 offload: Offload::default(),
                 speculation: None,
+                lora: None,
                 whole_prompts: false,
             },
             stages: 1,

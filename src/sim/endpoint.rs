@@ -132,7 +132,10 @@ impl Endpoint {
                     }
                 }
                 EngineEffect::Broken(why) => return Err(why),
-                EngineEffect::Close(_) | EngineEffect::Observe(_) | EngineEffect::Transfer(_) => {}
+                EngineEffect::Close(_)
+                | EngineEffect::Observe(_)
+                | EngineEffect::Transfer(_)
+                | EngineEffect::Adapt(_) => {}
             }
         }
         if self.engine.load() != self.told {

@@ -101,6 +101,7 @@ impl Device {
             block_bytes: memory.block_bytes,
             kernel_path: memory.kernel_path,
             kv: memory.kv,
+            adapters: Vec::new(),
         }
     }
 

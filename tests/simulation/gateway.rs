@@ -280,7 +280,7 @@ impl Gateway {
                     self.core.load(now, endpoint, load);
                 }
             }
-            StatusDown::Metrics(_) => {}
+            StatusDown::Adapters(_) | StatusDown::Metrics(_) => {}
         }
     }
 

@@ -199,7 +199,7 @@ impl Leader {
                 self.group_event(world, me, GroupEvent::Done(result.step));
                 self.engine_event(world, me, EngineEvent::Result(result));
             }
-            MemberUp::Transfer(_) => {}
+            MemberUp::Transfer(_) | MemberUp::Adapter(_) => {}
         }
     }
 
@@ -325,7 +325,10 @@ impl Leader {
                     world.check.bounds.broken(&why);
                     self.fail(world, me, why);
                 }
-                EngineEffect::Transfer(_) | EngineEffect::Observe(_) | EngineEffect::Cached(_) => {}
+                EngineEffect::Transfer(_)
+                | EngineEffect::Adapt(_)
+                | EngineEffect::Observe(_)
+                | EngineEffect::Cached(_) => {}
             }
         }
     }

@@ -251,7 +251,7 @@ impl Member {
                 }
                 MemberEffect::Linger => world.timer(me, LINGER, Timer::Lingered),
                 MemberEffect::Exit(cause) => drop(self.exiting.get_or_insert(cause)),
-                MemberEffect::Transfer(_) => {}
+                MemberEffect::Transfer(_) | MemberEffect::Read(_) | MemberEffect::Adapt(..) => {}
             }
         }
         let Some(cause) = self.exiting.clone() else { return };

@@ -23,6 +23,13 @@ pub(crate) fn model(name: &str) -> Option<PathBuf> {
     folder.join("config.json").is_file().then_some(folder)
 }
 
+/// An adapter's folder, if this set has it.
+#[allow(dead_code, reason = "not every test binary has adapters")]
+pub(crate) fn adapter(name: &str) -> Option<PathBuf> {
+    let folder = dir().join("models").join(name);
+    folder.join("adapter_config.json").is_file().then_some(folder)
+}
+
 /// A JSON file of the set, if it is there.
 pub(crate) fn json(path: &str) -> Option<serde_json::Value> {
     let text = std::fs::read_to_string(dir().join(path)).ok()?;

@@ -186,7 +186,13 @@ impl Desired {
             expert_parallel: parallelism.expert,
             member_per: member_per(&metadata.annotations)?,
             role,
-            flags: offload::flags(path, workload)?,
+            flags: {
+                let mut flags = offload::flags(path, workload)?;
+                flags.lora = flags.lora.with_spec(spec.model.lora.as_ref());
+                let room = flags.lora.room();
+                room.map_err(|why| format!("spec.model.lora or {path}.template: {why}"))?;
+                flags
+            },
         };
         check_members(path, &launch, &wishes)?;
         Ok(Self {
@@ -302,6 +308,8 @@ pub fn launch(model_uri: String, model_name: String, flags: EngineFlags) -> Laun
 
 #[cfg(test)]
 mod tests {
+    use troupe_runtime::spec::{LoraFlags, LoraModule};
+
     use super::*;
 
     fn desired(document: &Value) -> Result<Vec<Desired>, Problem> {
@@ -335,6 +343,25 @@ mod tests {
         let Problem { reason, message, .. } = desired(&document).expect_err("no such member");
         assert!(message.contains(MEMBER_PER) && message.contains("galaxy"), "{message}");
         assert_eq!(reason, INVALID);
+    }
+
+    #[test]
+    fn adapters_are_settings_of_the_engine_by_flags_and_by_the_model() {
+        let module = |name: &str| LoraModule { name: name.into(), path: format!("/{name}") };
+        let lora =
+            LoraFlags { modules: vec![module("a")], max_loras: Some(2), ..LoraFlags::default() };
+        let flags = EngineFlags { lora, ..EngineFlags::default() };
+        let launch = launch("file:///m".into(), "m".into(), flags);
+        let mut document = declare("s", 1, &launch);
+        let adapters = json!([{"name": "b", "uri": "/b"}]);
+        document["spec"]["model"]["lora"] =
+            json!({"adapters": adapters, "maxAdapters": 3, "maxRank": 64});
+        let lora = &desired(&document).expect("a good service")[0].launch.flags.lora;
+        assert_eq!(lora.modules, [module("a"), module("b")]);
+        assert_eq!((lora.max_loras, lora.max_lora_rank), (Some(2), Some(64)), "flags say it last");
+        document["spec"]["model"]["lora"]["maxCpuAdapters"] = json!(1);
+        let Problem { message, .. } = desired(&document).expect_err("fewer than on the device");
+        assert!(message.contains("--max-cpu-loras is 1, 2 to"), "{message}");
     }
 
     #[test]

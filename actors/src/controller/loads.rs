@@ -127,7 +127,9 @@ impl Follower {
 async fn introduction(receiver: &mut FrameReceiver) -> Result<EndpointInfo, Unknown> {
     match receiver.expect::<StatusDown>(DEADLINE).await? {
         StatusDown::Info(info) => Ok(*info),
-        StatusDown::Load(_) | StatusDown::Metrics(_) => Err(Unknown::NoInfo),
+        StatusDown::Load(_) | StatusDown::Adapters(_) | StatusDown::Metrics(_) => {
+            Err(Unknown::NoInfo)
+        }
     }
 }
 

@@ -79,6 +79,7 @@ impl Desks {
             | Conversation::Prefill
             | Conversation::Kv(_)
             | Conversation::Cache
+            | Conversation::Adapt
             | Conversation::Bulk(_) => None,
         }
     }

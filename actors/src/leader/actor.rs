@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::{AbortHandle, JoinSet},
     time::Instant,
 };
@@ -16,6 +16,7 @@ use troupe_runtime::{
     id::{NodeId, TransferId},
     transport::{Class, Conversation, Link, Stream},
     wire::{
+        adapter::{AdaptDown, AdaptUp, AdapterStatus},
         generate::{Finish, Generate, GenerateDown},
         group::{Formation, Hello, MemberDown, MemberUp},
         member::MemberToNode,
@@ -25,6 +26,7 @@ use troupe_runtime::{
 };
 
 use super::{
+    adapters::{Asker, FirstAdapter},
     cache::Cache,
     describe::Endpoint,
     drain::Drain,
@@ -59,6 +61,8 @@ pub enum LeaderMsg {
     Finish(RequestKey, Finish),
     /// The door through which it was asked is closed.
     Abort(RequestKey, u64),
+    /// A gateway wants an adapter to come or go, and listens here.
+    Adapt(AdaptUp, oneshot::Sender<AdaptDown>),
     /// Another group's leader asks for KV, through this door; what it is told goes here.
     Asked(Box<Prefill>, u64, RemoteRef<PrefillDown>),
     /// The door through which it asked is closed.
@@ -81,6 +85,8 @@ pub struct LeaderArgs {
     pub settings: EngineSettings,
     /// What the world is told once the group serves.
     pub endpoint: Endpoint,
+    /// Adapters that are there from the start.
+    pub adapters: Vec<FirstAdapter>,
     /// To the node.
     pub node: mpsc::Sender<MemberToNode>,
     /// Its end of the network, to leaders of other groups.
@@ -110,6 +116,9 @@ pub struct LeaderState {
     pub(super) last_door: u64,
     pub(super) info: watch::Sender<Option<EndpointInfo>>,
     pub(super) load: watch::Sender<Load>,
+    pub(super) adapters: watch::Sender<AdapterStatus>,
+    /// Who waits for an adapter to come or go.
+    pub(super) adapting: BTreeMap<Asker, oneshot::Sender<AdaptDown>>,
     pub(super) cache: Cache,
     /// Doors of members and of gateways that follow the status.
     pub(super) doors: JoinSet<()>,
@@ -151,6 +160,8 @@ impl Actor for Leader {
             last_door: 0,
             info: watch::channel(None).0,
             load: watch::channel(Load::default()).0,
+            adapters: watch::channel(AdapterStatus::default()).0,
+            adapting: BTreeMap::new(),
             doors: JoinSet::new(),
             requests: JoinSet::new(),
             drain: None,
@@ -174,6 +185,7 @@ impl Actor for Leader {
             LeaderMsg::Abort(key, door) => state.abort(key, door),
             LeaderMsg::Asked(prefill, door, outbox) => state.asked(prefill, door, outbox),
             LeaderMsg::AskerGone(transfer, door) => state.asker_gone(transfer, door),
+            LeaderMsg::Adapt(up, answer) => state.adapt(up, answer),
             LeaderMsg::Transfer(event) => state.engine(EngineEvent::Transfer(event)),
             LeaderMsg::Tick => {
                 state.engine(EngineEvent::Tick);

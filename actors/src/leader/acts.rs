@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use ractor::ActorRef;
+use tokio::sync::oneshot;
 use troupe_runtime::{
     actor::RemoteRef,
     discovery::directory::MemberState,
     error::{ErrorKind, PublicError},
-    id::NodeId,
+    id::{Digest, NodeId},
     transport::{Conversation, Stream},
     wire::{
+        adapter::{AdaptDown, AdaptUp},
         generate::{Generate, GenerateDown},
         group::{Hello, MemberDown, MemberUp, RankReport},
         member::{Blame, MemberToNode},
@@ -20,6 +22,7 @@ use uuid::Uuid;
 
 use super::{
     actor::{LeaderMsg, LeaderState},
+    adapters::{AdaptEffect, AdaptEvent},
     cache, doors,
     drain::{Drain, Stand},
     engine::{Engine, EngineEffect, EngineEvent},
@@ -49,13 +52,15 @@ impl LeaderState {
             }
             Conversation::Status => {
                 let (info, load) = (self.info.subscribe(), self.load.subscribe());
+                let told = doors::Told { info, load, adapters: self.adapters.subscribe() };
                 let metrics = self.observer.metrics();
-                self.doors.spawn(doors::status(info, load, metrics, stream))
+                self.doors.spawn(doors::status(told, metrics, stream))
             }
             Conversation::Prefill => {
                 self.last_door += 1;
                 self.doors.spawn(doors::prefill(myself.clone(), self.last_door, stream))
             }
+            Conversation::Adapt => self.doors.spawn(doors::adapt(myself.clone(), stream)),
             Conversation::Cache => self.doors.spawn(cache::door(self.cache.clone(), stream)),
             // Tensors go to the ranks; the member's front door has taken them out. The others
             // belong at a host's door.
@@ -95,6 +100,9 @@ impl LeaderState {
             MemberUp::Pulse(pulses) => self.group(GroupEvent::Pulse(pulses)),
             MemberUp::Failed(cause) => self.group(GroupEvent::Lost(door, cause)),
             MemberUp::Drain(seconds) => self.drain(Duration::from_secs(seconds.into())),
+            MemberUp::Adapter(report) => {
+                self.engine(EngineEvent::Adapt(AdaptEvent::Report(member, report)));
+            }
             MemberUp::Transfer(report) => {
                 self.engine(EngineEvent::Transfer(TransferEvent::Report(report)));
             }
@@ -125,6 +133,14 @@ impl LeaderState {
         }
         self.outboxes.insert(key, (door, outbox));
         self.engine(EngineEvent::Submit(generate))
+    }
+
+    /// One asker more; who is told nothing hears that by its channel's end.
+    pub(super) fn adapt(&mut self, up: AdaptUp, answer: oneshot::Sender<AdaptDown>) {
+        self.last_door += 1;
+        self.adapting.retain(|_, waiting| !waiting.is_closed());
+        self.adapting.insert(self.last_door, answer);
+        self.engine(EngineEvent::Adapt(AdaptEvent::Asked(self.last_door, up)));
     }
 
     pub(super) fn abort(&mut self, key: RequestKey, door: u64) {
@@ -173,7 +189,22 @@ impl LeaderState {
                 "rank loaded"
             );
         }
-        let mut engine = Engine::new(self.args.settings.clone(), blocks);
+        let first: Vec<Digest> = self.args.adapters.iter().map(|one| one.info.digest).collect();
+        if let Some(other) = reports.iter().find(|report| report.adapters != first) {
+            let rank = other.rank;
+            return self.fail(format!("{rank} has other files of LoRA adapters than the leader"));
+        }
+        let members = self.formation.as_ref().map_or(1, |formation| formation.members.len());
+        let mut engine = Engine::new(self.args.settings.clone(), blocks).with_adapters(
+            // A group has at most some thousands.
+            members as u32,
+            &self.args.endpoint.model_names,
+            &self.args.adapters,
+        );
+        if let Some(adapters) = engine.adapters() {
+            self.observer.adapters(&adapters);
+            self.adapters.send_replace(adapters);
+        }
         if let Some(formation) = &self.formation {
             let mut secret = [0; 32];
             secret[..16].copy_from_slice(Uuid::new_v4().as_bytes());
@@ -209,6 +240,10 @@ impl LeaderState {
         self.observer.load(&load, engine.counters());
         self.observer.tiers(engine.tiers());
         self.load.send_if_modified(|told| std::mem::replace(told, load) != load);
+        if let Some(adapters) = engine.adapters() {
+            self.observer.adapters(&adapters);
+            self.adapters.send_replace(adapters);
+        }
         for effect in effects {
             match effect {
                 EngineEffect::Plan(plan) => {
@@ -218,6 +253,13 @@ impl LeaderState {
                 EngineEffect::Send(key, down) => unread.extend(self.send(key, down)),
                 EngineEffect::Close(key) => drop(self.outboxes.remove(&key)),
                 EngineEffect::Transfer(effect) => self.transfer(effect),
+                EngineEffect::Adapt(AdaptEffect::Order(order)) => {
+                    self.broadcast(&MemberDown::Adapter(order));
+                }
+                EngineEffect::Adapt(AdaptEffect::Answer(asker, down)) => {
+                    // Who has gone meanwhile is told nothing.
+                    drop(self.adapting.remove(&asker).map(|answer| answer.send(down)));
+                }
                 EngineEffect::Observe(observation) => self.observer.observe(&observation),
                 EngineEffect::Cached(changes) => self.cache.note(changes),
                 EngineEffect::Broken(why) => {

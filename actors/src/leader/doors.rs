@@ -7,14 +7,16 @@
 use std::{ops::ControlFlow, time::Duration};
 
 use ractor::ActorRef;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tracing::Instrument as _;
 use troupe_runtime::{
     actor::{TheirEnd, converse, remote_ref},
+    error::{ErrorKind, PublicError},
     id::NodeId,
     telemetry::{self, Metrics},
     transport::{FrameSender, LinkError, Stream},
     wire::{
+        adapter::{AdaptDown, AdaptUp, AdapterStatus},
         generate::{Generate, GenerateUp},
         group::MemberUp,
         status::{EndpointInfo, Load, StatusDown, StatusUp},
@@ -106,17 +108,46 @@ fn flow(goes_on: bool) -> ControlFlow<()> {
     if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
 }
 
+/// Carries what a gateway wants done with an adapter, and the one answer.
+pub(super) async fn adapt(leader: ActorRef<LeaderMsg>, stream: Stream) {
+    let Stream { mut sender, mut receiver } = stream;
+    let up = match receiver.expect::<AdaptUp>(FIRST_FRAME).await {
+        Ok(up) => up,
+        Err(error) => return tracing::debug!(%error, "a gateway opened and asked nothing"),
+    };
+    let (answer, answered) = oneshot::channel();
+    if leader.cast(LeaderMsg::Adapt(up, answer)).is_err() {
+        return;
+    }
+    let down = tokio::select! {
+        answered = answered => answered.unwrap_or_else(|_| {
+            let why = "the group does not serve, or serves no more";
+            AdaptDown::Refused(PublicError::new(ErrorKind::Unavailable, why))
+        }),
+        () = sender.stopped() => return,
+    };
+    let sent = match sender.send(&down, SEND_DEADLINE).await {
+        Ok(()) => sender.finish(),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = sent {
+        tracing::debug!(%error, "a gateway did not wait for its answer");
+    }
+}
+
+/// What gateways that follow the status are told.
+pub(super) struct Told {
+    pub(super) info: watch::Receiver<Option<EndpointInfo>>,
+    pub(super) load: watch::Receiver<Load>,
+    pub(super) adapters: watch::Receiver<AdapterStatus>,
+}
+
 /// Tells one gateway what the endpoint is and how busy, for as long as it listens; or once what it
 /// has counted.
-pub(super) async fn status(
-    info: watch::Receiver<Option<EndpointInfo>>,
-    load: watch::Receiver<Load>,
-    metrics: Metrics,
-    stream: Stream,
-) {
+pub(super) async fn status(told: Told, metrics: Metrics, stream: Stream) {
     let Stream { sender, mut receiver } = stream;
     let told = match receiver.expect::<StatusUp>(FIRST_FRAME).await {
-        Ok(StatusUp::Watch) => tell_status(info, load, sender).await,
+        Ok(StatusUp::Watch) => tell_status(told, sender).await,
         Ok(StatusUp::Metrics) => tell_metrics(&metrics, sender).await,
         Err(error) => Err(error),
     };
@@ -126,8 +157,7 @@ pub(super) async fn status(
 }
 
 async fn tell_status(
-    mut info: watch::Receiver<Option<EndpointInfo>>,
-    mut load: watch::Receiver<Load>,
+    Told { mut info, mut load, mut adapters }: Told,
     mut sender: FrameSender,
 ) -> Result<(), LinkError> {
     let Ok(ready) = info.wait_for(Option::is_some).await.map(|info| info.clone()) else {
@@ -136,7 +166,12 @@ async fn tell_status(
     if let Some(info) = ready {
         sender.send(&StatusDown::Info(Box::new(info)), SEND_DEADLINE).await?;
     }
+    let mut first = true;
     loop {
+        if std::mem::take(&mut first) || adapters.has_changed().unwrap_or(false) {
+            let now = adapters.borrow_and_update().clone();
+            sender.send(&StatusDown::Adapters(now), SEND_DEADLINE).await?;
+        }
         let now = *load.borrow_and_update();
         sender.send(&StatusDown::Load(now), SEND_DEADLINE).await?;
         tokio::time::sleep(LOAD_INTERVAL).await;
@@ -144,6 +179,12 @@ async fn tell_status(
         let changed = tokio::time::timeout(LOAD_AT_LEAST, load.changed());
         tokio::select! {
             changed = changed => if matches!(changed, Ok(Err(_))) { return Ok(()) },
+            changed = adapters.changed() => {
+                adapters.mark_changed();
+                if changed.is_err() {
+                    return Ok(());
+                }
+            }
             () = sender.stopped() => return Ok(()),
         }
     }
@@ -169,9 +210,9 @@ pub(super) const SEND_DEADLINE: Duration = Duration::from_secs(30);
 const LOAD_INTERVAL: Duration = Duration::from_millis(50);
 /// The most between two words on the load.
 const LOAD_AT_LEAST: Duration = Duration::from_secs(1);
-/// Form, Start, Stop, a plan for each of at most 1021 stages, and for every transfer to and from
-/// here its beginning and its end; before each plan, and each transfer that comes here, what is to
-/// be kept of the devices' blocks.
+/// Form, Start, Stop, an order on adapters, a plan for each of at most 1020 stages, and for every
+/// transfer to and from here its beginning and its end; before each plan, and each transfer that
+/// comes here, what is to be kept of the devices' blocks.
 const MEMBER_OUTBOX: usize = 2 * 1024 + 5 * MOST_TRANSFERS;
 /// That it is sent, or why not.
 const PREFILL_OUTBOX: usize = 4;

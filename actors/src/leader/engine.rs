@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use troupe_runtime::{
     error::{ErrorKind, PublicError},
-    id::SequenceId,
+    id::{AdapterId, Digest, SequenceId},
     prefix::Chain,
     wire::{
         generate::{Finish, FinishReason, Generate, GenerateDown, Usage},
@@ -20,6 +20,7 @@ use troupe_runtime::{
 };
 
 use super::{
+    adapters::{AdaptEffect, AdaptEvent, Adapters},
     alone::Alone,
     load, refuse,
     request::{Request, RequestKey, Times},
@@ -44,6 +45,8 @@ pub enum EngineEvent {
     Result(StepResult),
     /// KV blocks to or from another group.
     Transfer(TransferEvent),
+    /// An adapter comes or goes.
+    Adapt(AdaptEvent),
     /// Time has passed.
     Tick,
     /// Nothing new is taken from now on.
@@ -65,6 +68,8 @@ pub enum EngineEffect {
     Close(RequestKey),
     /// KV blocks to or from another group. Orders to the ranks keep their place among the plans.
     Transfer(TransferEffect),
+    /// An adapter comes or goes.
+    Adapt(AdaptEffect),
     /// Count this.
     Observe(Observation),
     /// Tell whoever places requests which blocks came and went.
@@ -124,6 +129,7 @@ pub struct Engine {
     pub(super) settings: EngineSettings,
     pub(super) scheduler: Scheduler,
     pub(super) transfers: Transfers,
+    pub(super) adapters: Adapters,
     /// Every sequence says which of these is its owner.
     pub(super) requests: Arena<Owner, Request>,
     pub(super) by_key: BTreeMap<RequestKey, Owner>,
@@ -156,6 +162,7 @@ impl Engine {
             settings,
             scheduler,
             transfers: Transfers::default(),
+            adapters: Adapters::default(),
             requests,
             by_key,
             steps: 0,
@@ -192,6 +199,7 @@ impl Engine {
             EngineEvent::Abort(key) => self.abort(key, &mut effects),
             EngineEvent::Result(result) => self.apply(now, result, &mut effects),
             EngineEvent::Transfer(event) => self.transfer(now, event, &mut effects),
+            EngineEvent::Adapt(event) => self.adapt(event, &mut effects),
             EngineEvent::Tick => {
                 self.expire_fetches(now, &mut effects);
                 self.expire_prefills(now, &mut effects);
@@ -207,6 +215,7 @@ impl Engine {
             }
         }
         self.begin_alone(now, &mut effects);
+        self.go_on_adapting(now, &mut effects);
         self.load_waiting(now, &mut effects);
         while let Some(plan) = self.scheduler.compose(self.settings.endpoint.epoch) {
             self.keep_moved(&mut effects);
@@ -299,9 +308,10 @@ impl Engine {
         effects: &mut Vec<EngineEffect>,
     ) {
         let key = RequestKey { request: generate.request, attempt: generate.attempt };
-        if let Err(error) = self.admit(key, &generate) {
-            return self.refuse(key, error, effects);
-        }
+        let adapter = match self.admit(key, &generate) {
+            Ok(adapter) => adapter,
+            Err(error) => return self.refuse(key, error, effects),
+        };
         if self.is_taken() && !generate.alone {
             return self.alone.keep(now, generate);
         }
@@ -310,7 +320,8 @@ impl Engine {
         let owner = self.requests.insert(request);
         self.by_key.insert(key, owner);
         let own = || format!("{}/{}", generate.request, generate.attempt);
-        let chain = self.chain(own, generate.adapter.as_deref(), generate.cache_salt.as_deref());
+        let digest = generate.adapter.as_ref().map(|adapter| adapter.digest);
+        let chain = self.chain(own, digest, generate.cache_salt.as_deref());
         let hashes = if self.is_hashed(&generate, chain) {
             generate.block_hashes.clone()
         } else {
@@ -328,7 +339,7 @@ impl Engine {
                 choice: choice.index,
                 seed: generate.seed,
                 options: options.clone(),
-                adapter: generate.adapter.clone(),
+                adapter,
                 traceparent: generate.traceparent.clone(),
                 priority: generate.priority,
                 chain,
@@ -375,7 +386,7 @@ impl Engine {
     pub(super) fn chain(
         &self,
         own: impl FnOnce() -> String,
-        adapter: Option<&str>,
+        adapter: Option<Digest>,
         salt: Option<&str>,
     ) -> Chain {
         let own = (!self.settings.limits.prefix_caching).then(own);
@@ -413,7 +424,12 @@ impl Engine {
         effects.push(EngineEffect::Observe(refused));
     }
 
-    pub(super) fn admit(&self, key: RequestKey, generate: &Generate) -> Result<(), PublicError> {
+    /// Lets a request in, with the adapter that it uses.
+    pub(super) fn admit(
+        &self,
+        key: RequestKey,
+        generate: &Generate,
+    ) -> Result<Option<AdapterId>, PublicError> {
         if self.by_key.contains_key(&key) {
             let why = "this attempt is under way already";
             return Err(PublicError::new(ErrorKind::BadRequest, why));
@@ -428,7 +444,8 @@ impl Engine {
             return Err(PublicError::new(ErrorKind::Unavailable, why));
         }
         let waiting = self.scheduler.counts().1 + self.alone.waiting() as u32;
-        refuse::check(&self.settings, generate, waiting, self.longest())
+        refuse::check(&self.settings, generate, waiting, self.longest())?;
+        generate.adapter.as_ref().map(|adapter| self.adapters.find(adapter)).transpose()
     }
 
     /// Most positions of one sequence: the model's context, or what the blocks can hold.

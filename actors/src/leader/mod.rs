@@ -1,6 +1,7 @@
 //! The leader of a group: member 0's engine.
 //!
 //! - [`engine`]: the core: requests in, plans and chunks out; `ends`: how requests end (pure)
+//! - [`adapters`]: LoRA adapters that come and go (pure)
 //! - [`transfers`]: KV blocks to and from other groups; `fetch`: the side that wants them;
 //!   `prefill`: the side that computes them; `load`: what tiers
 //!   beside the device have of a request (pure)
@@ -18,6 +19,7 @@
 
 pub mod actor;
 mod acts;
+pub mod adapters;
 mod alone;
 mod cache;
 pub mod describe;

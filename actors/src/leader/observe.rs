@@ -1,7 +1,7 @@
 //! Counts what a leader does, for `/metrics`: what only the engine can know. What a request's
 //! client sees (prompts, ends, times to the client) is counted by the gateway.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 use troupe_runtime::{
@@ -11,7 +11,7 @@ use troupe_runtime::{
         metrics::{Gauge, Labels, Metrics},
         names::{self, MetricName},
     },
-    wire::{group::Progress, status::Load},
+    wire::{adapter::AdapterStatus, group::Progress, status::Load},
 };
 
 use super::{engine::Observation, settings::EngineSettings};
@@ -110,6 +110,18 @@ impl Observer {
         ]);
         self.metrics.gauge(names::CACHE_CONFIG_INFO, &labels).set(1.0);
         self.drafts = limits.speculation.map(|drafts| self.drafts_of(drafts.num_tokens));
+    }
+
+    /// Which adapters are used now; there is no such family where there is no room for any.
+    pub fn adapters(&self, status: &AdapterStatus) {
+        let mut labels = self.labels.clone();
+        labels.extend([
+            ("max_lora", status.max_loras.to_string()),
+            ("waiting_lora_adapters", status.waiting.join(",")),
+            ("running_lora_adapters", status.running.join(",")),
+        ]);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.metrics.only_gauge(names::LORA_REQUESTS_INFO, &labels).set(now.as_secs_f64());
     }
 
     fn drafts_of(&self, num_tokens: u32) -> Drafts {

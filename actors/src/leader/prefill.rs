@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use troupe_runtime::{
     error::{ErrorKind, PublicError},
-    id::{Coordinate, SequenceId, TransferId},
+    id::{AdapterId, Coordinate, SequenceId, TransferId},
     wire::{
         generate::SamplingOptions,
         transfer::{
@@ -38,6 +38,9 @@ pub(super) struct Prefilling {
     left: BTreeSet<Coordinate>,
 }
 
+/// The routes of a transfer, and its adapter.
+type Accepted = (Vec<KvRoute>, Option<AdapterId>);
+
 impl Engine {
     /// Another group's leader asks.
     pub(super) fn asked(
@@ -47,14 +50,15 @@ impl Engine {
         effects: &mut Vec<EngineEffect>,
     ) {
         let transfer = prefill.transfer;
-        let routes = match self.accept(&prefill) {
-            Ok(routes) => routes,
+        let (routes, adapter) = match self.accept(&prefill) {
+            Ok(accepted) => accepted,
             Err(why) => return self.refuse_transfer(transfer, why, effects),
         };
         let deadline = now.saturating_add(Duration::from_millis(prefill.time_left_ms));
         let left = routes.iter().map(|route| route.from).collect();
         let own = || format!("{transfer}");
-        let chain = self.chain(own, prefill.adapter.as_deref(), prefill.cache_salt.as_deref());
+        let digest = prefill.adapter.as_ref().map(|adapter| adapter.digest);
+        let chain = self.chain(own, digest, prefill.cache_salt.as_deref());
         let length = prefill.tokens.len() as u32;
         let sequence = self.scheduler.add(SequenceSpec {
             owner: Owner::NOBODY,
@@ -64,7 +68,7 @@ impl Engine {
             choice: 0,
             seed: 0,
             options: SamplingOptions { max_tokens: 0, ..SamplingOptions::default() },
-            adapter: prefill.adapter,
+            adapter,
             traceparent: prefill.traceparent,
             priority: prefill.priority,
             chain,
@@ -106,8 +110,8 @@ impl Engine {
         effects.push(TransferEffect::Hang(transfer).into());
     }
 
-    /// The routes of a transfer that can be had here.
-    fn accept(&self, prefill: &Prefill) -> Result<Vec<KvRoute>, (ErrorKind, String)> {
+    /// The routes of a transfer that can be had here, and the adapter that it is for.
+    fn accept(&self, prefill: &Prefill) -> Result<Accepted, (ErrorKind, String)> {
         let settings = &self.settings;
         let elsewhere = |why: String| Err((ErrorKind::Unavailable, why));
         let wrong = |why: String| Err((ErrorKind::BadRequest, why));
@@ -124,9 +128,8 @@ impl Engine {
         if prefill.model != settings.model {
             return elsewhere("this endpoint serves another version of the model".into());
         }
-        if prefill.adapter.is_some() {
-            return elsewhere("this endpoint has no LoRA adapters".into());
-        }
+        let adapter = prefill.adapter.as_ref().map(|adapter| self.adapters.find(adapter));
+        let adapter = adapter.transpose().map_err(|error| (error.kind, error.message))?;
         if self.transfers.prefills.contains_key(&prefill.transfer) {
             return wrong("this transfer is under way already".into());
         }
@@ -149,7 +152,8 @@ impl Engine {
             let wants = &prefill.wants;
             return wrong(format!("{wants:?} are wanted of {groups} groups of {blocks} blocks"));
         }
-        routes(&setup.shares(), &prefill.ranks).map_err(|why| (ErrorKind::BadRequest, why))
+        let routes = routes(&setup.shares(), &prefill.ranks);
+        Ok((routes.map_err(|why| (ErrorKind::BadRequest, why))?, adapter))
     }
 
     /// One of the engine's ranks that sends blocks says how it stands.

@@ -27,9 +27,6 @@ pub(super) fn check(
         return refuse(ErrorKind::Unavailable, message);
     }
     kind(settings, generate)?;
-    if generate.adapter.is_some() {
-        return refuse(ErrorKind::NotFound, "this endpoint has no LoRA adapters".into());
-    }
     if waiting as usize + generate.choices.len() > settings.limits.max_num_queued as usize {
         let message = "The engine is currently busy and cannot accept new requests. Please try \
                        again later or on a different instance.";
@@ -85,7 +82,8 @@ fn hashes(settings: &EngineSettings, generate: &Generate) -> Result<(), PublicEr
         ));
     }
     let salt = generate.cache_salt.as_deref();
-    let chain = settings.hashing().chain(generate.adapter.as_deref(), salt);
+    let adapter = generate.adapter.as_ref().map(|adapter| adapter.digest);
+    let chain = settings.hashing().chain(adapter, salt);
     if size != settings.limits.block_size as usize || generate.hash_seed != chain.seed() {
         return Ok(());
     }

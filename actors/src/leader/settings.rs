@@ -8,7 +8,7 @@ use std::time::Duration;
 use troupe_runtime::{
     id::{Digest, EndpointId},
     prefix::Parameters,
-    spec::{EngineFlags, service::Eviction},
+    spec::{EngineFlags, LoraRoom, service::Eviction},
     wire::status::Embeds,
 };
 
@@ -59,6 +59,7 @@ impl EngineSettings {
             policy: limits.policy,
             prefix_caching: limits.prefix_caching,
             watermark: blocks.iter().min().copied().unwrap_or(0) / WATERMARK_SHARE,
+            max_loras: limits.lora.map_or(0, |room| room.max_loras),
             speculation: limits.speculation,
             whole_prompts: limits.whole_prompts,
         }
@@ -98,6 +99,8 @@ pub struct EngineLimits {
     pub offload: Offload,
     /// Drafts, if any.
     pub speculation: Option<NgramSettings>,
+    /// Room for adapters, if there is any.
+    pub lora: Option<LoraRoom>,
     /// Whether each prompt is computed in one step.
     pub whole_prompts: bool,
 }
@@ -177,6 +180,7 @@ impl EngineLimits {
                 .map_or(DEFAULT_TRANSFER, |millis| Duration::from_millis(millis.into())),
             offload: Offload::resolve(flags)?,
             speculation: flags.speculative_config.as_deref().map(speculate::parse).transpose()?,
+            lora: flags.lora.room()?,
             whole_prompts: false,
         };
         let least_one = [

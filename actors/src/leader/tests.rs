@@ -6,6 +6,7 @@ use troupe_runtime::{
     error::ErrorKind,
     id::{Digest, EndpointId, Epoch, GroupId, RequestId},
     wire::{
+        adapter::AdapterRef,
         generate::{
             Choice, Chunk, Finish, FinishReason, Generate, GenerateDown, OutputKind,
             SamplingOptions,
@@ -52,6 +53,7 @@ pub(super) fn settings() -> EngineSettings {
             kv_transfer_timeout: Duration::from_secs(2),
             offload: Offload::default(),
             speculation: None,
+            lora: None,
             whole_prompts: false,
         },
         stages: 1,
@@ -111,7 +113,8 @@ fn run(engine: &mut Engine, generate: Generate, tokens: &[u32]) -> Vec<Chunk> {
                 EngineEffect::Close(_)
                 | EngineEffect::Observe(_)
                 | EngineEffect::Cached(_)
-                | EngineEffect::Transfer(_) => {}
+                | EngineEffect::Transfer(_)
+                | EngineEffect::Adapt(_) => {}
                 EngineEffect::Broken(why) => panic!("{why}"),
             }
         }
@@ -225,7 +228,8 @@ fn what_cannot_be_served_is_refused_before_it_costs_anything() {
     assert_eq!(refusal(&mut engine, long), ErrorKind::BadRequest);
     let foreign = Generate { prompt: vec![100], ..generate(1, most(1)) };
     assert_eq!(refusal(&mut engine, foreign), ErrorKind::BadRequest);
-    let adapted = Generate { adapter: Some("a".into()), ..generate(1, most(1)) };
+    let adapter = Some(AdapterRef { name: "a".into(), digest: Digest::default() });
+    let adapted = Generate { adapter, ..generate(1, most(1)) };
     assert_eq!(refusal(&mut engine, adapted), ErrorKind::NotFound);
     assert_eq!(engine.load().waiting, 0);
 }

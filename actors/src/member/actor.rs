@@ -222,6 +222,7 @@ async fn start_leader(
         group,
         settings: prepared.settings(&args.record),
         endpoint: prepared.endpoint(&args.record, &hello.address),
+        adapters: prepared.first_adapters(),
         node: args.node.clone(),
         link: args.link.clone(),
         origin,

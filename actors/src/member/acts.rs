@@ -11,6 +11,7 @@ use troupe_runtime::{
     id::Coordinate,
     transport::{Link, LocalNetwork},
     wire::{
+        adapter::LoadAdapter,
         group::{Formation, Hello, MemberUp, RankPulse},
         member::MemberToNode,
     },
@@ -18,7 +19,7 @@ use troupe_runtime::{
 
 use super::{
     actor::{MemberMsg, MemberState},
-    core::{MemberEffect, MemberEvent},
+    core::{Known, MemberEffect, MemberEvent},
     front, line,
     wiring::{self, Wired},
 };
@@ -44,6 +45,11 @@ impl MemberState {
                     self.each(|| WorkerMsg::Step(plan.clone()));
                 }
                 MemberEffect::Transfer(order) => self.lines.order(&order, &self.workers),
+                MemberEffect::Read(load) => self.read(myself.clone(), load),
+                MemberEffect::Adapt(id, known) => {
+                    let adapter = known.map(|Known(adapter)| adapter);
+                    self.each(|| WorkerMsg::Adapter(id, adapter.clone()));
+                }
                 MemberEffect::Drain(seconds) => self.drain(seconds),
                 MemberEffect::Linger => {
                     // Of a member that ends meanwhile nothing is left to be told.
@@ -67,6 +73,15 @@ impl MemberState {
                 myself.stop(cause.clone());
             }
         }
+    }
+
+    /// Off this thread: it reads files of some hundred megabytes.
+    fn read(&mut self, myself: ActorRef<MemberMsg>, LoadAdapter { id, path }: LoadAdapter) {
+        let (models, prepared) = (self.args.models.clone(), self.prepared.clone());
+        self.tasks.spawn_blocking(move || {
+            let read = models.adapter(&prepared, &path);
+            let _ = myself.cast(MemberMsg::Event(MemberEvent::AdapterRead(id, read)));
+        });
     }
 
     fn drain(&self, seconds: u32) {
@@ -125,6 +140,7 @@ impl MemberState {
                 epoch: self.args.launch.epoch,
                 limits: self.prepared.limits,
                 loader,
+                adapters: self.prepared.adapters(),
                 grammars: grammars.clone(),
                 disk: self.kv_folder(),
                 pipes,
@@ -184,6 +200,7 @@ fn translate(event: DeviceEvent) -> MemberEvent {
         DeviceEvent::Progress(progress) => MemberEvent::Progress(progress),
         DeviceEvent::Result(result) => MemberEvent::Result(result),
         DeviceEvent::Transfer(report) => MemberEvent::Transfer(report),
+        DeviceEvent::Adapter(id) => MemberEvent::Adapted(id),
     }
 }
 

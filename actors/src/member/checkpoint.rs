@@ -15,6 +15,7 @@ use troupe_gpu::{
     dtype::Dtype,
     executor::LoadProgress,
     kv::KvDtype,
+    lora::{Adapter, LoraLimits},
     quant,
     tensor::Quantize,
     weights::Checkpoint,
@@ -84,7 +85,7 @@ impl Models for Checkpoints {
             None => format!("{:?}", card.config.dtype).to_lowercase(),
         };
         let millis = launch.flags.stage_time_min_ms.unwrap_or(0);
-        Ok(Prepared {
+        let prepared = Prepared {
             launch: launch.clone(),
             limits,
             model: digest,
@@ -104,7 +105,19 @@ impl Models for Checkpoints {
             },
             kv_dtype: kv_dtype(launch, card.config.dtype)?.name().into(),
             stage_time_min: Duration::from_millis(millis.into()),
-        })
+            config: Some(Arc::new(card.config.clone())),
+            adapters: Vec::new(),
+        };
+        prepared.with_adapters(self)
+    }
+
+    fn adapter(&self, prepared: &Prepared, path: &str) -> Result<Arc<Adapter>, String> {
+        let (Some(room), Some(config)) = (prepared.limits.lora, &prepared.config) else {
+            return Err("LoRA is not enabled: --enable-lora".into());
+        };
+        let folder = fetch::fetch_adapter(path, &self.access).map_err(|error| chain(&error))?;
+        let adapter = Adapter::open(&folder, config, room.max_rank as usize);
+        adapter.map(Arc::new).map_err(|error| chain(&error))
     }
 
     fn loader(
@@ -162,6 +175,11 @@ impl Models for Checkpoints {
                     },
                     cuda: cuda(launch, (rank, ranks_here), models.kernels.clone()),
                 },
+                lora: limits.lora.map(|room| LoraLimits {
+                    max_loras: room.max_loras as usize,
+                    max_cpu_loras: room.max_cpu_loras as usize,
+                    max_rank: room.max_rank as usize,
+                }),
                 collective,
                 progress,
             })

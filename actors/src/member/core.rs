@@ -6,10 +6,14 @@
 //! its leader why before it ends, and waits for a moment to be heard, or people would be told that
 //! it is lost and not what was wrong.
 
+use std::sync::Arc;
+
+use troupe_gpu::lora::Adapter;
 use troupe_runtime::{
     discovery::directory::MemberState,
-    id::Coordinate,
+    id::{AdapterId, Coordinate},
     wire::{
+        adapter::{AdapterOrder, AdapterReport, AdapterState, LoadAdapter},
         group::{Formation, Hello, MemberDown, MemberUp, Progress, RankPulse, RankReport},
         step::{StepPlan, StepResult},
         transfer::{TransferOrder, TransferReport},
@@ -33,6 +37,10 @@ pub enum MemberEvent {
     Result(StepResult),
     /// How a rank stands with a transfer.
     Transfer(TransferReport),
+    /// An adapter was read, or it is not what it should be.
+    AdapterRead(AdapterId, Result<Arc<Adapter>, String>),
+    /// A rank knows an adapter, or has forgotten it.
+    Adapted(AdapterId),
     /// A rank, the wiring or the leader's own actor ended.
     Broken(String),
     /// The conversation with the leader is over.
@@ -60,12 +68,26 @@ pub enum MemberEffect {
     Run(StepPlan),
     /// Lay the lines of a transfer and tell every worker, or end it.
     Transfer(TransferOrder),
+    /// Read an adapter and say [`MemberEvent::AdapterRead`].
+    Read(LoadAdapter),
+    /// Tell every worker to make an adapter known, or to forget it.
+    Adapt(AdapterId, Option<Known>),
     /// Tell its own leader to drain.
     Drain(u32),
     /// Say [`MemberEvent::Lingered`] in a moment.
     Linger,
     /// End, for this reason; `None` is an orderly end.
     Exit(Option<String>),
+}
+
+/// An adapter that was read. Two are the same if their files are.
+#[derive(Clone, Debug)]
+pub struct Known(pub Arc<Adapter>);
+
+impl PartialEq for Known {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.digest() == other.0.digest()
+    }
 }
 
 /// One member.
@@ -76,6 +98,8 @@ pub struct Member {
     reports: Vec<RankReport>,
     /// What the leader knows of how far the ranks are.
     pulses: Vec<RankPulse>,
+    /// The order on an adapter that its ranks are at: how many have not said so, and what to say.
+    adapting: Option<(usize, AdapterReport)>,
     dialed: bool,
     formed: bool,
     /// The group drains, so that its end is no failure.
@@ -88,8 +112,8 @@ impl Member {
     /// A member that will introduce itself with `hello` and hosts `ranks`.
     pub fn new(hello: Hello, ranks: Vec<Coordinate>) -> Self {
         let (dialed, formed, draining) = (false, false, false);
-        let (reports, pulses, broken) = (Vec::new(), Vec::new(), None);
-        Self { hello, ranks, reports, pulses, dialed, formed, draining, broken }
+        let (reports, pulses, broken, adapting) = (Vec::new(), Vec::new(), None, None);
+        Self { hello, ranks, reports, pulses, adapting, dialed, formed, draining, broken }
     }
 
     /// Takes one event and says what to do about it.
@@ -121,6 +145,15 @@ impl Member {
             MemberEvent::Pulse(pulses) => self.pulse(pulses),
             MemberEvent::Result(result) => vec![MemberEffect::Up(MemberUp::Result(result))],
             MemberEvent::Transfer(report) => vec![MemberEffect::Up(MemberUp::Transfer(report))],
+            MemberEvent::AdapterRead(id, Ok(adapter)) => {
+                let state = AdapterState::Loaded(adapter.digest());
+                self.adapt(id, Some(Known(adapter)), state)
+            }
+            MemberEvent::AdapterRead(id, Err(why)) => {
+                let report = AdapterReport { id, state: AdapterState::Refused(why) };
+                vec![MemberEffect::Up(MemberUp::Adapter(report))]
+            }
+            MemberEvent::Adapted(id) => self.adapted(id),
             MemberEvent::Broken(cause) => self.broke(cause),
             MemberEvent::LeaderLost(_) if self.draining => drained(),
             MemberEvent::LeaderLost(why) => {
@@ -167,6 +200,10 @@ impl Member {
             MemberDown::Start(blocks) => vec![MemberEffect::Start(blocks)],
             MemberDown::Step(plan) => vec![MemberEffect::Run(plan)],
             MemberDown::Transfer(order) => vec![MemberEffect::Transfer(order)],
+            MemberDown::Adapter(AdapterOrder::Load(load)) => vec![MemberEffect::Read(load)],
+            MemberDown::Adapter(AdapterOrder::Unload(id)) => {
+                self.adapt(id, None, AdapterState::Unloaded)
+            }
             MemberDown::Stop if self.draining => drained(),
             MemberDown::Stop => vec![MemberEffect::Exit(None)],
             MemberDown::Drain => {
@@ -188,6 +225,30 @@ impl Member {
         vec![MemberEffect::Wire(formation)]
     }
 
+    /// Ranks are told; the leader is when all have done it.
+    fn adapt(
+        &mut self,
+        id: AdapterId,
+        adapter: Option<Known>,
+        state: AdapterState,
+    ) -> Vec<MemberEffect> {
+        self.adapting = Some((self.ranks.len(), AdapterReport { id, state }));
+        vec![MemberEffect::Adapt(id, adapter)]
+    }
+
+    fn adapted(&mut self, id: AdapterId) -> Vec<MemberEffect> {
+        let Some((left, report)) = self.adapting.as_mut().filter(|(_, own)| own.id == id) else {
+            return Vec::new();
+        };
+        *left -= 1;
+        if *left > 0 {
+            return Vec::new();
+        }
+        let report = report.clone();
+        self.adapting = None;
+        vec![MemberEffect::Up(MemberUp::Adapter(report))]
+    }
+
     fn loaded(&mut self, report: RankReport) -> Vec<MemberEffect> {
         self.reports.push(report);
         if self.reports.len() < self.ranks.len() {
@@ -207,7 +268,7 @@ fn drained() -> Vec<MemberEffect> {
 #[cfg(test)]
 mod tests {
     use troupe_runtime::{
-        id::{Epoch, GroupId},
+        id::{Digest, Epoch, GroupId},
         wire::group::FormationMember,
     };
 
@@ -233,7 +294,31 @@ mod tests {
             block_bytes: vec![1],
             kernel_path: String::new(),
             kv: vec![],
+            adapters: vec![],
         }
+    }
+
+    #[test]
+    fn an_adapter_is_there_when_every_rank_has_it() {
+        let mut member = member();
+        let id = AdapterId(3);
+        let load = LoadAdapter { id, path: "/a".into() };
+        let order = MemberDown::Adapter(AdapterOrder::Load(load.clone()));
+        assert_eq!(member.handle(MemberEvent::Down(order)), [MemberEffect::Read(load)]);
+        let adapter = Arc::new(Adapter::hollow(Digest([1; 32])));
+        let read = member.handle(MemberEvent::AdapterRead(id, Ok(adapter.clone())));
+        assert_eq!(read, [MemberEffect::Adapt(id, Some(Known(adapter)))]);
+        assert!(member.handle(MemberEvent::Adapted(id)).is_empty());
+        let up = |state| [MemberEffect::Up(MemberUp::Adapter(AdapterReport { id, state }))];
+        let told = member.handle(MemberEvent::Adapted(id));
+        assert_eq!(told, up(AdapterState::Loaded(Digest([1; 32]))));
+        assert!(member.handle(MemberEvent::Adapted(id)).is_empty(), "it was said");
+        let refused = member.handle(MemberEvent::AdapterRead(id, Err("why".into())));
+        assert_eq!(refused, up(AdapterState::Refused("why".into())));
+        let order = MemberDown::Adapter(AdapterOrder::Unload(id));
+        assert_eq!(member.handle(MemberEvent::Down(order)), [MemberEffect::Adapt(id, None)]);
+        assert!(member.handle(MemberEvent::Adapted(id)).is_empty());
+        assert_eq!(member.handle(MemberEvent::Adapted(id)), up(AdapterState::Unloaded));
     }
 
     #[test]

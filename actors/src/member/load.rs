@@ -6,17 +6,22 @@
 
 use std::{sync::Arc, time::Duration};
 
-use troupe_gpu::collective::Collective;
+use troupe_gpu::{collective::Collective, lora::Adapter};
 use troupe_runtime::{
     discovery::directory::{GroupRecord, Launch},
-    id::{Coordinate, Digest, EndpointId},
-    model::pooling::PoolingKind,
+    id::{AdapterId, Coordinate, Digest, EndpointId},
+    model::{config::ModelConfig, pooling::PoolingKind},
     prefix,
-    wire::status::{Embeds, Fingerprint},
+    spec::LoraModule,
+    wire::{
+        adapter::AdapterInfo,
+        status::{Embeds, Fingerprint},
+    },
 };
 
 use crate::{
     leader::{
+        adapters::FirstAdapter,
         describe::Endpoint,
         settings::{EngineLimits, EngineSettings},
     },
@@ -43,6 +48,12 @@ pub trait Models: Send + Sync {
         collective: Box<dyn Collective>,
         ranks_here: u32,
     ) -> Loader;
+
+    /// Reads and checks an adapter for a model that was prepared. Blocks on the disk.
+    ///
+    /// # Errors
+    /// A sentence for people: everything that is wrong with it.
+    fn adapter(&self, prepared: &Prepared, path: &str) -> Result<Arc<Adapter>, String>;
 
     /// How the factory of the model's grammars is made; a model without a tokenizer has none.
     fn grammars(&self, _launch: &Launch) -> Option<GrammarSource> {
@@ -77,9 +88,50 @@ pub struct Prepared {
     pub kv_dtype: String,
     /// The least time that a stage takes for a step.
     pub stage_time_min: Duration,
+    /// What adapters are checked against; a tensor-free model has none.
+    pub config: Option<Arc<ModelConfig>>,
+    /// The adapters that the launch names, in its order.
+    pub adapters: Vec<Arc<Adapter>>,
 }
 
 impl Prepared {
+    /// Reads the adapters that the launch names.
+    ///
+    /// # Errors
+    /// A sentence for people that names the adapter.
+    pub fn with_adapters(mut self, models: &dyn Models) -> Result<Self, String> {
+        let names = self.launch.flags.served_model_name.iter();
+        let names: Vec<_> = names.chain([&self.launch.model_name]).cloned().collect();
+        for LoraModule { name, path } in self.launch.flags.lora.modules.clone() {
+            if names.contains(&name) {
+                return Err(format!("the LoRA adapter {name} has the name of the model"));
+            }
+            let adapter = models.adapter(&self, &path);
+            let adapter = adapter.map_err(|why| format!("the LoRA adapter {name}: {why}"))?;
+            self.adapters.push(adapter);
+        }
+        Ok(self)
+    }
+
+    /// They, as ranks take them.
+    pub fn adapters(&self) -> Vec<(AdapterId, Arc<Adapter>)> {
+        (1..).map(AdapterId).zip(self.adapters.iter().cloned()).collect()
+    }
+
+    /// They, as the leader serves them.
+    pub fn first_adapters(&self) -> Vec<FirstAdapter> {
+        let modules = self.launch.flags.lora.modules.iter().zip(self.adapters());
+        let first = modules.map(|(module, (id, adapter))| FirstAdapter {
+            id,
+            info: AdapterInfo {
+                name: module.name.clone(),
+                path: module.path.clone(),
+                digest: adapter.digest(),
+            },
+        });
+        first.collect()
+    }
+
     /// The settings of the group's engine.
     pub fn settings(&self, record: &GroupRecord) -> EngineSettings {
         EngineSettings {
@@ -150,7 +202,7 @@ pub struct FakeModels {
 impl Models for FakeModels {
     fn prepare(&self, launch: &Launch) -> Result<Prepared, String> {
         let millis = launch.flags.stage_time_min_ms.unwrap_or(0);
-        Ok(Prepared {
+        let prepared = Prepared {
             launch: launch.clone(),
             limits: EngineLimits::resolve(&launch.flags, self.model_len)?,
             model: Digest::of(launch.model_uri.as_bytes()),
@@ -163,7 +215,18 @@ impl Models for FakeModels {
             quantization: "none".into(),
             kv_dtype: "float32".into(),
             stage_time_min: Duration::from_millis(millis.into()),
-        })
+            config: None,
+            adapters: Vec::new(),
+        };
+        prepared.with_adapters(self)
+    }
+
+    /// An adapter of nothing, told apart by its path; one whose path says that it is bad is.
+    fn adapter(&self, _prepared: &Prepared, path: &str) -> Result<Arc<Adapter>, String> {
+        match path.contains("bad") {
+            true => Err(format!("{path} is a bad adapter")),
+            false => Ok(Arc::new(Adapter::hollow(Digest::of(path.as_bytes())))),
+        }
     }
 
     fn loader(

@@ -1,6 +1,9 @@
 //! How busy hosts and services are: leaders are asked, for one second, what they are at.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
@@ -22,15 +25,17 @@ use super::{
 };
 
 /// What one leader said in a second.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Sample {
     load: Load,
+    /// The adapters that it serves, by name.
+    adapters: Vec<String>,
     /// Tokens computed per second.
     rate: f64,
 }
 
 /// What several leaders said.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Sum {
     answered: u32,
     silent: u32,
@@ -39,6 +44,8 @@ struct Sum {
     blocks_used: u64,
     blocks_total: u64,
     rate: f64,
+    /// Adapters that somebody serves.
+    adapters: BTreeSet<String>,
 }
 
 impl OperateDesk {
@@ -73,7 +80,7 @@ impl OperateDesk {
             for (_, sample) in samples.iter().filter(|(group, _)| {
                 id.is_some_and(|id| places.get(group).is_some_and(|nodes| nodes.contains(&id)))
             }) {
-                sum.add(*sample);
+                sum.add(sample.clone());
             }
             let metadata = json!({"name": node["metadata"]["name"]});
             let mut document = sum.document("NodeMetrics", metadata);
@@ -117,10 +124,17 @@ async fn ask(link: &dyn Link, address: &str) -> Result<Sample, LinkError> {
     let mut stream = connection.open(Conversation::Status, DEADLINE).await?;
     stream.sender.send(&StatusUp::Watch, DEADLINE).await?;
     let mut first: Option<(Instant, Load)> = None;
-    let mut last = None;
+    let (mut last, mut adapters) = (None, Vec::new());
     let mut until = Instant::now() + DEADLINE;
     while let Ok(said) = timeout_at(until, stream.receiver.next::<StatusDown>()).await {
-        let Some(StatusDown::Load(load)) = said? else { continue };
+        let load = match said? {
+            Some(StatusDown::Load(load)) => load,
+            Some(StatusDown::Adapters(told)) => {
+                adapters = told.served.into_iter().map(|own| own.name).collect();
+                continue;
+            }
+            _ => continue,
+        };
         let now = Instant::now();
         if first.is_none() {
             until = now + WINDOW;
@@ -133,14 +147,14 @@ async fn ask(link: &dyn Link, address: &str) -> Result<Sample, LinkError> {
     };
     let seconds = began.elapsed().as_secs_f64().max(f64::MIN_POSITIVE);
     let rate = load.tokens.saturating_sub(first.tokens) as f64 / seconds;
-    Ok(Sample { load, rate })
+    Ok(Sample { load, adapters, rate })
 }
 
 // === impl Sum ===
 
 impl Sum {
     fn add(&mut self, sample: Option<Sample>) {
-        let Some(Sample { load, rate }) = sample else {
+        let Some(Sample { load, adapters, rate }) = sample else {
             self.silent += 1;
             return;
         };
@@ -150,6 +164,7 @@ impl Sum {
         self.blocks_used += u64::from(load.blocks_used);
         self.blocks_total += u64::from(load.blocks_total);
         self.rate += rate;
+        self.adapters.extend(adapters);
     }
 
     fn document(&self, kind: &str, metadata: Value) -> Value {
@@ -161,6 +176,7 @@ impl Sum {
             "sequences": {"running": self.running, "waiting": self.waiting},
             "blocks": {"used": self.blocks_used, "total": self.blocks_total},
             "tokensPerSecond": self.rate,
+            "adapters": self.adapters,
         })
     }
 }
@@ -181,13 +197,15 @@ mod tests {
         let load =
             Load { running: 2, waiting: 1, blocks_used: 10, blocks_total: 40, ..Load::default() };
         let mut sum = Sum::default();
-        sum.add(Some(Sample { load, rate: 5.0 }));
-        sum.add(Some(Sample { load, rate: 7.5 }));
+        let sample = |rate, name: &str| Sample { load, adapters: vec![name.into()], rate };
+        sum.add(Some(sample(5.0, "sql")));
+        sum.add(Some(sample(7.5, "chat")));
         sum.add(None);
         let document = sum.document("ServiceMetrics", json!({"name": "s"}));
         assert_eq!(document["sequences"], json!({"running": 4, "waiting": 2}));
         assert_eq!(document["groups"], json!({"answered": 2, "silent": 1}));
         assert_eq!(document["blocks"], json!({"used": 20, "total": 80}));
         assert_eq!(document["tokensPerSecond"], 12.5);
+        assert_eq!(document["adapters"], json!(["chat", "sql"]));
     }
 }

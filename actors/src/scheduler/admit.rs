@@ -2,8 +2,9 @@
 //!
 //! Who is next must find room for all of its tokens, or it would be preempted half way; if it does
 //! not, nobody overtakes it. Only sequences that cannot begin yet whatever the room are passed
-//! over: further choices of a request whose first one is still computing the prompt they share, and
-//! preempted ones that a step in flight still holds.
+//! over: further choices of a request whose first one is still computing the prompt they share,
+//! preempted ones that a step in flight still holds, and those whose adapter would be one too many
+//! ([`super::adapters`]).
 
 use troupe_runtime::{
     id::{SequenceId, StepId},
@@ -11,6 +12,7 @@ use troupe_runtime::{
 };
 
 use super::{
+    adapters::AdapterRoom,
     compose::Draft,
     scheduler::{Part, Scheduler, name_blocks},
     sequence::Sequence,
@@ -27,7 +29,11 @@ impl Scheduler {
             && (self.running.len() as u32) < self.limits.max_sequences
         {
             let step = draft.plan.step;
-            let Some((id, overdue)) = self.next(step) else { return };
+            let room = self.adapter_room();
+            if self.is_held_for_adapter(&room) {
+                return;
+            }
+            let Some((id, overdue)) = self.next(step, &room) else { return };
             let Some(sequence) = self.sequences.get(id) else { return };
             let hit = self.look_up(sequence, step);
             let reserve = if self.running.is_empty() { 0 } else { self.limits.watermark };
@@ -47,8 +53,8 @@ impl Scheduler {
     /// Who is to begin next, of those who can, and whether it is for having waited too long. After
     /// one of those whoever's turn it is goes first: however many have waited too long, they take
     /// every second place and no more, and what is urgent does not wait for all of them.
-    fn next(&self, step: StepId) -> Option<(SequenceId, bool)> {
-        let ready = |id: &SequenceId| self.is_ready(*id, step);
+    fn next(&self, step: StepId, room: &AdapterRoom) -> Option<(SequenceId, bool)> {
+        let ready = |id: &SequenceId| self.is_ready(*id, step) && room.fits(self.adapter_of(*id));
         let oldest = || self.waiting.by_age().find(ready);
         let patience = PATIENCE * u64::from(self.limits.max_sequences);
         // Not the oldest: one that is preempted again and again begins to wait anew each time, and
@@ -136,7 +142,7 @@ impl Scheduler {
                 choice: spec.choice,
                 seed: spec.seed,
                 options: spec.options.clone(),
-                adapter: spec.adapter.clone(),
+                adapter: spec.adapter,
                 traceparent: spec.traceparent.clone(),
                 block_tables,
                 span,

@@ -16,11 +16,13 @@
 //! - [`compose`]: the next step: running sequences
 //! - [`admit`]: the next step: waiting sequences
 //! - [`reserve`]: sequences whose blocks are filled by another group, or from beside the device
+//! - `adapters`: which LoRA adapters run, and who may begin beside them
 //! - [`sequence`]: one sequence and where it stands
 //! - [`waiting`]: who is next; [`ngram`]: drafts; [`arena`]: where sequences live
 //!
 //! Pure: no clock, no randomness, ordered maps only.
 
+mod adapters;
 mod admit;
 pub(crate) mod arena;
 mod compose;

@@ -198,7 +198,10 @@ impl Scheduler {
             && draft.sequences_left > 0
             && (self.running.len() as u32) < self.limits.max_sequences
         {
-            let Some(id) = self.ready.pop_front() else { return };
+            let room = self.adapter_room();
+            let fits = |id: &SequenceId| room.fits(self.adapter_of(*id));
+            let Some(at) = self.ready.iter().position(fits) else { return };
+            let Some(id) = self.ready.remove(at) else { return };
             self.begin(id, draft);
         }
     }
@@ -230,7 +233,7 @@ impl Scheduler {
             choice: sequence.spec.choice,
             seed: sequence.spec.seed,
             options: sequence.spec.options.clone(),
-            adapter: sequence.spec.adapter.clone(),
+            adapter: sequence.spec.adapter,
             traceparent: sequence.spec.traceparent.clone(),
             block_tables: sequence.tables.clone(),
             span,

@@ -39,6 +39,8 @@ pub struct Limits {
     pub prefix_caching: bool,
     /// Blocks that admission leaves free while others run.
     pub watermark: u32,
+    /// Most adapters of sequences that run; 0 where there are none.
+    pub max_loras: u32,
     /// Drafts, if any. Drafts need to know the last token, so that nothing is planned ahead of it.
     pub speculation: Option<NgramSettings>,
     /// Whether each prompt is computed in one step: one that does not fit waits for the next.
@@ -271,7 +273,7 @@ impl Scheduler {
             return 0;
         }
         let places = self.limits.max_sequences.saturating_sub(self.running.len() as u32);
-        places.saturating_sub(self.ready.len() as u32).min(self.waiting.len() as u32)
+        places.saturating_sub(self.ready.len() as u32).min(self.waiting_with_room())
     }
 
     /// Sequences that have not ended.

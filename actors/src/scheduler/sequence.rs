@@ -1,7 +1,7 @@
 //! One sequence at the leader: its tokens, how far it is computed, and what it holds.
 
 use troupe_runtime::{
-    id::{RequestId, SequenceId, StepId},
+    id::{AdapterId, RequestId, SequenceId, StepId},
     prefix::Chain,
     wire::{
         generate::SamplingOptions,
@@ -39,7 +39,7 @@ pub struct SequenceSpec {
     /// How to choose tokens.
     pub options: SamplingOptions,
     /// LoRA adapter.
-    pub adapter: Option<String>,
+    pub adapter: Option<AdapterId>,
     /// W3C trace context of the request.
     pub traceparent: Option<String>,
     /// Lower runs sooner and is preempted later.

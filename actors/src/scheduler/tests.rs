@@ -51,6 +51,7 @@ fn limits(max_batched_tokens: u32, stages: u32) -> Limits {
         policy: Policy::Fcfs,
         prefix_caching: true,
         watermark: 0,
+        max_loras: 0,
         speculation: None,
         whole_prompts: false,
     }

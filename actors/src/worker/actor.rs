@@ -9,7 +9,8 @@ use std::{
 };
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use troupe_runtime::wire::step::StepPlan;
+use troupe_gpu::lora::Adapter;
+use troupe_runtime::{id::AdapterId, wire::step::StepPlan};
 
 use super::{
     device::{Command, Device, DeviceEvent},
@@ -28,6 +29,8 @@ pub enum WorkerMsg {
     Step(Arc<StepPlan>),
     /// Begin or end a transfer of KV blocks.
     Transfer(RankOrder),
+    /// Make an adapter known, or forget it.
+    Adapter(AdapterId, Option<Arc<Adapter>>),
     /// The device thread is over; with the cause if it was early.
     Ended(Result<(), String>),
 }
@@ -62,9 +65,10 @@ impl Actor for Worker {
     ) -> Result<WorkerState, ActorProcessingErr> {
         // The steps in flight, `Start` before the first, and for every transfer that its leader may
         // have under way, to and from here, its beginning and its end. What is to be kept of the
-        // device's blocks goes before a step, or before a transfer that comes here.
+        // device's blocks goes before a step, or before a transfer that comes here. Orders on
+        // adapters come one at a time.
         let steps = args.steps_in_flight as usize;
-        let most = 2 * steps + 1 + 5 * MOST_TRANSFERS;
+        let most = 2 * steps + 2 + 5 * MOST_TRANSFERS;
         let (commands, queue) = mpsc::sync_channel(most);
         let name = format!("device-{}", args.device.rank);
         thread::Builder::new().name(name).spawn(move || {
@@ -85,6 +89,7 @@ impl Actor for Worker {
             WorkerMsg::Start(blocks) => Command::Start(blocks),
             WorkerMsg::Step(plan) => Command::Step(plan),
             WorkerMsg::Transfer(order) => Command::Transfer(order),
+            WorkerMsg::Adapter(id, adapter) => Command::Adapter(id, adapter),
             WorkerMsg::Ended(ended) => return Err(ended.err().unwrap_or_default().into()),
         };
         // A full queue means that the leader broke its bound; a closed one that the thread is gone.

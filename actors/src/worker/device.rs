@@ -20,10 +20,11 @@ use tracing::Span;
 use troupe_gpu::{
     error::DeviceError,
     executor::{Executor, HiddenStates, Logits, StageInput, StageOutput, StepBatch},
+    lora::Adapter,
 };
 use troupe_runtime::{
     error::chain,
-    id::{Coordinate, Epoch, StepId},
+    id::{AdapterId, Coordinate, Epoch, StepId},
     telemetry,
     wire::{
         group::{Progress, RankReport},
@@ -58,6 +59,8 @@ pub enum Command {
     Step(Arc<StepPlan>),
     /// Begin or end a transfer of KV blocks.
     Transfer(RankOrder),
+    /// Make an adapter known, or forget it.
+    Adapter(AdapterId, Option<Arc<Adapter>>),
 }
 
 /// What the thread tells.
@@ -71,6 +74,8 @@ pub enum DeviceEvent {
     Result(StepResult),
     /// How a transfer stands.
     Transfer(TransferReport),
+    /// An adapter is known, or forgotten.
+    Adapter(AdapterId),
 }
 
 /// What a device thread is made of.
@@ -83,6 +88,8 @@ pub struct Device {
     pub limits: EngineLimits,
     /// Makes the executor.
     pub loader: Loader,
+    /// Adapters that are there from the start.
+    pub adapters: Vec<(AdapterId, Arc<Adapter>)>,
     /// Makes what grammars are compiled with, where tokens are sampled.
     pub grammars: Option<GrammarSource>,
     /// The folder for KV blocks on this host's disk, if some are to be there.
@@ -136,6 +143,9 @@ impl Device {
         let mut grammars = Grammars::new(self.grammars.take().filter(|_| samples));
         let loader = std::mem::replace(&mut self.loader, Box::new(no_loader));
         let mut executor = loader()?;
+        for (id, adapter) in &self.adapters {
+            executor.add_adapter(*id, Arc::clone(adapter))?;
+        }
         tell(DeviceEvent::Loaded(self.report(executor.as_ref())));
         let mut mirror = Mirror::new(self.epoch, self.limits.block_size);
         let depth = steps_in_flight(self.stages);
@@ -159,6 +169,13 @@ impl Device {
                 Command::Start(blocks) => executor.allocate_kv(&blocks)?,
                 Command::Transfer(order) => {
                     tell_transfers(desk.order(order, executor.as_mut()), tell);
+                }
+                Command::Adapter(id, adapter) => {
+                    match adapter {
+                        Some(adapter) => executor.add_adapter(id, adapter)?,
+                        None => executor.remove_adapter(id),
+                    }
+                    tell(DeviceEvent::Adapter(id));
                 }
                 Command::Step(plan) => {
                     if let Some(feed) = &mut feed {
@@ -296,6 +313,7 @@ impl Device {
             block_bytes: memory.block_bytes,
             kernel_path: memory.kernel_path,
             kv: memory.kv,
+            adapters: self.adapters.iter().map(|(_, adapter)| adapter.digest()).collect(),
         }
     }
 

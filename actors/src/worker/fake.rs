@@ -10,7 +10,11 @@
 //! in its own disguise, and what is read is nonsense unless all of them agree. So a block that came
 //! from elsewhere with one layer or head missing, or in the wrong place, shows too.
 
-use std::{collections::BTreeSet, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::Arc,
+};
 
 use troupe_gpu::{
     backend::KvSpan,
@@ -20,11 +24,12 @@ use troupe_gpu::{
         BatchSequence, Executor, HiddenStates, KvReader, KvTap, LogitRows, Logits, MemoryReport,
         SampleRequest, Sampled, StageInput, StageOutput, StepBatch,
     },
+    lora::Adapter,
     shape::KvAt,
     weights::Shard,
 };
 use troupe_runtime::{
-    id::{BlockId, Coordinate},
+    id::{AdapterId, BlockId, Coordinate, Digest},
     wire::{
         kv::WireDtype,
         transfer::{KvForm, KvShare, Run},
@@ -42,6 +47,8 @@ pub struct FakeExecutor {
     share: KvShare,
     /// The step's logits: what each row with logits has seen.
     logits: Vec<u64>,
+    /// What sequences with an adapter have seen before their first token.
+    adapters: BTreeMap<AdapterId, u64>,
 }
 
 /// What all ranks of a tensor-free model agree on.
@@ -70,7 +77,8 @@ impl FakeExecutor {
     /// One rank of a model.
     pub fn new(coordinate: Coordinate, model: FakeModel, collective: Box<dyn Collective>) -> Self {
         let share = share(coordinate, model, collective.ranks() as u32);
-        Self { coordinate, model, collective, kv: Vec::new(), share, logits: Vec::new() }
+        let (kv, logits, adapters) = (Vec::new(), Vec::new(), BTreeMap::new());
+        Self { coordinate, model, collective, kv, share, logits, adapters }
     }
 
     /// Layers times heads of this rank.
@@ -138,6 +146,17 @@ impl FakeExecutor {
         choose(tokens.iter().fold(NOTHING, |seen, token| see(seen, *token)), vocab_size)
     }
 
+    /// The token that follows these with an adapter of this digest.
+    pub fn next_token_with(adapter: Digest, tokens: &[u32], vocab_size: u32) -> u32 {
+        let first = Self::seen_with(adapter);
+        choose(tokens.iter().fold(first, |seen, token| see(seen, *token)), vocab_size)
+    }
+
+    fn seen_with(adapter: Digest) -> u64 {
+        let words = adapter.0.as_chunks::<8>().0.iter();
+        words.fold(NOTHING, |seen, word| join(seen, u64::from_le_bytes(*word)))
+    }
+
     /// The token that follows these in a model with a window.
     pub fn next_token_within(window: u32, tokens: &[u32], vocab_size: u32) -> u32 {
         let mut kept = Vec::with_capacity(tokens.len());
@@ -159,10 +178,17 @@ impl FakeExecutor {
         let kept = |at| Ok(self.kept(self.slot(entry, at)?));
         match (self.model.window, position.checked_sub(1)) {
             (None, Some(previous)) => kept(previous),
-            (None, None) => Ok(NOTHING),
+            (None, None) => self.before_all(entry),
             (Some(_), _) => (self.first_read(position)..position)
-                .try_fold(NOTHING, |seen, at| Ok(join(seen, kept(at)?))),
+                .try_fold(self.before_all(entry)?, |seen, at| Ok(join(seen, kept(at)?))),
         }
+    }
+
+    /// What an empty sequence has seen, by its adapter.
+    fn before_all(&self, entry: &BatchSequence) -> Result<u64, DeviceError> {
+        let Some(id) = entry.adapter else { return Ok(NOTHING) };
+        let seen = self.adapters.get(&id).copied();
+        seen.ok_or_else(|| DeviceError::Contract(format!("adapter {id} is not known")))
     }
 
     /// Where a position of a sequence is kept.
@@ -258,6 +284,18 @@ impl Executor for FakeExecutor {
         }
         self.kv = vec![0; count as usize * self.model.block_size as usize * self.copies()];
         Ok(())
+    }
+
+    fn add_adapter(&mut self, id: AdapterId, adapter: Arc<Adapter>) -> Result<(), DeviceError> {
+        let seen = Self::seen_with(adapter.digest());
+        match self.adapters.insert(id, seen) {
+            None => Ok(()),
+            Some(_) => Err(DeviceError::Contract(format!("adapter {id} is known already"))),
+        }
+    }
+
+    fn remove_adapter(&mut self, id: AdapterId) {
+        self.adapters.remove(&id);
     }
 
     fn forward_tapped(

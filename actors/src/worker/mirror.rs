@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use troupe_gpu::executor::{BatchSequence, LogitRows, StepBatch};
 use troupe_runtime::{
-    id::{BlockId, Epoch, RequestId, SequenceId, StepId},
+    id::{AdapterId, BlockId, Epoch, RequestId, SequenceId, StepId},
     wire::{
         generate::SamplingOptions,
         step::{NewSequence, ResumedSequence, RunningSequence, Span, StepPlan},
@@ -47,6 +47,7 @@ pub(super) struct Mirrored {
     pub(super) seed: u64,
     pub(super) options: SamplingOptions,
     request: RequestId,
+    adapter: Option<AdapterId>,
     tables: Arc<Vec<Vec<BlockId>>>,
     computed: u32,
 }
@@ -207,6 +208,7 @@ impl Mirrored {
             count: span.count,
             computed: span.computed,
             block_tables: Arc::clone(&self.tables),
+            adapter: self.adapter,
             logits: self.logit_rows(span),
         });
         let known = self.tokens.len().min(end);
@@ -234,6 +236,7 @@ impl Mirrored {
 fn mirrored(new: &NewSequence) -> Mirrored {
     Mirrored {
         request: new.request,
+        adapter: new.adapter,
         tokens: new.tokens.clone(),
         confirmed: new.tokens.len(),
         drafts: 0,

@@ -32,6 +32,7 @@ use troupe_runtime::{
         Class, Connection, Conversation, Faults, Link, LocalNetwork, PeerIdentity, PeerRole, Stream,
     },
     wire::{
+        adapter::AdapterRef,
         generate::{
             Choice, Chunk, Generate, GenerateDown, GenerateUp, KvSource, OutputKind,
             SamplingOptions,
@@ -261,6 +262,28 @@ impl Cluster {
         max: u32,
         kv_source: Option<KvSource>,
     ) -> Asked {
+        self.open(endpoint, (prompt, max), kv_source, None).await
+    }
+
+    /// Opens a request that uses an adapter.
+    pub(crate) async fn ask_as(
+        &self,
+        endpoint: &EndpointRecord,
+        prompt: &[u32],
+        max: u32,
+        adapter: Option<AdapterRef>,
+    ) -> Asked {
+        self.open(endpoint, (prompt, max), None, adapter).await
+    }
+
+    /// Opens a request in all that can be said of it.
+    pub(crate) async fn open(
+        &self,
+        endpoint: &EndpointRecord,
+        (prompt, max): (&[u32], u32),
+        kv_source: Option<KvSource>,
+        adapter: Option<AdapterRef>,
+    ) -> Asked {
         let generate = Generate {
             request: RequestId::new(),
             attempt: 0,
@@ -273,7 +296,7 @@ impl Cluster {
             block_hashes: vec![],
             hash_block_size: 0,
             hash_seed: 0,
-            adapter: None,
+            adapter,
             cache_salt: None,
             output: OutputKind::Tokens,
             // Greedy, for models whose tokens are known.

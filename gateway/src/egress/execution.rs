@@ -310,8 +310,9 @@ impl Execution {
     async fn hash(&mut self) {
         let directory = &self.places.directory;
         let wanted = directory.namings(&self.request.served_name);
-        let salt = self.request.cache_salt.as_deref();
-        self.hashes.complete(directory.prefixes(), wanted, &self.prompt.tokens, salt).await;
+        let adapter = self.request.hints.adapter.as_ref().map(|adapter| adapter.digest);
+        let by = (adapter, self.request.cache_salt.as_deref());
+        self.hashes.complete(directory.prefixes(), wanted, &self.prompt.tokens, by).await;
     }
 
     /// Waits for somebody to come up, who may be an endpoint that was not there before.
@@ -431,7 +432,7 @@ impl Execution {
             block_hashes,
             hash_block_size,
             hash_seed,
-            adapter: None,
+            adapter: self.request.hints.adapter.clone(),
             cache_salt: self.request.cache_salt.clone(),
             output: self.prompt.output,
             options: self.prompt.options.clone(),

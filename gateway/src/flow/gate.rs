@@ -255,7 +255,7 @@ impl Flow {
         }
         queue.looked_at = Some(now);
         let table = self.directory.table();
-        let serving = table.values().filter(|e| e.info.model_names.iter().any(|n| n == model));
+        let serving = table.values().filter(|endpoint| endpoint.serves(model));
         let rooms = serving.map(|endpoint| Room {
             load: endpoint.load(),
             max_sequences: endpoint.info.max_num_seqs,

@@ -12,8 +12,8 @@ use super::{
     upstream::{Upstream, Upstreams},
 };
 use crate::placement::{
-    Busy, Candidate, Duty, Query, explain::record::Decision, handler::Placer, latency::Features,
-    prefix::guessed::Guessed, scene::Scene,
+    Affinity, Busy, Candidate, Duty, Query, explain::record::Decision, handler::Placer,
+    latency::Features, prefix::guessed::Guessed, scene::Scene,
 };
 
 /// One that answers and serves the model, at this moment.
@@ -92,6 +92,7 @@ impl<'a> Seen<'a> {
             matched: 0,
             labels: &config.labels,
             duty: Duty::of(info.role, &config.labels),
+            adapter: Affinity::Room,
             has_place: true,
             load_age: self.load_age,
         }

@@ -223,10 +223,13 @@ fn read(value: &[u8]) -> Result<Option<(ServiceName, Declared)>, String> {
     let (spec, _) = ServiceSpec::from_document(document).map_err(|error| error.to_string())?;
     let template = spec.workload.template.as_ref();
     let served = template.map(|pod| pod.flags.served_model_name.clone()).unwrap_or_default();
-    let names = match served.is_empty() {
+    let mut names = match served.is_empty() {
         true => vec![spec.model_name().to_owned()],
         false => served,
     };
+    let lora = template.map(|pod| pod.flags.lora.clone()).unwrap_or_default();
+    let lora = lora.with_spec(spec.model.lora.as_ref());
+    names.extend(lora.modules.into_iter().map(|module| module.name));
     let metadata = spec.metadata;
     let name = ServiceName { namespace: metadata.namespace, name: metadata.name };
     let scaling = spec.workload.scaling.as_ref();
@@ -282,6 +285,9 @@ mod tests {
         ]}});
         assert_eq!(declared(args).names, ["a", "b"]);
         assert!(declared(json!({})).comes_up && !declared(json!({})).on_demand);
+        let adapters = json!({"adapters": [{"name": "sql", "uri": "/sql"}]});
+        let tuned = json!({"model": {"uri": "/m", "name": "m", "lora": adapters}});
+        assert_eq!(declared(tuned).names, ["m", "sql"]);
         let scaled = json!({"scaling": {"minReplicas": 0, "maxReplicas": 2}});
         assert!(declared(scaled.clone()).on_demand);
         assert!(!declared(scaled.clone()).prefill_on_demand);

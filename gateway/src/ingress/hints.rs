@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use troupe_runtime::wire::adapter::AdapterRef;
 
 /// What headers say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,8 +15,8 @@ pub(crate) struct Hints {
     pub(crate) session_id: Option<String>,
     /// `x-session-token`, as an earlier answer of the session said it.
     pub(crate) session_token: Option<String>,
-    /// The LoRA adapter that it needs.
-    pub(crate) adapter: Option<String>,
+    /// The LoRA adapter that it needs, these very files.
+    pub(crate) adapter: Option<AdapterRef>,
     /// `EPP-Profile`: the profile that should place it.
     pub(crate) profile: Option<String>,
     /// `x-llm-d-slo-ttft-ms`: when its first token should be there.

@@ -84,6 +84,7 @@ impl Prepared {
             // One that is too long was refused when the request was received.
             name: context.id_for(asked.request_id.as_deref()).unwrap_or(&context.id).to_owned(),
             served_name: served.name,
+            hints: Hints { priority, adapter: served.adapter, ..context.hints.clone() },
             model: served.model,
             n,
             text: TextOptions { skip_special: asked.skip_special_tokens.unwrap_or(true) },
@@ -94,7 +95,6 @@ impl Prepared {
             traceparent: context.traceparent.clone(),
             scope: context.scope.clone(),
             session_token: OnceLock::new(),
-            hints: Hints { priority, ..context.hints.clone() },
             deadline: context.deadline,
             telling: Telling { stream, include_usage, continuous_usage, interval },
         }

@@ -16,10 +16,12 @@
 //! | [`models`] | `/v1/models`, `/version`, `/load` |
 //! | [`tools`] | tool calls in chat's answers |
 //! | [`tokenize`] | `/tokenize`, `/detokenize` |
+//! | [`adapters`] | `/v1/load_lora_adapter`, `/v1/unload_lora_adapter` |
 //!
 //! Every request field is optional here; what must be there is decided in `ingress`. Unknown fields
 //! are accepted, because clients are newer than servers.
 
+pub mod adapters;
 pub mod chat;
 pub mod common;
 pub mod completions;

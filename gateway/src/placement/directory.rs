@@ -10,10 +10,13 @@ use std::{
 };
 
 use tokio::{sync::watch, time::Instant};
-use troupe_runtime::{id::EndpointId, wire::status::Fingerprint};
+use troupe_runtime::{
+    id::EndpointId,
+    wire::{adapter::AdapterStatus, status::Fingerprint},
+};
 
 use super::{
-    Placed, Query,
+    Affinity, Candidate, Placed, Query,
     endpoint::Endpoint,
     explain::{recent::Recent, record::Decision},
     handler::Placer,
@@ -115,9 +118,7 @@ impl Directory {
         let mut first = || all.find_map(|endpoint| endpoint.info.model_names.first());
         let name = name.filter(|name| !name.is_empty()).or_else(|| first().map(String::as_str));
         let Some(name) = name else { return Err(Unserved::Nothing) };
-        let serves = |endpoint: &&Arc<Endpoint>| {
-            within(endpoint) && endpoint.info.model_names.iter().any(|n| n == name)
-        };
+        let serves = |endpoint: &&Arc<Endpoint>| within(endpoint) && endpoint.serves(name);
         let text_side = |endpoint: &Arc<Endpoint>| {
             Some((endpoint.model.clone()?, endpoint.info.embeds.clone()))
         };
@@ -126,13 +127,16 @@ impl Directory {
             if known.contains(name) {
                 return Err(Unserved::NotReady(name.to_owned()));
             }
-            return Err(Unserved::Unknown(name.to_owned(), known.iter().cloned().collect()));
+            let served = table.values().filter(within).flat_map(|endpoint| endpoint.names());
+            let known: BTreeSet<String> = known.iter().cloned().chain(served).collect();
+            return Err(Unserved::Unknown(name.to_owned(), known.into_iter().collect()));
         };
         // Whatever endpoint is picked later must have the room.
         let lengths = table.values().filter(serves).map(|endpoint| endpoint.info.max_model_len);
         Ok(Served {
             name: name.to_owned(),
             model,
+            adapter: table.values().find(serves).and_then(|endpoint| endpoint.adapter(name)),
             max_model_len: lengths.min().unwrap_or_default(),
             embeds,
             priority: None,
@@ -144,7 +148,7 @@ impl Directory {
         self.table().values().any(|endpoint| {
             scope.is_none_or(|scope| scope.has(&endpoint.info.endpoint.group))
                 && endpoint.model.is_some()
-                && endpoint.info.model_names.iter().any(|name| name == model)
+                && endpoint.serves(model)
         })
     }
 
@@ -156,9 +160,19 @@ impl Directory {
         let matched = self.matched(query, (&pool, &rows));
         let now = query.now_micros();
         let mut filling = Filling::of(rows.len());
-        for (row, matched) in rows.iter().zip(&matched) {
-            let member = &pool.members[*row as usize];
-            filling.push(&member.candidate(pool.known(*row), now, *matched));
+        let each = rows.iter().zip(&matched);
+        match &query.hints.adapter {
+            // Most requests: nothing is looked for that is not at hand.
+            None => each.for_each(|(row, matched)| {
+                let member = &pool.members[*row as usize];
+                filling.push(&member.candidate(pool.known(*row), now, *matched));
+            }),
+            Some(wanted) => each.for_each(|(row, matched)| {
+                let member = &pool.members[*row as usize];
+                let adapter = Affinity::of(&wanted.name, &member.adapters());
+                let plain = member.candidate(pool.known(*row), now, *matched);
+                filling.push(&Candidate { adapter, ..plain });
+            }),
         }
         let mut scene = filling.settled();
         if pool.placer.predicts(&scene) {
@@ -232,8 +246,8 @@ impl Directory {
         let mut namings = self.namings.write().unwrap_or_else(PoisonError::into_inner);
         namings.clear();
         for endpoint in self.table().values() {
-            for name in &endpoint.info.model_names {
-                namings.entry(name.clone()).or_default().insert(endpoint.cached.naming());
+            for name in endpoint.names() {
+                namings.entry(name).or_default().insert(endpoint.cached.naming());
             }
         }
     }
@@ -306,6 +320,15 @@ impl Directory {
             self.pools.follow(table);
         });
         self.look_at_namings();
+    }
+
+    /// What an endpoint's leader says of adapters. Names that come or go are an endpoint's that
+    /// comes or goes.
+    pub(crate) fn adapt(&self, endpoint: &Endpoint, status: AdapterStatus) {
+        if endpoint.set_adapters(status) {
+            self.table.send_modify(|table| self.pools.follow(table));
+            self.look_at_namings();
+        }
     }
 
     /// An endpoint is no longer ready. A successor of the same name stays.

@@ -6,18 +6,21 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::Ordering},
     time::Duration,
 };
 
 use troupe_runtime::{
     prefix::Parameters,
     transport::{Connection, Conversation, LinkError, Stream},
-    wire::status::{EndpointInfo, Load, StatusDown, StatusUp},
+    wire::{
+        adapter::{AdapterRef, AdapterStatus},
+        status::{EndpointInfo, Load, StatusDown, StatusUp},
+    },
 };
 
 use super::{
-    Candidate, Duty,
+    Affinity, Candidate, Duty,
     breaker::Breaker,
     cells::{Cells, Line},
     others::Others,
@@ -57,6 +60,8 @@ pub(crate) struct Endpoint {
     breaker: Mutex<Breaker>,
     /// What its leader last said that it has counted.
     metrics: Mutex<Arc<str>>,
+    /// What its leader last said of adapters. A std lock: held to copy a pointer.
+    adapters: RwLock<Arc<AdapterStatus>>,
 }
 
 /// What its leader said last.
@@ -127,7 +132,43 @@ impl Endpoint {
             known,
             breaker: Mutex::default(),
             metrics: Mutex::new(Arc::from("")),
+            adapters: RwLock::default(),
         }
+    }
+
+    /// Keeps what the leader says of adapters now; says whether it serves other names than before.
+    pub(crate) fn set_adapters(&self, status: AdapterStatus) -> bool {
+        let mut adapters = self.adapters.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *adapters, Arc::new(status));
+        before.served != adapters.served
+    }
+
+    /// What its leader last said of adapters.
+    pub(crate) fn adapters(&self) -> Arc<AdapterStatus> {
+        Arc::clone(&self.adapters.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The adapter that it serves by a name that is not its model's.
+    pub(crate) fn adapter(&self, name: &str) -> Option<AdapterRef> {
+        if self.info.model_names.iter().any(|own| own == name) {
+            return None;
+        }
+        let adapters = self.adapters();
+        let own = adapters.served.iter().find(|own| own.name == name)?;
+        Some(AdapterRef { name: own.name.clone(), digest: own.digest })
+    }
+
+    /// Whether requests may use a name here, its model's or an adapter's.
+    pub(crate) fn serves(&self, name: &str) -> bool {
+        let own = || self.adapters().served.iter().any(|own| own.name == name);
+        self.info.model_names.iter().any(|own| own == name) || own()
+    }
+
+    /// All names that requests may use here.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let adapters = self.adapters();
+        let served = adapters.served.iter().map(|own| &own.name);
+        self.info.model_names.iter().chain(served).cloned().collect()
     }
 
     /// How busy its leader last said it is.
@@ -246,6 +287,7 @@ impl Endpoint {
             matched,
             labels: &self.labels,
             duty: *duty,
+            adapter: Affinity::Room,
             has_place: *max_sequences == 0 || cells.taken() < *max_sequences,
             // A second or less is the rule: then nothing is divided.
             load_age: if age <= JUST_NOW { Duration::ZERO } else { Duration::from_micros(age) },
@@ -299,7 +341,7 @@ pub(crate) mod tests {
 
     use crate::{
         ingress::hints::Hints,
-        placement::{Busy, Candidate, Duty, Query, prefix::namings::Hashes},
+        placement::{Affinity, Busy, Candidate, Duty, Query, prefix::namings::Hashes},
     };
 
     static NOBODY: BTreeSet<EndpointId> = BTreeSet::new();
@@ -336,6 +378,7 @@ pub(crate) mod tests {
             matched: 0,
             labels: &NO_LABELS,
             duty: Duty::of(info.role, &NO_LABELS),
+            adapter: Affinity::Room,
             has_place: true,
             load_age: Duration::ZERO,
         }

@@ -13,7 +13,10 @@ use troupe_runtime::{
     error::chain,
     id::EndpointId,
     transport::{Class, Connection, Conversation, FrameReceiver, Link, PeerAddr, Stream},
-    wire::status::{EndpointInfo, StatusDown, StatusUp},
+    wire::{
+        adapter::AdapterStatus,
+        status::{EndpointInfo, StatusDown, StatusUp},
+    },
 };
 
 use super::{directory::Directory, endpoint::Endpoint, prefix};
@@ -58,7 +61,7 @@ enum NotReady {
     Another(EndpointId),
     #[error("a member of its group has died")]
     Over,
-    #[error("it began with its load, not with what it is")]
+    #[error("it did not begin with what it is and has")]
     NoInfo,
 }
 
@@ -92,7 +95,7 @@ impl Keeper {
         let Stream { mut sender, mut receiver } =
             connection.open(Conversation::Status, CONNECT_DEADLINE).await?;
         sender.send(&StatusUp::Watch, CONNECT_DEADLINE).await?;
-        let told = introduction(&mut receiver).await?;
+        let (told, adapters) = introduction(&mut receiver).await?;
         if told.endpoint != info.endpoint {
             return Err(NotReady::Another(told.endpoint));
         }
@@ -104,6 +107,7 @@ impl Keeper {
             Arc::clone(&connection),
             self.directory.prefixes(),
         ));
+        endpoint.set_adapters(adapters);
         // So that there is something to be told when the leader does not answer a scrape in time:
         // the first one would lack its families.
         endpoint.metrics().await;
@@ -123,11 +127,16 @@ impl Keeper {
     }
 }
 
-/// The leader's first word: what it is.
-async fn introduction(receiver: &mut FrameReceiver) -> Result<EndpointInfo, NotReady> {
+/// The leader's first two words: what it is, and which adapters it has.
+async fn introduction(
+    receiver: &mut FrameReceiver,
+) -> Result<(EndpointInfo, AdapterStatus), NotReady> {
+    let StatusDown::Info(info) = receiver.expect::<StatusDown>(CONNECT_DEADLINE).await? else {
+        return Err(NotReady::NoInfo);
+    };
     match receiver.expect::<StatusDown>(CONNECT_DEADLINE).await? {
-        StatusDown::Info(info) => Ok(*info),
-        StatusDown::Load(_) | StatusDown::Metrics(_) => Err(NotReady::NoInfo),
+        StatusDown::Adapters(adapters) => Ok((*info, adapters)),
+        _ => Err(NotReady::NoInfo),
     }
 }
 
@@ -144,6 +153,9 @@ async fn follow(
             message = receiver.next::<StatusDown>() => match message {
                 Ok(Some(StatusDown::Load(load))) => {
                     entered.endpoint.set_load(entered.directory.now(), load);
+                }
+                Ok(Some(StatusDown::Adapters(adapters))) => {
+                    entered.directory.adapt(&entered.endpoint, adapters);
                 }
                 Ok(Some(StatusDown::Info(_) | StatusDown::Metrics(_))) => {}
                 Ok(None) => return troupe_runtime::transport::LinkError::Ended.into(),

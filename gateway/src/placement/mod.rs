@@ -59,4 +59,4 @@ pub(crate) mod underway;
 pub(crate) mod view;
 
 pub(crate) use duty::Duty;
-pub(crate) use query::{Busy, Candidate, GoesOn, Placed, Query};
+pub(crate) use query::{Affinity, Busy, Candidate, GoesOn, Placed, Query};

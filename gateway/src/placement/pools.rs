@@ -76,9 +76,9 @@ impl Pools {
 
     /// Takes over who is ready.
     pub(crate) fn follow(&self, table: &Table) {
-        let mut members: BTreeMap<&String, Vec<Arc<Endpoint>>> = BTreeMap::new();
+        let mut members: BTreeMap<String, Vec<Arc<Endpoint>>> = BTreeMap::new();
         for endpoint in table.values() {
-            for name in &endpoint.info.model_names {
+            for name in endpoint.names() {
                 members.entry(name).or_default().push(Arc::clone(endpoint));
             }
         }
@@ -86,7 +86,7 @@ impl Pools {
         let pools = members.into_iter().map(|(name, members)| {
             let placer = placers.of(&members);
             let common = Arc::new(Common::of(&members));
-            (name.clone(), Pool { members: members.into(), common, placer })
+            (name, Pool { members: members.into(), common, placer })
         });
         *self.by_name.write().unwrap_or_else(PoisonError::into_inner) = pools.collect();
     }
@@ -103,18 +103,23 @@ impl Pool {
     /// Those that can answer a request, by their places among the members.
     pub(crate) fn rows(&self, query: &Query<'_>) -> Vec<u32> {
         let all = 0..self.members.len() as u32;
+        let adapter = query.hints.adapter.as_ref();
         let fits = |member: &u32| {
-            let info = &self.members[*member as usize].info;
+            let endpoint = &self.members[*member as usize];
+            let info = &endpoint.info;
             // During a rolling update one name may have two tokenizers.
             info.fingerprint.tokenizer == query.tokenizer
                 && query.goes_on.is_none_or(|goes_on| goes_on.at(&info.fingerprint))
                 && !query.exclude.contains(&info.endpoint)
+                // One name may stand for other files there.
+                && adapter.is_none_or(|own| endpoint.adapter(&own.name).as_ref() == Some(own))
                 && query.scope.is_none_or(|scope| scope.has(&info.endpoint.group))
         };
         // A first try of a request that goes anywhere need not look at each of them.
         let plain = self.common.tokenizer == Some(query.tokenizer)
             && query.goes_on.is_none()
             && query.exclude.is_empty()
+            && adapter.is_none()
             && query.scope.is_none();
         let mut rows: Vec<u32> = if plain { all.collect() } else { all.filter(fits).collect() };
         // Who keeps failing is only taken if there is nobody else.

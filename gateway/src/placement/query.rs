@@ -8,7 +8,10 @@ use std::{
 
 use troupe_runtime::{
     id::{Digest, EndpointId, RequestId},
-    wire::status::{EndpointInfo, Fingerprint},
+    wire::{
+        adapter::AdapterStatus,
+        status::{EndpointInfo, Fingerprint},
+    },
 };
 
 use super::{
@@ -90,10 +93,45 @@ pub(crate) struct Candidate<'a> {
     pub(crate) labels: &'a BTreeMap<String, String>,
     /// What it does.
     pub(crate) duty: Duty,
+    /// How it and the request's adapter are to each other.
+    pub(crate) adapter: Affinity,
     /// Whether one more request would begin there at once, as far as is known.
     pub(crate) has_place: bool,
     /// Since `load` was told.
     pub(crate) load_age: Duration,
+}
+
+/// How an endpoint and an adapter are to each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Affinity {
+    /// Sequences run there with it.
+    Active,
+    /// There is room for it beside those that run; or no adapter is wanted.
+    #[default]
+    Room,
+    /// Sequences wait for it there.
+    Waiting,
+    /// One that runs has to end first, or it is not there at all.
+    NoRoom,
+}
+
+impl Affinity {
+    /// Of an adapter's name at an endpoint.
+    pub(crate) fn of(name: &str, status: &AdapterStatus) -> Self {
+        let has = |names: &[String]| names.iter().any(|own| own == name);
+        let used = status.running.len() + status.waiting.len();
+        if has(&status.running) {
+            Self::Active
+        } else if has(&status.waiting) {
+            Self::Waiting
+        } else if status.served.iter().any(|own| own.name == name)
+            && used < status.max_loras as usize
+        {
+            Self::Room
+        } else {
+            Self::NoRoom
+        }
+    }
 }
 
 /// Of what a leader says of its load, what placement looks at.

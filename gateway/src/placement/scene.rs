@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use troupe_runtime::wire::status::EndpointInfo;
 
-use super::{Candidate, Duty, latency::Predicted};
+use super::{Affinity, Candidate, Duty, latency::Predicted};
 
 /// A number that every candidate has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub(crate) struct Row<'a> {
     pub(crate) info: &'a EndpointInfo,
     pub(crate) labels: &'a BTreeMap<String, String>,
     duty: Duty,
+    /// How it and the request's adapter are to each other.
+    pub(crate) adapter: Affinity,
     has_place: bool,
     /// Its own among all that this gateway has known.
     pub(crate) number: u32,
@@ -311,9 +313,9 @@ impl Duties {
 impl<'a> Row<'a> {
     #[inline(always)]
     fn of(at: usize, candidate: &Candidate<'a>) -> Self {
-        let Candidate { info, number, labels, duty, has_place, .. } = *candidate;
+        let Candidate { info, number, labels, duty, adapter, has_place, .. } = *candidate;
         let fetch_rate = candidate.load.fetch_rate;
-        Self { info, labels, duty, has_place, number, fetch_rate, at }
+        Self { info, labels, duty, adapter, has_place, number, fetch_rate, at }
     }
 
     /// A label of it.

@@ -1,6 +1,7 @@
 //! The endpoints, one family per file. Each reads its request, has it prepared, and says what its
 //! answer looks like; everything between is shared.
 
+pub(crate) mod adapters;
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod embeddings;

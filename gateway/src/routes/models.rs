@@ -92,6 +92,18 @@ fn cards(table: &Table, scope: Option<&Scope>) -> BTreeMap<String, ModelCard> {
                 permission: Vec::new(),
             });
         }
+        for adapter in &endpoint.adapters().served {
+            cards.entry(adapter.name.clone()).or_insert_with(|| ModelCard {
+                id: adapter.name.clone(),
+                object: "model",
+                created: model.created,
+                owned_by: "troupe",
+                root: adapter.path.clone(),
+                parent: endpoint.info.model_names.first().cloned(),
+                max_model_len: endpoint.info.max_model_len,
+                permission: Vec::new(),
+            });
+        }
     }
     cards
 }

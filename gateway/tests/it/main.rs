@@ -6,6 +6,7 @@
 #[path = "../../../tests/support/golden.rs"]
 mod golden;
 
+mod adapters;
 mod chat;
 mod completions;
 mod drain;

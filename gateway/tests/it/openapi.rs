@@ -3,13 +3,13 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{MODEL, leader::says, stage};
+use crate::support::{MODEL, leader::says, stage, stage_with};
 
 const METHODS: [&str; 5] = ["get", "post", "put", "delete", "patch"];
 
 #[tokio::test]
 async fn what_is_described_is_there_and_nothing_else() {
-    let stage = stage(says("ok")).await;
+    let stage = stage_with(vec![says("ok")], |config| config.lora_updates = true).await;
     let document = stage.get("/openapi.json").await.ok();
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
     for (path, item) in document["paths"].as_object().unwrap() {

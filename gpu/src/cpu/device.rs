@@ -13,7 +13,7 @@ use crate::{
         CpuOptions, KernelPath,
         aligned::Aligned,
         buffer::CpuBuffer,
-        experts, latent, math,
+        experts, latent, lora, math,
         ops::{self, CpuRope, CpuVector},
         packed::{CpuLinear, Elements},
         panels::Panels,
@@ -44,6 +44,7 @@ pub struct CpuDevice {
     /// Working memory of the operations that are several.
     pub(crate) experts: experts::Scratch,
     pub(crate) latent: latent::Scratch,
+    pub(crate) lora: lora::Scratch,
 }
 
 impl CpuDevice {
@@ -65,6 +66,7 @@ impl CpuDevice {
             laid_out: Aligned::zeroed(0)?,
             experts: experts::Scratch::new()?,
             latent: latent::Scratch::new()?,
+            lora: lora::Scratch::new()?,
         })
     }
 
@@ -229,7 +231,7 @@ impl Backend for CpuDevice {
         &mut self,
         x: &CpuBuffer,
         weight: &CpuLinear,
-        call: LinearCall<'_>,
+        call: LinearCall<'_, Self>,
         out: &mut CpuBuffer,
     ) -> Done {
         x.expect_columns(weight.in_features())?;
@@ -242,8 +244,11 @@ impl Backend for CpuDevice {
         if !peaks.is_empty() && peaks.len() != x.rows() * weight.rounding.peaks() {
             return broken(format!("{} peaks of {} rows", peaks.len(), x.rows()));
         }
+        let outputs = weight.out_features();
+        lora::check(call.lora, x.rows(), (weight.in_features(), outputs))?;
         let out = out.set_rows(x.rows())?;
-        self.product((x.values(), peaks), weight, add, out)
+        self.product((x.values(), peaks), weight, add, out)?;
+        lora::add(self, call.lora, x.values(), (out, outputs))
     }
 
     fn input_peaks(&mut self, x: &CpuBuffer, weight: &CpuLinear, peaks: &mut Vec<f32>) -> Done {

@@ -3,7 +3,8 @@
 //! # Layout
 //! - [`device`]: `impl Backend`; [`ops`]: what its operations do row by row; `path`: which code
 //!   does it on this machine
-//! - `experts`, `latent`: a layer of experts and latent attention, several operations each
+//! - `experts`, `latent`, `lora`: a layer of experts, latent attention and what adapters add,
+//!   several operations each
 //! - [`packed`], `panels`, `pairs`, `integers`, `coded`: weights as kernels want them; [`buffer`],
 //!   [`step`]: activations, step metadata; `rounding`: activations of quantized checkpoints
 //! - [`probe`]: what this machine can do at most
@@ -49,6 +50,8 @@
 //!   spans, with whole rows for keys and their compressed parts for values.
 //! - **Experts**: a router's scores are summed in the order of experts; products as above; outputs
 //!   are added by FMA with their weights, in the order of experts.
+//! - **Adapters**: both factors as products with `f32` weights; what comes of them is added to the
+//!   finished product.
 //! - `exp` is `math::exp` everywhere: no C library, within 2 units in the last place.
 //!
 //! Rotation tables come from the C library's sine and cosine in `f64`, once, at load.
@@ -60,6 +63,7 @@ pub mod device;
 pub(crate) mod experts;
 pub(crate) mod integers;
 pub(crate) mod latent;
+pub(crate) mod lora;
 pub(crate) mod math;
 pub mod ops;
 pub mod packed;

@@ -7,12 +7,12 @@ use troupe_runtime::model::config::{AttentionSpan, ModelConfig};
 
 use super::{
     context::{Context, Pass},
-    linear::RowParallel,
+    linear::{ColumnParallel, RowParallel},
     loader::{Loader, RowPart},
     norm::RmsNorm,
 };
 use crate::{
-    backend::{Backend, KvStep, LinearCall},
+    backend::{Backend, KvStep},
     error::DeviceError,
     shape::{AttentionMask, AttentionSpec, HeadShape, KvAt},
     weights::{Held, Shard},
@@ -21,7 +21,7 @@ use crate::{
 /// One layer's attention.
 #[derive(Debug)]
 pub struct Attention<B: Backend> {
-    qkv: B::Linear,
+    qkv: ColumnParallel<B>,
     query_norm: Option<RmsNorm<B>>,
     key_norm: Option<RmsNorm<B>>,
     output: RowParallel<B>,
@@ -87,7 +87,7 @@ impl<B: Backend> Attention<B> {
             part("k_proj", values, queries, &share.kv, kv_held),
             part("v_proj", values, queries + values, &share.kv, kv_held),
         ];
-        let qkv = loader.column_parallel(hidden, &parts)?;
+        let qkv = ColumnParallel::load(loader, hidden, &parts)?;
         let mut head_norm = |part: &str| {
             let load = || RmsNorm::load(loader, config, &name(part), dim);
             config.qk_norm.then(load).transpose()
@@ -117,8 +117,9 @@ impl<B: Backend> Attention<B> {
     /// The backend's; [`DeviceError::Collective`].
     pub fn forward(&self, cx: &mut Context<B>, pass: &mut Pass<'_, B>) -> Result<(), DeviceError> {
         self.attend(cx, pass)?;
-        let Context { backend, group, activations } = cx;
-        self.output.add_to(backend, group, &activations.attended, &mut activations.residual)
+        let Context { backend, group, activations, adapters } = cx;
+        let input = (&activations.attended, &*adapters);
+        self.output.add_to(backend, group, input, &mut activations.residual)
     }
 
     /// Puts the same into the branch.
@@ -131,15 +132,16 @@ impl<B: Backend> Attention<B> {
         pass: &mut Pass<'_, B>,
     ) -> Result<(), DeviceError> {
         self.attend(cx, pass)?;
-        let Context { backend, group, activations } = cx;
-        self.output.store(backend, group, &activations.attended, &mut activations.branch)
+        let Context { backend, group, activations, adapters } = cx;
+        let input = (&activations.attended, &*adapters);
+        self.output.store(backend, group, input, &mut activations.branch)
     }
 
     /// Everything but the output product.
     fn attend(&self, cx: &mut Context<B>, pass: &mut Pass<'_, B>) -> Result<(), DeviceError> {
-        let Context { backend, activations, .. } = cx;
+        let Context { backend, activations, adapters, .. } = cx;
         let qkv = &mut activations.qkv;
-        backend.linear(&activations.normed, &self.qkv, LinearCall::STORE, qkv)?;
+        self.qkv.store(backend, adapters, &activations.normed, qkv)?;
         let heads = self.spec.heads;
         let (keys, values) = (heads.query_columns(), heads.query_columns() + heads.kv_columns());
         if let Some(norm) = &self.query_norm {

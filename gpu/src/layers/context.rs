@@ -14,6 +14,7 @@ use crate::{
     error::DeviceError,
     executor::{KvReader, KvTap},
     layers::{norm::RmsNorm, rotary::Rotary},
+    lora::Bank,
     shape::KvAt,
     weights::Shard,
 };
@@ -26,6 +27,8 @@ pub struct Context<B: Backend> {
     pub group: TensorGroup<B>,
     /// Activations of the step.
     pub activations: StepActivations<B>,
+    /// Adapters, and which rows of the step use them.
+    pub adapters: Bank<B>,
 }
 
 /// Activations that layers hand to each other.

@@ -138,15 +138,16 @@ impl<B: Backend> ExpertMlp<B> {
     }
 
     fn forward(&self, cx: &mut Context<B>) -> Result<(), DeviceError> {
-        let Context { backend, group, activations } = cx;
+        let Context { backend, group, activations, adapters } = cx;
+        let adapters = &*adapters;
         let StepActivations { normed, shared: gated, residual, .. } = activations;
         if let Some(shared) = &self.shared {
-            shared.gate(backend, normed, gated)?;
+            shared.gate(backend, (&*normed, adapters), gated)?;
         }
         let add_parts = |backend: &mut B, epilogue, out: &mut B::Buffer| {
             backend.moe(normed, &self.weights(), epilogue, out)?;
             match &self.shared {
-                Some(shared) => shared.down().add_part(backend, &gated.gated, out),
+                Some(shared) => shared.down().add_part(backend, (&gated.gated, adapters), out),
                 None => Ok(()),
             }
         };

@@ -122,7 +122,7 @@ impl<B: Backend> Head<B> {
         let Some(table) = self.own_table.as_ref().or(embedding) else {
             return Err(DeviceError::Contract("a tied head without its embedding".to_owned()));
         };
-        let Context { backend, group, activations } = cx;
+        let Context { backend, group, activations, .. } = cx;
         backend.rms_norm(&activations.normed, self.norm.call(), &mut self.normed)?;
         backend.linear(&self.normed, &table.weight, LinearCall::STORE, &mut self.logits)?;
         if let Some(cap) = self.cap {

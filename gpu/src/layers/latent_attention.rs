@@ -135,7 +135,7 @@ impl<B: Backend> LatentAttention<B> {
     /// # Errors
     /// The backend's; [`DeviceError::Collective`].
     pub fn forward(&self, cx: &mut Context<B>, pass: &mut Pass<'_, B>) -> Result<(), DeviceError> {
-        let Context { backend, group, activations } = cx;
+        let Context { backend, group, activations, adapters } = cx;
         let (normed, query) = (&activations.normed, &mut activations.qkv);
         match &self.queries {
             Queries::Whole(product) => {
@@ -163,7 +163,8 @@ impl<B: Backend> LatentAttention<B> {
         };
         backend.write_latent(step, query, rows, call, kv)?;
         backend.latent_attention(step, query, call, kv, &mut activations.attended)?;
-        self.output.add_to(backend, group, &activations.attended, &mut activations.residual)
+        let input = (&activations.attended, &*adapters);
+        self.output.add_to(backend, group, input, &mut activations.residual)
     }
 }
 

@@ -1,22 +1,72 @@
-//! The product at the end of each half of a decoder layer: its inputs are divided over ranks, its
-//! outputs are summed over them and added to the residual stream.
+//! The two kinds of products, by what of them is divided over ranks; both take on what adapters
+//! add.
 //!
-//! With one rank the backend adds to the residual as the product's epilogue. With several, partial
-//! sums leave the device in `f32`, are added in rank order, and come back. (Products whose
-//! *outputs* are divided need no meeting; layers call the backend for those directly.)
+//! Where *outputs* are divided, ranks need not meet. Where *inputs* are, at the end of each half of
+//! a decoder layer, outputs are summed over ranks and added to the residual stream: with one rank
+//! the backend adds to the residual as the product's epilogue; with several, partial sums leave the
+//! device in `f32`, are added in rank order, and come back.
 
 use std::ops::Range;
 
-use super::{context::TensorGroup, loader::Loader};
+use super::{
+    context::TensorGroup,
+    loader::{Loader, RowPart},
+};
 use crate::{
     backend::{Backend, LinearCall},
     error::DeviceError,
+    lora::{
+        Bank,
+        site::{Site, SiteId, SitePart},
+    },
 };
+
+/// `out = x * weight^T (+ bias)` for this rank's part of the outputs.
+#[derive(Debug)]
+pub struct ColumnParallel<B: Backend> {
+    weight: B::Linear,
+    site: SiteId,
+}
 
 /// `residual += x * weight^T (+ bias)`, where `x` is this rank's part of the inputs.
 #[derive(Debug)]
 pub struct RowParallel<B: Backend> {
     weight: B::Linear,
+    site: SiteId,
+}
+
+impl<B: Backend> ColumnParallel<B> {
+    /// Loads several matrices as one, stacked in this order.
+    ///
+    /// # Errors
+    /// As [`Loader::column_parallel`].
+    pub fn load(
+        loader: &mut Loader<'_, B>,
+        in_features: usize,
+        parts: &[RowPart],
+    ) -> Result<Self, DeviceError> {
+        let weight = loader.column_parallel(in_features, parts)?;
+        let own = parts
+            .iter()
+            .map(|part| SitePart { product: part.name.clone(), outputs: part.own.clone() });
+        let site = Site { inputs: 0..in_features, parts: own.collect() };
+        Ok(Self { weight, site: loader.site(site) })
+    }
+
+    /// Puts the product into `out`.
+    ///
+    /// # Errors
+    /// The backend's.
+    pub fn store(
+        &self,
+        backend: &mut B,
+        adapters: &Bank<B>,
+        x: &B::Buffer,
+        out: &mut B::Buffer,
+    ) -> Result<(), DeviceError> {
+        let lora = &adapters.at(self.site);
+        backend.linear(x, &self.weight, LinearCall { lora, ..LinearCall::STORE }, out)
+    }
 }
 
 impl<B: Backend> RowParallel<B> {
@@ -31,7 +81,10 @@ impl<B: Backend> RowParallel<B> {
         columns: Range<usize>,
         bias: bool,
     ) -> Result<Self, DeviceError> {
-        Ok(Self { weight: loader.row_parallel(name, shape, columns, bias)? })
+        let weight = loader.row_parallel(name, shape, columns.clone(), bias)?;
+        let part = SitePart { product: name.to_owned(), outputs: 0..shape.0 };
+        let site = loader.site(Site { inputs: columns, parts: vec![part] });
+        Ok(Self { weight, site })
     }
 
     /// Adds the product to `residual`, the same on every rank.
@@ -42,14 +95,16 @@ impl<B: Backend> RowParallel<B> {
         &self,
         backend: &mut B,
         group: &mut TensorGroup<B>,
-        x: &B::Buffer,
+        (x, adapters): (&B::Buffer, &Bank<B>),
         residual: &mut B::Buffer,
     ) -> Result<(), DeviceError> {
+        let lora = &adapters.at(self.site);
         if !group.shard().is_divided() {
-            return backend.linear(x, &self.weight, LinearCall::ADD_TO, residual);
+            let call = LinearCall { lora, ..LinearCall::ADD_TO };
+            return backend.linear(x, &self.weight, call, residual);
         }
         let peaks = group.input_peaks(backend, x, &self.weight)?;
-        let call = LinearCall { peaks: peaks.as_deref(), ..LinearCall::STORE };
+        let call = LinearCall { peaks: peaks.as_deref(), lora, ..LinearCall::STORE };
         group.add_sum(backend, residual, |backend, partial| {
             backend.linear(x, &self.weight, call, partial)
         })
@@ -63,11 +118,12 @@ impl<B: Backend> RowParallel<B> {
         &self,
         backend: &mut B,
         group: &mut TensorGroup<B>,
-        x: &B::Buffer,
+        (x, adapters): (&B::Buffer, &Bank<B>),
         out: &mut B::Buffer,
     ) -> Result<(), DeviceError> {
+        let lora = &adapters.at(self.site);
         group.store_sum(backend, out, |backend, partial| {
-            backend.linear(x, &self.weight, LinearCall::STORE, partial)
+            backend.linear(x, &self.weight, LinearCall { lora, ..LinearCall::STORE }, partial)
         })
     }
 
@@ -79,9 +135,10 @@ impl<B: Backend> RowParallel<B> {
     pub fn add_part(
         &self,
         backend: &mut B,
-        x: &B::Buffer,
+        (x, adapters): (&B::Buffer, &Bank<B>),
         partial: &mut B::Buffer,
     ) -> Result<(), DeviceError> {
-        backend.linear(x, &self.weight, LinearCall::ADD_TO, partial)
+        let lora = &adapters.at(self.site);
+        backend.linear(x, &self.weight, LinearCall { lora, ..LinearCall::ADD_TO }, partial)
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     backend::Backend,
     dtype::Dtype,
     error::DeviceError,
+    lora::site::{Site, SiteId},
     quant::{self, Cut},
     tensor::{DenseMatrix, DensePart, LinearSource, Quantize, WeightSource},
     weights::{Held, WeightReader},
@@ -23,6 +24,8 @@ pub struct Loader<'a, B: Backend> {
     pub reader: WeightReader<'a>,
     /// Integers to turn the matrices into.
     pub quantize: Option<Quantize>,
+    /// The products by now that adapters may add to.
+    pub sites: Vec<Site>,
     /// Whether ranks divide experts and not each one's inner width.
     pub whole_experts: bool,
 }
@@ -43,6 +46,12 @@ pub struct RowPart {
 }
 
 impl<'a, B: Backend> Loader<'a, B> {
+    /// Notes a product that adapters may add to.
+    pub fn site(&mut self, site: Site) -> SiteId {
+        self.sites.push(site);
+        SiteId(self.sites.len() - 1)
+    }
+
     /// A product whose outputs are divided over ranks, of several matrices stacked in this order.
     ///
     /// # Errors

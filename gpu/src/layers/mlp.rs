@@ -4,19 +4,15 @@ use troupe_runtime::model::config::{Activation, ModelConfig};
 
 use super::{
     context::{Context, Gated, StepActivations},
-    linear::RowParallel,
+    linear::{ColumnParallel, RowParallel},
     loader::{Loader, RowPart},
 };
-use crate::{
-    backend::{Backend, LinearCall},
-    error::DeviceError,
-    weights::Held,
-};
+use crate::{backend::Backend, error::DeviceError, lora::Bank, weights::Held};
 
 /// `down(activation(gate(x)) * up(x))`.
 #[derive(Debug)]
 pub struct GatedMlp<B: Backend> {
-    gate_up: B::Linear,
+    gate_up: ColumnParallel<B>,
     activation: Activation,
     down: RowParallel<B>,
 }
@@ -48,7 +44,7 @@ impl<B: Backend> GatedMlp<B> {
                 [part(name, 2 * inner, 0), part(name, 2 * inner, inner)]
             }
         };
-        let gate_up = loader.column_parallel(hidden, &parts)?;
+        let gate_up = ColumnParallel::load(loader, hidden, &parts)?;
         let down = format!("{name}.down_proj");
         let down = RowParallel::load(loader, &down, (hidden, inner), own, config.mlp_bias)?;
         Ok(Self { gate_up, activation: config.activation, down })
@@ -59,10 +55,11 @@ impl<B: Backend> GatedMlp<B> {
     /// # Errors
     /// The backend's; [`DeviceError::Collective`].
     pub fn forward(&self, cx: &mut Context<B>) -> Result<(), DeviceError> {
-        let Context { backend, group, activations } = cx;
+        let Context { backend, group, activations, adapters } = cx;
+        let adapters = &*adapters;
         let StepActivations { normed, gated, residual, .. } = activations;
-        self.gate(backend, normed, gated)?;
-        self.down.add_to(backend, group, &gated.gated, residual)
+        self.gate(backend, (&*normed, adapters), gated)?;
+        self.down.add_to(backend, group, (&gated.gated, adapters), residual)
     }
 
     /// Puts the same into the branch.
@@ -70,10 +67,11 @@ impl<B: Backend> GatedMlp<B> {
     /// # Errors
     /// The backend's; [`DeviceError::Collective`].
     pub fn forward_to_branch(&self, cx: &mut Context<B>) -> Result<(), DeviceError> {
-        let Context { backend, group, activations } = cx;
+        let Context { backend, group, activations, adapters } = cx;
+        let adapters = &*adapters;
         let StepActivations { normed, gated, branch, .. } = activations;
-        self.gate(backend, normed, gated)?;
-        self.down.store(backend, group, &gated.gated, branch)
+        self.gate(backend, (&*normed, adapters), gated)?;
+        self.down.store(backend, group, (&gated.gated, adapters), branch)
     }
 
     /// Everything but the last product.
@@ -83,10 +81,10 @@ impl<B: Backend> GatedMlp<B> {
     pub fn gate(
         &self,
         backend: &mut B,
-        normed: &B::Buffer,
+        (normed, adapters): (&B::Buffer, &Bank<B>),
         Gated { gate_up, gated }: &mut Gated<B>,
     ) -> Result<(), DeviceError> {
-        backend.linear(normed, &self.gate_up, LinearCall::STORE, gate_up)?;
+        self.gate_up.store(backend, adapters, normed, gate_up)?;
         match self.activation {
             Activation::Gelu => Err(DeviceError::Unsupported("gates of exact GELUs".to_owned())),
             Activation::GeluTanh => backend.gelu_mul(gate_up, gated),

@@ -129,18 +129,19 @@ impl<B: Backend> Layer<B> {
     }
 
     fn forward(&self, cx: &mut Context<B>, pass: &mut Pass<'_, B>) -> Result<(), DeviceError> {
-        let Context { backend, group, activations } = cx;
+        let Context { backend, group, activations, adapters } = cx;
+        let adapters = &*adapters;
         let StepActivations { residual, normed, qkv, attended, inner, .. } = activations;
         let at = self.place.at;
         let (step, kv) = (KvStep { meta: pass.meta, at }, &mut pass.kv[at.group]);
         backend.linear(residual, &self.qkv, LinearCall::STORE, qkv)?;
         backend.rope_write_kv(step, qkv, self.spec.heads, None, kv)?;
         backend.attention(step, qkv, &self.spec, kv, attended)?;
-        self.output.add_to(backend, group, attended, residual)?;
+        self.output.add_to(backend, group, (&*attended, adapters), residual)?;
         backend.layer_norm(residual, self.after_attention.call(), normed)?;
         backend.linear(normed, &self.up, LinearCall::STORE, inner)?;
         backend.gelu(inner)?;
-        self.down.add_to(backend, group, inner, normed)?;
+        self.down.add_to(backend, group, (&*inner, adapters), normed)?;
         backend.layer_norm(normed, self.after_mlp.call(), residual)?;
         pass.layer_done(at, &mut cx.backend);
         Ok(())

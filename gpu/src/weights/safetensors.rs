@@ -99,6 +99,11 @@ impl TensorFile {
         &self.path
     }
 
+    /// All of it.
+    pub fn bytes(&self) -> &[u8] {
+        self.map.bytes()
+    }
+
     /// The names of its tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

@@ -232,6 +232,7 @@ pub(crate) fn one_sequence(tokens: &[u32], logits: LogitRows, pools: usize) -> S
     let sequence = BatchSequence {
         count,
         block_tables: vec![vec![Default::default(); tokens.len()]; pools].into(),
+        adapter: None,
         logits,
         ..Default::default()
     };

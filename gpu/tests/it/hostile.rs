@@ -4,7 +4,7 @@
 use std::fs;
 
 use rand::RngExt;
-use troupe_gpu::weights::safetensors::TensorFile;
+use troupe_gpu::{lora::Adapter, weights::safetensors::TensorFile};
 use troupe_runtime::model::config::ModelConfig;
 
 use crate::{
@@ -45,6 +45,31 @@ fn headers_of_weights_are_read_or_refused() {
             }
         }
         true
+    });
+    assert!(of == 1 || (1..of).contains(&read), "{read} of {of} are read");
+}
+
+/// An adapter's files with things changed in them; what is read has only what its model has.
+#[test]
+fn files_of_adapters_are_read_or_refused() {
+    let model = ModelConfig::load(&golden::model("tiny-chat").unwrap().join("config.json"));
+    let (model, good) = (model.unwrap(), golden::adapter("tiny-chat-lora-a").unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let (config, weights) = ("adapter_config.json", "adapter_model.safetensors");
+    let [config_bytes, bytes] = [config, weights].map(|name| fs::read(good.join(name)).unwrap());
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let (header, data) = bytes[8..].split_at(length);
+    let (configs, headers) = ([config_bytes.clone()], [header.to_vec()]);
+    let (read, of) = each(600, |random| {
+        let of_config = random.random_bool(0.7);
+        let own = if of_config { changed(random, &configs) } else { config_bytes.clone() };
+        fs::write(folder.path().join(config), own).unwrap();
+        let header = if of_config { header.to_vec() } else { changed(random, &headers) };
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header);
+        bytes.extend(data);
+        fs::write(folder.path().join(weights), bytes).unwrap();
+        Adapter::open(folder.path(), &model, 64).is_ok()
     });
     assert!(of == 1 || (1..of).contains(&read), "{read} of {of} are read");
 }

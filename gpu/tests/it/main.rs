@@ -15,6 +15,7 @@ mod fuzz_inputs;
 mod golden;
 mod hostile;
 mod loading;
+mod lora;
 mod parity;
 mod quantized;
 mod ranks;

@@ -16,10 +16,11 @@ use troupe_gpu::{
         StepBatch,
     },
     kv::KvDtype,
+    lora::LoraLimits,
     tensor::Quantize,
 };
 use troupe_runtime::{
-    id::{BlockId, Coordinate, SequenceId, StepId},
+    id::{AdapterId, BlockId, Coordinate, SequenceId, StepId},
     model::{config::ModelConfig, pooling::PoolingKind},
     wire::generate::SamplingOptions,
 };
@@ -67,6 +68,9 @@ pub(crate) struct Layout {
     pub(crate) dtype: Option<Dtype>,
     pub(crate) kv_dtype: Option<KvDtype>,
     pub(crate) quantize: Option<Quantize>,
+    pub(crate) lora: Option<LoraLimits>,
+    /// Sequences at a time.
+    pub(crate) sequences: usize,
     /// Where the model is run for embeddings.
     pub(crate) pooling: Option<PoolingKind>,
     /// Where it reads pairs.
@@ -78,8 +82,19 @@ impl Layout {
 
     pub(crate) const fn of(tensor: usize, pipeline: usize) -> Self {
         let (dtype, kv_dtype, quantize, pooling) = (None, None, None, None);
-        let (experts, separator) = (false, None);
-        Self { tensor, pipeline, experts, dtype, kv_dtype, quantize, pooling, separator }
+        let (experts, separator, lora, sequences) = (false, None, None, SEQUENCES);
+        Self {
+            tensor,
+            pipeline,
+            experts,
+            dtype,
+            kv_dtype,
+            quantize,
+            lora,
+            sequences,
+            pooling,
+            separator,
+        }
     }
 }
 
@@ -121,7 +136,7 @@ impl Ranks {
             stages.push(ranks.map(load).collect::<Result<Vec<_>, _>>()?);
         }
         let kv_groups = config.kv_groups().len();
-        let blocks = vec![(SEQUENCES * BLOCKS_PER_SEQUENCE) as u32; kv_groups];
+        let blocks = vec![(layout.sequences * BLOCKS_PER_SEQUENCE) as u32; kv_groups];
         for rank in stages.iter_mut().flatten() {
             rank.allocate_kv(&blocks)?;
         }
@@ -207,17 +222,24 @@ pub(crate) struct Sequence {
     pub(crate) id: SequenceId,
     pub(crate) tokens: Vec<u32>,
     pub(crate) computed: usize,
-    table: Vec<BlockId>,
+    pub(crate) adapter: Option<AdapterId>,
+    pub(crate) table: Vec<BlockId>,
 }
 
 impl Sequence {
     /// The `index`th sequence of a pool; its blocks lie between those of others, last first.
     pub(crate) fn new(index: usize, tokens: &[u32]) -> Self {
-        let block = |at: usize| BlockId((at * SEQUENCES + index) as u32);
+        Self::among(SEQUENCES, index, tokens)
+    }
+
+    /// The same in a pool for `sequences` sequences.
+    pub(crate) fn among(sequences: usize, index: usize, tokens: &[u32]) -> Self {
+        let block = |at: usize| BlockId((at * sequences + index) as u32);
         Self {
             id: SequenceId(1 + index as u64),
             tokens: tokens.to_vec(),
             computed: 0,
+            adapter: None,
             table: (0..BLOCKS_PER_SEQUENCE).rev().map(block).collect(),
         }
     }
@@ -242,11 +264,12 @@ pub(crate) fn request(
         dtype: layout.dtype,
         kv_dtype: layout.kv_dtype,
         quantize: layout.quantize,
+        lora: layout.lora,
         pooling: layout.pooling,
         separator: layout.separator,
         limits: StepLimits {
             max_num_batched_tokens: 256,
-            max_num_seqs: SEQUENCES,
+            max_num_seqs: layout.sequences,
             max_model_len: (BLOCKS_PER_SEQUENCE * BLOCK_SIZE).min(config.max_position_embeddings),
             block_size: BLOCK_SIZE,
         },
@@ -281,6 +304,7 @@ pub(crate) fn batch(
             computed: computed as u32,
             block_tables: vec![sequence.table[..end.div_ceil(BLOCK_SIZE)].to_vec(); kv_groups]
                 .into(),
+            adapter: sequence.adapter,
             logits,
         });
         batch.tokens.extend_from_slice(&sequence.tokens[computed..end]);
@@ -322,7 +346,8 @@ pub(crate) fn prompts(model: &str) -> Option<Vec<Prompt>> {
 
 /// Golden tensors of a model as `f64`, by name.
 pub(crate) fn golden_tensors(model: &str) -> BTreeMap<String, Vec<f64>> {
-    let bytes = std::fs::read(golden::model(model).unwrap().join("golden.st")).unwrap();
+    let folder = golden::dir().join("models").join(model);
+    let bytes = std::fs::read(folder.join("golden.st")).unwrap();
     let (length, rest) = bytes.split_first_chunk::<8>().unwrap();
     let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
     let header: BTreeMap<String, serde_json::Value> = serde_json::from_slice(header).unwrap();

@@ -1,6 +1,11 @@
 //! The engine's flags out of a container's `args`: vLLM's names, `--x v` and `--x=v`.
 
-use super::{EngineFlags, finding::Findings, pod::ParallelFlags};
+use super::{
+    EngineFlags,
+    finding::Findings,
+    lora::{LORA_MODULES, LoraModule},
+    pod::ParallelFlags,
+};
 
 /// Reads what is known; unknown flags are warnings, values that cannot be are problems.
 pub(super) fn read(
@@ -32,7 +37,7 @@ pub(super) fn read(
         if inline.is_none() {
             while let Some(value) = rest.next_if(|next| !is_flag(next)) {
                 values.push(value);
-                if name != SERVED_MODEL_NAME {
+                if name != SERVED_MODEL_NAME && name != LORA_MODULES {
                     break;
                 }
             }
@@ -120,6 +125,12 @@ impl Flag<'_> {
             "kv-offloading-disk-path" => {
                 flags.kv_offloading_disk_path = self.value().map(ToOwned::to_owned);
             }
+            "enable-lora" => flags.lora.enable = self.switch(true),
+            "no-enable-lora" => flags.lora.enable = self.switch(false),
+            "max-loras" => flags.lora.max_loras = self.count(),
+            "max-lora-rank" => flags.lora.max_lora_rank = self.count(),
+            "max-cpu-loras" => flags.lora.max_cpu_loras = self.count(),
+            LORA_MODULES => flags.lora.modules = self.lora_modules(),
             "threads" => flags.threads = self.count(),
             "device" => flags.device = self.read(super::flags::device),
             "gpu-memory-utilization" => {
@@ -169,6 +180,14 @@ impl Flag<'_> {
     /// A number of GiB, in bytes.
     fn gib(&self) -> Option<u64> {
         super::flags::gib(self.value()?).map_err(|why| self.problem(why)).ok()
+    }
+
+    fn lora_modules(&self) -> Vec<LoraModule> {
+        if self.values.is_empty() {
+            self.problem("needs a value");
+        }
+        let modules = self.values.iter().map(|value| LoraModule::parse(value));
+        modules.filter_map(|module| module.map_err(|why| self.problem(why)).ok()).collect()
     }
 
     fn kv_cache_dtype(&self) -> Option<String> {
@@ -239,8 +258,7 @@ const POLICIES: [&str; 3] = ["fcfs", "priority", "lpm"];
 const DTYPES: [&str; 6] = ["auto", "float32", "float", "bfloat16", "float16", "half"];
 
 /// Flags of vLLM whose place is a field of the specification.
-const OF_THE_SPEC: [(&str, &str); 2] =
-    [("model", "spec.model.uri"), ("lora-modules", "spec.model.lora.adapters")];
+const OF_THE_SPEC: [(&str, &str); 1] = [("model", "spec.model.uri")];
 
 /// A whole number with one of vLLM's unit letters: `k` is a thousand, `K` is 1024, and so on.
 fn human_number(text: &str) -> Option<u64> {

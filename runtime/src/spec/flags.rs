@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::lora::LoraFlags;
+
 /// Engine settings; `None` is "not said", for which the engine has a default.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
@@ -69,6 +71,8 @@ pub struct EngineFlags {
     pub kv_offloading_disk_bytes: Option<u64>,
     /// `--kv-offloading-disk-path`: the folder of that on each host.
     pub kv_offloading_disk_path: Option<String>,
+    /// Adapters.
+    pub lora: LoraFlags,
     /// Threads per device (CPU).
     pub threads: Option<u32>,
     /// `--cpu-path`: which of the CPU's kernel paths to take, for tests and comparisons.
@@ -148,6 +152,7 @@ impl EngineFlags {
         args.extend(self.enable_prefix_caching.map(|on| {
             if on { "--enable-prefix-caching" } else { "--no-enable-prefix-caching" }.to_owned()
         }));
+        args.extend(self.lora.to_args());
         if !self.served_model_name.is_empty() {
             args.push("--served-model-name".to_owned());
             args.extend(self.served_model_name.iter().cloned());

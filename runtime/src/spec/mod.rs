@@ -19,6 +19,7 @@
 //! - [`objects`]: files of any kinds; [`kind`]: their names, versions and short forms
 //! - [`service`], [`config`], [`lws`], [`pool`], [`objective`], [`route`]: one kind each
 //! - [`resolve`]: presets, `baseRefs` and the service's own, merged; templates filled in
+//! - [`lora`]: what is said of adapters, by flags or by a service
 //! - [`policy`]: how groups live, from annotations, `rolloutStrategy` and `LeaderWorkerSet`
 //! - [`pod`]: pods, and which nodes they may be on; `args` reads [`flags`] from a container
 //! - [`quantity`]: amounts, durations, counts or percentages
@@ -30,6 +31,7 @@ pub mod document;
 mod finding;
 pub mod flags;
 pub mod kind;
+pub mod lora;
 pub mod lws;
 pub mod metadata;
 mod names;
@@ -48,6 +50,7 @@ pub use config::ServiceConfig;
 pub use finding::{Finding, SpecError};
 pub use flags::{EngineFlags, gib, kv_cache_dtype, utilization};
 pub use kind::Kind;
+pub use lora::{LoraFlags, LoraModule, LoraRoom};
 pub use lws::LeaderWorkerSet;
 pub use metadata::Metadata;
 pub use objective::{InferenceModel, InferenceObjective};

@@ -125,6 +125,14 @@ pub struct AdapterSpec {
     pub uri: String,
 }
 
+impl AdapterSpec {
+    /// The name that requests use.
+    pub fn served_name(&self) -> &str {
+        let end = || self.uri.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        self.name.as_deref().unwrap_or_else(end)
+    }
+}
+
 /// How a model is served: `spec` itself, and `spec.prefill`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct WorkloadSpec {

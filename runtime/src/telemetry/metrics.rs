@@ -68,6 +68,14 @@ impl Metrics {
         family.get_or_create_owned(labels)
     }
 
+    /// The same, after which the family has no other series: what its labels say was so once.
+    pub fn only_gauge(&self, metric: MetricName, labels: &Labels) -> Gauge {
+        if let Some(family) = self.shared().gauges.get(metric.name) {
+            family.clear();
+        }
+        self.gauge(metric, labels)
+    }
+
     /// The series of a counter with these labels.
     pub fn counter(&self, metric: MetricName, labels: &Labels) -> Counter {
         debug_assert_eq!(metric.kind, Kind::Counter, "{}", metric.name);

@@ -77,6 +77,9 @@ metrics! {
         "vllm:num_requests_waiting_by_reason", "Requests that wait, by what they wait for");
     KV_CACHE_USAGE_PERC = gauge(
         "vllm:kv_cache_usage_perc", "KV blocks in use, 1 means all of them");
+    LORA_REQUESTS_INFO = gauge(
+        "vllm:lora_requests_info",
+        "LoRA adapters in use and waited for, in labels; the value is when that changed");
     CACHE_CONFIG_INFO = gauge(
         "vllm:cache_config_info", "How the KV cache is set up, in labels; the value is 1");
     PREFIX_CACHE_QUERIES = counter(

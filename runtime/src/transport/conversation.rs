@@ -52,6 +52,8 @@ pub enum Conversation {
     Guest,
     /// [`crate::wire::cache`]: which KV blocks an endpoint holds.
     Cache,
+    /// [`crate::wire::adapter`]: a LoRA adapter comes or goes.
+    Adapt,
 }
 
 /// Whether a peer of this role may open this conversation. Asked by the side that *accepts*, about
@@ -61,22 +63,24 @@ pub enum Conversation {
 /// |---|---|---|
 /// | control | everything but `Join` | it holds the cluster's key anyway |
 /// | node | what members of groups share; `Guest`, `Probe`, `Renew` | it asks nothing else of other hosts |
-/// | gateway | `Generate`, `Status`, `Cache`, `Probe`, `Renew` | tensors are not its own |
+/// | gateway | `Generate`, `Status`, `Adapt`, `Cache`, `Probe`, `Renew` | tensors are not its own |
 /// | operator | `Operate`, `Preflight`, `Renew` | control hosts do for it what it may want |
 /// | newcomer | `Join` | it has shown no certificate |
 pub fn permits(role: PeerRole, conversation: &Conversation) -> bool {
     use Conversation::{
-        Bulk, Cache, Generate, Group, Guest, Join, Kv, Operate, Prefill, Preflight, Probe, Renew,
-        Status,
+        Adapt, Bulk, Cache, Generate, Group, Guest, Join, Kv, Operate, Prefill, Preflight, Probe,
+        Renew, Status,
     };
     match role {
         PeerRole::Control => !matches!(conversation, Join),
         PeerRole::Node => {
             let of_members = matches!(conversation, Generate | Group | Status | Cache | Bulk(_));
-            let of_groups = matches!(conversation, Prefill | Kv(_));
+            let of_groups = matches!(conversation, Adapt | Prefill | Kv(_));
             of_members || of_groups || matches!(conversation, Guest | Probe(_) | Renew)
         }
-        PeerRole::Gateway => matches!(conversation, Generate | Status | Cache | Probe(_) | Renew),
+        PeerRole::Gateway => {
+            matches!(conversation, Generate | Status | Adapt | Cache | Probe(_) | Renew)
+        }
         PeerRole::Operator => matches!(conversation, Operate | Preflight | Renew),
         PeerRole::Newcomer => matches!(conversation, Join),
     }
@@ -96,7 +100,8 @@ impl Conversation {
             | Self::Preflight
             | Self::Guest
             | Self::Prefill
-            | Self::Cache => Class::Control,
+            | Self::Cache
+            | Self::Adapt => Class::Control,
             Self::Probe(class) => *class,
             // Tokens are few, and a step waits for them.
             Self::Bulk(_) => Class::Activations,
@@ -137,6 +142,7 @@ mod tests {
         Preflight  control operator
         Guest      control node
         Cache      control node gateway
+        Adapt      control node gateway
     ";
 
     #[test]
@@ -168,6 +174,7 @@ mod tests {
             Conversation::Preflight,
             Conversation::Guest,
             Conversation::Cache,
+            Conversation::Adapt,
         ];
         let lines: Vec<&str> = TABLE.lines().filter(|line| !line.trim().is_empty()).collect();
         assert_eq!(lines.len(), all.len());

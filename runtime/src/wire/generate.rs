@@ -11,7 +11,11 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use super::{Message, Tokens, bounded};
+use super::{
+    Message, Tokens,
+    adapter::{AdapterRef, MAX_NAME},
+    at_most, bounded,
+};
 use crate::{
     error::PublicError,
     id::{Digest, EndpointId, RequestId},
@@ -59,8 +63,8 @@ pub struct Generate {
     /// Where the hashes begin ([`crate::prefix::Chain::seed`]): a leader whose own begin elsewhere
     /// hashes the prompt itself. 0 when there are no hashes.
     pub hash_seed: u128,
-    /// LoRA adapter, by name.
-    pub adapter: Option<String>,
+    /// LoRA adapter; a leader refuses one that is not its own.
+    pub adapter: Option<AdapterRef>,
     /// Separates this request's cached blocks from those of others.
     pub cache_salt: Option<String>,
     /// What is wanted of the model.
@@ -319,6 +323,9 @@ impl Message for GenerateUp {
         }
         if generate.choices.is_empty() {
             return Err("choices is empty, at least one is needed".into());
+        }
+        if let Some(adapter) = &generate.adapter {
+            at_most("adapter", &adapter.name, MAX_NAME)?;
         }
         for choice in &generate.choices {
             bounded("output", &choice.output, MAX_TOKENS)?;

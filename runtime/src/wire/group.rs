@@ -10,6 +10,8 @@
 //!   Progress(step) / Result(result)   -->
 //!   Pulse(beats)                      -->
 //!   Transfer(report)                  -->
+//!                                     <-- Adapter(order)              one at a time
+//!   Adapter(report)                   -->
 //!   Failed(cause)                     -->                              the group is over
 //!   Drain(seconds)                    -->                              its host is to be empty
 //!                                     <-- Drain                        nothing new is taken
@@ -20,11 +22,13 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::{
-    Message, bounded,
+    Message,
+    adapter::{AdapterOrder, AdapterReport},
+    bounded,
     step::{StepPlan, StepResult},
     transfer::{KvShare, TransferOrder, TransferReport},
 };
-use crate::id::{Coordinate, Epoch, GroupId, StepId};
+use crate::id::{Coordinate, Digest, Epoch, GroupId, StepId};
 
 /// Most members of a group.
 pub const MAX_MEMBERS: usize = 4096;
@@ -46,6 +50,8 @@ pub enum MemberUp {
     Result(StepResult),
     /// A rank's part of a transfer of KV blocks.
     Transfer(TransferReport),
+    /// What became of an adapter: one answer to each order.
+    Adapter(AdapterReport),
     /// This member cannot go on. What it was and where, for people.
     Failed(String),
     /// The group takes nothing new, finishes what it has begun within so many seconds, and ends.
@@ -64,6 +70,8 @@ pub enum MemberDown {
     Step(StepPlan),
     /// Begin or end a transfer of KV blocks, before whatever plan comes next.
     Transfer(TransferOrder),
+    /// Read an adapter, or forget one.
+    Adapter(AdapterOrder),
     /// End in order.
     Stop,
     /// The group drains: its end, when it comes, is no failure.
@@ -120,6 +128,8 @@ pub struct RankReport {
     pub kernel_path: String,
     /// What of the model's KV it holds.
     pub kv: Vec<KvShare>,
+    /// The adapters that it began with, in order: their files.
+    pub adapters: Vec<Digest>,
 }
 
 /// A rank has finished its part of a step.
@@ -164,6 +174,7 @@ impl Message for MemberUp {
             Self::Hello(_)
             | Self::Progress(_)
             | Self::Transfer(_)
+            | Self::Adapter(_)
             | Self::Failed(_)
             | Self::Drain(_) => Ok(()),
         }
@@ -184,7 +195,7 @@ impl Message for MemberDown {
             }
             Self::Step(plan) => plan.check(),
             Self::Transfer(order) => order.check(),
-            Self::Start(_) | Self::Stop | Self::Drain => Ok(()),
+            Self::Start(_) | Self::Adapter(_) | Self::Stop | Self::Drain => Ok(()),
         }
     }
 }

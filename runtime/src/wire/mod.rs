@@ -2,6 +2,7 @@
 //!
 //! | file | conversation | opened by |
 //! |---|---|---|
+//! | [`adapter`] | a LoRA adapter comes or goes: [`adapter::AdaptUp`] / [`adapter::AdaptDown`] | gateway, at the leader |
 //! | [`cache`] | which KV blocks an endpoint holds: [`cache::CacheUp`] / [`cache::CacheDown`] | gateway, at the leader |
 //! | [`generate`] | one request: [`generate::GenerateUp`] / [`generate::GenerateDown`] | gateway, at the leader |
 //! | [`guest`] | a host that shares its leader's store: [`guest::GuestUp`] / [`guest::GuestDown`] | worker pod, at the leader's |
@@ -24,6 +25,7 @@
 //! cannot say (lengths that are absurd, numbers that are not finite). The layout of a version is
 //! frozen: its name is the ALPN ([`ALPN`]), and a test with golden bytes fails when it moves.
 
+pub mod adapter;
 pub mod cache;
 mod codec;
 pub mod generate;

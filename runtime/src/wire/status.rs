@@ -7,7 +7,7 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use super::{Message, latency::Latencies};
+use super::{Message, adapter::AdapterStatus, latency::Latencies};
 use crate::id::{Digest, EndpointId};
 
 /// Gateway to leader.
@@ -26,6 +26,8 @@ pub enum StatusDown {
     Info(Box<EndpointInfo>),
     /// Whenever it changes, at most every 50 ms.
     Load(Load),
+    /// Second, and whenever it changes.
+    Adapters(AdapterStatus),
     /// What was counted, as Prometheus' text; the conversation is over.
     Metrics(String),
 }
@@ -193,6 +195,7 @@ impl Message for StatusDown {
     fn check(&self) -> Result<(), String> {
         match self {
             Self::Info(info) if info.block_size == 0 => Err("block_size is 0".into()),
+            Self::Adapters(adapters) => adapters.check(),
             Self::Info(_) | Self::Load(_) | Self::Metrics(_) => Ok(()),
         }
     }

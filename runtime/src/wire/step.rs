@@ -10,7 +10,7 @@ use super::{
     Tokens, bounded,
     generate::{MAX_TOKENS, SamplingOptions, TokenLogprobs},
 };
-use crate::id::{BlockId, Epoch, RequestId, SequenceId, StepId};
+use crate::id::{AdapterId, BlockId, Epoch, RequestId, SequenceId, StepId};
 
 /// Most sequences in one step.
 pub const MAX_SEQUENCES: usize = 65_536;
@@ -99,8 +99,8 @@ pub struct NewSequence {
     pub seed: u64,
     /// How to choose tokens, grammar included.
     pub options: SamplingOptions,
-    /// LoRA adapter.
-    pub adapter: Option<String>,
+    /// LoRA adapter, which every rank knows.
+    pub adapter: Option<AdapterId>,
     /// W3C trace context of the request, so that stages can be seen in its trace.
     pub traceparent: Option<String>,
     /// One block table per KV group.

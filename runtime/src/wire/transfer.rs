@@ -22,7 +22,9 @@
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::{
-    Message, bounded,
+    Message,
+    adapter::AdapterRef,
+    bounded,
     generate::MAX_TOKENS,
     group::MAX_RANKS,
     kv::WireDtype,
@@ -121,8 +123,8 @@ pub struct Prefill {
     pub tokens: Vec<u32>,
     /// The model that is asked for.
     pub model: Digest,
-    /// LoRA adapter, by name.
-    pub adapter: Option<String>,
+    /// LoRA adapter.
+    pub adapter: Option<AdapterRef>,
     /// Separates cached blocks of this request from those of others.
     pub cache_salt: Option<String>,
     /// W3C trace context of the request's span.

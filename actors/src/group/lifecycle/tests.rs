@@ -35,6 +35,7 @@ fn report(stage: u32, blocks: u32) -> RankReport {
         block_bytes: vec![1],
         kernel_path: String::new(),
         kv: vec![],
+        adapters: vec![],
     }
 }
 

@@ -16,7 +16,10 @@ use std::{
     fmt::{Display, Write as _},
 };
 
-use troupe_runtime::wire::step::{RunningSequence, Span};
+use troupe_runtime::{
+    id::AdapterId,
+    wire::step::{RunningSequence, Span},
+};
 
 use super::*;
 use crate::scripts::{Words, play_all};
@@ -85,6 +88,7 @@ impl Script {
         let id = self.scheduler.add(SequenceSpec {
             prompt_len: tokens.len() as u32,
             tokens,
+            adapter: words.number("adapter").map(AdapterId),
             priority: words.get("priority").map_or(0, |text| text.parse().expect("a number")),
             keeps_blocks: false,
             first_choice: words.get("first").map(|name| self.id(name)),
@@ -220,6 +224,7 @@ fn limits_of(words: &Words<'_>) -> Limits {
         },
         prefix_caching: words.get("caching") != Some("off"),
         watermark: words.number("watermark").unwrap_or(0),
+        max_loras: words.number("adapters").unwrap_or(0),
         whole_prompts: words.get("whole") == Some("on"),
         speculation: (drafts > 0).then_some(speculation),
         ..limits(words.number("tokens").unwrap_or(8), stages)

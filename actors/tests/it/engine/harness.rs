@@ -227,7 +227,7 @@ impl Group {
                     }
                 }
                 EngineEffect::Close(key) => self.books.closed(key),
-                EngineEffect::Observe(_) | EngineEffect::Transfer(_) => {}
+                EngineEffect::Observe(_) | EngineEffect::Transfer(_) | EngineEffect::Adapt(_) => {}
                 EngineEffect::Cached(changes) => self.cached(changes),
                 EngineEffect::Broken(why) => panic!("{why}"),
             }
@@ -348,6 +348,7 @@ pub(super) fn settings(shape: Shape) -> EngineSettings {
             kv_transfer_timeout: Duration::from_secs(2),
             offload: Offload::default(),
             speculation: shape.speculation,
+            lora: None,
             whole_prompts: false,
         },
         stages: shape.stages,

@@ -234,6 +234,7 @@ impl Side {
                 EngineEffect::Send(key, down) => drop(self.books.told(key, &down)),
                 EngineEffect::Close(key) => self.books.closed(key),
                 EngineEffect::Transfer(effect) => self.act(effect),
+                EngineEffect::Adapt(effect) => panic!("no adapters here: {effect:?}"),
                 EngineEffect::Observe(observation) => self.observe(&observation),
                 EngineEffect::Cached(changes) => self.changed(changes),
                 EngineEffect::Broken(why) => panic!("{why}"),

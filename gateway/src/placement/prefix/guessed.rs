@@ -47,7 +47,7 @@ impl Guessed {
         let words = words.map(|word| word.iter().fold(0, |all, byte| all << 8 | u32::from(*byte)));
         let (words, wanted) = (words.collect(), [self.naming].into());
         let mut hashes = Hashes::NONE;
-        hashes.complete(&self.prefixes, wanted, &words, Some(model)).await;
+        hashes.complete(&self.prefixes, wanted, &words, (None, Some(model))).await;
         hashes
     }
 

@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use troupe_runtime::prefix::Parameters;
+use troupe_runtime::{id::Digest, prefix::Parameters};
 
 use super::index::Index;
 use crate::placement::cells::Lines;
@@ -102,7 +102,7 @@ impl Hashes {
         prefixes: &Arc<Prefixes>,
         wanted: BTreeSet<Naming>,
         tokens: &Arc<[u32]>,
-        salt: Option<&str>,
+        (adapter, salt): (Option<Digest>, Option<&str>),
     ) {
         let missing = wanted.into_iter().filter(|naming| self.named(*naming).is_none());
         let missing: Vec<Naming> = missing.collect();
@@ -113,7 +113,7 @@ impl Hashes {
         let work = tokens.len() * missing.len();
         let salt = salt.map(str::to_owned);
         let hash = move || {
-            let named = |naming| Named::new(naming, &prefixes, &tokens, salt.as_deref());
+            let named = |naming| Named::new(naming, &prefixes, &tokens, (adapter, salt.as_deref()));
             missing.into_iter().filter_map(named).collect::<Vec<_>>()
         };
         let named = if work > LONG {
@@ -131,10 +131,10 @@ impl Named {
         naming: Naming,
         prefixes: &Prefixes,
         tokens: &[u32],
-        salt: Option<&str>,
+        (adapter, salt): (Option<Digest>, Option<&str>),
     ) -> Option<Self> {
         let parameters = prefixes.parameters(naming)?;
-        let chain = parameters.chain(None, salt);
+        let chain = parameters.chain(adapter, salt);
         let block_size = parameters.block_size;
         let hashes = chain.hash(tokens, block_size as usize).into();
         Some(Self { naming, block_size, seed: chain.seed(), hashes })

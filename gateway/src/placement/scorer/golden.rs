@@ -4,6 +4,10 @@
 use std::collections::BTreeMap;
 
 use axum::http::{HeaderName, HeaderValue};
+use troupe_runtime::{
+    id::Digest,
+    wire::adapter::{AdapterInfo, AdapterStatus},
+};
 
 use super::{
     ActiveRequestScorer, AttributeScorer, Direction, HeaderLabelScorer, KvCacheScorer,
@@ -14,7 +18,7 @@ use super::{
 use crate::{
     ingress::hints::Hints,
     placement::{
-        Busy, Candidate, Query,
+        Affinity, Busy, Candidate, Query,
         endpoint::tests::{candidate, info, query},
         scene::Signal,
     },
@@ -91,16 +95,38 @@ fn formulas_of_load_give_what_they_give_by_hand() {
 }
 
 #[test]
-fn adapters_are_where_they_are_served() {
-    let mut infos = [info("a", 0), info("a", 1)];
-    infos[1].model_names.push("tuned".into());
-    let of = |adapter: Option<&str>| {
-        let hints = Hints { adapter: adapter.map(str::to_owned), ..Hints::NONE };
-        let query = Query { hints: &hints, ..query("a") };
-        scores(&LoraAffinityScorer, &query, infos.iter().map(candidate))
+fn adapters_are_where_they_run_or_fit_or_are_waited_for() {
+    let named = |name: &str| AdapterInfo {
+        name: name.into(),
+        path: String::new(),
+        digest: Digest::default(),
     };
-    assert_near(&of(Some("tuned")), &[0.0, 1.0]);
-    assert_near(&of(None), &[0.8, 0.8]);
+    let status = |running: &[&str], waiting: &[&str]| AdapterStatus {
+        max_loras: 2,
+        served: vec![named("tuned"), named("b"), named("c")],
+        running: running.iter().map(ToString::to_string).collect(),
+        waiting: waiting.iter().map(ToString::to_string).collect(),
+    };
+    let all = [
+        status(&["tuned", "b"], &[]),
+        status(&["b"], &[]),
+        status(&["b", "c"], &["tuned"]),
+        status(&["b", "c"], &[]),
+        AdapterStatus::default(),
+    ];
+    let infos: Vec<_> = (0..5).map(|index| info("a", index)).collect();
+    let of = |name: &str| {
+        let candidates = infos.iter().zip(&all).map(|(info, status)| Candidate {
+            adapter: Affinity::of(name, status),
+            ..candidate(info)
+        });
+        let candidates: Vec<_> = candidates.collect();
+        scores(&LoraAffinityScorer, &query("a"), candidates.into_iter())
+    };
+    assert_near(&of("tuned"), &[1.0, 0.8, 0.6, 0.0, 0.0]);
+    assert_near(&of("unknown"), &[0.0; 5]);
+    let plain = scores(&LoraAffinityScorer, &query("a"), infos.iter().map(candidate));
+    assert_near(&plain, &[0.8; 5]);
 }
 
 fn labels(pairs: &[(&str, &str)]) -> Labels {

@@ -8,8 +8,10 @@ use std::sync::{
 use tokio::{sync::mpsc, task::JoinSet};
 use troupe_runtime::{
     error::{ErrorKind, PublicError},
+    id::Digest,
     transport::{Connection, Conversation, Link, LinkError, LocalLink, PeerAddr, Stream},
     wire::{
+        adapter::{AdaptDown, AdaptUp, AdapterInfo, AdapterStatus},
         generate::{
             Chunk, Finish, FinishReason, Finished, Generate, GenerateDown, GenerateUp,
             TokenLogprobs, Usage,
@@ -56,6 +58,7 @@ pub(crate) struct Leader {
     pub(crate) address: PeerAddr,
     seen: tokio::sync::Mutex<mpsc::Receiver<Seen>>,
     pub(crate) load: tokio::sync::watch::Sender<Load>,
+    pub(crate) adapters: tokio::sync::watch::Sender<AdapterStatus>,
     said: Arc<AtomicUsize>,
     tasks: JoinSet<()>,
 }
@@ -66,6 +69,7 @@ struct Shared {
     script: Script,
     seen: mpsc::Sender<Seen>,
     load: tokio::sync::watch::Receiver<Load>,
+    adapters: tokio::sync::watch::Sender<AdapterStatus>,
     said: Arc<AtomicUsize>,
 }
 
@@ -74,8 +78,15 @@ impl Leader {
         let (seen, receiver) = mpsc::channel(MOST_SEEN);
         let (load, loads) = tokio::sync::watch::channel(Load::default());
         let said = Arc::new(AtomicUsize::new(0));
-        let shared =
-            Shared { info: info.clone(), script, seen, load: loads, said: Arc::clone(&said) };
+        let adapters = tokio::sync::watch::Sender::new(AdapterStatus::default());
+        let shared = Shared {
+            info: info.clone(),
+            script,
+            seen,
+            load: loads,
+            adapters: adapters.clone(),
+            said: Arc::clone(&said),
+        };
         let address = link.address();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
@@ -84,7 +95,8 @@ impl Leader {
                 connections.spawn(serve(connection, shared.clone()));
             }
         });
-        Self { info, address, seen: tokio::sync::Mutex::new(receiver), load, said, tasks }
+        let seen = tokio::sync::Mutex::new(receiver);
+        Self { info, address, seen, load, adapters, said, tasks }
     }
 
     /// The next thing that it noticed.
@@ -137,6 +149,7 @@ async fn serve(connection: Arc<dyn Connection>, shared: Shared) {
             Conversation::Generate => {
                 conversations.spawn(generate(stream, shared, Arc::clone(&connection)))
             }
+            Conversation::Adapt => conversations.spawn(adapt(stream, shared)),
             // A leader that tells nothing of its cache: the stream is dropped.
             Conversation::Cache => continue,
             other => panic!("a gateway does not open {other:?}"),
@@ -160,13 +173,51 @@ async fn status(mut stream: Stream, mut shared: Shared) {
         Err(_) => return,
     }
     let info = StatusDown::Info(Box::new(shared.info.clone()));
-    let mut next = info;
-    while stream.sender.send(&next, PATIENCE).await.is_ok() {
-        if shared.load.changed().await.is_err() {
-            return;
-        }
-        next = StatusDown::Load(*shared.load.borrow_and_update());
+    if stream.sender.send(&info, PATIENCE).await.is_err() {
+        return;
     }
+    let mut adapters = shared.adapters.subscribe();
+    let mut next = StatusDown::Adapters(adapters.borrow_and_update().clone());
+    while stream.sender.send(&next, PATIENCE).await.is_ok() {
+        next = tokio::select! {
+            changed = shared.load.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                StatusDown::Load(*shared.load.borrow_and_update())
+            }
+            _ = adapters.changed() => StatusDown::Adapters(adapters.borrow_and_update().clone()),
+        };
+    }
+}
+
+/// Loads whatever is not said to be bad.
+async fn adapt(mut stream: Stream, shared: Shared) {
+    let Ok(up) = stream.receiver.expect::<AdaptUp>(PATIENCE).await else { return };
+    let refused = match up {
+        AdaptUp::Load(load)
+            if load.path.contains(&format!("bad-{}", shared.info.endpoint.group.index)) =>
+        {
+            Some(PublicError::new(ErrorKind::BadRequest, format!("{} is bad", load.path)))
+        }
+        AdaptUp::Load(load) => {
+            let digest = Digest::of(load.path.as_bytes());
+            let info = AdapterInfo { name: load.name, path: load.path, digest };
+            shared.adapters.send_modify(|status| {
+                status.max_loras = 2;
+                status.served.retain(|own| own.name != info.name);
+                status.served.push(info);
+            });
+            None
+        }
+        AdaptUp::Unload(name) => {
+            shared.adapters.send_modify(|status| status.served.retain(|own| own.name != name));
+            None
+        }
+    };
+    let down = refused.map_or(AdaptDown::Done, AdaptDown::Refused);
+    let sent = stream.sender.send(&down, PATIENCE).await;
+    let _ = sent.and_then(|()| stream.sender.finish());
 }
 
 async fn generate(mut stream: Stream, shared: Shared, connection: Arc<dyn Connection>) {

@@ -32,7 +32,7 @@ mod web;
 
 pub use self::{
     access::ModelAccess,
-    model::{Part, Progress, fetch, model_digest},
+    model::{Part, Progress, fetch, fetch_adapter, model_digest},
 };
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use super::{
     failure::Failure,
     hub::Hub,
     origin::{Listing, Origin, RemoteFile},
-    select::is_wanted,
+    select::{ADAPTER_FILES, is_wanted},
     web::Web,
 };
 use crate::{
@@ -40,6 +40,8 @@ pub enum Part {
     Text,
     /// The weights too.
     All,
+    /// The two files of a LoRA adapter, and nothing else.
+    Adapter,
 }
 
 /// How far a download is.
@@ -93,6 +95,24 @@ pub fn fetch(
     });
     let fetched = fetched.map_err(|error| failed(error.to_string()))?;
     fetched.map_err(|error| failed(chain(&error)))
+}
+
+/// Brings a LoRA adapter to this machine, if it is not here, as [`fetch`] brings a model; gives its
+/// folder. A web server lists nothing, so that an adapter cannot be there.
+///
+/// # Errors
+/// As [`fetch`]. What a folder on this machine holds is not looked at.
+pub fn fetch_adapter(path: &str, access: &ModelAccess) -> Result<PathBuf, ModelError> {
+    let local = path.strip_prefix("file://").unwrap_or(path);
+    let is_folder = local.starts_with(['/', '.']) || Path::new(local).exists();
+    if is_folder {
+        return Ok(PathBuf::from(local));
+    }
+    if let Place::Web { .. } = Place::of(path)? {
+        let why = "adapters are read from folders, hf://, s3:// and gs://";
+        return Err(ModelError::Source(format!("{path}: {why}")));
+    }
+    Ok(fetch(path, access, Part::Adapter, &|_| {})?.folder)
 }
 
 /// A model's digest, as [`ModelFiles::model_digest`] says; of weights that are not on this machine
@@ -176,6 +196,7 @@ fn is_whole(source: &ModelSource, part: Part) -> bool {
     match part {
         Part::Text => ModelFiles::find_text(&source.folder).is_ok(),
         Part::All => ModelFiles::find(&source.folder).is_ok(),
+        Part::Adapter => ADAPTER_FILES.iter().all(|name| source.folder.join(name).is_file()),
     }
 }
 

@@ -5,6 +5,9 @@ use super::{model::Part, origin::RemoteFile};
 /// Whether a file is needed for this part of a model.
 pub(crate) fn is_wanted(part: Part, file: &RemoteFile) -> bool {
     let path = file.path.as_str();
+    if part == Part::Adapter {
+        return ADAPTER_FILES.contains(&path);
+    }
     match path.rsplit_once('/') {
         // What sentence-transformers' folders hold: how states are pooled.
         Some((folder, name)) => name == "config.json" && folder.ends_with("_Pooling"),
@@ -21,6 +24,8 @@ pub(crate) fn is_inside(path: &str) -> bool {
     path.len() <= MAX_PATH && path.split('/').all(plain)
 }
 
+/// A LoRA adapter as PEFT writes it.
+pub(super) const ADAPTER_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
 /// Config, tokenizer, templates.
 const TEXT_ENDS: [&str; 5] = [".json", ".jinja", ".txt", ".model", ".tiktoken"];
 /// The largest tokenizers have some tens of megabytes.

@@ -99,6 +99,23 @@ fn a_model_comes_from_the_hub_once() {
 }
 
 #[test]
+fn of_an_adapters_repository_the_adapter_comes() {
+    let files = ["adapter_config.json", "adapter_model.safetensors", "README.md", "tokenizer.json"];
+    let files = files.map(|name| (name, name.as_bytes().to_vec()));
+    let (cache, stand) = (tempfile::tempdir().unwrap(), Stand::hub(MODEL, files.into()));
+    let access = ModelAccess::of(cache.path(), network(&stand));
+    let folder = fetch_adapter(MODEL, &access).unwrap();
+    assert!(same(&folder, &stand, "adapter_config.json"));
+    assert!(same(&folder, &stand, "adapter_model.safetensors"));
+    assert!(!folder.join("tokenizer.json").exists());
+    assert_eq!(fetch_adapter(MODEL, &ModelAccess::offline(cache.path())).unwrap(), folder);
+    // A folder is what it is, and a web server cannot say what it has.
+    assert_eq!(fetch_adapter("file:///a", &access).unwrap(), Path::new("/a"));
+    let error = fetch_adapter("https://nowhere/a", &access).unwrap_err().to_string();
+    assert!(error.contains("hf://, s3:// and gs://"), "{error}");
+}
+
+#[test]
 fn what_is_cut_goes_on_where_it_was_cut() {
     let (cache, stand) = (tempfile::tempdir().unwrap(), Stand::hub(MODEL, files(LARGE)));
     stand.fault(Fault::Cut { after: 5 << 20, times: 6 });

@@ -5,12 +5,16 @@ use std::{fmt::Debug, time::Duration};
 use troupe_runtime::{
     error::{ErrorKind, PublicError},
     id::{
-        BlockId, Coordinate, Digest, EndpointId, Epoch, GroupId, NodeId, RequestId, SequenceId,
-        StepId,
+        AdapterId, BlockId, Coordinate, Digest, EndpointId, Epoch, GroupId, NodeId, RequestId,
+        SequenceId, StepId,
     },
     transport::{Class, Conversation, DecodeMessage, EncodeMessage},
     wire::{
         Message,
+        adapter::{
+            AdaptDown, AdaptLoad, AdaptUp, AdapterInfo, AdapterOrder, AdapterRef, AdapterReport,
+            AdapterState, AdapterStatus, LoadAdapter,
+        },
         cache::{
             CacheBatch, CacheDown, CacheFollow, CacheParams, CacheSnapshot, CacheStill, CacheUp,
         },
@@ -146,7 +150,7 @@ pub(super) fn generate() -> Generate {
         block_hashes: vec![u128::MAX - 1],
         hash_block_size: 16,
         hash_seed: u128::MAX - 2,
-        adapter: Some("adapter".into()),
+        adapter: Some(AdapterRef { name: "adapter".into(), digest: Digest([4; 32]) }),
         cache_salt: Some("salt".into()),
         output: OutputKind::Embedding,
         options: options(),
@@ -184,7 +188,7 @@ pub(super) fn plan() -> StepPlan {
             choice: 1,
             seed: 99,
             options: options(),
-            adapter: None,
+            adapter: Some(AdapterId(3)),
             traceparent: None,
             block_tables: vec![vec![BlockId(0), BlockId(7)]],
             span: span(),
@@ -230,6 +234,20 @@ fn result() -> StepResult {
     }
 }
 
+fn adapter_report(state: AdapterState) -> MemberUp {
+    MemberUp::Adapter(AdapterReport { id: AdapterId(3), state })
+}
+
+fn adapters() -> AdapterStatus {
+    let served = AdapterInfo { name: "a".into(), path: "/a".into(), digest: Digest([4; 32]) };
+    AdapterStatus {
+        max_loras: 2,
+        served: vec![served],
+        running: vec!["a".into()],
+        waiting: vec!["b".into()],
+    }
+}
+
 fn report() -> RankReport {
     RankReport {
         rank: rank(),
@@ -240,6 +258,7 @@ fn report() -> RankReport {
         block_bytes: vec![4096],
         kernel_path: "cpu/avx512".into(),
         kv: vec![share()],
+        adapters: vec![Digest([4; 32])],
     }
 }
 
@@ -503,6 +522,20 @@ pub(super) fn samples() -> Vec<Sample> {
         sample(MemberToNode::Blames(Blame { member: 3, fault: Fault::Slow, why: "x".into() })),
         sample(Conversation::Guest),
         sample(Conversation::Cache),
+        sample(Conversation::Adapt),
+        sample(AdaptUp::Load(AdaptLoad { name: "a".into(), path: "/a".into(), replace: true })),
+        sample(AdaptUp::Unload("a".into())),
+        sample(AdaptDown::Done),
+        sample(AdaptDown::Refused(error())),
+        sample(MemberDown::Adapter(AdapterOrder::Load(LoadAdapter {
+            id: AdapterId(3),
+            path: "/a".into(),
+        }))),
+        sample(MemberDown::Adapter(AdapterOrder::Unload(AdapterId(3)))),
+        sample(adapter_report(AdapterState::Loaded(Digest([4; 32])))),
+        sample(adapter_report(AdapterState::Unloaded)),
+        sample(adapter_report(AdapterState::Refused("why".into()))),
+        sample(StatusDown::Adapters(adapters())),
         sample(CacheUp::Follow(CacheFollow { epoch: epoch(), since: Some(8) })),
         sample(CacheDown::Params(CacheParams {
             endpoint: endpoint(),
