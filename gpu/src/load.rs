@@ -135,12 +135,19 @@ pub fn load(request: LoadRequest) -> Result<Box<dyn Executor>, DeviceError> {
     choose::load(request)
 }
 
+/// Why a CUDA device refuses adapters.
+pub(crate) const NO_ADAPTERS: &str =
+    "LoRA adapters are computed on CPUs only so far: leave --enable-lora away, or say --device cpu";
+
 /// How the memory of a CUDA device is to be shared out for a rank, and the type of its activations:
 /// that of the weights.
 pub(crate) fn cuda_plan(
     request: &LoadRequest,
     memory: DeviceMemory,
 ) -> Result<(MemoryPlan, Dtype), DeviceError> {
+    if request.lora.is_some() {
+        return Err(DeviceError::Unsupported(NO_ADAPTERS.to_owned()));
+    }
     let memory = match request.device.cuda.sharing {
         Sharing::Alone => memory,
         // What other ranks hold here is theirs by shares of their own.

@@ -212,7 +212,7 @@ impl<D: Driver> Backend for CudaDevice<D> {
         &mut self,
         x: &CudaBuffer<D>,
         weight: &CudaLinear<D>,
-        call: LinearCall<'_>,
+        call: LinearCall<'_, Self>,
         out: &mut CudaBuffer<D>,
     ) -> Done {
         self.product(x, weight, call, out)

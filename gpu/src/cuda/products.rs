@@ -30,9 +30,12 @@ impl<D: Driver> CudaDevice<D> {
         &mut self,
         x: &CudaBuffer<D>,
         weight: &CudaLinear<D>,
-        call: LinearCall<'_>,
+        call: LinearCall<'_, Self>,
         out: &mut CudaBuffer<D>,
     ) -> Done {
+        if !call.lora.is_empty() {
+            return Err(DeviceError::Unsupported(crate::load::NO_ADAPTERS.to_owned()));
+        }
         x.expect_columns(weight.inputs as usize)?;
         out.expect_columns(weight.outputs as usize)?;
         if out.dtype() != Dtype::F32 {
