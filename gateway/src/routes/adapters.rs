@@ -1,6 +1,7 @@
 //! `POST /v1/load_lora_adapter` and `POST /v1/unload_lora_adapter`: adapters come and go while the
 //! model is served. Bodies, texts and statuses are vLLM's; so is that neither is there unless
-//! whoever runs the gateway has allowed it, because a path is read on the hosts.
+//! whoever runs the gateway has allowed it, because a path is read on the hosts. What is missing is
+//! said then.
 
 use std::sync::Arc;
 
@@ -13,12 +14,9 @@ use axum::{
 use crate::{
     adapters,
     body::JsonBody,
-    error::{self, ApiError},
+    error::ApiError,
     ingress::context::RequestContext,
-    openai::{
-        adapters::{LoadAdapterRequest, UnloadAdapterRequest},
-        common::ErrorBody,
-    },
+    openai::adapters::{LoadAdapterRequest, UnloadAdapterRequest},
     openapi::Failures,
     state::Gateway,
 };
@@ -41,7 +39,7 @@ pub(crate) async fn load(
     request: Request,
 ) -> Result<Response, ApiError> {
     if !gateway.config.lora_updates {
-        return Ok(error::not_found().await);
+        return Err(not_allowed());
     }
     let body = JsonBody::read(request, &gateway.bodies).await?;
     let asked: LoadAdapterRequest = body.parse()?;
@@ -66,7 +64,7 @@ pub(crate) async fn load(
     request_body = UnloadAdapterRequest,
     responses(
         (status = 200, description = "No endpoint serves it any more", body = String),
-        (status = 404, description = "Nobody served it", body = ErrorBody),
+        Failures,
     )
 )]
 pub(crate) async fn unload(
@@ -75,7 +73,7 @@ pub(crate) async fn unload(
     request: Request,
 ) -> Result<Response, ApiError> {
     if !gateway.config.lora_updates {
-        return Ok(error::not_found().await);
+        return Err(not_allowed());
     }
     let body = JsonBody::read(request, &gateway.bodies).await?;
     let asked: UnloadAdapterRequest = body.parse()?;
@@ -85,4 +83,11 @@ pub(crate) async fn unload(
     };
     gateway.in_time(&context, adapters::unload(&gateway.directory, &context, &name)).await?;
     Ok(format!("Success: LoRA adapter '{name}' removed successfully.").into_response())
+}
+
+fn not_allowed() -> ApiError {
+    ApiError::not_found(
+        "Adapters are not loaded or unloaded while serving: start the gateway with \
+         --allow-runtime-lora-updating to allow it.",
+    )
 }

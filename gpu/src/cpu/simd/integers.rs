@@ -1,10 +1,10 @@
 //! `x * weight^T` over panels of integers ([`crate::cpu::integers`]): sums of bytes' products are
 //! whole numbers, so only where they become floats has an order.
 //!
-//! A tile of up to 6 rows by up to 64 outputs keeps its sums in registers, with eight bits over some
-//! blocks, and in between they wait in memory as integers; with four bits over one block, which is a
-//! group, after which they are scaled and added to floats. The weights that come next are asked for
-//! meanwhile.
+//! A tile of up to 6 rows by up to 64 outputs keeps its sums in registers, with eight bits over
+//! some blocks, and in between they wait in memory as integers; with four bits over one block,
+//! which is a group, after which they are scaled and added to floats. The weights that come next
+//! are asked for meanwhile.
 
 use std::mem::MaybeUninit;
 

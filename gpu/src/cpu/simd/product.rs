@@ -37,7 +37,8 @@ pub(super) use by_rows;
 pub(crate) const CHAIN: usize = 256;
 /// Rows of a tile.
 pub(crate) const TILE_ROWS: usize = 6;
-/// Rows of one task: what keeps its share of `x` in the second-level cache. A multiple of every tile's.
+/// Rows of one task: what keeps its share of `x` in the second-level cache. A multiple of every
+/// tile's.
 pub(super) const TASK_ROWS: usize = 96;
 
 /// One product, to be computed task by task.
