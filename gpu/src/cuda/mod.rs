@@ -19,7 +19,8 @@
 //! - [`options`]: what a device is opened with; [`plan`]: how its memory is shared out; [`claim`]:
 //!   whose it is
 //!
-//! `unsafe` is in [`nvidia`] alone. What the kernels compute is stated in `gpu/kernels`.
+//! `unsafe` is in [`nvidia`] and [`compile`] alone. What the kernels compute is stated in
+//! `gpu/kernels`.
 
 mod attend;
 pub mod backend;
