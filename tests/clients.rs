@@ -59,8 +59,8 @@ async fn official_clients_get_what_they_expect() {
         picker.to_string()
     });
     // Only the full set has it; without it pytest says which test it skips.
-    let bert = golden::model("tiny-bert").expect("both sets have it");
-    let embedding = Server::serve(&bert, &["--api-key", KEY]);
+    let bert =
+        golden::model("tiny-bert").map(|model| (Server::serve(&model, &["--api-key", KEY]), model));
     let stories = golden::model("stories260k").map(|model| (Server::serve(&model, &[]), model));
 
     let said = folder.path().join("said");
@@ -76,16 +76,18 @@ async fn official_clients_get_what_they_expect() {
         .env("TROUPE_CHAT_MODEL", &model)
         .env("TROUPE_CHAT_URL", url(&chat))
         .env("TROUPE_SLOW_URL", url(&slow))
-        .env("TROUPE_BERT_MODEL", &bert)
-        .env("TROUPE_BERT_URL", url(&embedding))
         .env("TROUPE_PICKER", &pickers[0])
         .env("TROUPE_PICKER_TLS", &pickers[1])
         .env("TROUPE_PICKER_CERT", &cert)
         .env_remove("TROUPE_STORIES_URL")
+        .env_remove("TROUPE_BERT_URL")
         .stdin(Stdio::null())
         .kill_on_drop(true);
     if let Some((server, model)) = &stories {
         pytest.env("TROUPE_STORIES_URL", url(server)).env("TROUPE_STORIES_MODEL", model);
+    }
+    if let Some((server, model)) = &bert {
+        pytest.env("TROUPE_BERT_URL", url(server)).env("TROUPE_BERT_MODEL", model);
     }
     let passed = run(pytest, &said).await;
     let said = fs::read_to_string(&said).expect("pytest writes UTF-8");

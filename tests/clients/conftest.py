@@ -13,7 +13,8 @@ What `tests/clients.rs` tells these files, in the environment:
   TROUPE_CHAT_MODEL   folder of the golden model tiny-chat
   TROUPE_CHAT_URL     a server of it that asks for the key OPENAI_API_KEY
   TROUPE_SLOW_URL     one that needs no key, and at least 20 ms for each step
-  TROUPE_BERT_MODEL, TROUPE_BERT_URL   tiny-bert, which makes vectors of texts; asks for the key
+  TROUPE_BERT_MODEL, TROUPE_BERT_URL   tiny-bert, which makes vectors of texts; asks for the key;
+                      only the full set of goldens has it
   TROUPE_PICKER       where a server that has the model as `ours`, and TROUPE_CHAT_URL as a foreign
                       endpoint, is asked by proxies
   TROUPE_STORIES_MODEL, TROUPE_STORIES_URL   stories260k; only the full set of goldens has it
@@ -45,6 +46,8 @@ def slow() -> Iterator[Served]:
 @pytest.fixture(scope="session")
 def bert() -> Iterator[Served]:
     """A model that makes vectors of texts."""
+    if "TROUPE_BERT_URL" not in os.environ:
+        pytest.skip("tiny-bert is only in the full set of golden models (TROUPE_GOLDEN_DIR)")
     with Served(told("TROUPE_BERT_URL"), told("TROUPE_BERT_MODEL")) as served:
         yield served
 

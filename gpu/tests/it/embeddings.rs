@@ -13,6 +13,7 @@ use troupe_runtime::{
 use crate::{
     golden,
     ranks::{Layout, Ranks, SEQUENCES, Sequence, batch, golden_tensors, prompts},
+    skip::skipped,
 };
 
 /// (tensor ranks, stages)
@@ -62,9 +63,12 @@ fn cosine(a: &[f32], b: &[f64]) -> f64 {
     dot(&a, b) / (dot(&a, &a) * dot(b, b)).sqrt()
 }
 
-/// The golden texts: ids and vector of length 1.
-fn texts() -> Vec<(Vec<u32>, Vec<f64>)> {
-    let golden = golden::json(&format!("models/{BERT}/golden.json")).unwrap();
+/// The golden texts: ids and vector of length 1. Only the full set has them.
+fn texts() -> Option<Vec<(Vec<u32>, Vec<f64>)>> {
+    let Some(golden) = golden::json(&format!("models/{BERT}/golden.json")) else {
+        skipped("tiny-bert is only in the full set of golden models (TROUPE_GOLDEN_DIR)");
+        return None;
+    };
     let texts = golden["sentences"].as_array().unwrap().iter();
     let text = |text: &serde_json::Value| {
         let ids = text["ids"].as_array().unwrap().iter();
@@ -74,12 +78,12 @@ fn texts() -> Vec<(Vec<u32>, Vec<f64>)> {
             vector.map(|value| value.as_f64().unwrap()).collect(),
         )
     };
-    texts.map(text).collect()
+    Some(texts.map(text).collect())
 }
 
 #[test]
 fn vectors_of_a_bert_are_golden_in_every_division() {
-    let texts = texts();
+    let Some(texts) = texts() else { return };
     for layout in LAYOUTS {
         let mut ranks = load(BERT, layout, PoolingKind::Mean);
         for some in texts.chunks(SEQUENCES) {
@@ -97,7 +101,7 @@ fn vectors_of_a_bert_are_golden_in_every_division() {
 
 #[test]
 fn the_first_state_of_a_bert_can_be_taken() {
-    let (texts, mean) = (texts(), PoolingKind::Mean);
+    let (Some(texts), mean) = (texts(), PoolingKind::Mean) else { return };
     let ids = texts[0].0.as_slice();
     let [first, last] = [PoolingKind::Cls, PoolingKind::Last]
         .map(|kind| embed(&mut load(BERT, (1, 1), kind), &[ids]));
@@ -149,6 +153,9 @@ fn a_cut_text_is_pooled_by_its_last_state_alone() {
     assert_eq!(rest.host_values(), whole[0].as_slice());
 
     for (model, kind) in [(model, PoolingKind::Mean), (BERT, PoolingKind::Last)] {
+        if golden::model(model).is_none() {
+            continue;
+        }
         let mut ranks = load(model, (1, 1), kind);
         let mut text = Sequence::new(0, &ids);
         text.computed = 20;
@@ -187,6 +194,8 @@ fn scores_of_pairs_are_golden_in_every_division() {
     let mut blind = Ranks::load(&golden::model(model).unwrap(), layout).unwrap();
     let found = embed(&mut blind, &[&ids(&pairs[0])])[0][0];
     assert!((f64::from(found) - pairs[0]["score"].as_f64().unwrap()).abs() > 1e-3);
-    let error = Ranks::load(&golden::model(BERT).unwrap(), layout).err().unwrap();
-    assert!(error.to_string().contains("no classifier"), "{error}");
+    if let Some(bert) = golden::model(BERT) {
+        let error = Ranks::load(&bert, layout).err().unwrap();
+        assert!(error.to_string().contains("no classifier"), "{error}");
+    }
 }

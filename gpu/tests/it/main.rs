@@ -20,3 +20,5 @@ mod parity;
 mod quantized;
 mod ranks;
 mod sampling;
+#[path = "../../../tests/support/skip.rs"]
+mod skip;

@@ -29,8 +29,8 @@ use crate::{
     golden,
 };
 
-const MODELS: [&str; 6] =
-    ["tiny-bert", "tiny-chat", "tiny-deepseek-v2", "tiny-gemma2", "tiny-llama-tied", "tiny-qwen2"];
+const MODELS: [&str; 5] =
+    ["tiny-chat", "tiny-deepseek-v2", "tiny-gemma2", "tiny-llama-tied", "tiny-qwen2"];
 
 #[test]
 fn configs_of_models_are_read_or_refused() {
@@ -71,6 +71,10 @@ fn files_of_sentence_transformers_are_read_or_refused() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("1_Pooling")).unwrap();
     let names = ["modules.json", "1_Pooling/config.json", "sentence_bert_config.json"];
+    // Only the full set has them.
+    if golden::model("tiny-bert").is_none() {
+        return;
+    }
     let good = names.map(|name| file("tiny-bert", name));
     let (read, of) = each(1500, |random| {
         let spoilt = random.random_range(0..names.len());
