@@ -26,8 +26,8 @@ const GATEWAY: u64 = 160 * MIB;
 const CONNECTION: u64 = 64 * KIB;
 const UNREAD: u64 = 384 * KIB;
 const OF_BODY: u64 = 2;
-/// Of a node, and of a controller.
-const NODE: u64 = 96 * MIB;
+/// Of a node, and of a controller, with what of the binary they have read.
+const NODE: u64 = 128 * MIB;
 /// Of a member beside weights and KV, and for each token that nobody has read (5 alternatives).
 const MEMBER: u64 = 160 * MIB;
 const TOKEN: u64 = 512;
