@@ -8,7 +8,7 @@
 
 use troupe_runtime::model::config::ModelConfig;
 
-use super::{Decoder, LayerPlace};
+use super::{LayerPlace, stack};
 use crate::{
     backend::{Backend, KvStep, LinearCall},
     error::DeviceError,
@@ -24,14 +24,9 @@ use crate::{
     weights::{Held, Shard},
 };
 
-/// The layers of a stage.
+/// A layer.
 #[derive(Debug)]
-pub struct Bert<B: Backend> {
-    layers: Vec<Layer<B>>,
-}
-
-#[derive(Debug)]
-struct Layer<B: Backend> {
+pub struct Layer<B: Backend> {
     qkv: B::Linear,
     output: RowParallel<B>,
     after_attention: LayerNorm<B>,
@@ -64,30 +59,7 @@ pub fn widths(config: &ModelConfig, shard: Shard) -> Result<Widths, DeviceError>
     })
 }
 
-/// Loads the layers at `places`.
-///
-/// # Errors
-/// [`DeviceError::Weights`] if a tensor is missing or of another shape; the backend's errors.
-pub fn load<B: Backend>(
-    loader: &mut Loader<'_, B>,
-    config: &ModelConfig,
-    places: &[LayerPlace],
-) -> Result<Box<dyn Decoder<B>>, DeviceError> {
-    let layers = places.iter().map(|&place| {
-        let layer = Layer::load(loader, config, place)?;
-        loader.reader.part_done();
-        Ok(layer)
-    });
-    Ok(Box::new(Bert { layers: layers.collect::<Result<_, DeviceError>>()? }))
-}
-
-impl<B: Backend> Decoder<B> for Bert<B> {
-    fn forward(&self, cx: &mut Context<B>, pass: &mut Pass<'_, B>) -> Result<(), DeviceError> {
-        self.layers.iter().try_for_each(|layer| layer.forward(cx, pass))
-    }
-}
-
-impl<B: Backend> Layer<B> {
+impl<B: Backend> stack::Layer<B> for Layer<B> {
     fn load(
         loader: &mut Loader<'_, B>,
         config: &ModelConfig,

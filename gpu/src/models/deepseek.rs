@@ -8,7 +8,7 @@
 
 use troupe_runtime::model::config::{Latent, ModelConfig};
 
-use super::{Decoder, LayerPlace};
+use super::{LayerPlace, stack};
 use crate::{
     backend::Backend,
     error::DeviceError,
@@ -23,14 +23,9 @@ use crate::{
     weights::Shard,
 };
 
-/// The layers of a stage.
+/// A layer of these models.
 #[derive(Debug)]
-pub struct Deepseek<B: Backend> {
-    layers: Vec<Layer<B>>,
-}
-
-#[derive(Debug)]
-struct Layer<B: Backend> {
+pub struct Layer<B: Backend> {
     input_norm: RmsNorm<B>,
     attention: LatentAttention<B>,
     post_attention_norm: RmsNorm<B>,
@@ -58,35 +53,12 @@ pub fn widths(config: &ModelConfig, shard: Shard) -> Result<Widths, DeviceError>
     })
 }
 
-/// Loads the layers at `places`.
-///
-/// # Errors
-/// [`DeviceError::Weights`] if a tensor is missing or of another shape; the backend's errors.
-pub fn load<B: Backend>(
-    loader: &mut Loader<'_, B>,
-    config: &ModelConfig,
-    places: &[LayerPlace],
-) -> Result<Box<dyn Decoder<B>>, DeviceError> {
-    let layers = places.iter().map(|&place| {
-        let layer = Layer::load(loader, config, place)?;
-        loader.reader.part_done();
-        Ok(layer)
-    });
-    Ok(Box::new(Deepseek { layers: layers.collect::<Result<_, DeviceError>>()? }))
-}
-
 fn latent(config: &ModelConfig) -> Result<&Latent, DeviceError> {
     let why = || DeviceError::Contract("latent attention without its sizes".to_owned());
     config.latent.as_ref().ok_or_else(why)
 }
 
-impl<B: Backend> Decoder<B> for Deepseek<B> {
-    fn forward(&self, cx: &mut Context<B>, pass: &mut Pass<'_, B>) -> Result<(), DeviceError> {
-        self.layers.iter().try_for_each(|layer| layer.forward(cx, pass))
-    }
-}
-
-impl<B: Backend> Layer<B> {
+impl<B: Backend> stack::Layer<B> for Layer<B> {
     fn load(
         loader: &mut Loader<'_, B>,
         config: &ModelConfig,

@@ -6,6 +6,7 @@
 //! - [`gemma`]: Gemma 2 and 3
 //! - [`bert`]: BERT, which reads and does not write
 //! - [`deepseek`]: DeepSeek V2, V2-Lite, V3, R1
+//! - [`stack`]: layers of whichever, one after the other
 //!
 //! A model file is wiring plus weight names, generic over the device, and ignorant of how many
 //! ranks and stages there are: layers know their rank, and a stage is given the range of its
@@ -15,6 +16,7 @@ pub mod bert;
 pub mod deepseek;
 pub mod gemma;
 pub mod llama;
+pub mod stack;
 
 use std::ops::Range;
 
@@ -65,13 +67,13 @@ pub struct LayerPlace {
 pub fn family<B: Backend>(architecture: Architecture) -> Family<B> {
     match architecture {
         Architecture::Bert | Architecture::BertClassifier => {
-            Family { widths: bert::widths, load: bert::load }
+            Family { widths: bert::widths, load: stack::load::<B, bert::Layer<B>> }
         }
         Architecture::DeepseekV2 | Architecture::DeepseekV3 => {
-            Family { widths: deepseek::widths, load: deepseek::load }
+            Family { widths: deepseek::widths, load: stack::load::<B, deepseek::Layer<B>> }
         }
         Architecture::Gemma2 | Architecture::Gemma3 => {
-            Family { widths: gemma::widths, load: gemma::load }
+            Family { widths: gemma::widths, load: stack::load::<B, gemma::Layer<B>> }
         }
         Architecture::Llama
         | Architecture::Mistral
@@ -79,7 +81,9 @@ pub fn family<B: Backend>(architecture: Architecture) -> Family<B> {
         | Architecture::Phi3
         | Architecture::Qwen2
         | Architecture::Qwen3
-        | Architecture::Qwen3Moe => Family { widths: llama::widths, load: llama::load },
+        | Architecture::Qwen3Moe => {
+            Family { widths: llama::widths, load: stack::load::<B, llama::Layer<B>> }
+        }
     }
 }
 

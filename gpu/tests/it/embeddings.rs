@@ -3,16 +3,15 @@
 
 #![allow(clippy::unwrap_used, reason = "tests may stop at the first surprise")]
 
-use troupe_gpu::executor::{LogitRows, SampleRequest, StageInput};
+use troupe_gpu::executor::{LogitRows, StageInput};
 use troupe_runtime::{
     id::StepId,
     model::{config::ModelConfig, pooling::PoolingKind},
-    wire::generate::SamplingOptions,
 };
 
 use crate::{
     golden,
-    ranks::{Layout, Ranks, SEQUENCES, Sequence, batch, golden_tensors, prompts},
+    ranks::{Layout, Ranks, SEQUENCES, Sequence, batch, embed, golden_tensors, prompts},
     skip::skipped,
 };
 
@@ -26,34 +25,6 @@ fn load(model: &str, (tensor, pipeline): (usize, usize), kind: PoolingKind) -> R
     let separator = (kind == PoolingKind::Score).then_some(SEPARATOR);
     let layout = Layout { pooling: Some(kind), separator, ..Layout::of(tensor, pipeline) };
     Ranks::load(&golden::model(model).unwrap(), layout).unwrap()
-}
-
-/// The vectors of texts, all of them in one step.
-fn embed(ranks: &mut Ranks, texts: &[&[u32]]) -> Vec<Vec<f32>> {
-    let texts = texts.iter().enumerate().map(|(at, ids)| Sequence::new(at, ids));
-    let mut texts: Vec<_> = texts.collect();
-    let work: Vec<_> = texts.iter().map(|text| (text.tokens.len(), LogitRows::Last)).collect();
-    let vectors = ranks.forward(&mut texts, &work);
-    let options = SamplingOptions::default();
-    let requests: Vec<_> = texts
-        .iter()
-        .enumerate()
-        .map(|(row, text)| SampleRequest {
-            sequence: text.id,
-            rows: (row, 1),
-            sample: true,
-            tokens: &text.tokens,
-            prompt_len: text.tokens.len(),
-            computed: 0,
-            options: &options,
-            seed: 0,
-            choice: 0,
-            mask: None,
-        })
-        .collect();
-    let last = ranks.stages.last_mut().unwrap();
-    let sampled = last[0].sample(vectors, &requests).unwrap();
-    sampled.into_iter().map(|sampled| sampled.embedding.unwrap()).collect()
 }
 
 fn cosine(a: &[f32], b: &[f64]) -> f64 {

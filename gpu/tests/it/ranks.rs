@@ -245,6 +245,34 @@ impl Sequence {
     }
 }
 
+/// The vectors of texts, all of them in one step, of a model that is run for them.
+pub(crate) fn embed(ranks: &mut Ranks, texts: &[&[u32]]) -> Vec<Vec<f32>> {
+    let texts = texts.iter().enumerate().map(|(at, ids)| Sequence::new(at, ids));
+    let mut texts: Vec<_> = texts.collect();
+    let work: Vec<_> = texts.iter().map(|text| (text.tokens.len(), LogitRows::Last)).collect();
+    let vectors = ranks.forward(&mut texts, &work);
+    let options = SamplingOptions::default();
+    let requests: Vec<_> = texts
+        .iter()
+        .enumerate()
+        .map(|(row, text)| SampleRequest {
+            sequence: text.id,
+            rows: (row, 1),
+            sample: true,
+            tokens: &text.tokens,
+            prompt_len: text.tokens.len(),
+            computed: 0,
+            options: &options,
+            seed: 0,
+            choice: 0,
+            mask: None,
+        })
+        .collect();
+    let last = ranks.stages.last_mut().unwrap();
+    let sampled = last[0].sample(vectors, &requests).unwrap();
+    sampled.into_iter().map(|sampled| sampled.embedding.unwrap()).collect()
+}
+
 pub(crate) fn request(
     folder: &Path,
     config: &ModelConfig,

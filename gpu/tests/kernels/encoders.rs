@@ -1,45 +1,15 @@
 //! A model that reads texts whole, on the CUDA device: its own operations and its pooled vectors.
 
-use troupe_gpu::{
-    dtype::Dtype,
-    executor::{LogitRows, SampleRequest},
-};
-use troupe_runtime::{model::pooling::PoolingKind, wire::generate::SamplingOptions};
+use troupe_gpu::dtype::Dtype;
+use troupe_runtime::model::pooling::PoolingKind;
 
 use crate::{
     golden,
     models::On,
-    ranks::{Layout, Ranks, Sequence},
+    ranks::{Layout, embed},
 };
 
 const MODEL: &str = "tiny-bert";
-
-/// The vectors of texts, all of them in one step.
-fn embed(ranks: &mut Ranks, texts: &[Vec<u32>]) -> Vec<Vec<f32>> {
-    let texts = texts.iter().enumerate().map(|(at, ids)| Sequence::new(at, ids));
-    let mut texts: Vec<_> = texts.collect();
-    let work: Vec<_> = texts.iter().map(|text| (text.tokens.len(), LogitRows::Last)).collect();
-    let vectors = ranks.forward(&mut texts, &work);
-    let options = SamplingOptions::default();
-    let requests: Vec<_> = texts
-        .iter()
-        .enumerate()
-        .map(|(row, text)| SampleRequest {
-            sequence: text.id,
-            rows: (row, 1),
-            sample: true,
-            tokens: &text.tokens,
-            prompt_len: text.tokens.len(),
-            computed: 0,
-            options: &options,
-            seed: 0,
-            choice: 0,
-            mask: None,
-        })
-        .collect();
-    let sampled = ranks.stages[0][0].sample(vectors, &requests).unwrap();
-    sampled.into_iter().map(|sampled| sampled.embedding.unwrap()).collect()
-}
 
 /// The golden texts, as many as share a step: ids, and vectors of length 1.
 fn texts() -> (Vec<Vec<u32>>, Vec<Vec<f64>>) {
@@ -64,9 +34,10 @@ fn check_vectors(on: On) {
     let layout =
         Layout { dtype: Some(Dtype::F32), pooling: Some(PoolingKind::Mean), ..Layout::SINGLE };
     let mut ranks = on.load(MODEL, layout, Dtype::F32);
-    let together = embed(&mut ranks, &ids);
+    let texts: Vec<_> = ids.iter().map(Vec::as_slice).collect();
+    let together = embed(&mut ranks, &texts);
     for ((ids, golden), vector) in ids.iter().zip(golden).zip(&together) {
-        let alone = embed(&mut ranks, std::slice::from_ref(ids));
+        let alone = embed(&mut ranks, &[ids]);
         assert_eq!(&alone[0], vector, "a text depends on those beside it");
         let dot: f64 = vector.iter().zip(&golden).map(|(a, b)| f64::from(*a) * b).sum();
         let length: f64 = vector.iter().map(|a| f64::from(*a).powi(2)).sum();
